@@ -1,0 +1,84 @@
+"""Contrastive Neuron Attribution for TransformerLens.
+
+Find the MLP neurons whose activation differs most between prompts that show a behaviour and
+prompts that do not, and test whether they cause it:
+
+    model = cna_lens.load_model("demo")
+    circuit = cna_lens.find_circuit(model, positive, negative)
+    with cna_lens.steer(model, circuit, multiplier=0.0):
+        answers = cna_lens.generate(model, prompts)
+"""
+
+from cna_lens.baselines import matched_random
+from cna_lens.circuit import Circuit, Provenance, UniversalRecord
+from cna_lens.collection import collect, universal_neurons
+from cna_lens.errors import (
+    ActivationError,
+    CircuitFileError,
+    CircuitMismatchError,
+    CnaLensError,
+    CnaLensWarning,
+    GenerationInterrupted,
+    InputError,
+    ModelError,
+)
+from cna_lens.generation import generate
+from cna_lens.metrics import is_refusal, ngram_quality
+from cna_lens.models import load_model
+from cna_lens.moments import ActivationStats
+from cna_lens.pipeline import find_circuit
+from cna_lens.positions import prompt_lengths
+from cna_lens.prompt_files import read_prompts
+from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
+from cna_lens.ranking import RANKINGS, NeuronScores, circuit_size, rank
+from cna_lens.statistics import wilson
+from cna_lens.steering import Steering, scale, set_to, steer
+from cna_lens.types import Layout, Neuron, PromptRecord, Rate, Source
+from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
+from cna_lens.weights import weights_hash
+
+__all__ = [
+    "RANKINGS",
+    "ActivationError",
+    "ActivationStats",
+    "Circuit",
+    "CircuitFileError",
+    "CircuitMismatchError",
+    "CnaLensError",
+    "CnaLensWarning",
+    "GenerationInterrupted",
+    "InputError",
+    "Layout",
+    "ModelError",
+    "Neuron",
+    "NeuronScores",
+    "PromptRecord",
+    "PromptSet",
+    "Provenance",
+    "Rate",
+    "Source",
+    "Steering",
+    "UniversalNeurons",
+    "UniversalRecord",
+    "UniversalRule",
+    "circuit_size",
+    "collect",
+    "diverse_prompts",
+    "filter_universal",
+    "find_circuit",
+    "generate",
+    "is_refusal",
+    "load_model",
+    "matched_random",
+    "ngram_quality",
+    "prompt_lengths",
+    "prompt_set",
+    "rank",
+    "read_prompts",
+    "scale",
+    "set_to",
+    "steer",
+    "universal_neurons",
+    "weights_hash",
+    "wilson",
+]

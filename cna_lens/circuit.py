@@ -1,0 +1,268 @@
+"""A circuit: a set of neurons, strongest first, without edges, that knows where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cna_lens.errors import CircuitFileError, InputError
+from cna_lens.files import write_atomically
+from cna_lens.types import HOOK_SITE, Layout, Neuron, PromptRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "cna_lens.circuit"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class UniversalRecord:
+    """The rule by which universal neurons were excluded, and how many there were.
+
+    Attributes:
+        n_neurons: universal neurons found or given.
+        fraction: the share of all activations that counts as a prompt's top.
+        threshold: the share of the prompts on which a neuron must be in the top.
+        scope: "model" takes the top over all layers together, "layer" within each.
+        by: the top by "magnitude" or by "value".
+        applied: "before" the top k is taken, so that the circuit keeps its size, or "after".
+        prompts: the diverse prompts, None when the neurons were given by the user.
+    """
+
+    n_neurons: int
+    fraction: float | None = None
+    threshold: float | None = None
+    scope: str | None = None
+    by: str | None = None
+    applied: str = "before"
+    prompts: PromptRecord | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a circuit was found, as far as it is known; everything a repetition needs but the text.
+
+    Attributes:
+        model: the model's name.
+        weights_sha256: see `cna_lens.weights_hash`; None unless asked for.
+        site: the hook point of each block.
+        position: the token read, -1 for the last one.
+        template_sha256: hash of the chat template, None where none was used.
+        positive: the prompts that show the behaviour.
+        negative: the prompts that do not.
+        rank: the ranking's name.
+        unit: the unit of the scores.
+        sign: "abs", "positive" or "negative".
+        fraction: share of the model's neurons asked for, None where k was given.
+        k: number of neurons asked for.
+        layers: the layers chosen from, None for all.
+        universal: the universal filter, None where none was applied.
+        versions: the versions of the libraries that matter, by name.
+    """
+
+    model: str | None = None
+    weights_sha256: str | None = None
+    site: str = HOOK_SITE
+    position: int | None = None
+    template_sha256: str | None = None
+    positive: PromptRecord | None = None
+    negative: PromptRecord | None = None
+    rank: str | None = None
+    unit: str | None = None
+    sign: str | None = None
+    fraction: float | None = None
+    k: int | None = None
+    layers: tuple[int, ...] | None = None
+    universal: UniversalRecord | None = None
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A set of neurons, strongest first, each with its signed score.
+
+    The word is the paper's; there are no edges. Circuits come from `cna_lens.find_circuit`, or
+    are made by hand:
+
+    >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), Layout((4, 4)))
+    >>> circuit
+    Circuit(2 of 8 neurons, 2 of 2 layers, strongest L1/3 +2.5, model unknown)
+    >>> circuit.by_layer()
+    {0: (2,), 1: (3,)}
+
+    Attributes:
+        neurons: the neurons, strongest first.
+        scores: their signed scores in the same order.
+        layout: the shape of the model they belong to.
+        provenance: how they were found.
+    """
+
+    neurons: tuple[Neuron, ...]
+    scores: tuple[float, ...]
+    layout: Layout
+    provenance: Provenance = Provenance()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no set of neurons of this layout."""
+        if len(self.neurons) != len(self.scores):
+            raise InputError(
+                f"{len(self.neurons)} neurons came with {len(self.scores)} scores; "
+                "give one score for each neuron"
+            )
+        for neuron, score in zip(self.neurons, self.scores, strict=True):
+            self.layout.flat(neuron)
+            if not math.isfinite(score):
+                raise InputError(f"the score of {neuron} is {score}; scores must be finite")
+        if len(set(self.neurons)) != len(self.neurons):
+            twice = next(n for n in self.neurons if self.neurons.count(n) > 1)
+            raise InputError(f"{twice} stands in the circuit twice; name each neuron once")
+
+    def __len__(self) -> int:
+        """Number of neurons."""
+        return len(self.neurons)
+
+    def __iter__(self) -> Iterator[Neuron]:
+        """The neurons, strongest first."""
+        return iter(self.neurons)
+
+    def __contains__(self, neuron: object) -> bool:
+        """Whether a neuron belongs to the circuit."""
+        return neuron in self.neurons
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        strongest = (
+            f"strongest L{self.neurons[0].layer}/{self.neurons[0].index} {self.scores[0]:+.3g}, "
+            if self.neurons
+            else ""
+        )
+        return (
+            f"Circuit({len(self)} of {self.layout.n_neurons} neurons, "
+            f"{len(self.by_layer())} of {self.layout.n_layers} layers, {strongest}"
+            f"model {self.provenance.model or 'unknown'})"
+        )
+
+    def by_layer(self) -> dict[int, tuple[int, ...]]:
+        """The neurons' indices for each layer that has any, strongest first within a layer."""
+        layers: dict[int, tuple[int, ...]] = {}
+        for layer, index in self.neurons:
+            layers[layer] = (*layers.get(layer, ()), index)
+        return dict(sorted(layers.items()))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with the columns layer, index and score, strongest first."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "layer": [n.layer for n in self.neurons],
+                "index": [n.index for n in self.neurons],
+                "score": self.scores,
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the circuit as JSON: the same circuit always gives the same bytes.
+
+        The file is replaced as a whole, so that an interruption leaves the old one or the new.
+        """
+        body = self._body()
+        body["sha256"] = _digest(body)
+        write_atomically(Path(path), json.dumps(body, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Circuit:
+        """Read a circuit that `save` wrote.
+
+        Raises:
+            CircuitFileError: the file is missing, truncated, altered, or of a later version.
+        """
+        body = _read_json(Path(path))
+        if body.get("format") != FORMAT:
+            raise CircuitFileError(
+                f"{path} is no circuit file: its format is {body.get('format')!r}, "
+                f"expected {FORMAT!r}"
+            )
+        if body.get("version") != VERSION:
+            raise CircuitFileError(
+                f"{path} has version {body.get('version')!r}, this cna_lens reads version "
+                f"{VERSION}; update cna_lens, or find the circuit again"
+            )
+        expected = body.pop("sha256", None)
+        if expected != _digest(body):
+            raise CircuitFileError(
+                f"{path} was altered after it was written: its checksum does not match. "
+                "Restore it, or find the circuit again"
+            )
+        try:
+            return cls(
+                neurons=tuple(Neuron(layer, index) for layer, index, _ in body["neurons"]),
+                scores=tuple(float(score) for _, _, score in body["neurons"]),
+                layout=Layout(tuple(body["widths"])),
+                provenance=_provenance(body["provenance"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CircuitFileError(f"{path} does not describe a circuit: {error}") from error
+
+    def _body(self) -> dict[str, Any]:
+        provenance = asdict(self.provenance)
+        provenance["versions"] = dict(self.provenance.versions)
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "widths": list(self.layout.widths),
+            "neurons": [
+                [n.layer, n.index, s] for n, s in zip(self.neurons, self.scores, strict=True)
+            ],
+            "provenance": provenance,
+        }
+
+    def with_provenance(self, **changes: Any) -> Circuit:
+        """The same neurons with some entries of the provenance replaced."""
+        return replace(self, provenance=replace(self.provenance, **changes))
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CircuitFileError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CircuitFileError(
+            f"{path} is truncated or no JSON ({error}); restore it, or find the circuit again"
+        ) from error
+    if not isinstance(body, dict):
+        raise CircuitFileError(f"{path} is no circuit file: it holds a {type(body).__name__}")
+    return cast("dict[str, Any]", body)
+
+
+def _provenance(raw: Mapping[str, Any]) -> Provenance:
+    known = {field.name for field in fields(Provenance)}
+    if unknown := set(raw) - known:
+        raise CircuitFileError(f"unknown entries in the provenance: {', '.join(sorted(unknown))}")
+    entries = dict(raw)
+    for name in ("positive", "negative"):
+        entries[name] = _prompt_record(entries.get(name))
+    if universal := entries.get("universal"):
+        entries["universal"] = UniversalRecord(
+            **{**universal, "prompts": _prompt_record(universal.get("prompts"))}
+        )
+    if entries.get("layers") is not None:
+        entries["layers"] = tuple(entries["layers"])
+    entries["versions"] = tuple(sorted(dict(entries.get("versions") or {}).items()))
+    return Provenance(**entries)
+
+
+def _prompt_record(raw: Mapping[str, Any] | None) -> PromptRecord | None:
+    return None if raw is None else PromptRecord(**raw)

@@ -1,0 +1,303 @@
+"""Collect: run prompts, and read each MLP neuron's activation at one token of each prompt.
+
+This is one of the two modules that touch hooks; the other is `steering`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cna_lens.batching import TokenIds, length_buckets, pad
+from cna_lens.errors import ActivationError, CnaLensWarning, InputError, ModelError
+from cna_lens.forward import SharedPrefix, forward_trunk
+from cna_lens.memory import is_out_of_memory, token_budget
+from cna_lens.moments import ActivationStats, RunningMoments
+from cna_lens.positions import prompt_lengths
+from cna_lens.prompt_sets import diverse_prompts
+from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
+from cna_lens.sites import HookedModel, input_device, mlp_hook_names, model_name
+from cna_lens.types import Layout, Source
+from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
+
+BatchSize = Literal["auto"] | int
+
+
+class Reducer(Protocol):
+    """Takes activations batch by batch and keeps what is wanted of them."""
+
+    def update(
+        self, rows: Sequence[int], activations: Float[Tensor, "prompt neuron"], layout: Layout
+    ) -> None:
+        """Add the activations of some prompts, `rows` being their places in their set."""
+        ...
+
+
+def collect(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+    share_prefix: bool = True,
+) -> ActivationStats:
+    """Mean and variance of every MLP neuron's activation at one token of each prompt.
+
+    A neuron's activation is its entry in the input of the down projection, so after the gate
+    product (arXiv 2605.12290, method, step 2). Prompts run in right-padded batches of like
+    length, and what they have in common at the beginning, such as a chat template, is computed
+    once; neither changes the result beyond float rounding.
+
+    >>> stats = collect(tiny_model, ["Hello.", "A longer one."], chat=False)
+    >>> stats.count, stats.layout
+    (2, Layout(widths=(24, 24)))
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: strings, lists of chat messages, or token ids; see `cna_lens.prompts.encode`.
+        position: the token to read, counted in each prompt's own tokens: -1 is its last one
+            whatever the padding, 0 its first.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        batch_size: prompts for each forward pass; "auto" fits them to the free memory.
+        progress: show a progress bar.
+        share_prefix: compute a common prefix once, where the model can.
+
+    Raises:
+        InputError: bad prompts, or a position outside one of them.
+        ModelError: the model's neurons cannot be reached.
+        ActivationError: an activation is infinite or not a number.
+    """
+    encoded = encode(model, prompts, chat=chat)
+    moments = RunningMoments()
+    reader = Reader(model, position, batch_size, progress, share_prefix)
+    reader.read([(encoded, moments)])
+    return moments.stats(reader.source(encoded))
+
+
+def universal_neurons(
+    model: HookedModel,
+    prompts: Sequence[Prompt] | None = None,
+    *,
+    rule: UniversalRule | None = None,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> UniversalNeurons:
+    """The neurons that are among the most active ones on nearly every one of diverse prompts.
+
+    Source: arXiv 2605.12290, method, step 5. What it leaves open is in `UniversalRule`.
+
+    >>> universal_neurons(tiny_model, ["Hello.", "A longer one."], chat=False)
+    UniversalNeurons(0 of 48 neurons, on at least 80% of 2 prompts)
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: diverse prompts, the packaged 40 by default.
+        rule: when a neuron is universal; the paper's 0.1 % and 80 % by default.
+        position: the token to read, as for `collect`.
+        chat: put strings into the chat template.
+        batch_size: prompts for each forward pass.
+        progress: show a progress bar.
+    """
+    encoded = encode(model, diverse_prompts() if prompts is None else prompts, chat=chat)
+    counts = TopCounts(rule or UniversalRule())
+    Reader(model, position, batch_size, progress).read([(encoded, counts)])
+    return counts.universal(encoded.record)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Runs several sets of prompts as one stream, sharing prefix and batches between them.
+
+    Attributes:
+        model: a TransformerBridge or HookedTransformer.
+        position: the token to read in each prompt.
+        batch_size: prompts for each forward pass, or "auto".
+        progress: show a progress bar.
+        share_prefix: compute a common prefix once, where the model can.
+    """
+
+    model: HookedModel
+    position: int = -1
+    batch_size: BatchSize = "auto"
+    progress: bool = False
+    share_prefix: bool = True
+
+    def read(self, sets: Sequence[tuple[EncodedPrompts, Reducer]]) -> None:
+        """Run all prompts once, handing each set's activations to its reducer."""
+        prompts = [ids for encoded, _ in sets for ids in encoded.ids]
+        owner = [
+            (which, row) for which, (encoded, _) in enumerate(sets) for row in range(len(encoded.ids))
+        ]
+        for batch, activations, layout in self.batches(prompts):
+            for which, (_, reducer) in enumerate(sets):
+                mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
+                if mine:
+                    rows = [owner[batch[i]][1] for i in mine]
+                    reducer.update(rows, activations[mine], layout)
+
+    def source(self, encoded: EncodedPrompts) -> Source:
+        """Where the activations of a set come from."""
+        return Source(
+            model=model_name(self.model),
+            position=self.position,
+            prompts=encoded.record,
+            template_sha256=encoded.template_sha256,
+        )
+
+    def batches(
+        self, prompts: Sequence[TokenIds]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "prompt neuron"], Layout]]:
+        """Activations of the prompts, batch by batch, with each batch's places in `prompts`.
+
+        A batch that does not fit the memory is halved, and so are those after it.
+        """
+        names = mlp_hook_names(self.model)
+        places = [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
+        prefix = self._prefix(prompts, min(places))
+        lengths = [len(ids) - prefix.length for ids in prompts]
+        waiting = self._buckets(lengths, prefix.length + max(lengths))
+        with tqdm(
+            total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
+        ) as bar:
+            while waiting:
+                batch = waiting.pop(0)
+                try:
+                    with prompt_lengths([len(prompts[i]) for i in batch]):
+                        activations, layout = self._run(
+                            [prompts[i][prefix.length :] for i in batch],
+                            [places[i] - prefix.length for i in batch],
+                            prefix,
+                            names,
+                        )
+                except Exception as error:
+                    if not is_out_of_memory(error) or len(batch) == 1:
+                        raise
+                    waiting = [half for whole in (batch, *waiting) for half in halves(whole)]
+                    continue
+                _check_finite(activations, layout, model_name(self.model))
+                yield batch, activations, layout
+                bar.update(len(batch))
+
+    def _prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
+        if not self.share_prefix:
+            return SharedPrefix(0)
+        return SharedPrefix.of(self.model, prompts, at_most)
+
+    def _buckets(self, lengths: Sequence[int], longest: int) -> list[list[int]]:
+        if self.batch_size == "auto":
+            return length_buckets(lengths, token_budget=token_budget(self.model, longest))
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}, expected 'auto' or at least 1")
+        return length_buckets(lengths, max_prompts=self.batch_size)
+
+    def _run(
+        self,
+        suffixes: Sequence[TokenIds],
+        places: Sequence[int],
+        prefix: SharedPrefix,
+        names: tuple[str | None, ...],
+    ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+        device = input_device(self.model)
+        ids, mask = pad(suffixes, pad_token_id(self.model))
+        before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
+        readout = _Readout(names, torch.tensor(places), tuple(ids.shape))
+        with torch.no_grad(), self.model.hooks(fwd_hooks=readout.fwd_hooks()):
+            try:
+                forward_trunk(
+                    self.model,
+                    ids.to(device),
+                    torch.cat([before, mask], dim=1).to(device),
+                    prefix.expand(len(ids)),
+                )
+            except _EverythingRead:
+                pass
+        return readout.activations()
+
+
+class _EverythingRead(Exception):  # noqa: N818 (it ends a forward pass early, nothing failed)
+    """Every layer has been read: what the model would still compute is not needed."""
+
+
+class _Readout:
+    """The hooks of one forward pass, and what they read."""
+
+    def __init__(
+        self, names: tuple[str | None, ...], places: Tensor, shape: tuple[int, ...]
+    ) -> None:
+        self.names = names
+        self.places = places
+        self.rows = torch.arange(len(places))
+        self.shape = shape
+        self.read: dict[int, Float[Tensor, "prompt d_mlp"]] = {}
+
+    def fwd_hooks(self) -> list[tuple[str, Callable[..., None]]]:
+        return [
+            (name, partial(self._read, layer=layer))
+            for layer, name in enumerate(self.names)
+            if name is not None
+        ]
+
+    def _read(self, activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG002
+        if layer in self.read:
+            raise ModelError(f"{self.names[layer]} fired twice in one forward pass")
+        if tuple(activation.shape[:-1]) != self.shape:
+            raise ModelError(
+                f"{self.names[layer]} holds a tensor of shape {tuple(activation.shape)}, expected "
+                f"[batch, pos, d_mlp] with batch and pos {self.shape}"
+            )
+        # Indexing copies, so the activations of the other positions are freed.
+        device = activation.device
+        self.read[layer] = activation[self.rows.to(device), self.places.to(device)]
+        if len(self.read) == sum(name is not None for name in self.names):
+            raise _EverythingRead
+
+    def activations(self) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+        missing = [
+            name for layer, name in enumerate(self.names) if name and layer not in self.read
+        ]
+        if missing:
+            raise ModelError(f"these hook points never fired: {', '.join(missing)}")
+        layers = [self.read.get(layer) for layer in range(len(self.names))]
+        layout = Layout(tuple(0 if layer is None else layer.shape[-1] for layer in layers))
+        present = [layer for layer in layers if layer is not None]
+        # MPS has no float64, in which the sums are kept.
+        device = "cpu" if present[0].device.type == "mps" else present[0].device
+        return torch.cat([layer.to(device) for layer in present], dim=-1), layout
+
+
+def _place(position: int, ids: TokenIds, prompt: int) -> int:
+    if not -len(ids) <= position < len(ids):
+        raise InputError(
+            f"position {position} is out of range: prompt {prompt} has {len(ids)} tokens, "
+            f"expected {-len(ids)} to {len(ids) - 1}"
+        )
+    return position % len(ids)
+
+
+def halves(batch: list[int]) -> list[list[int]]:
+    """A batch cut in two, for when it did not fit the memory."""
+    middle = (len(batch) + 1) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
+
+
+def _check_finite(activations: Tensor, layout: Layout, model: str) -> None:
+    finite = torch.isfinite(activations).all(0)
+    if bool(finite.all()):
+        return
+    broken = sorted(set(layout.layer_of[~finite.cpu()].tolist()))
+    raise ActivationError(
+        f"{model} gives infinite or not-a-number activations in layer "
+        f"{', '.join(map(str, broken))}; load it in float32 or bfloat16, and check its weights"
+    )

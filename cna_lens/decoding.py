@@ -1,0 +1,124 @@
+"""Decode: one step of generation for a batch, with the cache that fits the model."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cna_lens.forward import SharedPrefix, forward_with_cache, supports_cache
+from cna_lens.sites import HookedModel, input_device, is_bridge
+
+Logits = Float[Tensor, "batch d_vocab"]
+
+
+class Decoder(Protocol):
+    """Holds the state of a batch of answers in the making."""
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
+        """Read the prompts, left padded, without a shared prefix."""
+        ...
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        """Read one token more in each row."""
+        ...
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        """Go on with these rows only."""
+        ...
+
+
+def decoder_for(model: HookedModel, prefix: SharedPrefix) -> Decoder:
+    """The fastest decoder that a model allows."""
+    if not is_bridge(model):
+        return _HookedTransformerDecoder(model)
+    if supports_cache(model):
+        return _BridgeDecoder(model, prefix)
+    return _RepeatingDecoder(model)
+
+
+def needs_equal_lengths(model: HookedModel) -> bool:
+    """Whether a batch must hold prompts of one length, because padding would be read."""
+    return not is_bridge(model) or not supports_cache(model)
+
+
+class _BridgeDecoder:
+    """Keys and values in a Hugging Face cache, continued from the shared prefix."""
+
+    def __init__(self, model: HookedModel, prefix: SharedPrefix) -> None:
+        self.model = model
+        self.prefix = prefix
+        self.mask = torch.empty(0)
+        self.cache: Any = None
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
+        before = mask.new_ones((len(ids), self.prefix.length))
+        self.mask = torch.cat([before, mask], dim=1)
+        logits, self.cache = forward_with_cache(
+            self.model, ids, self.mask, self.prefix.expand(len(ids))
+        )
+        return logits
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        self.mask = torch.cat([self.mask, self.mask.new_ones((len(tokens), 1))], dim=1)
+        logits, self.cache = forward_with_cache(
+            self.model, tokens[:, None], self.mask, self.cache
+        )
+        return logits
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+
+class _HookedTransformerDecoder:
+    """Keys and values in TransformerLens's own cache; prompts of one length."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self.model = cast("Any", model)
+        self.cache: Any = None
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:  # noqa: ARG002
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        self.cache = TransformerLensKeyValueCache.init_cache(
+            self.model.cfg, input_device(self.model), len(ids)
+        )
+        return self._read(ids)
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        return self._read(tokens[:, None])
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        for entry in self.cache.entries:
+            entry.past_keys = entry.past_keys[rows.to(entry.past_keys.device)]
+            entry.past_values = entry.past_values[rows.to(entry.past_values.device)]
+        attended = self.cache.previous_attention_mask
+        self.cache.previous_attention_mask = attended[rows.to(attended.device)]
+
+    def _read(self, ids: Int64[Tensor, "batch pos"]) -> Logits:
+        return self.model(ids, return_type="logits", past_kv_cache=self.cache)[:, -1]
+
+
+class _RepeatingDecoder:
+    """No cache: the whole sequence again for each token, where a model allows nothing else."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self.model = model
+        self.ids = torch.empty(0)
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:  # noqa: ARG002
+        self.ids = ids
+        return self._read()
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        return self._read()
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        self.ids = self.ids[rows]
+
+    def _read(self) -> Logits:
+        return self.model.forward(self.ids, return_type="logits", use_cache=False)[:, -1]

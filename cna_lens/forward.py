@@ -1,0 +1,138 @@
+"""One forward pass, the same call for a bridge and a HookedTransformer, and shared prefixes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cna_lens.batching import TokenIds, shared_prefix_length
+from cna_lens.positions import prompt_lengths
+from cna_lens.sites import HookedModel, input_device, is_bridge
+
+MIN_SHARED_PREFIX = 4
+"""A shorter prefix is not worth a forward pass of its own."""
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """The keys and values of the tokens that all prompts begin with, computed once.
+
+    Attributes:
+        length: the number of tokens, 0 where nothing is shared.
+        cache: their keys and values for a batch of one, None where nothing is shared.
+        reason: why nothing is shared although prompts have a common prefix, None otherwise.
+    """
+
+    length: int
+    cache: Any = None
+    reason: str | None = None
+
+    @classmethod
+    def of(
+        cls, model: HookedModel, prompts: Sequence[TokenIds], at_most: int | None = None
+    ) -> SharedPrefix:
+        """Compute the common prefix of the prompts, where the model can continue from one.
+
+        Args:
+            model: the model.
+            prompts: token ids.
+            at_most: the longest prefix allowed.
+        """
+        length = shared_prefix_length(prompts, at_most)
+        if length < MIN_SHARED_PREFIX or len(prompts) < 2:
+            return cls(0)
+        if reason := cannot_share(model):
+            return cls(0, reason=reason)
+        ids = torch.tensor([prompts[0][:length]], device=input_device(model))
+        # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
+        with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
+            _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
+        return cls(length, cache)
+
+    def expand(self, batch: int) -> Any:
+        """A copy of the cache for a batch, that a forward pass may extend; None for no prefix."""
+        if self.cache is None:
+            return None
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(batch)
+        return cache
+
+
+def cannot_share(model: HookedModel) -> str | None:
+    """Why a model cannot continue from the keys and values of a prefix; None where it can."""
+    if not is_bridge(model):
+        return f"a {type(model).__name__} takes no Hugging Face cache"
+    original = cast("Any", model).original_model
+    if getattr(original, "_is_stateful", False):
+        return f"{type(original).__name__} keeps a recurrent state, which has no prefix to share"
+    if getattr(model.cfg, "attention_dir", "causal") != "causal":
+        return f"{type(original).__name__} attends in both directions"
+    if "past_key_values" not in _parameters(original):
+        return f"{type(original).__name__}.forward takes no past_key_values"
+    return None
+
+
+def supports_cache(model: HookedModel) -> bool:
+    """Whether generation can keep keys and values in a Hugging Face cache."""
+    return cannot_share(model) is None
+
+
+def _parameters(original: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(original.forward).parameters)
+
+
+def _bridge_pass(
+    model: HookedModel, ids: Int64[Tensor, "batch pos"], **kwargs: Any
+) -> Any:
+    original = cast("Any", model).original_model
+    if "logits_to_keep" in _parameters(original):
+        kwargs["logits_to_keep"] = 1
+    return model.forward(ids, **kwargs)
+
+
+def forward_trunk(
+    model: HookedModel,
+    ids: Int64[Tensor, "batch pos"],
+    mask: Int64[Tensor, "batch whole_pos"],
+    cache: Any = None,
+) -> None:
+    """Run the model for what its hooks see; no logits are kept.
+
+    Args:
+        model: the model.
+        ids: token ids, right padded, without a shared prefix.
+        mask: 1 on real tokens, over the prefix and the ids.
+        cache: keys and values of the prefix, from `SharedPrefix.expand`.
+    """
+    if not is_bridge(model):
+        model.forward(ids, return_type=None, attention_mask=mask)
+    elif cache is None:
+        _bridge_pass(model, ids, return_type=None, attention_mask=mask, use_cache=False)
+    else:
+        _bridge_pass(model, ids, return_type=None, attention_mask=mask, past_key_values=cache)
+
+
+def forward_with_cache(
+    model: HookedModel,
+    ids: Int64[Tensor, "batch pos"],
+    mask: Int64[Tensor, "batch whole_pos"],
+    cache: Any,
+) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+    """The logits of the last position, and the keys and values up to it."""
+    kwargs: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
+    logits, cache = _bridge_pass(
+        model,
+        ids,
+        return_type="logits_and_cache",
+        attention_mask=mask,
+        use_cache=True,
+        **kwargs,
+    )
+    return logits[:, -1], cache

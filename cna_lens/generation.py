@@ -1,0 +1,228 @@
+"""Generate answers, in batches, equal to what one prompt at a time would give."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cna_lens.batching import TokenIds, length_buckets, pad
+from cna_lens.collection import BatchSize, halves
+from cna_lens.decoding import decoder_for, needs_equal_lengths
+from cna_lens.errors import GenerationInterrupted, InputError
+from cna_lens.forward import SharedPrefix
+from cna_lens.memory import answers_at_once, is_out_of_memory
+from cna_lens.positions import prompt_lengths
+from cna_lens.prompts import Chat, Prompt, encode, pad_token_id
+from cna_lens.sites import HookedModel, check_model, input_device
+
+
+def generate(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+    share_prefix: bool = True,
+) -> list[str]:
+    """Answer prompts, in their order; inside `steer`, with the steered model.
+
+    Prompts run in left-padded batches of like length with their masks and a KV cache; a common
+    prefix is computed once and finished answers leave the batch. An answer ends before its first
+    end-of-turn token. In float32 the answers are those of one prompt at a time, sampled ones too:
+    each prompt draws from a generator of its own.
+
+    >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
+    ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
+    ... )[:1]
+    True
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: strings, lists of chat messages, or token ids; see `cna_lens.prompts.encode`.
+        max_new_tokens: tokens of an answer at most.
+        temperature: 0 takes the likeliest token, above 0 samples.
+        seed: for sampling.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        batch_size: answers at once; "auto" fits them to the free memory.
+        progress: show a progress bar with tokens per second.
+        share_prefix: compute a common prefix once, where the model can.
+
+    Raises:
+        InputError: bad prompts or settings.
+        GenerationInterrupted: a KeyboardInterrupt that carries the answers finished so far.
+    """
+    check_model(model)
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
+    encoded = encode(model, prompts, chat=chat).ids
+    prefix = SharedPrefix.of(model, encoded) if share_prefix else SharedPrefix(0)
+    choose = _Chooser(temperature, seed)
+    stops = end_of_turn_ids(model)
+    waiting = _batches(model, encoded, prefix, max_new_tokens, batch_size)
+    finished: list[str | None] = [None] * len(encoded)
+    with tqdm(total=len(encoded), desc="generating", unit="answer", disable=not progress) as bar:
+        speed = _Speed(bar)
+        try:
+            while waiting:
+                batch = waiting.pop(0)
+                try:
+                    for row, answer in _answers(
+                        model, encoded, batch, prefix, choose, stops, max_new_tokens
+                    ):
+                        finished[row] = _text(model, answer)
+                        speed.add(len(answer))
+                except Exception as error:
+                    if not is_out_of_memory(error) or len(batch) == 1:
+                        raise
+                    left = [row for row in batch if finished[row] is None]
+                    waiting = [half for whole in (left, *waiting) for half in halves(whole)]
+        except KeyboardInterrupt:
+            raise GenerationInterrupted(finished) from None
+    return [text for text in finished if text is not None]
+
+
+def _batches(
+    model: HookedModel,
+    encoded: Sequence[TokenIds],
+    prefix: SharedPrefix,
+    max_new_tokens: int,
+    batch_size: BatchSize,
+) -> list[list[int]]:
+    lengths = [len(ids) for ids in encoded]
+    if batch_size == "auto":
+        batch_size = answers_at_once(model, max(lengths) + max_new_tokens)
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected 'auto' or at least 1")
+    if not needs_equal_lengths(model):
+        return length_buckets(lengths, max_prompts=batch_size)
+    rows_of_length: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        rows_of_length.setdefault(length, []).append(row)
+    return [
+        rows[start : start + batch_size]
+        for _, rows in sorted(rows_of_length.items())
+        for start in range(0, len(rows), batch_size)
+    ]
+
+
+@torch.no_grad()
+def _answers(
+    model: HookedModel,
+    encoded: Sequence[TokenIds],
+    batch: Sequence[int],
+    prefix: SharedPrefix,
+    choose: _Chooser,
+    stops: frozenset[int],
+    max_new_tokens: int,
+) -> Iterator[tuple[int, TokenIds]]:
+    """Yield each answer of a batch as it is finished, and go on with the others."""
+    device = input_device(model)
+    ids, mask = pad(
+        [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
+    )
+    rows = list(batch)
+    written: dict[int, list[int]] = {row: [] for row in rows}
+    decoder = decoder_for(model, prefix)
+    with prompt_lengths([len(encoded[row]) for row in rows]):
+        logits = decoder.start(ids.to(device), mask.to(device))
+    while True:
+        tokens = choose(logits, rows, step=len(written[rows[0]]))
+        going: list[int] = []
+        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            if token not in stops:
+                written[row].append(token)
+                if len(written[row]) < max_new_tokens:
+                    going.append(place)
+                    continue
+            yield row, tuple(written[row])
+        if not going:
+            return
+        if len(going) < len(rows):
+            decoder.keep(torch.tensor(going, device=device))
+            rows = [rows[place] for place in going]
+        with prompt_lengths([len(encoded[row]) for row in rows]):
+            logits = decoder.step(torch.tensor([written[row][-1] for row in rows], device=device))
+
+
+class _Chooser:
+    """Takes the likeliest token, or draws one with a generator of each prompt's own."""
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature = temperature
+        self.seed = seed
+        self.generators: dict[int, torch.Generator] = {}
+
+    def __call__(
+        self, logits: Float[Tensor, "batch d_vocab"], rows: Sequence[int], step: int
+    ) -> list[int]:
+        if self.temperature == 0:
+            return logits.argmax(-1).tolist()
+        chances = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()
+        draws = torch.cat([self._draw(row, step) for row in rows])
+        chosen = torch.searchsorted(chances, draws[:, None] * chances[:, -1:]).squeeze(1)
+        return chosen.clamp(max=logits.shape[-1] - 1).tolist()
+
+    def _draw(self, row: int, step: int) -> Float[Tensor, " 1"]:
+        if step == 0:
+            self.generators[row] = torch.Generator().manual_seed(self.seed * 1_000_003 + row)
+        return torch.rand(1, generator=self.generators[row], dtype=torch.float64)
+
+
+def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, the model's, and the chat template's."""
+    tokenizer = model.tokenizer
+    settings = getattr(getattr(model, "original_model", None), "generation_config", None)
+    found: set[int] = set()
+    for ids in (
+        getattr(tokenizer, "eos_token_id", None),
+        getattr(settings, "eos_token_id", None),
+    ):
+        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return frozenset(found | _template_end(tokenizer))
+
+
+def _template_end(tokenizer: Any) -> set[int]:
+    """The special token that the chat template puts right behind an answer."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return set()
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}],
+        tokenize=False,
+    )
+    behind = text[text.rindex("answer") + len("answer") :]
+    ids: list[int] = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    return {token for token in ids[:1] if token in tokenizer.all_special_ids}
+
+
+def _text(model: HookedModel, answer: TokenIds) -> str:
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer, so that its answers have no text")
+    return str(model.tokenizer.decode(list(answer), skip_special_tokens=True))
+
+
+class _Speed:
+    """Tokens per second, beside the bar of finished answers."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.started = time.perf_counter()
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        self.tokens += tokens
+        seconds = time.perf_counter() - self.started
+        self.bar.set_postfix_str(f"{self.tokens / seconds:.0f} tokens/s", refresh=False)
+        self.bar.update()

@@ -1,0 +1,75 @@
+"""How many tokens fit into one forward pass."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import psutil
+import torch
+from torch import nn
+
+from cna_lens.sites import HookedModel, input_device
+
+CPU_TOKENS = 768
+"""On a CPU larger batches are slower: their activations no longer fit the caches."""
+
+GPU_TOKENS = 32_768
+"""On a GPU larger batches gain nothing: the matrix units are busy."""
+
+
+CPU_ANSWERS = 64
+"""On a CPU the weights are read once for each step, however many answers share it."""
+
+GPU_ANSWERS = 256
+"""On a GPU steps stop being bound by reading the weights at about this many answers."""
+
+
+def token_budget(model: HookedModel, longest: int) -> int:
+    """Tokens of one padded batch that fit half of the free memory, and that run fast.
+
+    Counts, for each token, the hidden states and both halves of the MLP that one block holds at a
+    time, and the attention scores of `longest` positions, which the bridge computes in full.
+
+    Args:
+        model: the model.
+        longest: tokens of the longest prompt, with its prefix.
+    """
+    device = input_device(model)
+    cfg = model.cfg
+    itemsize = next(cast("nn.Module", model).parameters()).element_size()
+    floats = 8 * int(cfg.d_model) + 4 * int(cfg.d_mlp or 4 * cfg.d_model)
+    scores = 3 * int(cfg.n_heads) * longest
+    per_token = itemsize * floats + 4 * scores
+    fits = _free_bytes(device) // 2 // per_token
+    return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
+
+
+def answers_at_once(model: HookedModel, longest: int) -> int:
+    """Answers that can be generated together, by the memory of their keys and values.
+
+    Finished answers leave the batch by a copy of the cache, so that it is counted twice.
+
+    Args:
+        model: the model.
+        longest: tokens of the longest prompt and its answer.
+    """
+    device = input_device(model)
+    cfg = model.cfg
+    heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
+    itemsize = next(cast("nn.Module", model).parameters()).element_size()
+    per_token = itemsize * 2 * 2 * int(cfg.n_layers) * heads * int(cfg.d_head)
+    fits = _free_bytes(device) // 2 // (per_token * longest)
+    return max(1, min(fits, CPU_ANSWERS if device.type == "cpu" else GPU_ANSWERS))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,6 @@
+"""What an answer is: a refusal or not, fluent or repeating itself."""
+
+from cna_lens.metrics.quality import ngram_quality
+from cna_lens.metrics.refusal import is_refusal
+
+__all__ = ["is_refusal", "ngram_quality"]

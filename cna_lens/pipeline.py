@@ -1,0 +1,116 @@
+"""The method in one function: collect, rank, filter, take the top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from cna_lens.circuit import Circuit
+from cna_lens.collection import BatchSize, Reader
+from cna_lens.errors import InputError
+from cna_lens.moments import RunningMoments
+from cna_lens.prompt_sets import diverse_prompts
+from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
+from cna_lens.ranking import Sign, check_ranking, check_selection
+from cna_lens.ranking import rank as rank_neurons
+from cna_lens.sites import HookedModel
+from cna_lens.types import Neuron
+from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule, filter_universal
+from cna_lens.weights import weights_hash
+
+Universal = Literal["default"] | UniversalNeurons | Iterable[Neuron | tuple[int, int]] | None
+
+
+def find_circuit(
+    model: HookedModel,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    *,
+    fraction: float | None = None,
+    k: int | None = None,
+    rank: str = "contrast",
+    sign: Sign = "abs",
+    universal: Universal = "default",
+    universal_filter: Literal["before", "after"] = "before",
+    layers: Iterable[int] | None = None,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = True,
+    hash_weights: bool = False,
+) -> Circuit:
+    """Find the MLP neurons whose activation differs most between two sets of prompts.
+
+    The method of arXiv 2605.12290: one forward pass a prompt, the activations of all MLP neurons
+    at its last token, the difference of the two means, universal neurons excluded, the 0.1 % with
+    the largest differences over all layers together.
+
+    >>> circuit = find_circuit(
+    ...     tiny_model, ["One."], ["Two."], k=3, universal=None, chat=False, progress=False
+    ... )
+    >>> len(circuit)
+    3
+
+    Args:
+        model: a TransformerBridge (TransformerLens 4.x, 3.9) or HookedTransformer (3.8.1 to 3.9).
+        positive: prompts that show the behaviour: strings (put into the chat template where
+            there is one), lists of chat messages, or token ids.
+        negative: prompts that do not, like the positive ones in everything else.
+        fraction: the circuit's share of all MLP neurons, 0.001 unless k is given; rounded as
+            `circuit_size` does.
+        k: the circuit's number of neurons, instead of a fraction.
+        rank: the ranking's name, one of `cna_lens.RANKINGS`.
+        sign: "abs" takes the largest differences of either sign, "positive" only neurons that
+            are more active on positive prompts, "negative" only those less active.
+        universal: "default" finds the universal neurons on the packaged diverse prompts; None
+            excludes nothing; or your own, from `universal_neurons` or as (layer, index) pairs.
+        universal_filter: exclude universal neurons "before" the top is taken, so that the circuit
+            keeps its size, or "after", so that it shrinks; the paper does not say which.
+        layers: take neurons from these layers only.
+        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        batch_size: prompts for each forward pass; "auto" fits them to the free memory.
+        progress: show a progress bar.
+        hash_weights: record the hash of the model's weights, see `weights_hash`.
+
+    Returns:
+        The circuit, strongest neuron first, with everything needed to find it again.
+
+    Raises:
+        InputError: an argument cannot be used; the message says which and what to do.
+        ModelError: the model's neurons cannot be reached.
+        ActivationError: an activation is infinite or not a number.
+    """
+    check_ranking(rank)
+    check_selection(fraction, k, sign)
+    if universal_filter not in ("before", "after"):
+        raise InputError(
+            f"universal_filter is {universal_filter!r}, expected 'before' or 'after'"
+        )
+    with_behaviour = encode(model, positive, chat=chat, name="positive")
+    without = encode(model, negative, chat=chat, name="negative")
+    warn_about_duplicates(with_behaviour, without)
+
+    moments_positive, moments_negative = RunningMoments(), RunningMoments()
+    sets = [(with_behaviour, moments_positive), (without, moments_negative)]
+    reader = Reader(model, position, batch_size, progress)
+    if universal == "default":
+        diverse, counts = encode(model, diverse_prompts(), chat=chat), TopCounts(UniversalRule())
+        reader.read([*sets, (diverse, counts)])
+        universal = counts.universal(diverse.record)
+    else:
+        reader.read(sets)
+
+    scores = rank_neurons(
+        moments_positive.stats(reader.source(with_behaviour)),
+        moments_negative.stats(reader.source(without)),
+        rank,
+    )
+    if universal is not None and universal_filter == "before":
+        scores = filter_universal(scores, universal)
+    circuit = scores.top(fraction, k, sign=sign, layers=layers)
+    if universal is not None and universal_filter == "after":
+        circuit = filter_universal(circuit, universal)
+    if hash_weights:
+        circuit = circuit.with_provenance(weights_sha256=weights_hash(model))
+    return circuit

@@ -1,0 +1,36 @@
+"""The identity of a model's weights."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cna_lens.sites import HookedModel
+
+_BRIDGE_INFIX = "._original_component"
+
+
+def weights_hash(model: HookedModel) -> str:
+    """SHA-256 over the sorted names, dtypes, shapes and bytes of a model's parameters.
+
+    Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. The same
+    weights give the same hash through a bridge and in the Hugging Face model it wraps; a
+    HookedTransformer stores them under other names and in other shapes, and has its own hash.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_named_weights(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        for part in flat.split(1 << 28):
+            digest.update(part.cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _named_weights(model: HookedModel) -> dict[str, Tensor]:
+    module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
+    return {
+        name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()
+    }
