@@ -31,7 +31,7 @@ from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_files import read_prompts
 from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
 from cna_lens.ranking import RANKINGS, NeuronScores, circuit_size, rank
-from cna_lens.statistics import wilson
+from cna_lens.statistics import mcnemar, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.types import Layout, Neuron, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
@@ -70,6 +70,7 @@ __all__ = [
     "is_refusal",
     "load_model",
     "matched_random",
+    "mcnemar",
     "ngram_quality",
     "prompt_lengths",
     "prompt_set",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -106,7 +106,7 @@ class Circuit:
     neurons: tuple[Neuron, ...]
     scores: tuple[float, ...]
     layout: Layout
-    provenance: Provenance = Provenance()
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         """Refuse what is no set of neurons of this layout."""
@@ -248,16 +248,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _provenance(raw: Mapping[str, Any]) -> Provenance:
-    known = {field.name for field in fields(Provenance)}
+    known = {entry.name for entry in fields(Provenance)}
     if unknown := set(raw) - known:
         raise CircuitFileError(f"unknown entries in the provenance: {', '.join(sorted(unknown))}")
     entries = dict(raw)
     for name in ("positive", "negative"):
         entries[name] = _prompt_record(entries.get(name))
     if universal := entries.get("universal"):
-        entries["universal"] = UniversalRecord(
-            **{**universal, "prompts": _prompt_record(universal.get("prompts"))}
-        )
+        record = UniversalRecord(**universal)
+        entries["universal"] = replace(record, prompts=_prompt_record(universal.get("prompts")))
     if entries.get("layers") is not None:
         entries["layers"] = tuple(entries["layers"])
     entries["versions"] = tuple(sorted(dict(entries.get("versions") or {}).items()))

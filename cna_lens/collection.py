@@ -5,8 +5,8 @@ This is one of the two modules that touch hooks; the other is `steering`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.batching import TokenIds, length_buckets, pad
-from cna_lens.errors import ActivationError, CnaLensWarning, InputError, ModelError
+from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.forward import SharedPrefix, forward_trunk
 from cna_lens.memory import is_out_of_memory, token_budget
 from cna_lens.moments import ActivationStats, RunningMoments
@@ -138,7 +138,9 @@ class Reader:
         """Run all prompts once, handing each set's activations to its reducer."""
         prompts = [ids for encoded, _ in sets for ids in encoded.ids]
         owner = [
-            (which, row) for which, (encoded, _) in enumerate(sets) for row in range(len(encoded.ids))
+            (which, row)
+            for which, (encoded, _) in enumerate(sets)
+            for row in range(len(encoded.ids))
         ]
         for batch, activations, layout in self.batches(prompts):
             for which, (_, reducer) in enumerate(sets):
@@ -214,15 +216,13 @@ class Reader:
         before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
         readout = _Readout(names, torch.tensor(places), tuple(ids.shape))
         with torch.no_grad(), self.model.hooks(fwd_hooks=readout.fwd_hooks()):
-            try:
+            with suppress(_EverythingRead):
                 forward_trunk(
                     self.model,
                     ids.to(device),
                     torch.cat([before, mask], dim=1).to(device),
                     prefix.expand(len(ids)),
                 )
-            except _EverythingRead:
-                pass
         return readout.activations()
 
 
@@ -264,9 +264,7 @@ class _Readout:
             raise _EverythingRead
 
     def activations(self) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-        missing = [
-            name for layer, name in enumerate(self.names) if name and layer not in self.read
-        ]
+        missing = [name for layer, name in enumerate(self.names) if name and layer not in self.read]
         if missing:
             raise ModelError(f"these hook points never fired: {', '.join(missing)}")
         layers = [self.read.get(layer) for layer in range(len(self.names))]

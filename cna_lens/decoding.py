@@ -63,9 +63,7 @@ class _BridgeDecoder:
 
     def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
         self.mask = torch.cat([self.mask, self.mask.new_ones((len(tokens), 1))], dim=1)
-        logits, self.cache = forward_with_cache(
-            self.model, tokens[:, None], self.mask, self.cache
-        )
+        logits, self.cache = forward_with_cache(self.model, tokens[:, None], self.mask, self.cache)
         return logits
 
     def keep(self, rows: Int64[Tensor, " kept"]) -> None:

@@ -27,7 +27,7 @@ class CircuitMismatchError(CnaLensError, ValueError):
     """A circuit was found on another model than the one it is applied to."""
 
 
-class GenerationInterrupted(KeyboardInterrupt):  # noqa: N818 (it is an interrupt, not an error)
+class GenerationInterrupted(KeyboardInterrupt):
     """Generation was interrupted; what had been finished is kept.
 
     Attributes:

@@ -79,6 +79,16 @@ def cannot_share(model: HookedModel) -> str | None:
     return None
 
 
+def sliding_window(model: HookedModel) -> int | None:
+    """The number of positions a token can look back in a layer with a window, None without one."""
+    if not is_bridge(model):
+        return getattr(model.cfg, "window_size", None)
+    window = getattr(
+        cast("Any", model).original_model.config.get_text_config(), "sliding_window", None
+    )
+    return window if isinstance(window, int) else None
+
+
 def supports_cache(model: HookedModel) -> bool:
     """Whether generation can keep keys and values in a Hugging Face cache."""
     return cannot_share(model) is None
@@ -88,9 +98,7 @@ def _parameters(original: Any) -> frozenset[str]:
     return frozenset(inspect.signature(original.forward).parameters)
 
 
-def _bridge_pass(
-    model: HookedModel, ids: Int64[Tensor, "batch pos"], **kwargs: Any
-) -> Any:
+def _bridge_pass(model: HookedModel, ids: Int64[Tensor, "batch pos"], **kwargs: Any) -> Any:
     original = cast("Any", model).original_model
     if "logits_to_keep" in _parameters(original):
         kwargs["logits_to_keep"] = 1

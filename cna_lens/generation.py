@@ -16,7 +16,7 @@ from cna_lens.batching import TokenIds, length_buckets, pad
 from cna_lens.collection import BatchSize, halves
 from cna_lens.decoding import decoder_for, needs_equal_lengths
 from cna_lens.errors import GenerationInterrupted, InputError
-from cna_lens.forward import SharedPrefix
+from cna_lens.forward import SharedPrefix, sliding_window
 from cna_lens.memory import answers_at_once, is_out_of_memory
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompts import Chat, Prompt, encode, pad_token_id
@@ -68,22 +68,22 @@ def generate(
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
     encoded = encode(model, prompts, chat=chat).ids
-    prefix = SharedPrefix.of(model, encoded) if share_prefix else SharedPrefix(0)
+    prefix = _prefix(model, encoded, max_new_tokens) if share_prefix else SharedPrefix(0)
     choose = _Chooser(temperature, seed)
     stops = end_of_turn_ids(model)
-    waiting = _batches(model, encoded, prefix, max_new_tokens, batch_size)
+    waiting = _batches(model, encoded, max_new_tokens, batch_size)
     finished: list[str | None] = [None] * len(encoded)
-    with tqdm(total=len(encoded), desc="generating", unit="answer", disable=not progress) as bar:
+    with tqdm(total=len(encoded), desc="generating", bar_format=_BAR, disable=not progress) as bar:
         speed = _Speed(bar)
         try:
             while waiting:
                 batch = waiting.pop(0)
                 try:
                     for row, answer in _answers(
-                        model, encoded, batch, prefix, choose, stops, max_new_tokens
+                        model, encoded, batch, prefix, choose, stops, max_new_tokens, speed
                     ):
                         finished[row] = _text(model, answer)
-                        speed.add(len(answer))
+                        bar.update()
                 except Exception as error:
                     if not is_out_of_memory(error) or len(batch) == 1:
                         raise
@@ -94,10 +94,18 @@ def generate(
     return [text for text in finished if text is not None]
 
 
+def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> SharedPrefix:
+    # The padding between prefix and prompt takes up places in a sliding window, so that a row
+    # would see less of its past than alone.
+    window = sliding_window(model)
+    if window is not None and window < max(map(len, encoded)) + max_new_tokens:
+        return SharedPrefix(0)
+    return SharedPrefix.of(model, encoded)
+
+
 def _batches(
     model: HookedModel,
     encoded: Sequence[TokenIds],
-    prefix: SharedPrefix,
     max_new_tokens: int,
     batch_size: BatchSize,
 ) -> list[list[int]]:
@@ -127,6 +135,7 @@ def _answers(
     choose: _Chooser,
     stops: frozenset[int],
     max_new_tokens: int,
+    speed: _Speed,
 ) -> Iterator[tuple[int, TokenIds]]:
     """Yield each answer of a batch as it is finished, and go on with the others."""
     device = input_device(model)
@@ -140,6 +149,7 @@ def _answers(
         logits = decoder.start(ids.to(device), mask.to(device))
     while True:
         tokens = choose(logits, rows, step=len(written[rows[0]]))
+        speed.add(len(tokens))
         going: list[int] = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if token not in stops:
@@ -213,6 +223,10 @@ def _text(model: HookedModel, answer: TokenIds) -> str:
     return str(model.tokenizer.decode(list(answer), skip_special_tokens=True))
 
 
+# Answers of a batch tend to end together, so that a rate of answers would jump about.
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} answers [{elapsed}{postfix}]"
+
+
 class _Speed:
     """Tokens per second, beside the bar of finished answers."""
 
@@ -225,4 +239,4 @@ class _Speed:
         self.tokens += tokens
         seconds = time.perf_counter() - self.started
         self.bar.set_postfix_str(f"{self.tokens / seconds:.0f} tokens/s", refresh=False)
-        self.bar.update()
+        self.bar.update(0)

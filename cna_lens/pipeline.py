@@ -84,9 +84,7 @@ def find_circuit(
     check_ranking(rank)
     check_selection(fraction, k, sign)
     if universal_filter not in ("before", "after"):
-        raise InputError(
-            f"universal_filter is {universal_filter!r}, expected 'before' or 'after'"
-        )
+        raise InputError(f"universal_filter is {universal_filter!r}, expected 'before' or 'after'")
     with_behaviour = encode(model, positive, chat=chat, name="positive")
     without = encode(model, negative, chat=chat, name="negative")
     warn_about_duplicates(with_behaviour, without)

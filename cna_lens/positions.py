@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, get_args
@@ -29,7 +29,7 @@ def check_positions(positions: str) -> None:
 
 
 @contextmanager
-def prompt_lengths(lengths: Sequence[int] | Int[Tensor, " batch"]) -> Iterator[None]:
+def prompt_lengths(lengths: Sequence[int] | Int[Tensor, " batch"]) -> Generator[None]:
     """Say how many tokens of each row are its prompt, for forward passes within this context.
 
     Steering at single positions needs to know where a prompt ends. `cna_lens.generate` says so

@@ -172,7 +172,7 @@ def _digest(text: str) -> str:
 
 
 def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) -> None:
-    """Warn when a prompt stands in a set twice or in both: it then counts double, or for nothing."""
+    """Warn when a prompt stands in a set twice, and counts double, or in both, and cancels out."""
     for name, prompts in (("positive", positive), ("negative", negative)):
         repeated = sum(count - 1 for count in Counter(prompts.ids).values())
         if repeated:

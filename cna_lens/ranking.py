@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -45,7 +45,7 @@ class NeuronScores:
     method: str
     unit: str = "activation"
     eligible: Bool[Tensor, " neuron"] | None = None
-    provenance: Provenance = Provenance()
+    provenance: Provenance = field(default_factory=Provenance)
 
     def by_layer(self) -> tuple[Float64[Tensor, " d_mlp"], ...]:
         """The scores of each layer."""
@@ -157,12 +157,11 @@ def check_selection(fraction: float | None, k: int | None, sign: str = "abs") ->
         raise InputError(f"sign is {sign!r}, expected one of {', '.join(get_args(Sign))}")
 
 
-def contrast(
-    positive: ActivationStats, negative: ActivationStats
-) -> Float64[Tensor, " neuron"]:
+def contrast(positive: ActivationStats, negative: ActivationStats) -> Float64[Tensor, " neuron"]:
     r"""Difference of the mean activations at the chosen token.
 
-    $$\delta_{l,j} = \frac{1}{|P|} \sum_{p \in P} a_{l,j}(p) - \frac{1}{|N|} \sum_{n \in N} a_{l,j}(n)$$
+    $$\delta_{l,j} = \frac{1}{|P|} \sum_{p \in P} a_{l,j}(p)
+    - \frac{1}{|N|} \sum_{n \in N} a_{l,j}(n)$$
 
     Source: arXiv 2605.12290, method, step 3. Cost: one forward pass for each prompt.
     """
@@ -220,9 +219,7 @@ def _check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
     return chosen
 
 
-def _provenance(
-    positive: ActivationStats, negative: ActivationStats, method: str
-) -> Provenance:
+def _provenance(positive: ActivationStats, negative: ActivationStats, method: str) -> Provenance:
     known = Provenance(rank=method, unit="activation", versions=library_versions())
     if positive.source is None or negative.source is None:
         return known

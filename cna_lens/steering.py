@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -121,7 +121,7 @@ def steer(
     positions: Positions = "all",
     via: Via = "auto",
     allow_other_model: bool = False,
-) -> Iterator[Steering]:
+) -> Generator[Steering]:
     r"""Multiply a circuit's activations, or set them, in everything the model computes inside.
 
     With the multiplier m the activation of each neuron (l, j) of the circuit becomes
@@ -184,9 +184,7 @@ def steer(
         yield Steering(len(circuit), multiplier, positions, "hooks")
 
 
-def check_circuit(
-    model: HookedModel, circuit: Circuit, *, allow_other_model: bool = False
-) -> None:
+def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bool = False) -> None:
     """Make sure that a circuit belongs to a model.
 
     Raises:
@@ -216,14 +214,15 @@ def check_circuit(
             "model, or pass allow_other_model=True if that is what you mean"
         )
     expected = circuit.provenance.weights_sha256
-    if found_on == name and expected and not _edited_neurons(model):
-        if weights_hash(model) != expected:
-            warnings.warn(
-                f"the circuit was found on other weights of {name}: its hash is "
-                f"{expected[:12]}…, this model's is another",
-                CnaLensWarning,
-                stacklevel=4,
-            )
+    # Inside another steer() by weights the hash says nothing about the model.
+    comparable = found_on == name and expected and not _edited_neurons(model)
+    if comparable and weights_hash(model) != expected:
+        warnings.warn(
+            f"the circuit was found on other weights of {name}: the hash recorded with it is not "
+            "that of this model",
+            CnaLensWarning,
+            stacklevel=4,
+        )
 
 
 class _Scale:
@@ -272,12 +271,12 @@ class _Where:
     """Follows the forward passes, and knows for each which of its positions are steered."""
 
     def __init__(self, positions: Positions) -> None:
-        self.scope = positions
+        self.scope: Positions = positions
         self.lengths: Int64[Tensor, " batch"] | None = None
         self.previous: Tensor | None = None
         self.steered: Tensor | None = None
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out the steered positions of the forward pass that begins."""
         inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
         inputs = args[0] if inputs is None else inputs
@@ -296,7 +295,7 @@ class _Where:
             )
         self.steered = steered_positions(self.scope, mask, new, lengths)
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def after(self, *_: Any) -> None:
         """The forward pass has ended."""
         self.steered = None
 
@@ -348,7 +347,7 @@ def _cached_length(cache: Any) -> int:
 @contextmanager
 def _hooked(
     model: HookedModel, hooks: list[tuple[str, Hook]], positions: Positions
-) -> Iterator[None]:
+) -> Generator[None]:
     if positions == "all":
         with model.hooks(fwd_hooks=hooks):
             yield
@@ -376,7 +375,7 @@ def _edited_neurons(model: HookedModel) -> frozenset[Neuron]:
 
 
 @contextmanager
-def _scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> Iterator[None]:
+def _scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> Generator[None]:
     edits = _edits.setdefault(cast("nn.Module", model), [])
     edits.append(frozenset(circuit))
     saved: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -26,7 +26,7 @@ class Neuron(NamedTuple):
     """
 
     layer: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] (nobody searches a neuron)
 
 
 @dataclass(frozen=True)

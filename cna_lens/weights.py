@@ -13,7 +13,7 @@ from cna_lens.sites import HookedModel
 _BRIDGE_INFIX = "._original_component"
 
 
-def weights_hash(model: HookedModel) -> str:
+def weights_hash(model: HookedModel | nn.Module) -> str:
     """SHA-256 over the sorted names, dtypes, shapes and bytes of a model's parameters.
 
     Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. The same
@@ -29,8 +29,6 @@ def weights_hash(model: HookedModel) -> str:
     return digest.hexdigest()
 
 
-def _named_weights(model: HookedModel) -> dict[str, Tensor]:
+def _named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
     module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
-    return {
-        name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()
-    }
+    return {name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()}

@@ -82,5 +82,5 @@ def diverse_prompts() -> tuple[str, ...]:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    text = files(__package__).joinpath(f"{name}.csv").read_text(encoding="utf-8")
+    text = files("cna_lens.prompt_sets").joinpath(f"{name}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -1,0 +1,164 @@
+"""The commands; what they print is made in `render`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import typer
+
+from cna_lens.circuit import Circuit
+from cna_lens.cli import demo as demo_command
+from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
+from cna_lens.errors import InputError
+from cna_lens.generation import generate
+from cna_lens.models import load_model
+from cna_lens.pipeline import find_circuit
+from cna_lens.prompt_files import Prompts, read_prompts
+from cna_lens.ranking import Sign
+from cna_lens.steering import steer
+
+app = typer.Typer(
+    help="Find the MLP neurons that carry a behaviour, and test whether they cause it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Model = Annotated[
+    str,
+    typer.Option(help="'demo', a name on the Hugging Face Hub, a local folder, or a .gguf file."),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, … The GPU is taken if there is one.")
+]
+SOURCE_HELP = (
+    ".txt (one prompt a line), .jsonl, .csv, or a data set's name or folder. Say which part by "
+    "'?': prompts.csv?column=goal, JailbreakBench/JBB-Behaviors?config=behaviors&split=harmful"
+    "&column=Goal"
+)
+
+
+@app.command()
+def find(
+    model: Model,
+    positive: Annotated[str, typer.Option(help=f"Prompts that show the behaviour: {SOURCE_HELP}")],
+    negative: Annotated[str, typer.Option(help="Prompts that do not, in the same way.")],
+    out: Annotated[Path, typer.Option(help="Where to write the circuit.")],
+    fraction: Annotated[
+        float | None, typer.Option(help="Share of all MLP neurons; 0.001 unless --k is given.")
+    ] = None,
+    k: Annotated[int | None, typer.Option(help="Number of neurons instead of a share.")] = None,
+    sign: Annotated[str, typer.Option(help="abs, positive or negative differences.")] = "abs",
+    universal: Annotated[
+        bool, typer.Option(help="Exclude neurons that are strong on nearly every prompt.")
+    ] = True,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Find a circuit and write it to a file."""
+    prompts = _read(positive), _read(negative)
+    quiet_loading()
+    loaded = load_model(model, device=device)
+    circuit = find_circuit(
+        loaded,
+        *prompts,
+        fraction=fraction,
+        k=k,
+        sign=_sign(sign),
+        universal="default" if universal else None,
+        hash_weights=True,
+    )
+    circuit.save(out)
+    if as_json:
+        _print_json({"file": str(out), **circuit_record(circuit)})
+    else:
+        print_circuit(circuit)
+        console.print(f"Written to {out}", soft_wrap=True)
+
+
+@app.command()
+def show(
+    circuit: Annotated[Path, typer.Argument(help="A circuit file.")], as_json: Json = False
+) -> None:
+    """Show what is in a circuit file."""
+    loaded = Circuit.load(circuit)
+    if as_json:
+        _print_json(circuit_record(loaded))
+    else:
+        print_circuit(loaded)
+
+
+@app.command(name="steer")
+def steer_command(
+    model: Model,
+    circuit: Annotated[Path, typer.Option(help="A circuit file.")],
+    prompts: Annotated[list[str], typer.Argument(help="Prompts to answer.")],
+    multiplier: Annotated[
+        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
+    ] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 64,
+    device: Device = None,
+    allow_other_model: Annotated[
+        bool, typer.Option(help="Accept a circuit found on a model of another name.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts without and with the circuit scaled. Nothing is stored."""
+    loaded_circuit = Circuit.load(circuit)
+    quiet_loading()
+    loaded = load_model(model, device=device)
+    before = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
+    with steer(loaded, loaded_circuit, multiplier, allow_other_model=allow_other_model):
+        after = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
+    if as_json:
+        rows = zip(prompts, before, after, strict=True)
+        _print_json(
+            {
+                "multiplier": multiplier,
+                "answers": [{"prompt": p, "unsteered": b, "steered": a} for p, b, a in rows],
+            }
+        )
+    else:
+        print_answers(prompts, before, after, multiplier)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the circuit and the labels.")] = Path(
+        "out/demo"
+    ),
+    model: Model = "demo",
+    prompts: Annotated[
+        int, typer.Option(help="Held-out prompts of each kind.", min=1, max=60)
+    ] = 30,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Find the refusal circuit of a small model, ablate it, and compare with a random control."""
+    result = demo_command.run(model, out, prompts, device, verbose=not as_json)
+    if as_json:
+        _print_json(result)
+
+
+def _read(source: str) -> Prompts:
+    path, _, query = source.partition("?")
+    options = dict(parse_qsl(query))
+    if unknown := set(options) - {"column", "config", "split"}:
+        raise InputError(
+            f"{source} has the unknown setting {min(unknown)!r}, expected column, config or split"
+        )
+    return read_prompts(path, **options)
+
+
+def _sign(name: str) -> Sign:
+    # find_circuit checks the name, so that the message is the same everywhere.
+    return name  # pyright: ignore[reportReturnType]
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,36 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny
+
+
+@pytest.fixture(scope="session")
+def models():
+    """One bridge for each family; tests leave them as they were."""
+    return {family: tiny.bridge(family) for family in tiny.FAMILIES}
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def model(request, models):
+    return models[request.param]
+
+
+@pytest.fixture(scope="session")
+def llama(models):
+    return models["llama"]
+
+
+@pytest.fixture(scope="session")
+def chat_model():
+    return tiny.bridge("llama", chat=True)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """SmolLM2-135M-Instruct."""
+    import cna_lens
+
+    return cna_lens.load_model("demo", device="cpu")

@@ -1,0 +1,127 @@
+"""Random models of a few families, small enough to boot in milliseconds, and their tokenizer."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    Phi3Config,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+FAMILIES = ("llama", "qwen2", "gemma3", "gpt2", "phi3")
+VOCABULARY = 64
+WIDTH = 24
+TEMPLATE = (
+    "w10 w11 w12 w13 w14 w15 "
+    "{% for m in messages %}w3 {{ m['role'] }} {{ m['content'] }} w2 {% endfor %}"
+    "{% if add_generation_prompt %}w3 assistant{% endif %}"
+)
+
+
+def tokenizer(chat=False):
+    """Words w0 to w61 and two roles; w1 begins a text, w2 ends a turn."""
+    words = {f"w{i}": i for i in range(VOCABULARY - 2)} | {"user": 62, "assistant": 63}
+    raw = Tokenizer(WordLevel(words, unk_token="w0"))
+    raw.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="w0", bos_token="w1", eos_token="w2", pad_token="w0"
+    )
+    if chat:
+        fast.chat_template = TEMPLATE
+    # TransformerLens loads a tokenizer anew from where it came.
+    folder = tempfile.mkdtemp(prefix="cna-lens-tokenizer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    fast.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _config(family):
+    common = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    grouped = common | {"num_key_value_heads": 1}
+    if family == "llama":
+        return LlamaConfig(**grouped)
+    if family == "qwen2":
+        return Qwen2Config(**grouped)
+    if family == "gemma3":
+        return Gemma3TextConfig(**grouped, head_dim=8, sliding_window=8, sliding_window_pattern=2)
+    if family == "phi3":
+        return Phi3Config(**grouped)
+    return GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=16,
+        n_inner=WIDTH,
+        n_layer=2,
+        n_head=2,
+        n_positions=256,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "phi3": "Phi3ForCausalLM",
+}
+
+
+def hugging_face(family, seed=0, dtype=torch.float32):
+    """The model alone; the same seed gives the same weights."""
+    config = _config(family)
+    config.architectures = [ARCHITECTURES[family]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        # Initial weights are so small that the tokens hardly matter; make them matter.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(6)
+    return model.eval()
+
+
+def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
+    """The model with TransformerLens's hooks."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        name or f"tiny-{family}",
+        hf_model=hugging_face(family, seed, dtype),
+        tokenizer=tokenizer(chat),
+        device="cpu",
+        dtype=dtype,
+    )
+
+
+@cache
+def down_projections(model):
+    """Each layer's down projection, found without cna_lens."""
+    blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    return [
+        block.mlp.c_proj if hasattr(block.mlp, "c_proj") else block.mlp.down_proj
+        for block in blocks
+    ]
