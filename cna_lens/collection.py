@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 BatchSize = Literal["auto"] | int
 
 
+@runtime_checkable
 class Reducer(Protocol):
     """Takes activations batch by batch and keeps what is wanted of them."""
 
@@ -215,14 +216,14 @@ class Reader:
         ids, mask = pad(suffixes, pad_token_id(self.model))
         before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
         readout = _Readout(names, torch.tensor(places), tuple(ids.shape))
-        with torch.no_grad(), self.model.hooks(fwd_hooks=readout.fwd_hooks()):
-            with suppress(_EverythingRead):
-                forward_trunk(
-                    self.model,
-                    ids.to(device),
-                    torch.cat([before, mask], dim=1).to(device),
-                    prefix.expand(len(ids)),
-                )
+        hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
+        with torch.no_grad(), suppress(_EverythingRead), hooked:
+            forward_trunk(
+                self.model,
+                ids.to(device),
+                torch.cat([before, mask], dim=1).to(device),
+                prefix.expand(len(ids)),
+            )
         return readout.activations()
 
 

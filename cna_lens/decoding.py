@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,6 +14,7 @@ from cna_lens.sites import HookedModel, input_device, is_bridge
 Logits = Float[Tensor, "batch d_vocab"]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Holds the state of a batch of answers in the making."""
 

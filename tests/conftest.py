@@ -34,3 +34,13 @@ def demo():
     import cna_lens
 
     return cna_lens.load_model("demo", device="cpu")
+
+
+@pytest.fixture
+def without_type_checks():
+    """Users run without the tests' run-time type checks; so do tests of wrong arguments."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
