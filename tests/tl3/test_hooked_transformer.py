@@ -1,0 +1,121 @@
+"""HookedTransformer, which TransformerLens 3.9 still has: the same library by its hook names."""
+
+import pytest
+import tiny
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import cna_lens
+
+PROMPTS = ["w5 w6 w7", "w9 w8 w11 w12", "w20", "w30 w31 w32 w33 w34"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
+
+
+@pytest.fixture(scope="module")
+def hooked():
+    config = HookedTransformerConfig(
+        n_layers=2,
+        d_model=16,
+        n_ctx=64,
+        d_head=8,
+        n_heads=2,
+        d_mlp=tiny.WIDTH,
+        gated_mlp=True,
+        act_fn="silu",
+        normalization_type="RMS",
+        final_rms=True,
+        positional_embedding_type="rotary",
+        rotary_dim=8,
+        d_vocab=tiny.VOCABULARY,
+        seed=0,
+        initializer_range=0.5,
+        device="cpu",
+        model_name="tiny-hooked",
+    )
+    return HookedTransformer(config, tokenizer=tiny.tokenizer(chat=True)).eval()
+
+
+@pytest.fixture
+def circuit(hooked):
+    return cna_lens.find_circuit(
+        hooked, PROMPTS[:2], PROMPTS[2:], k=4, universal=None, progress=False
+    )
+
+
+def test_activations_are_those_of_run_with_cache_one_prompt_at_a_time(hooked):
+    rows = []
+    for prompt in PROMPTS:
+        text = hooked.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        ids = torch.tensor([hooked.tokenizer(text, add_special_tokens=False).input_ids])
+        _, cache = hooked.run_with_cache(ids)
+        rows.append(
+            torch.cat([cache[f"blocks.{layer}.mlp.hook_post"][0, -1] for layer in range(2)])
+        )
+    expected = torch.stack(rows).double()
+    stats = cna_lens.collect(hooked, PROMPTS)
+    torch.testing.assert_close(stats.mean, expected.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stats.variance, expected.var(0), rtol=1e-4, atol=1e-6)
+
+
+def test_answers_are_those_of_its_own_generate(hooked):
+    ids = torch.tensor([[3, 17, 9, 40]])
+    own = hooked.generate(
+        ids, max_new_tokens=8, do_sample=False, stop_at_eos=False, verbose=False
+    )
+    expected = hooked.tokenizer.decode(own[0, 4:])
+    assert cna_lens.generate(hooked, [[3, 17, 9, 40]], max_new_tokens=8) == [expected]
+
+
+def test_batched_answers_are_those_of_one_prompt_at_a_time(hooked):
+    batched = cna_lens.generate(hooked, PROMPTS, max_new_tokens=12)
+    assert batched == [
+        cna_lens.generate(hooked, [prompt], max_new_tokens=12)[0] for prompt in PROMPTS
+    ]
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 2.0])
+def test_both_ways_of_steering_equal_scaled_rows_of_the_down_projection(
+    hooked, circuit, multiplier
+):
+    ids = torch.tensor([[3, 17, 9, 40]])
+    logits = {}
+    for via in ("hooks", "weights"):
+        with torch.no_grad(), cna_lens.steer(hooked, circuit, multiplier, via=via):
+            logits[via] = hooked(ids)
+    edited = HookedTransformer(hooked.cfg, tokenizer=hooked.tokenizer).eval()
+    edited.load_state_dict(hooked.state_dict())
+    with torch.no_grad():
+        for layer, index in circuit:
+            edited.blocks[layer].mlp.W_out[index] *= multiplier
+        expected = edited(ids)
+        assert not torch.allclose(hooked(ids), expected)
+    for found in logits.values():
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_steering_at_the_last_prompt_token_leaves_the_tokens_before_it(hooked, circuit):
+    ids = torch.tensor([[3, 17, 9, 40]])
+    with torch.no_grad():
+        unsteered = hooked(ids)
+        with cna_lens.steer(hooked, circuit, -4.0, positions="last_prompt"):
+            steered = hooked(ids)
+    assert torch.equal(steered[:, :-1], unsteered[:, :-1])
+    assert not torch.allclose(steered[:, -1], unsteered[:, -1])
+
+
+def test_a_position_that_its_own_generate_does_not_tell_is_refused(hooked, circuit):
+    ids = torch.tensor([[3, 17, 9, 40]])
+    with (
+        cna_lens.steer(hooked, circuit, -4.0, positions="last_prompt"),
+        pytest.raises(cna_lens.ModelError, match="cna_lens.generate"),
+    ):
+        hooked.generate(ids, max_new_tokens=2, do_sample=False, verbose=False)
+
+
+def test_no_hook_is_left(hooked, circuit):
+    with cna_lens.steer(hooked, circuit, 0.0, via="hooks"):
+        pass
+    assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
