@@ -1,0 +1,1 @@
+"""What a reviewer would run: experiments that use the public API only."""

@@ -1,0 +1,8 @@
+"""How fast discovery, steering and generation are, measured side by side.
+
+    python -m experiments.benchmarks cpu   # the demo model
+    python -m experiments.benchmarks gpu   # random weights in the shapes of Llama 3.1
+
+Every ratio compares runs that alternate in one process, A B A B ..., so that a machine whose speed
+drifts slows both; reported are the medians of the pairwise ratios and their range.
+"""

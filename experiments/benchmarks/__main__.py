@@ -1,0 +1,68 @@
+"""Run a benchmark, print its table, write its JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cna_lens.versions import library_versions
+from experiments.benchmarks import cpu, gpu
+from experiments.benchmarks.timing import Measure
+
+app = typer.Typer(help="Benchmarks of cna_lens, every row measured side by side in one run.")
+Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the plot.")]
+Repeats = Annotated[int, typer.Option(help="Counted runs of each side.", min=1)]
+
+
+@app.command("cpu")
+def cpu_command(
+    out: Out = Path("out/benchmarks"),
+    repeats: Repeats = 5,
+    only: Annotated[list[str] | None, typer.Option(help="Parts to run; all by default.")] = None,
+) -> None:
+    """The demo model, on whatever machine this is."""
+    _report("cpu", cpu.run(repeats, out, only), out)
+
+
+@app.command("gpu")
+def gpu_command(out: Out = Path("out/benchmarks"), repeats: Repeats = 5) -> None:
+    """Random weights in the shapes of Llama 3.1 8B and 70B, in bfloat16."""
+    _report("gpu", gpu.Bench(repeats=repeats).run(), out)
+
+
+def _report(name: str, measures: list[Measure], out: Path) -> None:
+    table = Table("measure", "value", "range", "goal", title=f"Benchmark {name}")
+    for measure in measures:
+        table.add_row(
+            measure.name,
+            f"{measure.value:.3g} {measure.unit}",
+            f"{measure.low:.3g} to {measure.high:.3g}",
+            measure.goal,
+        )
+    Console().print(table)
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"machine": _machine(), "measures": [measure.record() for measure in measures]}
+    path = out / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    Console().print(f"Written to {path}", soft_wrap=True)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": dict(library_versions()),
+    }
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,221 @@
+"""The demo model: discovery, steering and generation beside the obvious ways to do the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import cna_lens
+from cna_lens.batching import TokenIds, length_buckets, pad
+from cna_lens.prompts import encode
+from cna_lens.sites import HookedModel
+from experiments.benchmarks.growth import growth
+from experiments.benchmarks.timing import Measure, alternate, quantity, ratio
+
+PLAIN_TOKENS = 1024
+"""Tokens of a padded batch of the plain forward pass; 256 to 2048 were tried, this is fastest."""
+
+NEW_TOKENS = 64
+
+
+class CpuBench:
+    """The measures on the demo model, by the names of their parts."""
+
+    def __init__(self, repeats: int, out: Path) -> None:
+        self.repeats = repeats
+        self.out = out
+        self.model: HookedModel = cna_lens.load_model("demo", device="cpu")
+        prompts = cna_lens.prompt_set("refusal")
+        self.positive, self.negative = prompts.positive, prompts.negative
+        self.encoded = [
+            *encode(self.model, self.positive).ids,
+            *encode(self.model, self.negative).ids,
+        ]
+        evaluation = cna_lens.prompt_set("refusal_evaluation")
+        self.questions = evaluation.positive[:30] + evaluation.negative[:30]
+
+    @property
+    def parts(self) -> dict[str, Callable[[], list[Measure]]]:
+        """Every part, in the order in which they run."""
+        return {
+            "discovery": self.discovery,
+            "precision": self.precision,
+            "memory": self.memory,
+            "generation": self.generation,
+            "evaluation": self.evaluation,
+            "growth": lambda: growth(self.repeats, self.out),
+        }
+
+    def find(self, model: HookedModel | None = None) -> cna_lens.Circuit:
+        """Discovery as a user calls it, but without the diverse prompts, which nobody else runs."""
+        return cna_lens.find_circuit(
+            model or self.model, self.positive, self.negative, universal=None, progress=False
+        )
+
+    def discovery(self) -> list[Measure]:
+        """Against one plain batched forward pass, and against the usual notebook idiom."""
+        plain = AutoModelForCausalLM.from_pretrained(_folder()).eval()
+        fast = alternate(
+            {
+                "discovery": self.find,
+                "plain": lambda: _plain_forward(plain, self.encoded),
+            },
+            self.repeats,
+        )
+        slow = alternate(
+            {
+                "discovery": self.find,
+                "one at a time": lambda: _one_at_a_time(self.model, self.encoded),
+            },
+            max(1, self.repeats // 2),
+        )
+        return [
+            ratio(
+                "discovery / one plain batched forward pass (no LM head)",
+                fast,
+                "discovery",
+                "plain",
+                "at most 0.60, aim 0.45",
+            ),
+            ratio(
+                "one prompt at a time with run_with_cache / discovery",
+                slow,
+                "one at a time",
+                "discovery",
+                "at least 8, aim 15",
+            ),
+        ]
+
+    def precision(self) -> list[Measure]:
+        """How many neurons of the float32 circuit a half-precision model finds."""
+        full = set(self.find())
+        measures: list[Measure] = []
+        for dtype in (torch.bfloat16, torch.float16):
+            half = cna_lens.load_model("demo", device="cpu", dtype=dtype)
+            same = len(full & set(self.find(half)))
+            name = f"{str(dtype).removeprefix('torch.')}: neurons of the float32 circuit found"
+            measures.append(quantity(name, same, f"of {len(full)}"))
+        return measures
+
+    def memory(self) -> list[Measure]:
+        """Peak memory over the loaded model, each number of prompts in a process of its own."""
+        peaks = {n: _peak_mib(n) for n in (200, 2000)}
+        return [
+            quantity("peak memory over the model, 200 prompts", peaks[200], "MiB", "aim 64"),
+            quantity("peak memory over the model, 2000 prompts", peaks[2000], "MiB", "aim 64"),
+            quantity(
+                "peak memory, 2000 prompts / 200 prompts",
+                peaks[2000] / peaks[200],
+                "ratio",
+                "at most 1.05",
+            ),
+        ]
+
+    def generation(self) -> list[Measure]:
+        """32 answers of 64 tokens: unsteered, steered by weights, by hooks."""
+        circuit = self.find()
+
+        def steered(via: Literal["hooks", "weights"]) -> None:
+            with cna_lens.steer(self.model, circuit, 0.0, via=via):
+                self._answer(self.questions[:32])
+
+        times = alternate(
+            {
+                "unsteered": lambda: self._answer(self.questions[:32]),
+                "weights": lambda: steered("weights"),
+                "hooks": lambda: steered("hooks"),
+            },
+            self.repeats,
+        )
+        return [
+            ratio(
+                "generation steered by weights / unsteered",
+                times,
+                "weights",
+                "unsteered",
+                "at most 1.02",
+            ),
+            ratio(
+                "generation steered by hooks / unsteered",
+                times,
+                "hooks",
+                "unsteered",
+                "at most 1.10",
+            ),
+        ]
+
+    def evaluation(self) -> list[Measure]:
+        """60 prompts answered and classified, together and one by one."""
+        times = alternate(
+            {
+                "one by one": lambda: [self._classify([each]) for each in self.questions],
+                "batched": lambda: self._classify(self.questions),
+            },
+            repeats=1,
+            warm_up=0,
+        )
+        return [
+            ratio(
+                "evaluation one by one / batched",
+                times,
+                "one by one",
+                "batched",
+                "at least 4, aim 8",
+            )
+        ]
+
+    def _answer(self, prompts: Sequence[str]) -> list[str]:
+        return cna_lens.generate(self.model, prompts, max_new_tokens=NEW_TOKENS)
+
+    def _classify(self, prompts: Sequence[str]) -> list[bool]:
+        return [cna_lens.is_refusal(answer) for answer in self._answer(prompts)]
+
+
+def run(repeats: int, out: Path, only: Sequence[str] | None = None) -> list[Measure]:
+    """The parts asked for, all by default."""
+    bench = CpuBench(repeats, out)
+    if unknown := set(only or ()) - set(bench.parts):
+        raise SystemExit(f"no part {min(unknown)!r}; there are: {', '.join(bench.parts)}")
+    return [
+        measure
+        for name, part in bench.parts.items()
+        if not only or name in only
+        for measure in part()
+    ]
+
+
+def _folder() -> Path:
+    from cna_lens.models import demo_gguf, dequantised_folder
+
+    return dequantised_folder(demo_gguf())
+
+
+@torch.no_grad()
+def _plain_forward(model: Any, encoded: Sequence[TokenIds]) -> None:
+    """The Hugging Face model alone, without LM head, in length-sorted, padded batches."""
+    for batch in length_buckets([len(ids) for ids in encoded], token_budget=PLAIN_TOKENS):
+        ids, mask = pad([encoded[row] for row in batch], pad_id=0)
+        model.model(ids, attention_mask=mask, use_cache=False)
+
+
+@torch.no_grad()
+def _one_at_a_time(model: Any, encoded: Sequence[TokenIds]) -> None:
+    for ids in encoded:
+        _, cache = model.run_with_cache(
+            torch.tensor([ids]), names_filter=lambda name: name.endswith("mlp.hook_post")
+        )
+        for layer in range(model.cfg.n_layers):
+            cache[f"blocks.{layer}.mlp.hook_post"][0, -1].clone()
+
+
+def _peak_mib(prompts: int) -> float:
+    command = [sys.executable, "-m", "experiments.benchmarks.peak_memory", str(prompts)]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(finished.stdout.splitlines()[-1])["mib"])

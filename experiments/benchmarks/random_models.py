@@ -1,0 +1,63 @@
+"""Models of random weights and prompts of random tokens: what costs time is the shape alone."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cna_lens.sites import HookedModel
+
+
+def random_llama(
+    name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, **shape: Any
+) -> HookedModel:
+    """A Llama of this shape with random weights, through TransformerLens."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = LlamaConfig(architectures=["LlamaForCausalLM"], tie_word_embeddings=False, **shape)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LlamaForCausalLM._from_config(config, dtype=dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        bridge = TransformerBridge.boot_transformers(
+            name,
+            hf_model=model.eval(),
+            tokenizer=_any_tokenizer(Path(folder)),
+            device=device,
+            dtype=dtype,
+        )
+    bridge.eval()
+    return bridge
+
+
+def random_prompts(
+    n: int, tokens: int, shared: int, vocabulary: int, seed: int = 0
+) -> list[list[int]]:
+    """Prompts of random token ids that begin with the same `shared` tokens."""
+    draw = random.Random(seed)
+    prefix = [draw.randrange(3, vocabulary) for _ in range(shared)]
+    return [
+        prefix + [draw.randrange(3, vocabulary) for _ in range(tokens - shared)] for _ in range(n)
+    ]
+
+
+def chunks(rows: Sequence[list[int]], size: int) -> list[list[list[int]]]:
+    """Consecutive groups of `size` rows."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _any_tokenizer(folder: Path) -> Any:
+    words = Tokenizer(WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    fast.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,87 @@
+"""Alternating runs, and the ratio between them pair by pair."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the benchmark.
+
+    Attributes:
+        name: what is compared with what.
+        value: median of the pairwise ratios, or a quantity of its own.
+        low: the smallest ratio seen.
+        high: the largest ratio seen.
+        unit: "ratio", "MiB", ...
+        goal: what has to be reached, in words.
+        detail: the figures behind the value.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    goal: str
+    detail: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock seconds of one run, to the end of what it queued on a GPU."""
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def alternate(
+    runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each run, taken in turn so that drift falls on all of them."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    with tqdm(total=(repeats + warm_up) * len(runs), unit="run", leave=False) as bar:
+        for turn in range(repeats + warm_up):
+            for name, run in runs.items():
+                bar.set_description(name)
+                spent = seconds(run)
+                if turn >= warm_up:
+                    times[name].append(spent)
+                bar.update()
+    return times
+
+
+def ratio(
+    name: str, times: Mapping[str, list[float]], over: str, under: str, goal: str
+) -> Measure:
+    """The time of one run over that of another, pair by pair."""
+    pairs = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    medians = {run: round(statistics.median(times[run]), 4) for run in (over, under)}
+    return Measure(
+        name=name,
+        value=statistics.median(pairs),
+        low=min(pairs),
+        high=max(pairs),
+        unit="ratio",
+        goal=goal,
+        detail={"median_seconds": medians, "pairs": len(pairs)},
+    )
+
+
+def quantity(name: str, values: float | list[float], unit: str, goal: str = "") -> Measure:
+    """A figure of its own, or the median of several."""
+    several = values if isinstance(values, list) else [values]
+    return Measure(name, statistics.median(several), min(several), max(several), unit, goal, {})

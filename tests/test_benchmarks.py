@@ -1,0 +1,41 @@
+"""The benchmarks run: nobody finds out on a rented GPU that they do not."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments.benchmarks import gpu, timing  # noqa: E402
+
+
+def test_the_gpu_benchmark_runs_through_with_small_shapes_on_a_cpu():
+    small = gpu.Shape("small", 32, 64, 4, 4, 2, vocab_size=300)
+    bench = gpu.Bench(device="cpu", repeats=1, prompts=8, tokens=20, shared=8, new_tokens=2)
+    measures = bench.run(eight=small, seventy=dataclasses.replace(small, name="large"))
+    assert len({measure.name for measure in measures}) == len(measures) == 11
+    assert all(measure.value > 0 or "extrapolated" in measure.name for measure in measures)
+
+
+def test_block_parameters_are_those_of_the_real_models():
+    # Llama 3.1 8B has 8.03 billion parameters, of which 0.27 million are norms.
+    total = 32 * gpu.EIGHT.block_parameters + gpu.EIGHT.embedding_parameters
+    assert total == pytest.approx(8_030_261_248, rel=1e-4)
+    total = 80 * gpu.SEVENTY.block_parameters + gpu.SEVENTY.embedding_parameters
+    assert total == pytest.approx(70_553_706_496, rel=1e-4)
+
+
+def test_a_ratio_is_the_median_of_the_pairwise_ratios():
+    times = {"a": [2.0, 9.0, 3.0], "b": [1.0, 3.0, 2.0]}
+    measure = timing.ratio("a / b", times, "a", "b", "")
+    assert (measure.value, measure.low, measure.high) == (2.0, 1.5, 3.0)
+
+
+def test_runs_alternate_and_the_warm_up_does_not_count():
+    order = []
+    times = timing.alternate(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2
+    )
+    assert order == ["a", "b"] * 3
+    assert [len(each) for each in times.values()] == [2, 2]

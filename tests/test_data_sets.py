@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from cna_lens import InputError, read_prompts
+
+CARD = """---
+configs:
+- config_name: harmful
+  data_files:
+  - split: train
+    path: data/harmful-train.csv
+  - split: test
+    path: data/harmful-test.csv
+- config_name: benign
+  data_files:
+  - split: train
+    path: data/benign-train.csv
+---
+# Prompts
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept_or_downloaded(monkeypatch, tmp_path_factory):
+    import datasets
+
+    cache = tmp_path_factory.mktemp("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """A folder as the Hub lays it out, with a card, two configurations and two splits."""
+    folder = tmp_path / "prompts"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text(CARD)
+    for name in ("harmful-train", "harmful-test", "benign-train"):
+        rows = f"Goal,Category\n{name} one?,x\n{name} two?,y\n"
+        (folder / "data" / f"{name}.csv").write_text(rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "split"), [("harmful", "train"), ("harmful", "test"), ("benign", "train")]
+)
+def test_a_configuration_and_split_of_a_data_set_are_read(data_set, config, split):
+    prompts = read_prompts(data_set, column="Goal", config=config, split=split)
+    assert prompts == [f"{config}-{split} one?", f"{config}-{split} two?"]
+
+
+def test_a_folder_of_plain_files_is_a_data_set(tmp_path):
+    (tmp_path / "train.csv").write_text("prompt,label\nOne?,x\nTwo?,y\n")
+    assert read_prompts(str(tmp_path), split="train") == ["One?", "Two?"]
+
+
+def test_chat_messages_come_out_of_a_data_set_as_they_went_in(tmp_path):
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because"}]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages, "id": 1}) + "\n")
+    assert read_prompts(tmp_path, split="train") == [messages]
+
+
+def test_a_split_must_be_named(data_set):
+    with pytest.raises(InputError, match="has the splits train, test; name one of them"):
+        read_prompts(data_set, column="Goal", config="harmful")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "telling"),
+    [
+        ({"config": "harmful", "split": "train"}, "no column 'prompt'; it has: Goal, Category"),
+        ({"config": "harmful", "split": "train", "column": "goal"}, "it has: Goal, Category"),
+        ({"config": "harmful", "split": "dev"}, "cannot be loaded: .*dev"),
+        ({"config": "neutral", "split": "train"}, "cannot be loaded: .*neutral"),
+        ({"split": "train"}, "cannot be loaded: .*harmful"),
+    ],
+)
+def test_a_data_set_that_cannot_be_read_so_is_refused(data_set, arguments, telling):
+    with pytest.raises(InputError, match=f"(?s){telling}") as raised:
+        read_prompts(data_set, **arguments)
+    assert str(data_set) in str(raised.value)
+
+
+def test_an_empty_folder_is_no_data_set(tmp_path):
+    with pytest.raises(InputError, match="and as a data set it cannot be loaded"):
+        read_prompts(tmp_path)

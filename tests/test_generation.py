@@ -1,0 +1,138 @@
+import pytest
+import reference
+import strategies
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cna_lens
+
+PROMPTS = [[5, 6, 7, 8, 9], [30, 31], [40, 41, 42], [50, 51, 52, 53, 54, 55, 56], [33]]
+
+
+def slow(model, prompts, new, stops=(2,), hf=None):
+    """Each prompt alone, in plain Hugging Face, the whole sequence again for each token."""
+    hf = hf or tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    return [
+        model.tokenizer.decode(reference.greedy(hf, ids, new, stops), skip_special_tokens=True)
+        for ids in prompts
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strategies.families,
+    strategies.prompt_sets(max_length=6),
+    st.sampled_from(["auto", 1, 2, 100]),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_batched_answers_are_those_of_one_prompt_at_a_time(
+    models, family, prompts, batch_size, new, share_prefix
+):
+    answers = cna_lens.generate(
+        models[family],
+        prompts,
+        max_new_tokens=new,
+        batch_size=batch_size,
+        share_prefix=share_prefix,
+    )
+    assert answers == slow(models[family], prompts, new)
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("longest", [2, 12], ids=["alike", "unlike"])
+def test_a_sliding_window_that_the_answer_leaves_is_the_same_in_a_batch(
+    models, share_prefix, longest
+):
+    window = models["gemma3"].original_model.config.sliding_window
+    prompts = [[*range(33, 38), *range(5, 5 + n), 40 + n] for n in (1, longest // 2, longest)]
+    answers = cna_lens.generate(
+        models["gemma3"], prompts, max_new_tokens=2 * window, share_prefix=share_prefix
+    )
+    assert answers == slow(models["gemma3"], prompts, 2 * window)
+
+
+def test_the_chat_template_is_shared_and_changes_no_answer(chat_model):
+    texts = ["w5 w6", "w7", "w30 w31 w32 w33"]
+    prompts = cna_lens.prompts.encode(chat_model, texts).ids
+    assert min(map(len, prompts)) > 10
+    for share_prefix in (True, False):
+        answers = cna_lens.generate(
+            chat_model, texts, max_new_tokens=8, share_prefix=share_prefix
+        )
+        assert answers == slow(chat_model, prompts, 8)
+    assert cna_lens.generate(chat_model, texts, max_new_tokens=8, chat=False) != answers
+
+
+def test_a_greedy_answer_is_that_of_hugging_face(model):
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        theirs = model.original_model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False
+        )[0, len(prompt) :]
+        ours = cna_lens.generate(model, [prompt], max_new_tokens=10)
+        assert ours == [model.tokenizer.decode(theirs, skip_special_tokens=True)]
+
+
+def test_answers_come_in_the_order_of_the_prompts(model):
+    answers = cna_lens.generate(model, PROMPTS, max_new_tokens=5, batch_size=2)
+    assert len(set(answers)) > 1
+    assert cna_lens.generate(model, PROMPTS[::-1], max_new_tokens=5, batch_size=2) == answers[::-1]
+
+
+@pytest.mark.parametrize("new", [1, 2, 7])
+def test_an_answer_without_an_end_has_as_many_tokens_as_allowed(model, new):
+    for answer in cna_lens.generate(model, PROMPTS, max_new_tokens=new):
+        assert len(answer.split()) == new
+
+
+def test_generating_leaves_no_hook_and_no_weight_changed(model):
+    before = reference.hooks(model), reference.weights(model)
+    cna_lens.generate(model, PROMPTS, max_new_tokens=2)
+    assert reference.hooks(model) == before[0]
+    assert reference.same_bits(before[1], reference.weights(model))
+
+
+def test_bfloat16_generates():
+    model = tiny.bridge("llama", dtype=torch.bfloat16)
+    assert all(cna_lens.generate(model, PROMPTS, max_new_tokens=3, temperature=1.0))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": -3}, "max_new_tokens is -3"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"chat": True}, "chat=True needs a chat template"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(llama, options, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        cna_lens.generate(llama, PROMPTS, **options)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("prompts", "message"), [([], "prompts is empty"), ("w5", "prompts is one string")]
+)
+def test_prompts_that_cannot_be_used_are_refused(llama, prompts, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        cna_lens.generate(llama, prompts)
+
+
+def test_a_plain_hugging_face_model_is_refused():
+    with pytest.raises(cna_lens.ModelError, match="no TransformerLens model"):
+        cna_lens.generate(tiny.hugging_face("llama"), PROMPTS)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_answer_that_would_leave_the_context_is_refused_or_warned_about(models, family):
+    with pytest.raises(cna_lens.InputError, match="256"):
+        cna_lens.generate(models[family], [[5] * 250], max_new_tokens=20)

@@ -1,0 +1,127 @@
+import json
+
+import pytest
+
+from cna_lens import InputError, read_prompts
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def lines(*rows):
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "One, two?\n\n  Größe vier.  \n"),
+        ("p.txt", "One, two?\r\nGröße vier."),
+        ("p.jsonl", lines("One, two?", "Größe vier.")),
+        ("p.jsonl", lines({"prompt": "One, two?", "id": 1}, {"prompt": "Größe vier.", "id": 2})),
+        ("p.jsonl", lines({"text": "One, two?"}, {"text": "Größe vier."}) + "\n\n"),
+        ("p.jsonl", lines("One, two?", {"prompt": "Größe vier."})),
+        ("p.csv", 'prompt,label\n"One, two?",x\nGröße vier.,y\n'),
+        ("p.csv", 'label,prompt\nx,"One, two?"\ny,Größe vier.\n'),
+        ("p.csv", 'question\n"One, two?"\nGröße vier.\n'),
+        ("p.csv", b"\xef\xbb\xbf" + 'prompt,label\r\n"One, two?",x\r\nGröße vier.,y'.encode()),
+        ("p.txt", b"\xef\xbb\xbf" + "One, two?\r\nGröße vier.".encode()),
+        ("p.jsonl", b"\xef\xbb\xbf" + lines("One, two?", "Größe vier.").encode()),
+        ("P.TXT", "One, two?\nGröße vier."),
+    ],
+    ids=[
+        "txt",
+        "txt with CRLF",
+        "jsonl of strings",
+        "jsonl of objects",
+        "jsonl with one key",
+        "jsonl of both",
+        "csv",
+        "csv with the prompt last",
+        "csv with one column",
+        "csv as Excel writes it",
+        "txt with a byte order mark",
+        "jsonl with a byte order mark",
+        "upper-case ending",
+    ],
+)
+def test_prompts_are_read_in_order_whatever_the_file(write, name, content):
+    path = write(name, content)
+    assert read_prompts(path) == read_prompts(str(path)) == ["One, two?", "Größe vier."]
+
+
+def test_a_named_column_is_taken_even_beside_a_prompt_column(write):
+    rows = [{"prompt": "a", "goal": "b"}, {"prompt": "c", "goal": "d"}]
+    assert read_prompts(write("p.jsonl", lines(*rows)), column="goal") == ["b", "d"]
+    assert read_prompts(write("p.csv", "prompt,goal\na,b\nc,d"), column="goal") == ["b", "d"]
+
+
+def test_chat_messages_stand_under_messages(write):
+    path = write("p.jsonl", lines({"id": 7, "messages": MESSAGES}))
+    assert read_prompts(path) == [MESSAGES]
+
+
+def test_a_prompt_in_quotes_may_span_lines(write):
+    assert read_prompts(write("p.csv", 'prompt\n"one\ntwo"\n')) == ["one\ntwo"]
+
+
+def test_a_paragraph_separator_is_no_new_line_in_json_lines(write):
+    path = write("p.jsonl", json.dumps("one\u2028two", ensure_ascii=False))
+    assert read_prompts(path) == ["one\u2028two"]
+
+
+def test_an_unquoted_comma_does_not_cut_a_prompt_short(write):
+    with pytest.raises(InputError, match=r"p\.csv.*quote"):
+        read_prompts(write("p.csv", "prompt\nHello.\nWell, how are you?\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "telling"),
+    [
+        ("p.txt", "", None, "holds no prompts"),
+        ("p.txt", " \n\t\n", None, "holds no prompts"),
+        ("p.jsonl", "", None, "holds no prompts"),
+        ("p.csv", "prompt\n", None, "holds no prompts"),
+        ("p.jsonl", '"a"\n{"prompt": \n', None, r"p\.jsonl, line 2, is no JSON"),
+        ("p.jsonl", '"a"\n\n\nplain\n', None, r"p\.jsonl, line 4, is no JSON"),
+        ("p.jsonl", "5", None, "holds 5, expected strings or objects"),
+        ("p.jsonl", '["a"]', None, "expected strings or objects"),
+        ("p.jsonl", lines({"a": "x", "b": "y"}), None, "has no column 'prompt'; it has: a, b"),
+        ("p.jsonl", lines({"a": "x", "b": "y"}), "c", "has no column 'c'; it has: a, b"),
+        ("p.csv", "a,b\nx,y\n", None, "has no column 'prompt'; it has: a, b"),
+        ("p.csv", "a,b\nx,y\n", "c", "has no column 'c'; it has: a, b"),
+        ("p.txt", b"caf\xe9", None, r"p\.txt cannot be read as \.txt.*codec"),
+        ("p.csv", b"prompt\ncaf\xe9", None, r"p\.csv cannot be read as \.csv.*codec"),
+        ("p.jsonl", b'"caf\xe9"', None, r"p\.jsonl cannot be read as \.jsonl.*codec"),
+        ("p.csv", "prompt\n" + "x" * 200_000, None, r"cannot be read as \.csv.*field"),
+    ],
+)
+def test_what_holds_no_prompts_is_refused(write, name, content, column, telling):
+    path = write(name, content)
+    with pytest.raises(InputError, match=telling) as raised:
+        read_prompts(path, column=column)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, {"text": "x"}, ["x"]])
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_prompt_that_is_no_text_is_refused(write, value):
+    path = write("p.jsonl", lines({"prompt": value}))
+    with pytest.raises(InputError, match=r"p\.jsonl"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_a_missing_file_is_named(tmp_path, ending):
+    with pytest.raises(InputError, match=rf"nowhere\{ending} does not exist"):
+        read_prompts(tmp_path / f"nowhere{ending}")

@@ -1,0 +1,121 @@
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import tiny
+import torch
+
+import cna_lens
+
+MODULES = [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(cna_lens.__path__, "cna_lens.")
+] + [cna_lens]
+PUBLIC = [getattr(cna_lens, name) for name in cna_lens.__all__]
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def documented():
+    """Every module, function and class of the package with its name."""
+    for module in MODULES:
+        yield module.__name__, module
+        for name, value in vars(module).items():
+            # By its module, since the type checks wrap functions in ones made elsewhere.
+            if getattr(value, "__module__", None) == module.__name__ and callable(value):
+                yield f"{module.__name__}.{name}", value
+
+
+def doctests():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name, value in documented():
+        if inspect.ismodule(value):
+            parser = doctest.DocTestParser()
+            found = [parser.get_doctest(value.__doc__ or "", {}, name, value.__file__, 0)]
+        else:
+            found = finder.find(value, name, module=False, globs={})
+        yield from (test for test in found if test.examples)
+
+
+DOCTESTS = list(doctests())
+
+
+@pytest.fixture(scope="module")
+def names(llama):
+    public = {name: getattr(cna_lens, name) for name in cna_lens.__all__}
+    return public | {
+        "tiny_model": llama,
+        "tiny_layout": cna_lens.Layout((tiny.WIDTH, tiny.WIDTH)),
+        "torch": torch,
+    }
+
+
+@pytest.mark.parametrize("example", DOCTESTS, ids=lambda test: test.name)
+def test_the_examples_of_the_docstrings_run(example, names):
+    # Its module's names too, for examples of what is not public.
+    owners = (module for module in MODULES if f"{example.name}.".startswith(f"{module.__name__}."))
+    module = max(owners, key=lambda module: len(module.__name__))
+    example.globs = vars(module) | names
+    report = []
+    runner = doctest.DocTestRunner(optionflags=OPTIONS)
+    runner.run(example, out=report.append)
+    assert runner.failures == 0, "".join(report)
+    assert runner.tries == len(example.examples)
+
+
+def test_no_example_is_left_out():
+    written = sum(inspect.getsource(module).count("    >>> ") for module in MODULES)
+    found = sum(len(test.examples) for test in DOCTESTS)
+    assert found == written > 20
+
+
+def test_all_names_exactly_what_is_public():
+    importable = {
+        name
+        for name, value in vars(cna_lens).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert len(cna_lens.__all__) == len(set(cna_lens.__all__))
+    assert sorted(cna_lens.__all__) == sorted(importable)
+
+
+def test_a_star_import_gives_all_names():
+    namespace = {}
+    exec("from cna_lens import *", namespace)
+    assert set(cna_lens.__all__) <= set(namespace)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [v for v in PUBLIC if inspect.isroutine(v) or inspect.isclass(v)],
+    ids=lambda value: value.__name__,
+)
+def test_public_functions_and_classes_explain_themselves(value):
+    documentation = value.__doc__ or ""
+    # A dataclass without a docstring gets its signature for one.
+    assert documentation
+    assert not documentation.startswith(f"{value.__name__}(")
+    assert documentation.split("\n")[0].rstrip().endswith((".", ":"))
+
+
+def members():
+    for value in PUBLIC:
+        if inspect.isclass(value):
+            for name, member in vars(value).items():
+                if not name.startswith("_") and (
+                    inspect.isroutine(member) or isinstance(member, property)
+                ):
+                    yield pytest.param(member, id=f"{value.__name__}.{name}")
+
+
+@pytest.mark.parametrize("member", list(members()))
+def test_public_methods_explain_themselves(member):
+    assert inspect.getdoc(member)
+
+
+@pytest.mark.parametrize("name", list(cna_lens.RANKINGS))
+def test_every_ranking_names_its_source_and_cost(name):
+    documentation = cna_lens.RANKINGS[name].__doc__
+    assert "Source:" in documentation
+    assert "Cost:" in documentation

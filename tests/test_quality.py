@@ -1,0 +1,66 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cna_lens import InputError, ngram_quality
+
+WORDS = st.lists(st.sampled_from("abc"), max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("answer", "n", "quality"),
+    [
+        ("one two three four", 4, 1.0),
+        ("one two three four five", 4, 1.0),
+        ("a b c d a b c d a b c d", 4, 4 / 9),
+        ("a a a a a a", 4, 1 / 3),
+        ("a b a b a", 2, 2 / 4),
+        ("a b c a b c", 3, 3 / 4),
+        ("a b a c", 1, 3 / 4),
+    ],
+)
+def test_quality_by_hand(answer, n, quality):
+    assert ngram_quality(answer, n) == pytest.approx(quality, rel=1e-12)
+
+
+def test_the_paper_counts_four_words():
+    answer = "a b c a b c a b c"
+    assert ngram_quality(answer) == ngram_quality(answer, 4) != ngram_quality(answer, 3)
+
+
+@pytest.mark.parametrize("answer", ["", "   ", "Yes.", "one two three", "one two three \n "])
+def test_an_answer_too_short_for_one_ngram_has_no_quality(answer):
+    assert ngram_quality(answer) is None
+
+
+@given(WORDS, st.integers(1, 6))
+def test_quality_is_the_share_of_ngrams_that_are_new(words, n):
+    quality = ngram_quality(" ".join(words), n)
+    seen, new = [], 0
+    for start in range(len(words)):
+        gram = words[start : start + n]
+        if len(gram) == n:
+            new += gram not in seen
+            seen.append(gram)
+    assert quality == (pytest.approx(new / len(seen)) if seen else None)
+    if quality is not None:
+        assert 0 < quality <= 1
+
+
+@given(WORDS, st.sampled_from([" ", "\n", "\t ", "  \n\n"]))
+def test_the_white_space_between_and_around_words_does_not_matter(words, space):
+    spaced = space + space.join(words) + space
+    assert ngram_quality(spaced) == ngram_quality(" ".join(words))
+
+
+def test_repeating_an_answer_lowers_its_quality():
+    answer = "the tall ship sails at noon "
+    qualities = [ngram_quality(answer * times) for times in range(1, 6)]
+    assert qualities == sorted(qualities, reverse=True)
+    assert len(set(qualities)) == 5
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_ngrams_of_no_words_are_refused(n):
+    with pytest.raises(InputError, match=f"n is {n}"):
+        ngram_quality("one two three", n)

@@ -1,0 +1,103 @@
+import math
+from statistics import NormalDist
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cna_lens import InputError, Rate, mcnemar, wilson
+
+
+def outcomes(successes, n):
+    return [True] * successes + [False] * (n - successes)
+
+
+# Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_gives_the_published_intervals(successes, n, low, high):
+    rate = wilson(outcomes(successes, n))
+    assert (rate.value, rate.n) == (successes / n, n)
+    assert round(rate.low, 4) == low
+    assert round(rate.high, 4) == high
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(0.5, 0.999))
+@settings(deadline=None)
+def test_wilson_is_the_score_interval_of_the_textbook(given_outcomes, confidence):
+    n, p = len(given_outcomes), sum(given_outcomes) / len(given_outcomes)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    rate = wilson(given_outcomes, confidence)
+    assert rate.low == pytest.approx(middle - half, abs=1e-9)
+    assert rate.high == pytest.approx(middle + half, abs=1e-9)
+    assert 0 <= rate.low <= rate.value <= rate.high <= 1
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 95.0, math.nan])
+def test_a_confidence_outside_zero_to_one_is_refused(confidence):
+    with pytest.raises(InputError, match=f"confidence is {confidence}, expected between 0 and 1"):
+        wilson([True], confidence)
+
+
+def test_a_rate_of_nothing_is_refused():
+    with pytest.raises(InputError, match="at least one outcome"):
+        wilson([])
+
+
+def test_a_rate_prints_in_per_cent_with_its_interval_and_count():
+    assert str(Rate(0.345, 0.25, 0.4521, 99)) == "34.5 % [25.0, 45.2] n=99"
+
+
+def pairs(lost, gained, kept=0, never=0):
+    before = [True] * lost + [False] * gained + [True] * kept + [False] * never
+    after = [False] * lost + [True] * gained + [True] * kept + [False] * never
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [
+        (6, 0, 2 * 1 / 64),
+        (0, 6, 2 * 1 / 64),
+        (7, 2, 2 * (1 + 9 + 36) / 512),
+        (1, 5, 2 * (1 + 6) / 64),
+        (3, 3, 1.0),
+        (1, 0, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+@pytest.mark.parametrize(("kept", "never"), [(0, 0), (9, 4)])
+def test_mcnemar_by_hand_counts_only_pairs_that_changed(lost, gained, p, kept, never):
+    assert mcnemar(*pairs(lost, gained, kept, never)) == pytest.approx(p, rel=1e-12)
+
+
+@given(st.integers(0, 15), st.integers(0, 15))
+@settings(deadline=None)
+def test_mcnemar_is_twice_the_smaller_tail_of_a_fair_coin(lost, gained):
+    n = lost + gained
+    tail = sum(math.comb(n, i) for i in range(min(lost, gained) + 1)) / 2**n
+    assert mcnemar(*pairs(lost, gained)) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20), st.randoms())
+@settings(deadline=None)
+def test_mcnemar_does_not_ask_for_the_direction_or_the_order_of_pairs(paired, random):
+    before, after = [b for b, _ in paired], [a for _, a in paired]
+    p = mcnemar(before, after)
+    assert mcnemar(after, before) == pytest.approx(p)
+    random.shuffle(paired)
+    assert mcnemar([b for b, _ in paired], [a for _, a in paired]) == p
+
+
+def test_outcomes_that_do_not_pair_up_are_refused():
+    with pytest.raises(InputError, match="got 3 and 2"):
+        mcnemar([True] * 3, [True] * 2)

@@ -1,0 +1,138 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cna_lens import InputError, Layout, Neuron, NeuronScores
+
+# Few different values, so that ties are common.
+SCORES = st.lists(st.integers(-4, 4), min_size=1, max_size=12)
+
+
+def scored(values, widths=None, eligible=None):
+    return NeuronScores(
+        torch.tensor(values, dtype=torch.float64),
+        Layout(widths or (len(values),)),
+        "contrast",
+        eligible=None if eligible is None else torch.tensor(eligible, dtype=torch.bool),
+    )
+
+
+@st.composite
+def selections(draw):
+    widths = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any)))
+    n = sum(widths)
+    values = draw(st.lists(st.integers(-4, 4), min_size=n, max_size=n))
+    eligible = draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n))
+    sign = draw(st.sampled_from(["abs", "positive", "negative"]))
+    layers = draw(st.none() | st.sets(st.integers(0, len(widths) - 1), min_size=1))
+    return widths, values, eligible, sign, layers
+
+
+@given(selections())
+@settings(deadline=None)
+def test_the_top_is_that_of_a_plain_sort(selection):
+    widths, values, eligible, sign, layers = selection
+    every = [(layer, i) for layer, width in enumerate(widths) for i in range(width)]
+    allowed = [
+        (-abs(values[place]), place)
+        for place, (layer, _) in enumerate(every)
+        if (eligible is None or eligible[place])
+        and (sign == "abs" or (values[place] > 0 if sign == "positive" else values[place] < 0))
+        and (layers is None or layer in layers)
+    ]
+    scores = scored([float(v) for v in values], widths, eligible)
+    # A plain sort puts the model's first neuron first among equals.
+    expected = [place for _, place in sorted(allowed)]
+    for k in range(1, len(expected) + 1):
+        circuit = scores.top(k=k, sign=sign, layers=layers)
+        assert list(circuit) == [every[place] for place in expected[:k]]
+        assert list(circuit.scores) == [values[place] for place in expected[:k]]
+    if len(expected) < len(every):
+        with pytest.raises(InputError, match=rf"{len(expected)} of {len(every)} can be chosen"):
+            scores.top(k=len(expected) + 1, sign=sign, layers=layers)
+
+
+@given(SCORES, st.data())
+@settings(deadline=None)
+def test_the_top_k_is_the_beginning_of_the_top_k_plus_one(values, data):
+    scores = scored([*map(float, values), 0.0])
+    k = data.draw(st.integers(1, len(values)))
+    assert scores.top(k=k + 1).neurons[:k] == scores.top(k=k).neurons
+
+
+def test_ties_are_broken_by_the_models_order_whatever_the_number():
+    scores = scored([1.0, -1.0] * 500, (250, 750))
+    places = [Neuron(0, i) if i < 250 else Neuron(1, i - 250) for i in range(1000)]
+    assert list(scores.top(k=300)) == places[:300]
+
+
+def test_the_default_is_a_thousandth_of_all_neurons():
+    assert len(scored(list(map(float, range(1500)))).top()) == 2
+
+
+def test_excluded_neurons_and_layers_count_for_the_size():
+    scores = scored([1.0] * 4000, (2000, 2000), [False] * 1990 + [True] * 2010)
+    circuit = scores.top(0.001, layers=[0])
+    assert list(circuit) == [Neuron(0, index) for index in range(1990, 1994)]
+
+
+def test_taking_the_top_leaves_the_scores_as_they_were():
+    eligible = [True, False, True]
+    scores = scored([3.0, 2.0, -1.0], eligible=eligible)
+    scores.top(k=1, sign="positive", layers=[0])
+    assert scores.values.tolist() == [3.0, 2.0, -1.0]
+    assert scores.eligible.tolist() == eligible
+
+
+def test_the_circuit_records_how_it_was_chosen():
+    by_k = scored([1.0, 2.0, 3.0], (1, 1, 1)).top(k=1, sign="positive", layers=[2, 0, 2])
+    assert (by_k.provenance.k, by_k.provenance.fraction) == (1, None)
+    assert (by_k.provenance.sign, by_k.provenance.layers) == ("positive", (0, 2))
+    by_share = scored([1.0, 2.0]).top(0.5)
+    assert (by_share.provenance.k, by_share.provenance.fraction) == (1, 0.5)
+    assert (by_share.provenance.sign, by_share.provenance.layers) == ("abs", None)
+    assert scored([1.0]).top().provenance.fraction == 0.001
+
+
+@pytest.mark.parametrize(
+    ("arguments", "telling"),
+    [
+        ({"fraction": 0.5, "k": 1}, "not both"),
+        ({"fraction": 0.0}, "fraction is 0.0"),
+        ({"k": 0}, "k is 0"),
+        ({"k": 5}, "k is 5, expected 1 to 4"),
+        ({"k": 1, "layers": []}, "layers is empty; leave it out"),
+        ({"k": 1, "layers": [0, 2]}, "layer 2 does not exist: the model has layers 0 to 1"),
+        ({"k": 1, "layers": [-1]}, "layer -1 does not exist"),
+    ],
+)
+def test_a_selection_that_cannot_be_meant_is_refused(arguments, telling):
+    with pytest.raises(InputError, match=telling):
+        scored([1.0, 2.0, 3.0, 4.0], (2, 2)).top(**arguments)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_an_unknown_sign_is_refused():
+    with pytest.raises(InputError, match="sign is 'plus', expected one of abs, positive, negative"):
+        scored([1.0]).top(k=1, sign="plus")
+
+
+def test_a_score_that_is_no_number_never_gets_into_a_circuit():
+    with pytest.raises(InputError, match="must be finite"):
+        scored([1.0, math.nan, 2.0]).top(k=1)
+
+
+@pytest.mark.parametrize(
+    "eligible", [None, [True, True, True]], ids=["without exclusions", "with exclusions"]
+)
+def test_scores_that_do_not_fit_the_layout_are_refused(eligible):
+    with pytest.raises(InputError, match="3"):
+        scored([1.0, 2.0, 3.0], (2,), eligible).top(k=1)
+
+
+def test_the_repr_says_which_ranking_of_how_many_neurons():
+    assert "contrast, 3 neurons" in repr(scored([1.0, -7.0, 2.0]))
+    assert "7" in repr(scored([1.0, -7.0, 2.0]))
