@@ -9,6 +9,7 @@ prompts that do not, and test whether they cause it:
         answers = cna_lens.generate(model, prompts)
 """
 
+from cna_lens.activations import PromptActivations
 from cna_lens.baselines import matched_random
 from cna_lens.circuit import Circuit, Provenance, UniversalRecord
 from cna_lens.collection import collect, universal_neurons
@@ -52,6 +53,7 @@ __all__ = [
     "ModelError",
     "Neuron",
     "NeuronScores",
+    "PromptActivations",
     "PromptRecord",
     "PromptSet",
     "Provenance",

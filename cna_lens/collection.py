@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cna_lens.activations import KeptActivations, PromptActivations
 from cna_lens.batching import TokenIds, length_buckets, pad
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.forward import SharedPrefix, forward_trunk
@@ -42,16 +44,43 @@ class Reducer(Protocol):
         ...
 
 
+@overload
 def collect(
     model: HookedModel,
     prompts: Sequence[Prompt],
     *,
+    keep: Literal["stats"] = "stats",
     position: int = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
     share_prefix: bool = True,
-) -> ActivationStats:
+) -> ActivationStats: ...
+@overload
+def collect(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    keep: Literal["all"],
+    folder: str | Path | None = None,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+    share_prefix: bool = True,
+) -> PromptActivations: ...
+def collect(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    keep: Literal["stats", "all"] = "stats",
+    folder: str | Path | None = None,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+    share_prefix: bool = True,
+) -> ActivationStats | PromptActivations:
     """Mean and variance of every MLP neuron's activation at one token of each prompt.
 
     A neuron's activation is its entry in the input of the down projection, so after the gate
@@ -66,6 +95,9 @@ def collect(
     Args:
         model: a TransformerBridge or HookedTransformer.
         prompts: strings, lists of chat messages, or token ids; see `cna_lens.prompts.encode`.
+        keep: "stats" keeps count, mean and variance, in memory that does not grow with the number
+            of prompts; "all" keeps every prompt's activations.
+        folder: for `keep="all"`, write them there as safetensors shards; needed above 1 GiB.
         position: the token to read, counted in each prompt's own tokens: -1 is its last one
             whatever the padding, 0 its first.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
@@ -78,11 +110,20 @@ def collect(
         ModelError: the model's neurons cannot be reached.
         ActivationError: an activation is infinite or not a number.
     """
+    if keep not in ("stats", "all"):
+        raise InputError(f"keep is {keep!r}, expected 'stats' or 'all'")
+    if folder is not None and keep != "all":
+        raise InputError("folder is for keep='all'; statistics are kept in memory")
     encoded = encode(model, prompts, chat=chat)
-    moments = RunningMoments()
     reader = Reader(model, position, batch_size, progress, share_prefix)
+    source = reader.source(encoded)
+    if keep == "all":
+        kept = KeptActivations(source, None if folder is None else Path(folder))
+        reader.read([(encoded, kept)])
+        return kept.kept()
+    moments = RunningMoments()
     reader.read([(encoded, moments)])
-    return moments.stats(reader.source(encoded))
+    return moments.stats(source)
 
 
 def universal_neurons(

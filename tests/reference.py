@@ -106,6 +106,9 @@ def weights(model):
 
 def same_bits(before, after):
     return before.keys() == after.keys() and all(
-        torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))
-        for name in before
+        torch.equal(_bits(before[name]), _bits(after[name])) for name in before
     )
+
+
+def _bits(weight):
+    return weight.detach().contiguous().view(-1).view(torch.uint8)

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cna_lens.batching import length_buckets, pad, shared_prefix_length
@@ -24,6 +24,7 @@ def test_buckets_hold_every_prompt_once_and_stay_within_the_budget(lengths, budg
         assert budget is None or padded <= budget or len(bucket) == 1
 
 
+@example([5, 5], 10, 6)
 @given(LENGTHS, st.integers(1, 60), st.integers(1, 6))
 @settings(deadline=None)
 def test_prompts_run_with_those_of_like_length_and_no_bucket_is_split_in_vain(

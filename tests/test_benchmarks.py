@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments.benchmarks import gpu, timing  # noqa: E402
+from experiments.benchmarks import gpu, timing
 
 
 def test_the_gpu_benchmark_runs_through_with_small_shapes_on_a_cpu():

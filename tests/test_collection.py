@@ -63,7 +63,7 @@ def test_prompts_that_differ_only_in_their_last_token_share_the_rest(model):
 def test_a_shared_prefix_is_computed_once(llama):
     positions = []
 
-    def count(activation, hook):  # noqa: ARG001
+    def count(activation, hook):
         positions.append(activation.shape[0] * activation.shape[1])
 
     prompts = [[*range(30, 40), *rest] for rest in ([5, 6], [6, 7], [7, 8])]
@@ -80,9 +80,7 @@ def test_the_side_on_which_the_tokenizer_pads_does_not_matter(model, monkeypatch
     one_by_one = [cna_lens.collect(model, [text], chat=False).mean for text in texts]
     for side in ("left", "right"):
         monkeypatch.setattr(model.tokenizer, "padding_side", side)
-        assert_same_moments(
-            cna_lens.collect(model, texts, chat=False), torch.stack(one_by_one)
-        )
+        assert_same_moments(cna_lens.collect(model, texts, chat=False), torch.stack(one_by_one))
 
 
 def test_the_statistics_say_where_they_come_from(llama):

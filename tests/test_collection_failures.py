@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_are_reported_with_their_layer(value, where,
 
 
 def test_one_prompt_that_is_not_finite_is_enough(llama):
-    def spoil(activation, hook):  # noqa: ARG001
+    def spoil(activation, hook):
         activation = activation.clone()
         activation[0, -1, 0] = float("nan")
         return activation

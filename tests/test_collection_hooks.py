@@ -26,7 +26,7 @@ def test_no_hook_is_left_after_success(model):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_no_hook_is_left_after_an_error_in_a_users_hook(model, layer, error):
-    def fail(activation, hook):  # noqa: ARG001
+    def fail(activation, hook):
         raise error
 
     before = reference.hooks(model)

@@ -37,9 +37,9 @@ def planted(family, gain=1000):
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_planted_neurons_come_back_exactly(family):
     hf = planted(family)
-    differences = (
-        reference.activations(hf, POSITIVE).mean(0) - reference.activations(hf, NEGATIVE).mean(0)
-    )
+    differences = reference.activations(hf, POSITIVE).mean(0) - reference.activations(
+        hf, NEGATIVE
+    ).mean(0)
     circuit = find(reference.boot(planted(family)), k=len(PLANTED))
     assert set(circuit) == PLANTED
     for (layer, index), score in zip(circuit, circuit.scores, strict=True):

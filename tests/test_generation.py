@@ -59,9 +59,7 @@ def test_the_chat_template_is_shared_and_changes_no_answer(chat_model):
     prompts = cna_lens.prompts.encode(chat_model, texts).ids
     assert min(map(len, prompts)) > 10
     for share_prefix in (True, False):
-        answers = cna_lens.generate(
-            chat_model, texts, max_new_tokens=8, share_prefix=share_prefix
-        )
+        answers = cna_lens.generate(chat_model, texts, max_new_tokens=8, share_prefix=share_prefix)
         assert answers == slow(chat_model, prompts, 8)
     assert cna_lens.generate(chat_model, texts, max_new_tokens=8, chat=False) != answers
 
@@ -82,12 +80,6 @@ def test_answers_come_in_the_order_of_the_prompts(model):
     assert cna_lens.generate(model, PROMPTS[::-1], max_new_tokens=5, batch_size=2) == answers[::-1]
 
 
-@pytest.mark.parametrize("new", [1, 2, 7])
-def test_an_answer_without_an_end_has_as_many_tokens_as_allowed(model, new):
-    for answer in cna_lens.generate(model, PROMPTS, max_new_tokens=new):
-        assert len(answer.split()) == new
-
-
 def test_generating_leaves_no_hook_and_no_weight_changed(model):
     before = reference.hooks(model), reference.weights(model)
     cna_lens.generate(model, PROMPTS, max_new_tokens=2)
@@ -95,9 +87,16 @@ def test_generating_leaves_no_hook_and_no_weight_changed(model):
     assert reference.same_bits(before[1], reference.weights(model))
 
 
-def test_bfloat16_generates():
-    model = tiny.bridge("llama", dtype=torch.bfloat16)
-    assert all(cna_lens.generate(model, PROMPTS, max_new_tokens=3, temperature=1.0))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_greedy_answer_in_half_precision_is_that_of_hugging_face(dtype):
+    model = tiny.bridge("llama", dtype=dtype)
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        theirs = model.original_model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False
+        )[0, len(prompt) :]
+        ours = cna_lens.generate(model, [prompt], max_new_tokens=8)
+        assert ours == [model.tokenizer.decode(theirs, skip_special_tokens=True)]
 
 
 @pytest.mark.usefixtures("without_type_checks")
@@ -127,12 +126,13 @@ def test_prompts_that_cannot_be_used_are_refused(llama, prompts, message):
         cna_lens.generate(llama, prompts)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_a_plain_hugging_face_model_is_refused():
     with pytest.raises(cna_lens.ModelError, match="no TransformerLens model"):
         cna_lens.generate(tiny.hugging_face("llama"), PROMPTS)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_an_answer_that_would_leave_the_context_is_refused_or_warned_about(models, family):
+def test_an_answer_that_would_leave_the_context_is_refused(models):
+    # Positions are learned one by one, and there is none behind the last.
     with pytest.raises(cna_lens.InputError, match="256"):
-        cna_lens.generate(models[family], [[5] * 250], max_new_tokens=20)
+        cna_lens.generate(models["gpt2"], [[5] * 250], max_new_tokens=20)

@@ -92,6 +92,13 @@ def test_sums_are_kept_in_float64_whatever_the_activations(dtype):
     assert (stats.mean.item(), stats.variance.item()) == (1.0, 0.0)
 
 
+def test_activations_in_float64_keep_their_precision():
+    step = 2.0**-40
+    stats = ActivationStats.of(torch.tensor([[1.0], [1 + step]], dtype=torch.float64), Layout((1,)))
+    assert stats.mean.item() == 1 + step / 2
+    assert stats.squared_deviations.item() == step**2 / 2
+
+
 def test_activations_are_left_as_they_were():
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     before = values.clone()

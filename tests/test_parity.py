@@ -1,5 +1,7 @@
 """SmolLM2, and a definition so slow and plain that it can be checked by reading it."""
 
+from functools import partial
+
 import pytest
 import tiny
 import torch
@@ -16,6 +18,9 @@ def slow_circuit():
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = cna_lens.prompt_set("refusal")
 
+    def read_last_token(layers, module, args):
+        layers.append(args[0][0, -1])
+
     def activations(texts):
         rows = []
         for text in texts:
@@ -25,7 +30,7 @@ def slow_circuit():
             )["input_ids"]
             layers = []
             hooks = [
-                down.register_forward_pre_hook(lambda _, args: layers.append(args[0][0, -1]))
+                down.register_forward_pre_hook(partial(read_last_token, layers))
                 for down in tiny.down_projections(model)
             ]
             with torch.no_grad():

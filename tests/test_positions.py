@@ -21,9 +21,7 @@ PLACES = {
     "generated": lambda p: slice(p, None),
 }
 scopes = pytest.mark.parametrize("scope", PLACES)
-rows = st.tuples(
-    st.lists(tokens, min_size=1, max_size=7), st.lists(tokens, min_size=0, max_size=5)
-)
+rows = st.tuples(st.lists(tokens, min_size=1, max_size=7), st.lists(tokens, min_size=0, max_size=5))
 
 
 def slow(family, prompt, answer, scope, multiplier=3.0):

@@ -97,7 +97,7 @@ def test_a_pass_that_does_not_tell_where_the_prompt_ends_is_refused(llama, scope
 
 
 def test_a_pass_that_failed_tells_the_next_one_nothing(llama):
-    def fail(activation, hook):  # noqa: ARG001
+    def fail(activation, hook):
         raise KeyError
 
     with cna_lens.steer(llama, CIRCUIT, 0.0, positions="prompt"), torch.no_grad():

@@ -16,7 +16,7 @@ def sample(model, prompts, **options):
     return cna_lens.generate(model, prompts, **options)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     strategies.families,
     strategies.prompt_sets(max_length=6),

@@ -101,7 +101,7 @@ def test_hooks_of_a_circuit_of_another_width_refuse_to_run(llama):
         cna_lens.set_to(circuit(Layout((24, 32))), [1.0, 2.0]),
     ):
         with (
-            pytest.raises(cna_lens.CircuitMismatchError, match="holds 24 values.*32 neurons"),
+            pytest.raises(cna_lens.CircuitMismatchError, match=r"holds 24 values.*32 neurons"),
             llama.hooks(fwd_hooks=hooks),
         ):
             llama(IDS)

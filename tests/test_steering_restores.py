@@ -50,7 +50,7 @@ def test_weights_and_hooks_are_what_they_were_however_the_context_ends(fresh, ho
 def test_an_error_in_a_users_hook_leaves_the_users_hooks_and_the_weights(llama, how, error):
     fired = []
 
-    def fail(activation, hook):  # noqa: ARG001
+    def fail(activation, hook):
         fired.append(True)
         raise error
 

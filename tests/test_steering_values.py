@@ -101,12 +101,12 @@ def test_values_for_neurons_whose_weights_an_outer_context_scales_are_refused(ll
     other = Circuit((Neuron(0, 9),), (1.0,), LAYOUT)
     before = reference.weights(llama)
     with cna_lens.steer(llama, CIRCUIT, 0.5, via="weights"):
-        with cna_lens.steer(llama, other, 0.5, via="weights"):
-            with (
-                pytest.raises(cna_lens.InputError, match=r"layer=0, index=1.*via='hooks'"),
-                cna_lens.steer(llama, CIRCUIT, values=[0.0] * 4),
-            ):
-                pass
+        with (
+            cna_lens.steer(llama, other, 0.5, via="weights"),
+            pytest.raises(cna_lens.InputError, match=r"layer=0, index=1.*via='hooks'"),
+            cna_lens.steer(llama, CIRCUIT, values=[0.0] * 4),
+        ):
+            pass
         with cna_lens.steer(llama, other, values=[0.0]):
             pass
     with cna_lens.steer(llama, CIRCUIT, values=[0.0] * 4):

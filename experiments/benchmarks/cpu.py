@@ -29,6 +29,7 @@ class CpuBench:
     """The measures on the demo model, by the names of their parts."""
 
     def __init__(self, repeats: int, out: Path) -> None:
+        """Load the demo model and encode the prompts."""
         self.repeats = repeats
         self.out = out
         self.model: HookedModel = cna_lens.load_model("demo", device="cpu")

@@ -1,4 +1,4 @@
-"""Discovery on a GPU: random weights in the shapes of Llama 3.1, since only the shape costs time."""
+"""Discovery on a GPU: random weights in the shapes of Llama 3.1; only the shape costs time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -70,7 +71,9 @@ class Bench:
     def run(self, eight: Shape = EIGHT, seventy: Shape = SEVENTY) -> list[Measure]:
         """All measures."""
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise SystemExit("there is no CUDA GPU; python -m experiments.benchmarks cpu needs none")
+            raise SystemExit(
+                "there is no CUDA GPU; python -m experiments.benchmarks cpu needs none"
+            )
         rate = self._matrix_rate()
         model = self._llama(eight)
         measures = [
@@ -211,10 +214,11 @@ class Bench:
         return int(free // (2 * shape.block_parameters))
 
     def _seconds_with(self, shape: Shape, layers: int) -> float:
-        model = self._llama(replace(shape, num_hidden_layers=layers))
-        prompts = self._prompts(shape)
-        times = alternate({"discovery": lambda: find(model, prompts)}, self.repeats)
-        del model
+        run = partial(
+            find, self._llama(replace(shape, num_hidden_layers=layers)), self._prompts(shape)
+        )
+        times = alternate({"discovery": run}, self.repeats)
+        del run
         self._free()
         return statistics.median(times["discovery"])
 

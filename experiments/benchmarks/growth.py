@@ -47,9 +47,7 @@ def _model(layers: int) -> HookedModel:
     return random_llama(f"random-{layers}-layers", num_hidden_layers=layers, **SHAPE)
 
 
-def _times(
-    sizes: dict[int, tuple[HookedModel, int, int]], repeats: int
-) -> dict[int, list[float]]:
+def _times(sizes: dict[int, tuple[HookedModel, int, int]], repeats: int) -> dict[int, list[float]]:
     def run(model: HookedModel, n: int, tokens: int) -> None:
         prompts = random_prompts(n, tokens, 0, SHAPE["vocab_size"])
         cna_lens.find_circuit(

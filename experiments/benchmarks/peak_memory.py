@@ -1,6 +1,6 @@
 """Peak memory of discovery over the loaded model, in a process of its own.
 
-    python -m experiments.benchmarks.peak_memory 2000
+`python -m experiments.benchmarks.peak_memory 2000` prints it for 2000 prompts, in MiB.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def peak_mib(n_prompts: int) -> float:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        cna_lens.find_circuit(
-            model, prompts[:half], prompts[half:], universal=None, progress=False
-        )
+        cna_lens.find_circuit(model, prompts[:half], prompts[half:], universal=None, progress=False)
     finally:
         done.set()
         watcher.join()

@@ -64,9 +64,7 @@ def alternate(
     return times
 
 
-def ratio(
-    name: str, times: Mapping[str, list[float]], over: str, under: str, goal: str
-) -> Measure:
+def ratio(name: str, times: Mapping[str, list[float]], over: str, under: str, goal: str) -> Measure:
     """The time of one run over that of another, pair by pair."""
     pairs = [a / b for a, b in zip(times[over], times[under], strict=True)]
     medians = {run: round(statistics.median(times[run]), 4) for run in (over, under)}

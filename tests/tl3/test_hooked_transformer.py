@@ -62,9 +62,7 @@ def test_activations_are_those_of_run_with_cache_one_prompt_at_a_time(hooked):
 
 def test_answers_are_those_of_its_own_generate(hooked):
     ids = torch.tensor([[3, 17, 9, 40]])
-    own = hooked.generate(
-        ids, max_new_tokens=8, do_sample=False, stop_at_eos=False, verbose=False
-    )
+    own = hooked.generate(ids, max_new_tokens=8, do_sample=False, stop_at_eos=False, verbose=False)
     expected = hooked.tokenizer.decode(own[0, 4:])
     assert cna_lens.generate(hooked, [[3, 17, 9, 40]], max_new_tokens=8) == [expected]
 
@@ -110,7 +108,7 @@ def test_a_position_that_its_own_generate_does_not_tell_is_refused(hooked, circu
     ids = torch.tensor([[3, 17, 9, 40]])
     with (
         cna_lens.steer(hooked, circuit, -4.0, positions="last_prompt"),
-        pytest.raises(cna_lens.ModelError, match="cna_lens.generate"),
+        pytest.raises(cna_lens.ModelError, match=r"cna_lens\.generate"),
     ):
         hooked.generate(ids, max_new_tokens=2, do_sample=False, verbose=False)
 
