@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from operator import index as integer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -109,7 +110,10 @@ class Circuit:
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        """Refuse what is no set of neurons of this layout."""
+        """Refuse what is no set of neurons of this layout; take numpy's integers for Python's."""
+        neurons = tuple(Neuron(integer(layer), integer(place)) for layer, place in self.neurons)
+        object.__setattr__(self, "neurons", neurons)
+        object.__setattr__(self, "scores", tuple(map(float, self.scores)))
         if len(self.neurons) != len(self.scores):
             raise InputError(
                 f"{len(self.neurons)} neurons came with {len(self.scores)} scores; "
@@ -212,7 +216,6 @@ class Circuit:
 
     def _body(self) -> dict[str, Any]:
         provenance = asdict(self.provenance)
-        provenance["versions"] = dict(self.provenance.versions)
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -238,6 +241,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CircuitFileError(f"{path} does not exist") from error
+    except OSError as error:
+        raise CircuitFileError(f"{path} cannot be read: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CircuitFileError(
             f"{path} is truncated or no JSON ({error}); restore it, or find the circuit again"
@@ -255,11 +260,12 @@ def _provenance(raw: Mapping[str, Any]) -> Provenance:
     for name in ("positive", "negative"):
         entries[name] = _prompt_record(entries.get(name))
     if universal := entries.get("universal"):
-        record = UniversalRecord(**universal)
-        entries["universal"] = replace(record, prompts=_prompt_record(universal.get("prompts")))
+        record: dict[str, Any] = dict(universal)
+        record["prompts"] = _prompt_record(record.get("prompts"))
+        entries["universal"] = UniversalRecord(**record)
     if entries.get("layers") is not None:
         entries["layers"] = tuple(entries["layers"])
-    entries["versions"] = tuple(sorted(dict(entries.get("versions") or {}).items()))
+    entries["versions"] = tuple((name, version) for name, version in entries.get("versions", ()))
     return Provenance(**entries)
 
 

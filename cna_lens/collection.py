@@ -140,8 +140,9 @@ def universal_neurons(
 
     Source: arXiv 2605.12290, method, step 5. What it leaves open is in `UniversalRule`.
 
-    >>> universal_neurons(tiny_model, ["Hello.", "A longer one."], chat=False)
-    UniversalNeurons(0 of 48 neurons, on at least 80% of 2 prompts)
+    >>> universal = universal_neurons(tiny_model, ["Hello.", "A longer one."], chat=False)
+    >>> universal.rule, universal.prompts.count
+    (UniversalRule(fraction=0.001, threshold=0.8, scope='model', by='magnitude'), 2)
 
     Args:
         model: a TransformerBridge or HookedTransformer.

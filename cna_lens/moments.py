@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
@@ -56,6 +56,8 @@ class ActivationStats:
         source: Source | None = None,
     ) -> ActivationStats:
         """The statistics of a matrix of activations, one prompt a row."""
+        if len(activations) == 0:
+            raise InputError("statistics need at least one prompt, there was none")
         return cls(layout, *_moments(activations), source)
 
     @property
@@ -70,12 +72,20 @@ class ActivationStats:
         return self.squared_deviations / (self.count - 1)
 
     def merge(self, other: ActivationStats) -> ActivationStats:
-        """The statistics of both sets of prompts together."""
+        """The statistics of both sets of prompts together, which have no one source any more.
+
+        Raises:
+            InputError: the two are of models of different shapes.
+        """
+        if self.layout != other.layout:
+            raise InputError(
+                f"statistics of {self.layout} cannot be merged with those of {other.layout}"
+            )
         count, mean, squared_deviations = _merge(
             (self.count, self.mean, self.squared_deviations),
             (other.count, other.mean, other.squared_deviations),
         )
-        return replace(self, count=count, mean=mean, squared_deviations=squared_deviations)
+        return ActivationStats(self.layout, count, mean, squared_deviations)
 
     def __repr__(self) -> str:
         """One useful line."""

@@ -46,7 +46,7 @@ def find_circuit(
     the largest differences over all layers together.
 
     >>> circuit = find_circuit(
-    ...     tiny_model, ["One."], ["Two."], k=3, universal=None, chat=False, progress=False
+    ...     tiny_model, [[5, 6]], [[7]], k=3, universal=None, progress=False
     ... )
     >>> len(circuit)
     3
@@ -85,6 +85,10 @@ def find_circuit(
     check_selection(fraction, k, sign)
     if universal_filter not in ("before", "after"):
         raise InputError(f"universal_filter is {universal_filter!r}, expected 'before' or 'after'")
+    if isinstance(universal, str) and universal != "default":
+        raise InputError(
+            f"universal is {universal!r}, expected 'default', None, or your own neurons"
+        )
     with_behaviour = encode(model, positive, chat=chat, name="positive")
     without = encode(model, negative, chat=chat, name="negative")
     warn_about_duplicates(with_behaviour, without)

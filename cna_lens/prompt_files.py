@@ -36,11 +36,11 @@ def read_prompts(
     """
     path = Path(source)
     readers = {".txt": _read_lines, ".jsonl": _read_json_lines, ".csv": _read_csv}
-    if path.suffix in readers:
+    if path.suffix.lower() in readers:
         if not path.is_file():
             raise InputError(f"{path} does not exist")
         try:
-            rows = readers[path.suffix](path)
+            rows = readers[path.suffix.lower()](path)
         except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
     else:
@@ -53,12 +53,12 @@ def read_prompts(
 
 
 def _read_lines(path: Path) -> list[object]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
 
 
 def _read_json_lines(path: Path) -> list[object]:
     rows: list[object] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -68,7 +68,7 @@ def _read_json_lines(path: Path) -> list[object]:
 
 
 def _read_csv(path: Path) -> list[object]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -94,10 +94,25 @@ def _prompt(row: object, column: str | None, source: str) -> Any:
         raise InputError(f"{source} holds {row!r}, expected strings or objects")
     fields = cast("Mapping[str, Any]", row)
     name = column or _only_column(fields)
+    if None in fields:
+        raise InputError(
+            f"{source} has a row with more fields than its header; put text with commas in quotes"
+        )
     if name is None or name not in fields:
         wanted = f"column {column!r}" if column else "column 'prompt'"
         raise InputError(f"{source} has no {wanted}; it has: {', '.join(map(str, fields))}")
-    return fields[name]
+    prompt = fields[name]
+    if not isinstance(prompt, str) and not _is_messages(prompt):
+        raise InputError(
+            f"{source} holds {prompt!r} under {name!r}, expected text or a list of chat messages"
+        )
+    return prompt
+
+
+def _is_messages(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, Mapping) for item in cast("list[object]", value)
+    )
 
 
 def _only_column(fields: Mapping[str, Any]) -> str | None:

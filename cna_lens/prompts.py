@@ -6,7 +6,8 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cna_lens.batching import TokenIds
 from cna_lens.errors import CnaLensWarning, InputError
-from cna_lens.sites import HookedModel, model_name
+from cna_lens.sites import HookedModel, check_model, model_name
 from cna_lens.types import PromptRecord
 
 Message = Mapping[str, str]
@@ -57,6 +58,7 @@ def encode(
         InputError: no prompts, something that is none, one longer than the context, or no chat
             template where one is needed.
     """
+    check_model(model)
     if isinstance(prompts, str):
         raise InputError(f"{name} is one string; pass a list of prompts: [{prompts[:40]!r}]")
     if len(prompts) == 0:
@@ -136,7 +138,10 @@ class _Encoder:
     def _plain(self, text: str, where: str) -> TokenIds:
         if self.tokenizer is None:
             raise InputError(f"{where} is a string and the model has no tokenizer; pass token ids")
-        ids: list[int] = cast("Any", self.model).to_tokens(text)[0].tolist()
+        with _some_padding(self.tokenizer):
+            # By itself to_tokens would cut a prompt that is too long, in silence.
+            tokens: Tensor = cast("Any", self.model).to_tokens(text, truncate=False)
+        ids: list[int] = tokens[0].tolist()
         begin = self.tokenizer.bos_token_id
         if begin is not None and ids[:2] == [begin, begin]:
             ids = ids[1:]
@@ -157,6 +162,19 @@ class _Encoder:
         if outside := [value for value in ids if not 0 <= value < size]:
             raise InputError(f"{where} holds token id {outside[0]}, expected 0 to {size - 1}")
         return ids
+
+
+@contextmanager
+def _some_padding(tokenizer: Any) -> Generator[None]:
+    """Give a tokenizer without padding some, since to_tokens insists, and take it away again."""
+    if tokenizer.pad_token is not None:
+        yield
+        return
+    tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    try:
+        yield
+    finally:
+        tokenizer.pad_token = None
 
 
 def _as_messages(prompt: object) -> list[Message]:

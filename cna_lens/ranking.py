@@ -47,6 +47,15 @@ class NeuronScores:
     eligible: Bool[Tensor, " neuron"] | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
+    def __post_init__(self) -> None:
+        """Refuse tensors that do not fit the layout."""
+        for tensor in (self.values, self.eligible):
+            if tensor is not None and tensor.shape != (self.layout.n_neurons,):
+                raise InputError(
+                    f"there are scores or exclusions for {len(tensor)} neurons, the layout has "
+                    f"{self.layout.n_neurons}"
+                )
+
     def by_layer(self) -> tuple[Float64[Tensor, " d_mlp"], ...]:
         """The scores of each layer."""
         return self.layout.split(self.values)
@@ -151,8 +160,8 @@ def check_selection(fraction: float | None, k: int | None, sign: str = "abs") ->
             f"fraction is {fraction}, expected a share of the neurons above 0 and up to 1 "
             "(0.001 for the paper's 0.1 %)"
         )
-    if k is not None and k < 1:
-        raise InputError(f"k is {k}, expected at least 1 neuron")
+    if k is not None and (k < 1 or k % 1):
+        raise InputError(f"k is {k}, expected at least 1 neuron, and a whole number")
     if sign not in get_args(Sign):
         raise InputError(f"sign is {sign!r}, expected one of {', '.join(get_args(Sign))}")
 

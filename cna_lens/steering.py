@@ -177,9 +177,11 @@ def steer(
         with _scaled_columns(model, circuit, multiplier):
             yield Steering(len(circuit), multiplier, positions, "weights")
         return
-    hooks = scale(circuit, multiplier) if multiplier is not None else set_to(circuit, values or ())
     if values is not None:
         _check_no_scaled_weights(model, circuit)
+        hooks = set_to(circuit, values)
+    else:
+        hooks = scale(circuit, cast("float", multiplier))
     with _hooked(model, hooks, positions):
         yield Steering(len(circuit), multiplier, positions, "hooks")
 

@@ -207,7 +207,12 @@ def _checked(
                 f"{layout.n_neurons} in {layout.n_layers}"
             )
         return frozenset(universal.neurons)
-    neurons = frozenset(Neuron(layer, index) for layer, index in universal)
+    try:
+        neurons = frozenset(Neuron(layer, index) for layer, index in universal)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"universal is {universal!r}, expected UniversalNeurons or (layer, index) pairs"
+        ) from error
     for neuron in neurons:
         layout.flat(neuron)
     return neurons

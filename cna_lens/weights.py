@@ -16,9 +16,10 @@ _BRIDGE_INFIX = "._original_component"
 def weights_hash(model: HookedModel | nn.Module) -> str:
     """SHA-256 over the sorted names, dtypes, shapes and bytes of a model's parameters.
 
-    Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. The same
-    weights give the same hash through a bridge and in the Hugging Face model it wraps; a
-    HookedTransformer stores them under other names and in other shapes, and has its own hash.
+    Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. Loading
+    the same weights again in the same way gives the same hash. Through a bridge it is that of the
+    Hugging Face model alone, unless the bridge splits fused matrices (GPT-2, Phi-3); a
+    HookedTransformer stores weights under other names and in other shapes.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(_named_weights(model).items()):

@@ -80,6 +80,22 @@ def test_arguments_that_cannot_be_used_are_refused_by_name(llama, options, messa
         find(llama, **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": "t"}, {"fraction": 2}, {"k": 0}, {"sign": "both"}, {"universal_filter": "x"}],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused_before_the_model_runs(llama, options):
+    def run(activation, hook):
+        raise AssertionError("the model ran")
+
+    with llama.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", run)]):
+        with pytest.raises(AssertionError, match="the model ran"):
+            find(llama)
+        with pytest.raises(cna_lens.InputError):
+            find(llama, **options)
+
+
 def refused(model, message):
     for call in (
         lambda: find(model, k=1),

@@ -64,6 +64,14 @@ def test_the_chat_template_is_shared_and_changes_no_answer(chat_model):
     assert cna_lens.generate(chat_model, texts, max_new_tokens=8, chat=False) != answers
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_a_prompt_with_which_all_others_begin_is_answered_too(model, share_prefix):
+    start = [*range(33, 41)]
+    prompts = [start, [*start, 5], start, [*start, 6, 7, 8]]
+    answers = cna_lens.generate(model, prompts, max_new_tokens=5, share_prefix=share_prefix)
+    assert answers == slow(model, prompts, 5)
+
+
 def test_a_greedy_answer_is_that_of_hugging_face(model):
     for prompt in PROMPTS:
         ids = torch.tensor([prompt])
@@ -81,7 +89,7 @@ def test_answers_come_in_the_order_of_the_prompts(model):
 
 
 def test_generating_leaves_no_hook_and_no_weight_changed(model):
-    before = reference.hooks(model), reference.weights(model)
+    before = reference.hooks(reference.settled(model)), reference.weights(model)
     cna_lens.generate(model, PROMPTS, max_new_tokens=2)
     assert reference.hooks(model) == before[0]
     assert reference.same_bits(before[1], reference.weights(model))

@@ -93,8 +93,7 @@ def counting(limit, error):
 
 
 def test_an_interrupt_keeps_what_was_finished_and_leaves_no_hook(fresh, uncut):
-    fresh(torch.tensor([[5]]))
-    before = reference.hooks(fresh)
+    before = reference.hooks(reference.settled(fresh))
     hooks, _ = counting(2 * NEW + 3, KeyboardInterrupt)
     with (
         fresh.hooks(fwd_hooks=hooks),

@@ -10,6 +10,7 @@ REFUSALS = [
     "I can not do this for you.",
     "I won't write that.",
     "I will not take part in this.",
+    "I can't recommend poisoning anyone.",
     "I'm not able to provide instructions for building weapons.",
     "I am not able to help you with this.",
     "I'm unable to fulfill your request.",

@@ -62,7 +62,7 @@ def test_a_multiplier_that_is_not_finite_is_refused(llama, multiplier):
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(llama, options, error, message):
-    before = reference.hooks(llama), reference.weights(llama)
+    before = reference.hooks(reference.settled(llama)), reference.weights(llama)
     with pytest.raises(error, match=message):
         enter(llama, circuit(), **options)
     assert reference.hooks(llama) == before[0]

@@ -25,10 +25,7 @@ ENDS = (None, ValueError, KeyboardInterrupt)
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def fresh(request):
-    model = tiny.bridge("llama", dtype=request.param)
-    # On its first pass a bridge sets hooks of its own.
-    model(IDS)
-    return model
+    return reference.settled(tiny.bridge("llama", dtype=request.param))
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -54,7 +51,7 @@ def test_an_error_in_a_users_hook_leaves_the_users_hooks_and_the_weights(llama, 
         fired.append(True)
         raise error
 
-    weights = reference.weights(llama)
+    weights = reference.weights(reference.settled(llama))
     with llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", fail)]):
         hooks = reference.hooks(llama)
         with pytest.raises(error), cna_lens.steer(llama, CIRCUIT, **how):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cna_lens.errors import InputError
+
 
 def ngram_quality(answer: str, n: int = 4) -> float | None:
     r"""One minus the share of repeated n-grams of words.
@@ -20,7 +22,12 @@ def ngram_quality(answer: str, n: int = 4) -> float | None:
 
     Returns:
         A share in (0, 1], or None for an answer of fewer than n words, which has no n-gram.
+
+    Raises:
+        InputError: n is below 1.
     """
+    if n < 1:
+        raise InputError(f"n is {n}, expected at least 1 word")
     words = answer.split()
     grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
