@@ -150,6 +150,24 @@ def test_the_models_own_generation_steers_where_the_scope_says(model, scope, ent
     assert answer == steered_greedy(family, prompt, scope, -6.0)
 
 
+@scopes
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_belongs_to_no_scope(llama, scope, side):
+    seen = []
+    ids, mask = padded([[5, 6, 7, 8, 9], [30, 31]], side)
+    with (
+        torch.no_grad(),
+        cna_lens.steer(llama, CIRCUIT, values=[1e3] * 3, positions=scope, via="hooks"),
+        cna_lens.prompt_lengths([4, 1]),
+        llama.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda a, hook: seen.append(a))]),
+    ):
+        llama(ids, attention_mask=mask)
+    steered = seen[0][..., 2] == 1e3
+    assert steered.any()
+    if scope != "all":
+        assert not steered[mask == 0].any()
+
+
 def test_the_scopes_differ_in_what_they_do_to_an_answer():
     prompt, answer = PROMPTS[0], PROMPTS[1]
     last = [slow("llama", prompt, answer, scope)[-1] for scope in PLACES]

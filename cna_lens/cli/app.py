@@ -53,7 +53,7 @@ def find(
         float | None, typer.Option(help="Share of all MLP neurons; 0.001 unless --k is given.")
     ] = None,
     k: Annotated[int | None, typer.Option(help="Number of neurons instead of a share.")] = None,
-    sign: Annotated[str, typer.Option(help="abs, positive or negative differences.")] = "abs",
+    sign: Annotated[Sign, typer.Option(help="abs, positive or negative differences.")] = "abs",
     universal: Annotated[
         bool, typer.Option(help="Exclude neurons that are strong on nearly every prompt.")
     ] = True,
@@ -69,7 +69,7 @@ def find(
         *prompts,
         fraction=fraction,
         k=k,
-        sign=_sign(sign),
+        sign=sign,
         universal="default" if universal else None,
         hash_weights=True,
     )
@@ -153,11 +153,6 @@ def _read(source: str) -> Prompts:
             f"{source} has the unknown setting {min(unknown)!r}, expected column, config or split"
         )
     return read_prompts(path, **options)
-
-
-def _sign(name: str) -> Sign:
-    # find_circuit checks the name, so that the message is the same everywhere.
-    return name  # pyright: ignore[reportReturnType]
 
 
 def _print_json(record: dict[str, Any]) -> None:

@@ -1,0 +1,166 @@
+"""The command line, as a user calls it, on a small model in a local folder."""
+
+import json
+import sys
+
+import pytest
+import tiny
+
+import cna_lens
+from cna_lens import cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny-checkpoint"
+    tiny.hugging_face("llama").save_pretrained(path)
+    tiny.tokenizer(chat=True).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    (tmp_path / "positive.txt").write_text("w5 w6 w7\nw8 w9\n")
+    (tmp_path / "negative.csv").write_text("goal,kind\nw20 w21,a\nw22 w23 w24,b\n")
+    return tmp_path / "positive.txt", f"{tmp_path / 'negative.csv'}?column=goal"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command as `cna-lens` does; returns exit code, output and errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cna-lens", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def found(run, folder, prompts, tmp_path):
+    out = tmp_path / "circuit.json"
+    positive, negative = prompts
+    code, output, _ = run(
+        "find", "--model", folder, "--positive", positive, "--negative", negative,
+        "--out", out, "--k", 3, "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert code == 0
+    return out, json.loads(output)
+
+
+def test_find_writes_the_circuit_that_the_library_finds(found, folder):
+    path, printed = found
+    model = cna_lens.load_model(folder, device="cpu")
+    expected = cna_lens.find_circuit(
+        model, ["w5 w6 w7", "w8 w9"], ["w20 w21", "w22 w23 w24"],
+        k=3, hash_weights=True, progress=False,
+    )  # fmt: skip
+    assert cna_lens.Circuit.load(path) == expected
+    assert [(n["layer"], n["index"]) for n in printed["neurons"]] == list(expected)
+    assert printed["provenance"]["weights_sha256"] == cna_lens.weights_hash(model)
+
+
+def test_show_fits_into_80_columns_and_names_what_matters(run, found):
+    path, printed = found
+    code, output, _ = run("show", path)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    strongest = printed["neurons"][0]
+    assert f"layer {strongest['layer']}, {strongest['index']}" in output
+    assert "tiny-checkpoint" in output
+    assert "3 of 48 neurons" in output
+
+
+def test_show_gives_machines_what_the_file_holds(run, found):
+    path, printed = found
+    _, output, _ = run("show", path, "--json")
+    assert json.loads(output) == {k: v for k, v in printed.items() if k != "file"}
+
+
+def test_steer_answers_without_and_with_the_circuit(run, found, folder):
+    path, _ = found
+    code, output, _ = run(
+        "steer", "--model", folder, "--circuit", path, "--multiplier", -20, "--device", "cpu",
+        "--max-new-tokens", 8, "--json", "w30 w31",
+    )  # fmt: skip
+    assert code == 0
+    model, circuit = cna_lens.load_model(folder, device="cpu"), cna_lens.Circuit.load(path)
+    (unsteered,) = cna_lens.generate(model, ["w30 w31"], max_new_tokens=8)
+    with cna_lens.steer(model, circuit, -20.0):
+        (steered,) = cna_lens.generate(model, ["w30 w31"], max_new_tokens=8)
+    assert unsteered != steered
+    assert json.loads(output) == {
+        "multiplier": -20.0,
+        "answers": [{"prompt": "w30 w31", "unsteered": unsteered, "steered": steered}],
+    }
+
+
+def test_markup_in_a_prompt_is_shown_and_not_obeyed(run, found, folder):
+    path, _ = found
+    _, output, _ = run("steer", "--model", folder, "--circuit", path, "--max-new-tokens", 1, "[b]")
+    assert "[b]" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere.json"], "nowhere.json does not exist"),
+        (["find", "--fraction", "0"], "fraction is 0.0"),
+        (["find", "--sign", "both"], "'both' is not one of 'abs'"),
+        (["find", "--positive", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["find", "--positive", "a.csv?colum=x"], "unknown setting 'colum'"),
+        (["find", "--model", "nowhere.gguf"], "nowhere.gguf does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_exit_code_2(
+    run, folder, prompts, tmp_path, arguments, message
+):
+    command, *given = arguments
+    if command == "find":
+        positive, negative = prompts
+        options = {
+            "--model": folder, "--positive": positive, "--negative": negative,
+            "--out": tmp_path / "out.json", "--device": "cpu",
+        }  # fmt: skip
+        options |= dict(zip(given[::2], given[1::2], strict=True))
+        given = [each for pair in options.items() for each in pair]
+    code, output, errors = run(command, *given)
+    assert (code, output) == (2, "")
+    assert message in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_circuit_of_another_model_is_refused(run, found, folder, tmp_path):
+    path, _ = found
+    other = cna_lens.Circuit.load(path).with_provenance(model="another-model")
+    other.save(tmp_path / "other.json")
+    arguments = ["steer", "--model", folder, "--circuit", tmp_path / "other.json", "w5"]
+    code, _, errors = run(*arguments)
+    assert code == 2
+    assert "another-model" in errors
+    code, _, _ = run(*arguments, "--allow-other-model", "--max-new-tokens", 1)
+    assert code == 0
+
+
+@pytest.mark.real_model
+def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(run, tmp_path, demo):
+    code, output, _ = run("demo", "--prompts", 2, "--out", tmp_path, "--device", "cpu")
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    for condition in ("unsteered, m = 1", "circuit, m = 0", "random control, m = 0"):
+        assert output.count(condition) == 2
+    labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    assert len(labels) == 12
+    prompts = cna_lens.prompt_set("refusal_evaluation")
+    answers = cna_lens.generate(
+        demo, [*prompts.positive[:2], *prompts.negative[:2]], max_new_tokens=64
+    )
+    stored = "".join(path.read_text() for path in tmp_path.iterdir()) + output
+    assert not any(answer[:25] in stored for answer in answers)
+    assert [label["refused"] for label in labels[:4]] == list(map(cna_lens.is_refusal, answers))
+    assert len(cna_lens.Circuit.load(tmp_path / "circuit.json")) == 46
