@@ -40,6 +40,15 @@ def demo():
     return cna_lens.load_model("demo", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A checkpoint in the Hub's layout."""
+    path = tmp_path_factory.mktemp("models") / "tiny-checkpoint"
+    tiny.hugging_face("llama").save_pretrained(path)
+    tiny.tokenizer(chat=True).save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def without_type_checks():
     """Users run without the tests' run-time type checks; so do tests of wrong arguments."""

@@ -4,18 +4,9 @@ import json
 import sys
 
 import pytest
-import tiny
 
 import cna_lens
 from cna_lens import cli
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "tiny-checkpoint"
-    tiny.hugging_face("llama").save_pretrained(path)
-    tiny.tokenizer(chat=True).save_pretrained(path)
-    return path
 
 
 @pytest.fixture

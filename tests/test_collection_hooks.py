@@ -39,7 +39,7 @@ def test_no_hook_is_left_after_an_error_in_a_users_hook(model, layer, error):
 def test_a_users_hooks_stay_and_fire(fresh, permanent):
     seen = []
     fresh.hook_dict[POST.format(0)].add_hook(
-        lambda activation, hook: seen.append(activation.shape),  # noqa: ARG005
+        lambda activation, hook: seen.append(activation.shape),
         is_permanent=permanent,
     )
     before = reference.hooks(fresh)
@@ -52,7 +52,7 @@ def test_a_users_hooks_stay_and_fire(fresh, permanent):
 
 def test_what_a_users_hook_changes_is_what_is_read(llama):
     plain = cna_lens.collect(llama, PROMPTS)
-    with llama.hooks(fwd_hooks=[(POST.format(1), lambda activation, hook: activation + 2)]):  # noqa: ARG005
+    with llama.hooks(fwd_hooks=[(POST.format(1), lambda activation, hook: activation + 2)]):
         shifted = cna_lens.collect(llama, PROMPTS)
     layers = shifted.layout.split(shifted.mean - plain.mean)
     torch.testing.assert_close(layers[0], torch.zeros_like(layers[0]))

@@ -79,7 +79,7 @@ def test_the_end_of_a_turn_in_the_chat_template_stops_too(fresh, uncut):
         "{% for m in messages %}{{ m['content'] }} " + f"w{stop}" + " {% endfor %}"
     )
     answers = cna_lens.generate(fresh, PROMPTS, max_new_tokens=NEW)
-    assert answers == texts(fresh, cut(uncut, (stop,)))
+    assert answers == texts(fresh, cut(uncut, (2, stop)))
 
 
 def test_a_word_behind_an_answer_that_is_no_special_token_stops_nothing(fresh, uncut):

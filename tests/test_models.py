@@ -11,14 +11,6 @@ import cna_lens
 from cna_lens import models
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "tiny-checkpoint"
-    tiny.hugging_face("llama").save_pretrained(path)
-    tiny.tokenizer(chat=True).save_pretrained(path)
-    return path
-
-
 def test_a_local_folder_is_loaded_under_its_name(folder):
     model = cna_lens.load_model(folder, device="cpu")
     assert model.cfg.model_name == "tiny-checkpoint"

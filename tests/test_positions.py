@@ -14,7 +14,7 @@ CIRCUIT = Circuit(
 )
 # Where each scope steers a prompt of p tokens that an answer of any length follows.
 PLACES = {
-    "all": lambda p: slice(None),  # noqa: ARG005
+    "all": lambda p: slice(None),
     "prompt": lambda p: slice(0, p),
     "last_prompt": lambda p: slice(p - 1, p),
     "from_last_prompt": lambda p: slice(p - 1, None),
@@ -159,7 +159,7 @@ def test_padding_belongs_to_no_scope(llama, scope, side):
         torch.no_grad(),
         cna_lens.steer(llama, CIRCUIT, values=[1e3] * 3, positions=scope, via="hooks"),
         cna_lens.prompt_lengths([4, 1]),
-        llama.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda a, hook: seen.append(a))]),
+        llama.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda a, **_: seen.append(a))]),
     ):
         llama(ids, attention_mask=mask)
     steered = seen[0][..., 2] == 1e3

@@ -128,7 +128,7 @@ def test_nested_contexts_each_keep_their_positions(llama):
 @scopes
 def test_values_are_set_at_the_scopes_positions_only(llama, scope):
     seen = []
-    note = [("blocks.0.mlp.hook_post", lambda a, hook: seen.append(a[0, :, 2].tolist()))]  # noqa: ARG005
+    note = [("blocks.0.mlp.hook_post", lambda a, hook: seen.append(a[0, :, 2].tolist()))]
     with (
         cna_lens.prompt_lengths([4]),
         cna_lens.steer(llama, CIRCUIT, values=[70.0, 80.0], positions=scope),

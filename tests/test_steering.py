@@ -95,7 +95,7 @@ def test_an_earlier_hook_keeps_the_activations_it_has_seen(llama, change):
         if change == "scale"
         else cna_lens.set_to(CIRCUIT, [9.0] * len(CIRCUIT))
     )
-    note = [("blocks.0.mlp.hook_post", lambda activation, hook: seen.append(activation))]  # noqa: ARG005
+    note = [("blocks.0.mlp.hook_post", lambda activation, hook: seen.append(activation))]
     with llama.hooks(fwd_hooks=note):
         logits(llama)
         with llama.hooks(fwd_hooks=hooks):
@@ -106,7 +106,7 @@ def test_an_earlier_hook_keeps_the_activations_it_has_seen(llama, change):
 
 def test_a_later_hook_sees_the_steered_activations(llama):
     seen = []
-    note = [("blocks.0.mlp.hook_post", lambda activation, hook: seen.append(activation))]  # noqa: ARG005
+    note = [("blocks.0.mlp.hook_post", lambda activation, hook: seen.append(activation))]
     with cna_lens.steer(llama, CIRCUIT, 0.0, via="hooks"), llama.hooks(fwd_hooks=note):
         logits(llama)
     assert (seen[0][..., [2, 23]] == 0).all()
