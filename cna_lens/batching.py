@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from cna_lens.errors import InputError
+
 TokenIds = tuple[int, ...]
+BatchSize = Literal["auto"] | int
 
 
 def shared_prefix_length(prompts: Sequence[TokenIds], at_most: int | None = None) -> int:
@@ -73,3 +77,15 @@ def pad(
         ids[row, real] = torch.tensor(prompt)
         mask[row, real] = 1
     return ids, mask
+
+
+def halves(batch: list[int]) -> list[list[int]]:
+    """A batch cut in two, for when it did not fit the memory."""
+    middle = (len(batch) + 1) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Raise InputError unless a batch size is "auto" or a positive whole number."""
+    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(f"batch_size is {batch_size!r}, expected 'auto' or at least 1")

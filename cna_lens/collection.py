@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload, runtime_checkable
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -18,30 +18,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.activations import KeptActivations, PromptActivations
-from cna_lens.batching import TokenIds, length_buckets, pad
+from cna_lens.batching import (
+    BatchSize,
+    TokenIds,
+    check_batch_size,
+    halves,
+    length_buckets,
+    pad,
+)
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.forward import SharedPrefix, forward_trunk
 from cna_lens.memory import is_out_of_memory, token_budget
-from cna_lens.moments import ActivationStats, RunningMoments
+from cna_lens.moments import ActivationStats, Reducer, RunningMoments
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
 from cna_lens.sites import HookedModel, input_device, mlp_hook_names, model_name
 from cna_lens.types import Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
-
-BatchSize = Literal["auto"] | int
-
-
-@runtime_checkable
-class Reducer(Protocol):
-    """Takes activations batch by batch and keeps what is wanted of them."""
-
-    def update(
-        self, rows: Sequence[int], activations: Float[Tensor, "prompt neuron"], layout: Layout
-    ) -> None:
-        """Add the activations of some prompts, `rows` being their places in their set."""
-        ...
 
 
 @overload
@@ -177,6 +171,11 @@ class Reader:
     progress: bool = False
     share_prefix: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant, before anything runs."""
+        _check_position(self.position)
+        check_batch_size(self.batch_size)
+
     def read(self, sets: Sequence[tuple[EncodedPrompts, Reducer]]) -> None:
         """Run all prompts once, handing each set's activations to its reducer."""
         prompts = [ids for encoded, _ in sets for ids in encoded.ids]
@@ -243,8 +242,6 @@ class Reader:
     def _buckets(self, lengths: Sequence[int], longest: int) -> list[list[int]]:
         if self.batch_size == "auto":
             return length_buckets(lengths, token_budget=token_budget(self.model, longest))
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}, expected 'auto' or at least 1")
         return length_buckets(lengths, max_prompts=self.batch_size)
 
     def _run(
@@ -318,6 +315,13 @@ class _Readout:
         return torch.cat([layer.to(device) for layer in present], dim=-1), layout
 
 
+def _check_position(position: object) -> None:
+    if not isinstance(position, int):
+        raise InputError(
+            f"position is {position!r}, expected a whole number, -1 for the last token"
+        )
+
+
 def _place(position: int, ids: TokenIds, prompt: int) -> int:
     if not -len(ids) <= position < len(ids):
         raise InputError(
@@ -325,12 +329,6 @@ def _place(position: int, ids: TokenIds, prompt: int) -> int:
             f"expected {-len(ids)} to {len(ids) - 1}"
         )
     return position % len(ids)
-
-
-def halves(batch: list[int]) -> list[list[int]]:
-    """A batch cut in two, for when it did not fit the memory."""
-    middle = (len(batch) + 1) // 2
-    return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
 def _check_finite(activations: Tensor, layout: Layout, model: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,8 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.batching import TokenIds, length_buckets, pad
-from cna_lens.collection import BatchSize, halves
+from cna_lens.batching import (
+    BatchSize,
+    TokenIds,
+    check_batch_size,
+    halves,
+    length_buckets,
+    pad,
+)
 from cna_lens.decoding import decoder_for, needs_equal_lengths
 from cna_lens.errors import GenerationInterrupted, InputError
 from cna_lens.forward import SharedPrefix, sliding_window
@@ -40,7 +49,8 @@ def generate(
     Prompts run in left-padded batches of like length with their masks and a KV cache; a common
     prefix is computed once and finished answers leave the batch. An answer ends before its first
     end-of-turn token. In float32 the answers are those of one prompt at a time, sampled ones too:
-    each prompt draws from a generator of its own.
+    each prompt draws from a generator of its own, whatever stands beside it. A prompt given
+    several times is sampled anew each time.
 
     >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
     ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
@@ -63,6 +73,7 @@ def generate(
         GenerationInterrupted: a KeyboardInterrupt that carries the answers finished so far.
     """
     check_model(model)
+    check_batch_size(batch_size)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
     if not 0 <= temperature < math.inf:
@@ -70,7 +81,7 @@ def generate(
     encoded = encode(model, prompts, chat=chat).ids
     _check_context(model, encoded, max_new_tokens)
     prefix = _prefix(model, encoded, max_new_tokens) if share_prefix else SharedPrefix(0)
-    choose = _Chooser(temperature, seed)
+    choose = _Chooser(temperature, _seeds(encoded, seed))
     stops = end_of_turn_ids(model)
     waiting = _batches(model, encoded, max_new_tokens, batch_size)
     finished: list[str | None] = [None] * len(encoded)
@@ -123,8 +134,6 @@ def _batches(
     lengths = [len(ids) for ids in encoded]
     if batch_size == "auto":
         batch_size = answers_at_once(model, max(lengths) + max_new_tokens)
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, expected 'auto' or at least 1")
     if not needs_equal_lengths(model):
         return length_buckets(lengths, max_prompts=batch_size)
     rows_of_length: dict[int, list[int]] = {}
@@ -178,12 +187,23 @@ def _answers(
             logits = decoder.step(torch.tensor([written[row][-1] for row in rows], device=device))
 
 
+def _seeds(encoded: Sequence[TokenIds], seed: int) -> list[int]:
+    """A seed for each prompt: its own wherever it stands, another where it stands again."""
+    occurrences: Counter[TokenIds] = Counter()
+    seeds: list[int] = []
+    for ids in encoded:
+        key = json.dumps([seed, occurrences[ids], ids])
+        seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        occurrences[ids] += 1
+    return seeds
+
+
 class _Chooser:
     """Takes the likeliest token, or draws one with a generator of each prompt's own."""
 
-    def __init__(self, temperature: float, seed: int) -> None:
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self.temperature = temperature
-        self.seed = seed
+        self.seeds = seeds
         self.generators: dict[int, torch.Generator] = {}
 
     def __call__(
@@ -198,7 +218,7 @@ class _Chooser:
 
     def _draw(self, row: int, step: int) -> Float[Tensor, " 1"]:
         if step == 0:
-            self.generators[row] = torch.Generator().manual_seed(self.seed * 1_000_003 + row)
+            self.generators[row] = torch.Generator().manual_seed(self.seeds[row])
         return torch.rand(1, generator=self.generators[row], dtype=torch.float64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -91,6 +92,17 @@ class ActivationStats:
         """One useful line."""
         model = self.source.model if self.source else "unknown"
         return f"ActivationStats({self.count} prompts, {self.mean.numel()} neurons, model {model})"
+
+
+@runtime_checkable
+class Reducer(Protocol):
+    """Takes activations batch by batch and keeps what is wanted of them."""
+
+    def update(
+        self, rows: Sequence[int], activations: Float[Tensor, "prompt neuron"], layout: Layout
+    ) -> None:
+        """Add the activations of some prompts, `rows` being their places in their set."""
+        ...
 
 
 class RunningMoments:

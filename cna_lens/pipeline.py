@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from cna_lens.batching import BatchSize
 from cna_lens.circuit import Circuit
-from cna_lens.collection import BatchSize, Reader
+from cna_lens.collection import Reader
 from cna_lens.errors import InputError
 from cna_lens.moments import RunningMoments
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
-from cna_lens.ranking import Sign, check_ranking, check_selection
+from cna_lens.ranking import Sign, check_layers, check_ranking, check_selection, circuit_size
 from cna_lens.ranking import rank as rank_neurons
-from cna_lens.sites import HookedModel
-from cna_lens.types import Neuron
-from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule, filter_universal
+from cna_lens.sites import HookedModel, check_model, layout_of
+from cna_lens.types import Layout, Neuron
+from cna_lens.universal import (
+    TopCounts,
+    UniversalNeurons,
+    UniversalRule,
+    as_neurons,
+    checked_neurons,
+    filter_universal,
+)
 from cna_lens.weights import weights_hash
 
 Universal = Literal["default"] | UniversalNeurons | Iterable[Neuron | tuple[int, int]] | None
@@ -85,10 +93,13 @@ def find_circuit(
     check_selection(fraction, k, sign)
     if universal_filter not in ("before", "after"):
         raise InputError(f"universal_filter is {universal_filter!r}, expected 'before' or 'after'")
-    if isinstance(universal, str) and universal != "default":
-        raise InputError(
-            f"universal is {universal!r}, expected 'default', None, or your own neurons"
-        )
+    check_model(model)
+    layout = layout_of(model)
+    if layout is not None:
+        layers = None if layers is None else check_layers(layers, layout)
+        circuit_size(layout.n_neurons, *_size(fraction, k))
+    if universal is not None and universal != "default":
+        universal = _own(universal, layout)
     with_behaviour = encode(model, positive, chat=chat, name="positive")
     without = encode(model, negative, chat=chat, name="negative")
     warn_about_duplicates(with_behaviour, without)
@@ -110,9 +121,30 @@ def find_circuit(
     )
     if universal is not None and universal_filter == "before":
         scores = filter_universal(scores, universal)
-    circuit = scores.top(fraction, k, sign=sign, layers=layers)
+    circuit = scores.top(*_size(fraction, k), sign=sign, layers=layers)
     if universal is not None and universal_filter == "after":
         circuit = filter_universal(circuit, universal)
     if hash_weights:
         circuit = circuit.with_provenance(weights_sha256=weights_hash(model))
     return circuit
+
+
+def _size(fraction: float | None, k: int | None) -> tuple[float | None, int | None]:
+    return (0.001, None) if fraction is None and k is None else (fraction, k)
+
+
+def _own(
+    universal: str | UniversalNeurons | Iterable[Neuron | tuple[int, int]], layout: Layout | None
+) -> UniversalNeurons | tuple[Neuron, ...]:
+    """The user's universal neurons, checked before the model runs as far as that is possible."""
+    if isinstance(universal, str):
+        raise InputError(
+            f"universal is {universal!r}, expected 'default', None, or your own neurons"
+        )
+    if isinstance(universal, UniversalNeurons):
+        own: UniversalNeurons | tuple[Neuron, ...] = universal
+    else:
+        own = as_neurons(universal)
+    if layout is not None:
+        checked_neurons(own, layout)
+    return own

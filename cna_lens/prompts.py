@@ -59,10 +59,7 @@ def encode(
             template where one is needed.
     """
     check_model(model)
-    if isinstance(prompts, str):
-        raise InputError(f"{name} is one string; pass a list of prompts: [{prompts[:40]!r}]")
-    if len(prompts) == 0:
-        raise InputError(f"{name} is empty; give at least one prompt")
+    _check_list(prompts, name)
     encode_one = _Encoder(model, chat, name)
     ids = tuple(encode_one(prompt, place) for place, prompt in enumerate(prompts))
     return EncodedPrompts(
@@ -70,6 +67,15 @@ def encode(
         record=PromptRecord(len(ids), _digest(json.dumps(ids))),
         template_sha256=_digest(encode_one.template) if encode_one.used_template else None,
     )
+
+
+def _check_list(prompts: object, name: str) -> None:
+    if isinstance(prompts, str):
+        raise InputError(f"{name} is one string; pass a list of prompts: [{prompts[:40]!r}]")
+    if not isinstance(prompts, Sequence | Tensor):
+        raise InputError(f"{name} is a {type(prompts).__name__}; pass a list of prompts")
+    if len(cast("Sequence[object]", prompts)) == 0:
+        raise InputError(f"{name} is empty; give at least one prompt")
 
 
 class _Encoder:

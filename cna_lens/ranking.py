@@ -86,7 +86,7 @@ class NeuronScores:
         if fraction is None and k is None:
             fraction = 0.001
         size = circuit_size(self.layout.n_neurons, fraction, k)
-        chosen_layers = None if layers is None else _check_layers(layers, self.layout)
+        chosen_layers = None if layers is None else check_layers(layers, self.layout)
         candidates = self._candidates(sign, chosen_layers)
         if len(candidates) < size:
             raise InputError(
@@ -216,8 +216,12 @@ def check_ranking(method: str) -> None:
         raise InputError(f"rank is {method!r}, expected one of: {', '.join(sorted(RANKINGS))}")
 
 
-def _check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
-    chosen = tuple(sorted(set(layers)))
+def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
+    """The layers in order; InputError where there are none, or one does not exist."""
+    try:
+        chosen = tuple(sorted(set(layers)))
+    except TypeError as error:
+        raise InputError(f"layers is {layers!r}, expected several: [{layers!r}]") from error
     if not chosen:
         raise InputError("layers is empty; leave it out to choose from all layers")
     for layer in chosen:

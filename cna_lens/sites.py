@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.errors import ModelError
-from cna_lens.types import HOOK_SITE
+from cna_lens.types import HOOK_SITE, Layout
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ def check_model(model: object) -> None:
             f"a {type(model).__name__} runs elsewhere, and its hooks can only read; "
             "load the model into this process with cna_lens.load_model(name)"
         )
-    if model.training:
+    if model.training or getattr(getattr(model, "original_model", None), "training", False):
         raise ModelError("the model is in training mode (dropout is on); call model.eval() first")
 
 
@@ -116,6 +116,17 @@ def is_bridge(model: HookedModel) -> bool:
 def input_device(model: HookedModel) -> torch.device:
     """The device on which token ids are expected: that of the embedding."""
     return next(cast("nn.Module", model).parameters()).device
+
+
+def layout_of(model: HookedModel) -> Layout | None:
+    """The model's neurons, before it has run; None where a layer's width cannot be told."""
+    widths: list[int] = []
+    for layer, name in enumerate(mlp_hook_names(model)):
+        projection = None if name is None else down_projection(model, layer)
+        if name is not None and projection is None:
+            return None
+        widths.append(0 if projection is None else projection.width)
+    return Layout(tuple(widths))
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,17 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
-from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cna_lens.circuit import Circuit
 from cna_lens.errors import CircuitMismatchError, CnaLensWarning, InputError, ModelError
 from cna_lens.moments import ActivationStats
-from cna_lens.positions import (
-    Positions,
-    check_positions,
-    stated_prompt_lengths,
-    steered_positions,
-)
+from cna_lens.positions import Positions, PositionTracker, check_positions
+from cna_lens.scaled_weights import edited_neurons, obstacle_to_scaling, scaled_columns
 from cna_lens.sites import (
-    DownProjection,
     HookedModel,
     down_projection,
     hook_name,
@@ -170,11 +164,11 @@ def steer(
     if multiplier is not None:
         _check_multiplier(multiplier)
     check_circuit(model, circuit, allow_other_model=allow_other_model)
-    obstacle = _obstacle_to_weights(model, circuit, values, positions)
+    obstacle = _obstacle(model, circuit, values, positions)
     if via == "weights" and obstacle:
         raise ModelError(f"via='weights' is not possible: {obstacle}; use via='hooks'")
     if multiplier is not None and via != "hooks" and not obstacle:
-        with _scaled_columns(model, circuit, multiplier):
+        with scaled_columns(model, circuit, multiplier):
             yield Steering(len(circuit), multiplier, positions, "weights")
         return
     if values is not None:
@@ -217,7 +211,7 @@ def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bo
         )
     expected = circuit.provenance.weights_sha256
     # Inside another steer() by weights the hash says nothing about the model.
-    comparable = found_on == name and expected and not _edited_neurons(model)
+    comparable = found_on == name and expected and not edited_neurons(model)
     if comparable and weights_hash(model) != expected:
         warnings.warn(
             f"the circuit was found on other weights of {name}: the hash recorded with it is not "
@@ -260,90 +254,13 @@ class _Set:
 class _At:
     """Applies a change at the steered positions only."""
 
-    def __init__(self, change: Hook, where: _Where) -> None:
+    def __init__(self, change: Hook, where: PositionTracker) -> None:
         self.change = change
         self.where = where
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        steered = self.where.positions(activation)
+        steered = self.where.steered_in(activation)
         return torch.where(steered[:, :, None], self.change(activation, hook), activation)
-
-
-class _Where:
-    """Follows the forward passes, and knows for each which of its positions are steered."""
-
-    def __init__(self, positions: Positions) -> None:
-        self.scope: Positions = positions
-        self.lengths: Int64[Tensor, " batch"] | None = None
-        self.previous: Tensor | None = None
-        self.steered: Tensor | None = None
-
-    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Work out the steered positions of the forward pass that begins."""
-        inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
-        inputs = args[0] if inputs is None else inputs
-        batch, new = inputs.shape[:2]
-        cache = _first_present(kwargs, "past_key_values", "past_kv_cache")
-        mask = kwargs.get("attention_mask")
-        past = _cached_length(cache)
-        if mask is None or mask.ndim != 2:
-            mask = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
-        lengths = stated_prompt_lengths()
-        if lengths is None:
-            lengths = self._inferred_lengths(inputs, mask, past)
-        if len(lengths) != batch:
-            raise InputError(
-                f"there are {len(lengths)} prompt lengths for a batch of {batch}; give one a row"
-            )
-        self.steered = steered_positions(self.scope, mask, new, lengths)
-
-    def after(self, *_: Any) -> None:
-        """The forward pass has ended."""
-        self.steered = None
-
-    def positions(self, activation: Tensor) -> Tensor:
-        if self.steered is None or self.steered.shape != activation.shape[:2]:
-            raise ModelError(
-                f"positions={self.scope!r} needs to know where the prompt ends, and this pass does "
-                "not tell; run the model by calling it or by cna_lens.generate, or use "
-                "positions='all'"
-            )
-        return self.steered.to(activation.device)
-
-    def _inferred_lengths(self, inputs: Tensor, mask: Tensor, past: int) -> Tensor:
-        if past and self.lengths is not None:
-            return self.lengths
-        grown = self.previous
-        self.previous = inputs
-        if grown is not None and _extends_by_one(inputs, grown):
-            raise InputError(
-                f"positions={self.scope!r}: this pass repeats the one before with one token more, "
-                "and without a KV cache it cannot be told whether that token is prompt or answer; "
-                "use the cache, or state it with cna_lens.prompt_lengths(...)"
-            )
-        self.lengths = mask.sum(1)
-        return self.lengths
-
-
-def _extends_by_one(inputs: Tensor, before: Tensor) -> bool:
-    return (
-        inputs.ndim == 2
-        and inputs.shape[0] == before.shape[0]
-        and inputs.shape[1] == before.shape[1] + 1
-        and torch.equal(inputs[:, :-1], before)
-    )
-
-
-def _first_present(kwargs: dict[str, Any], *names: str) -> Any:
-    return next((kwargs[name] for name in names if kwargs.get(name) is not None), None)
-
-
-def _cached_length(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
-    return int(cache[0].past_keys.shape[1])
 
 
 @contextmanager
@@ -354,7 +271,7 @@ def _hooked(
         with model.hooks(fwd_hooks=hooks):
             yield
         return
-    where = _Where(positions)
+    where = PositionTracker(positions)
     module = cast("nn.Module", cast("Any", model).original_model if is_bridge(model) else model)
     handles = [
         module.register_forward_pre_hook(where.before, with_kwargs=True),
@@ -368,82 +285,28 @@ def _hooked(
             handle.remove()
 
 
-# Models whose weights a context has scaled, and the neurons, for as long as it lasts.
-_edits: WeakKeyDictionary[nn.Module, list[frozenset[Neuron]]] = WeakKeyDictionary()
-
-
-def _edited_neurons(model: HookedModel) -> frozenset[Neuron]:
-    return frozenset[Neuron]().union(*_edits.get(cast("nn.Module", model), []))
-
-
-@contextmanager
-def _scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> Generator[None]:
-    edits = _edits.setdefault(cast("nn.Module", model), [])
-    edits.append(frozenset(circuit))
-    saved: list[tuple[Tensor, Tensor, Tensor]] = []
-    try:
-        with torch.no_grad():
-            for layer, indices in circuit.by_layer().items():
-                rows = _one_row_a_neuron(cast("DownProjection", down_projection(model, layer)))
-                index = torch.tensor(indices, device=rows.device)
-                # Kept before the change, so that an interrupt between the two loses nothing.
-                saved.append((rows, index, rows[index]))
-                rows[index] = rows[index] * multiplier
-        yield
-    finally:
-        with torch.no_grad():
-            for rows, index, original in reversed(saved):
-                rows[index] = original
-        edits.pop()
-
-
-def _one_row_a_neuron(projection: DownProjection) -> Tensor:
-    return projection.weight.t() if projection.neuron_dim == 1 else projection.weight
-
-
-def _obstacle_to_weights(
+def _obstacle(
     model: HookedModel, circuit: Circuit, values: Values | None, positions: Positions
 ) -> str | None:
     if values is not None:
         return "a matrix can scale activations, not set them"
     if positions != "all":
         return f"a matrix scales at all positions, not at positions={positions!r}"
-    for layer in circuit.by_layer():
-        projection = down_projection(model, layer)
-        if projection is None:
-            return f"the down projection of layer {layer} is no plain linear layer"
-        weight = projection.weight
-        if type(weight) is not nn.Parameter or not weight.is_floating_point():
-            return f"the down projection of layer {layer} is quantised or parametrised"
-        if weight.device.type == "meta":
-            return f"the down projection of layer {layer} is offloaded"
-        if _uses(model, weight) > 1:
-            return f"the down projection of layer {layer} is shared with another module"
-    return None
-
-
-def _uses(model: HookedModel, weight: Tensor) -> int:
-    holders = {
-        id(module)
-        for module in cast("nn.Module", model).modules()
-        for parameter in module.parameters(recurse=False)
-        if parameter is weight
-    }
-    return len(holders)
+    return obstacle_to_scaling(model, circuit)
 
 
 def _check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
-    if both := _edited_neurons(model) & set(circuit):
+    if both := edited_neurons(model) & set(circuit):
         raise InputError(
             f"{min(both)} is scaled by its weights in an outer steer(), which would scale the "
             "values set here as well; use via='hooks' for the outer one"
         )
 
 
-def _check_multiplier(multiplier: float) -> None:
-    if not math.isfinite(multiplier):
+def _check_multiplier(multiplier: object) -> None:
+    if not isinstance(multiplier, int | float) or not math.isfinite(multiplier):
         raise InputError(
-            f"multiplier is {multiplier}, expected a finite number: 0 ablates, 1 changes nothing"
+            f"multiplier is {multiplier!r}, expected a finite number: 0 ablates, 1 changes nothing"
         )
 
 

@@ -174,7 +174,7 @@ def filter_universal(
     Raises:
         InputError: the universal neurons are of a model of another shape.
     """
-    neurons = _checked(universal, found.layout)
+    neurons = checked_neurons(universal, found.layout)
     if isinstance(found, Circuit):
         kept = [(n, s) for n, s in zip(found, found.scores, strict=True) if n not in neurons]
         return Circuit(
@@ -196,9 +196,10 @@ def filter_universal(
     )
 
 
-def _checked(
+def checked_neurons(
     universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]], layout: Layout
 ) -> frozenset[Neuron]:
+    """The universal neurons as a set; InputError unless all are neurons of this layout."""
     if isinstance(universal, UniversalNeurons):
         if universal.layout != layout:
             raise InputError(
@@ -207,15 +208,19 @@ def _checked(
                 f"{layout.n_neurons} in {layout.n_layers}"
             )
         return frozenset(universal.neurons)
+    neurons = as_neurons(universal)
+    layout.flat_all(neurons)
+    return frozenset(neurons)
+
+
+def as_neurons(pairs: Iterable[Neuron | tuple[int, int]]) -> tuple[Neuron, ...]:
+    """(layer, index) pairs as neurons; InputError for anything else."""
     try:
-        neurons = frozenset(Neuron(layer, index) for layer, index in universal)
+        return tuple(Neuron(layer, index) for layer, index in pairs)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"universal is {universal!r}, expected UniversalNeurons or (layer, index) pairs"
+            f"universal is {pairs!r}, expected UniversalNeurons or (layer, index) pairs"
         ) from error
-    for neuron in neurons:
-        layout.flat(neuron)
-    return neurons
 
 
 def _record(

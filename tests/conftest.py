@@ -3,9 +3,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
+
+# Threads only get into each other's way where a model is tiny.
+PROCESSORS = torch.get_num_threads()
+torch.set_num_threads(1)
 
 # TransformerLens 4 has no HookedTransformer.
 collect_ignore = [] if find_spec("transformer_lens.HookedTransformer") else ["tl3"]
@@ -33,11 +38,18 @@ def chat_model():
 
 
 @pytest.fixture(scope="session")
-def demo():
-    """SmolLM2-135M-Instruct."""
+def _demo_model():
     import cna_lens
 
     return cna_lens.load_model("demo", device="cpu")
+
+
+@pytest.fixture
+def demo(_demo_model):
+    """SmolLM2-135M-Instruct, on all processors."""
+    torch.set_num_threads(PROCESSORS)
+    yield _demo_model
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -85,3 +85,9 @@ def test_a_low_temperature_is_greedy(model):
     greedy = cna_lens.generate(model, PROMPTS, max_new_tokens=8)
     assert sample(model, PROMPTS, temperature=1e-4) == greedy
     assert sample(model, PROMPTS, temperature=2.0) != greedy
+
+
+def test_a_prompts_answer_does_not_depend_on_where_it_stands(model):
+    answers = sample(model, PROMPTS)
+    assert sample(model, PROMPTS[::-1]) == answers[::-1]
+    assert [sample(model, [prompt])[0] for prompt in PROMPTS] == answers

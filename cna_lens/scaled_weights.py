@@ -1,0 +1,76 @@
+"""Scale neurons by scaling what they are multiplied with: no hook, no cost per token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from cna_lens.circuit import Circuit
+from cna_lens.sites import DownProjection, HookedModel, down_projection
+from cna_lens.types import Neuron
+
+# Models whose weights a context has scaled, and the neurons, for as long as it lasts.
+_edits: WeakKeyDictionary[nn.Module, list[frozenset[Neuron]]] = WeakKeyDictionary()
+
+
+def edited_neurons(model: HookedModel) -> frozenset[Neuron]:
+    """The neurons that some surrounding context has scaled by their weights."""
+    return frozenset[Neuron]().union(*_edits.get(cast("nn.Module", model), []))
+
+
+@contextmanager
+def scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> Generator[None]:
+    """Scale the neurons' part of each down projection in place, and put it back bit for bit."""
+    edits = _edits.setdefault(cast("nn.Module", model), [])
+    edits.append(frozenset(circuit))
+    saved: list[tuple[Tensor, Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for layer, indices in circuit.by_layer().items():
+                rows = _one_row_a_neuron(cast("DownProjection", down_projection(model, layer)))
+                index = torch.tensor(indices, device=rows.device)
+                # Kept before the change, so that an interrupt between the two loses nothing.
+                saved.append((rows, index, rows[index]))
+                rows[index] = rows[index] * multiplier
+        yield
+    finally:
+        with torch.no_grad():
+            for rows, index, original in reversed(saved):
+                rows[index] = original
+        edits.pop()
+
+
+def _one_row_a_neuron(projection: DownProjection) -> Tensor:
+    return projection.weight.t() if projection.neuron_dim == 1 else projection.weight
+
+
+def obstacle_to_scaling(model: HookedModel, circuit: Circuit) -> str | None:
+    """Why the weights of these neurons cannot be scaled in place; None where they can."""
+    uses = _uses(model)
+    for layer in circuit.by_layer():
+        projection = down_projection(model, layer)
+        if projection is None:
+            return f"the down projection of layer {layer} is no plain linear layer"
+        weight = projection.weight
+        if type(weight) is not nn.Parameter or not weight.is_floating_point():
+            return f"the down projection of layer {layer} is quantised or parametrised"
+        if weight.device.type == "meta":
+            return f"the down projection of layer {layer} is offloaded"
+        if uses[id(weight)] > 1:
+            return f"the down projection of layer {layer} is shared with another module"
+    return None
+
+
+def _uses(model: HookedModel) -> Counter[int]:
+    """How many modules hold each parameter."""
+    return Counter(
+        id(parameter)
+        for module in cast("nn.Module", model).modules()
+        for parameter in module.parameters(recurse=False)
+    )
