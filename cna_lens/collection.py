@@ -261,7 +261,7 @@ class Reader:
                 self.model,
                 ids.to(device),
                 torch.cat([before, mask], dim=1).to(device),
-                prefix.expand(len(ids)),
+                prefix.read_only(),
             )
         return readout.activations()
 

@@ -64,6 +64,31 @@ class SharedPrefix:
         cache.batch_repeat_interleave(batch)
         return cache
 
+    def read_only(self) -> Any:
+        """The cache for one forward pass of any batch, which leaves it as it is.
+
+        The prefix is repeated for one layer at a time and nothing behind it is kept, so that a
+        batch takes no memory for keys and values of all layers. None for no prefix.
+        """
+        if self.cache is None:
+            return None
+        cache = copy.copy(self.cache)
+        cache.layers = [_read_only(layer) for layer in self.cache.layers]
+        return cache
+
+
+def _read_only(layer: Any) -> Any:
+    def update(keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        batch = keys.shape[0]
+        return (
+            torch.cat([layer.keys.expand(batch, -1, -1, -1), keys], dim=-2),
+            torch.cat([layer.values.expand(batch, -1, -1, -1), values], dim=-2),
+        )
+
+    same = copy.copy(layer)
+    same.update = update
+    return same
+
 
 def cannot_share(model: HookedModel) -> str | None:
     """Why a model cannot continue from the keys and values of a prefix; None where it can."""
@@ -117,7 +142,7 @@ def forward_trunk(
         model: the model.
         ids: token ids, right padded, without a shared prefix.
         mask: 1 on real tokens, over the prefix and the ids.
-        cache: keys and values of the prefix, from `SharedPrefix.expand`.
+        cache: keys and values of the prefix, from `SharedPrefix.read_only`.
     """
     if not is_bridge(model):
         model.forward(ids, return_type=None, attention_mask=mask)

@@ -136,13 +136,20 @@ class RunningMoments:
         return ActivationStats(self._layout, count, mean.cpu(), squared_deviations.cpu(), source)
 
 
+_COLUMNS = 1 << 13
+
 _Moments = tuple[int, Float64[Tensor, " neuron"], Float64[Tensor, " neuron"]]
 
 
 def _moments(activations: Float[Tensor, "prompt neuron"]) -> _Moments:
-    values = activations.to(torch.float64)
-    mean = values.mean(0)
-    return len(values), mean, ((values - mean) ** 2).sum(0)
+    means: list[Tensor] = []
+    squared_deviations: list[Tensor] = []
+    # In pieces, so that only one of them is held in float64 at a time.
+    for piece in activations.split(_COLUMNS, dim=1):
+        values = piece.to(torch.float64)
+        means.append(values.mean(0))
+        squared_deviations.append(((values - means[-1]) ** 2).sum(0))
+    return len(activations), torch.cat(means), torch.cat(squared_deviations)
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:

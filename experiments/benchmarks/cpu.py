@@ -74,6 +74,7 @@ class CpuBench:
             {
                 "discovery": self.find,
                 "one at a time": lambda: _one_at_a_time(self.model, self.encoded),
+                "filtered": lambda: _one_at_a_time(self.model, self.encoded, _is_site),
             },
             max(1, self.repeats // 2),
         )
@@ -86,11 +87,18 @@ class CpuBench:
                 "at most 0.60, aim 0.45",
             ),
             ratio(
-                "one prompt at a time with run_with_cache / discovery",
+                "one prompt at a time with run_with_cache(ids) / discovery",
                 slow,
                 "one at a time",
                 "discovery",
                 "at least 8, aim 15",
+            ),
+            ratio(
+                "the same with a names_filter for hook_post / discovery",
+                slow,
+                "filtered",
+                "discovery",
+                "",
             ),
         ]
 
@@ -206,12 +214,16 @@ def _plain_forward(model: Any, encoded: Sequence[TokenIds]) -> None:
         model.model(ids, attention_mask=mask, use_cache=False)
 
 
+def _is_site(name: str) -> bool:
+    return name.endswith("mlp.hook_post")
+
+
 @torch.no_grad()
-def _one_at_a_time(model: Any, encoded: Sequence[TokenIds]) -> None:
+def _one_at_a_time(
+    model: Any, encoded: Sequence[TokenIds], names_filter: Callable[[str], bool] | None = None
+) -> None:
     for ids in encoded:
-        _, cache = model.run_with_cache(
-            torch.tensor([ids]), names_filter=lambda name: name.endswith("mlp.hook_post")
-        )
+        _, cache = model.run_with_cache(torch.tensor([ids]), names_filter=names_filter)
         for layer in range(model.cfg.n_layers):
             cache[f"blocks.{layer}.mlp.hook_post"][0, -1].clone()
 
