@@ -112,7 +112,7 @@ def _boot_folder(
     try:
         # What is hashed was written in float32.
         loaded_as = dtype if expected_hash is None else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_as)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_as)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(folder, error) from error
