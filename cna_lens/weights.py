@@ -32,4 +32,11 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
 
 def _named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
     module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
-    return {name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()}
+    weights = {
+        name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()
+    }
+    # TransformerLens 3.9 gives an LM head without a bias one of zeros, which computes the same.
+    added = weights.get("lm_head.bias")
+    if added is not None and not bool(added.any()):
+        del weights["lm_head.bias"]
+    return weights
