@@ -32,7 +32,7 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
 
 def _named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
     module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
-    weights = {
+    weights: dict[str, Tensor] = {
         name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()
     }
     # TransformerLens 3.9 gives an LM head without a bias one of zeros, which computes the same.

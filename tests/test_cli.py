@@ -139,8 +139,12 @@ def test_a_circuit_of_another_model_is_refused(run, found, folder, tmp_path):
 
 
 @pytest.mark.real_model
-def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(run, tmp_path, demo):
-    code, output, _ = run("demo", "--prompts", 2, "--out", tmp_path, "--device", "cpu")
+def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
+    run, tmp_path, monkeypatch, demo
+):
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = run("demo", "--prompts", 2, "--out", "out", "--device", "cpu")
+    tmp_path = tmp_path / "out"
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
     for condition in ("unsteered, m = 1", "circuit, m = 0", "random control, m = 0"):

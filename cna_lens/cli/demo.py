@@ -73,10 +73,10 @@ def run(
     if verbose:
         _print_result(rows, circuit)
         console.print(
-            f"\nWritten to {out}: circuit.json, labels.jsonl (labels, scores and hashes, no "
-            f"answers). {time.perf_counter() - started:.0f} s in all.",
-            soft_wrap=True,
+            "\ncircuit.json and labels.jsonl (labels, scores and hashes, no answers) are in the "
+            f"folder below. {time.perf_counter() - started:.0f} s in all."
         )
+        console.print(str(out), soft_wrap=True, markup=False)
     return {"circuit": str(out / "circuit.json"), "rows": [_row_record(row) for row in rows]}
 
 
