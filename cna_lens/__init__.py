@@ -32,9 +32,9 @@ from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_files import read_prompts
 from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
 from cna_lens.ranking import RANKINGS, NeuronScores, circuit_size, rank
-from cna_lens.statistics import mcnemar, wilson
+from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
-from cna_lens.types import Layout, Neuron, PromptRecord, Rate, Source
+from cna_lens.types import Estimate, Layout, Neuron, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
 from cna_lens.weights import weights_hash
 
@@ -47,6 +47,7 @@ __all__ = [
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
+    "Estimate",
     "GenerationInterrupted",
     "InputError",
     "Layout",
@@ -63,6 +64,7 @@ __all__ = [
     "UniversalNeurons",
     "UniversalRecord",
     "UniversalRule",
+    "bootstrap_mean",
     "circuit_size",
     "collect",
     "diverse_prompts",
@@ -74,6 +76,7 @@ __all__ = [
     "matched_random",
     "mcnemar",
     "ngram_quality",
+    "paired_bootstrap",
     "prompt_lengths",
     "prompt_set",
     "rank",

@@ -1,13 +1,14 @@
-"""Intervals for rates, and a test for paired ones."""
+"""Intervals for rates and means, and tests for paired ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scipy.stats import binomtest
+import numpy as np
+from scipy.stats import binomtest, bootstrap
 
 from cna_lens.errors import InputError
-from cna_lens.types import Rate
+from cna_lens.types import Estimate, Rate
 
 
 def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
@@ -46,3 +47,80 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     gained = sum(a and not b for b, a in zip(before, after, strict=True))
     return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+def bootstrap_mean(
+    values: Sequence[float | None],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """The mean over examples with its percentile bootstrap interval.
+
+    An example without a value (None) is missing: left out of the mean, and counted.
+
+    >>> bootstrap_mean([1.0, 1.0, None, 1.0])
+    Estimate(value=1.0, low=1.0, high=1.0, n=3, missing=1)
+
+    Args:
+        values: one for each example.
+        confidence: of the interval.
+        n_resamples: bootstrap resamples of the examples.
+        seed: for the resampling.
+
+    Raises:
+        InputError: no example has a value, or a confidence outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}, expected between 0 and 1")
+    present = [float(value) for value in values if value is not None]
+    missing = len(values) - len(present)
+    if not present:
+        raise InputError(f"a mean needs at least one value, {missing} of {missing} are missing")
+    if len(present) == 1:
+        return Estimate(present[0], None, None, 1, missing)
+    resampled = bootstrap(
+        (np.array(present),),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=n_resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = resampled.confidence_interval
+    return Estimate(float(np.mean(present)), float(low), float(high), len(present), missing)
+
+
+def paired_bootstrap(
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """The mean change of each example, after minus before, with its bootstrap interval.
+
+    Whole pairs are resampled, so that what an example always contributes cancels. A pair with a
+    missing side is missing.
+
+    >>> paired_bootstrap([0.5, 1.0, None], [0.25, 0.75, 1.0])
+    Estimate(value=-0.25, low=-0.25, high=-0.25, n=2, missing=1)
+
+    Args:
+        before: one value for each example.
+        after: the same examples' values under the other condition.
+        confidence: of the interval.
+        n_resamples: bootstrap resamples of the pairs.
+        seed: for the resampling.
+
+    Raises:
+        InputError: the two have different lengths, or no pair is complete.
+    """
+    if len(before) != len(after):
+        raise InputError(f"paired values need one length, got {len(before)} and {len(after)}")
+    changes = [
+        None if b is None or a is None else a - b for b, a in zip(before, after, strict=True)
+    ]
+    return bootstrap_mean(changes, confidence=confidence, n_resamples=n_resamples, seed=seed)

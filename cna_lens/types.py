@@ -135,3 +135,32 @@ class Rate:
         """The rate and its interval in per cent."""
         value, low, high = 100 * self.value, 100 * self.low, 100 * self.high
         return f"{value:.1f} % [{low:.1f}, {high:.1f}] n={self.n}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over examples with its confidence interval.
+
+    >>> print(Estimate(value=0.91, low=0.88, high=0.94, n=58, missing=2))
+    0.91 [0.88, 0.94] n=58, 2 missing
+
+    Attributes:
+        value: the mean of the examples that have a value.
+        low: lower end of the interval, None for a single example.
+        high: upper end of the interval, None for a single example.
+        n: examples with a value.
+        missing: examples without one; never counted as 0.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    missing: int = 0
+
+    def __str__(self) -> str:
+        """The mean and its interval."""
+        unknown = self.low is None or self.high is None
+        interval = "[?, ?]" if unknown else f"[{self.low:.3g}, {self.high:.3g}]"
+        missing = f", {self.missing} missing" if self.missing else ""
+        return f"{self.value:.3g} {interval} n={self.n}{missing}"
