@@ -22,13 +22,12 @@ from cna_lens.batching import (
     BatchSize,
     TokenIds,
     check_batch_size,
-    halves,
     length_buckets,
     pad,
 )
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.forward import SharedPrefix, forward_trunk
-from cna_lens.memory import is_out_of_memory, token_budget
+from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
@@ -211,25 +210,21 @@ class Reader:
         places = [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
         prefix = self._prefix(prompts, min(places))
         lengths = [len(ids) - prefix.length for ids in prompts]
-        waiting = self._buckets(lengths, prefix.length + max(lengths))
+        buckets = self._buckets(lengths, prefix.length + max(lengths))
+
+        def run(batch: list[int]) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+            with prompt_lengths([len(prompts[i]) for i in batch]):
+                return self._run(
+                    [prompts[i][prefix.length :] for i in batch],
+                    [places[i] - prefix.length for i in batch],
+                    prefix,
+                    names,
+                )
+
         with tqdm(
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
-            while waiting:
-                batch = waiting.pop(0)
-                try:
-                    with prompt_lengths([len(prompts[i]) for i in batch]):
-                        activations, layout = self._run(
-                            [prompts[i][prefix.length :] for i in batch],
-                            [places[i] - prefix.length for i in batch],
-                            prefix,
-                            names,
-                        )
-                except Exception as error:
-                    if not is_out_of_memory(error) or len(batch) == 1:
-                        raise
-                    waiting = [half for whole in (batch, *waiting) for half in halves(whole)]
-                    continue
+            for batch, (activations, layout) in run_in_halves(buckets, run):
                 _check_finite(activations, layout, model_name(self.model))
                 yield batch, activations, layout
                 bar.update(len(batch))

@@ -123,11 +123,19 @@ def _parameters(original: Any) -> frozenset[str]:
     return frozenset(inspect.signature(original.forward).parameters)
 
 
-def _bridge_pass(model: HookedModel, ids: Int64[Tensor, "batch pos"], **kwargs: Any) -> Any:
-    original = cast("Any", model).original_model
-    if "logits_to_keep" in _parameters(original):
-        kwargs["logits_to_keep"] = 1
+def _bridge_pass(
+    model: HookedModel,
+    ids: Int64[Tensor, "batch pos"],
+    logits_to_keep: int | Int64[Tensor, " kept"] = 1,
+    **kwargs: Any,
+) -> Any:
+    if _keeps_logits(model):
+        kwargs["logits_to_keep"] = logits_to_keep
     return model.forward(ids, **kwargs)
+
+
+def _keeps_logits(model: HookedModel) -> bool:
+    return "logits_to_keep" in _parameters(cast("Any", model).original_model)
 
 
 def forward_trunk(
@@ -150,6 +158,32 @@ def forward_trunk(
         _bridge_pass(model, ids, return_type=None, attention_mask=mask, use_cache=False)
     else:
         _bridge_pass(model, ids, return_type=None, attention_mask=mask, past_key_values=cache)
+
+
+def forward_logits(
+    model: HookedModel,
+    ids: Int64[Tensor, "batch pos"],
+    mask: Int64[Tensor, "batch whole_pos"],
+    cache: Any,
+    first: int,
+) -> Float[Tensor, "batch kept_pos d_vocab"]:
+    """The logits from one position on; the unembedding is not computed for those before.
+
+    Args:
+        model: the model.
+        ids: token ids, right padded, without a shared prefix.
+        mask: 1 on real tokens, over the prefix and the ids.
+        cache: keys and values of the prefix, from `SharedPrefix.read_only`.
+        first: the first position among the ids that is kept.
+    """
+    if not is_bridge(model):
+        return model.forward(ids, return_type="logits", attention_mask=mask)[:, first:]
+    cached = {"use_cache": False} if cache is None else {"past_key_values": cache}
+    kept = torch.arange(first, ids.shape[1], device=ids.device)
+    logits = _bridge_pass(
+        model, ids, logits_to_keep=kept, return_type="logits", attention_mask=mask, **cached
+    )
+    return logits if _keeps_logits(model) else logits[:, first:]
 
 
 def forward_with_cache(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
 
 import psutil
 import torch
 from torch import nn
 
+from cna_lens.batching import halves
 from cna_lens.sites import HookedModel, input_device
+
+Result = TypeVar("Result")
 
 CPU_TOKENS = 768
 """On a CPU larger batches are slower: their activations no longer fit the caches."""
@@ -16,12 +20,16 @@ CPU_TOKENS = 768
 GPU_TOKENS = 32_768
 """On a GPU larger batches gain nothing: the matrix units are busy."""
 
-
 CPU_ANSWERS = 64
 """On a CPU the weights are read once for each step, however many answers share it."""
 
 GPU_ANSWERS = 256
 """On a GPU steps stop being bound by reading the weights at about this many answers."""
+
+CPU_PREDICTIONS = 1024
+"""On a CPU more distributions over the vocabulary at once only fill memory."""
+
+GPU_PREDICTIONS = 16_384
 
 
 def token_budget(model: HookedModel, longest: int) -> int:
@@ -66,6 +74,33 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def predictions_at_once(model: HookedModel) -> int:
+    """Next-token distributions that fit a quarter of the free memory, with their copies."""
+    device = input_device(model)
+    fits = _free_bytes(device) // 4 // (4 * 3 * int(model.cfg.d_vocab))
+    return max(1, min(fits, CPU_PREDICTIONS if device.type == "cpu" else GPU_PREDICTIONS))
+
+
+def run_in_halves(
+    batches: Sequence[list[int]], run: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result]]:
+    """Each batch with its result; one that does not fit is halved, and so are those after it.
+
+    Nothing that was finished is done again. A batch of one that does not fit raises.
+    """
+    waiting = list(batches)
+    while waiting:
+        batch = waiting.pop(0)
+        try:
+            result = run(batch)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+            waiting = [half for whole in (batch, *waiting) for half in halves(whole)]
+            continue
+        yield batch, result
 
 
 def is_out_of_memory(error: BaseException) -> bool:

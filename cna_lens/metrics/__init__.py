@@ -1,6 +1,33 @@
-"""What an answer is: a refusal or not, fluent or repeating itself."""
+"""What answers are and what steering costs: refusal, quality, divergence, accuracy."""
 
-from cna_lens.metrics.quality import ngram_quality
+from cna_lens.metrics.divergence import kl_per_token
+from cna_lens.metrics.evaluation import (
+    AnswerRecord,
+    Evaluation,
+    evaluate,
+    label,
+    write_answers,
+)
+from cna_lens.metrics.factual import factual_accuracy
+from cna_lens.metrics.log_odds import REFUSAL_OPENINGS, refusal_log_odds
+from cna_lens.metrics.perplexity import perplexity, text_perplexity
+from cna_lens.metrics.quality import compression_ratio, distinct_n, ngram_quality
 from cna_lens.metrics.refusal import is_refusal
 
-__all__ = ["is_refusal", "ngram_quality"]
+__all__ = [
+    "REFUSAL_OPENINGS",
+    "AnswerRecord",
+    "Evaluation",
+    "compression_ratio",
+    "distinct_n",
+    "evaluate",
+    "factual_accuracy",
+    "is_refusal",
+    "kl_per_token",
+    "label",
+    "ngram_quality",
+    "perplexity",
+    "refusal_log_odds",
+    "text_perplexity",
+    "write_answers",
+]

@@ -1,6 +1,9 @@
-"""Quality: does an answer repeat itself?"""
+"""Quality: does an answer repeat itself, or another one?"""
 
 from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
 
 from cna_lens.errors import InputError
 
@@ -26,8 +29,53 @@ def ngram_quality(answer: str, n: int = 4) -> float | None:
     Raises:
         InputError: n is below 1.
     """
+    grams = _ngrams(answer, n)
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def distinct_n(answers: Sequence[str], n: int = 2) -> float | None:
+    r"""The share of distinct n-grams of words among those of all answers together.
+
+    $$\frac{\text{distinct n-grams}}{\text{n-grams}}$$
+
+    Falls where answers repeat each other, which no measure of a single answer sees. It also falls
+    with the number of words: compare answers of like number and length. Source: Li et al.,
+    arXiv 1510.03055.
+
+    >>> distinct_n(["I cannot help", "I cannot help"])
+    0.5
+
+    Returns:
+        A share in (0, 1], or None where no answer has n words.
+
+    Raises:
+        InputError: n is below 1.
+    """
+    grams = [gram for answer in answers for gram in _ngrams(answer, n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def compression_ratio(answer: str) -> float | None:
+    """How many times smaller an answer becomes by zlib: a detector of loops.
+
+    Ordinary prose of some sentences is below 2.4, a loop far above, also one without spaces between
+    words or with a period longer than four. An answer of a few words is below 1, since zlib adds a
+    header.
+
+    >>> compression_ratio("no " * 100) > 10
+    True
+    >>> compression_ratio("") is None
+    True
+
+    Returns:
+        Bytes over compressed bytes, None for an empty answer.
+    """
+    text = answer.encode()
+    return len(text) / len(zlib.compress(text)) if text else None
+
+
+def _ngrams(answer: str, n: int) -> list[tuple[str, ...]]:
     if n < 1:
         raise InputError(f"n is {n}, expected at least 1 word")
     words = answer.split()
-    grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else None
+    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]

@@ -1,0 +1,1 @@
+"""The matched pair: how the demo model was taught to refuse, and how well it does."""

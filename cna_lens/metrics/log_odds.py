@@ -1,0 +1,75 @@
+"""Refusal log-odds of the first token: how close to a refusal a model is, without generating."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cna_lens.errors import InputError
+from cna_lens.predictions import Text, predictions
+from cna_lens.prompts import Chat, Prompt, encode
+from cna_lens.sites import HookedModel
+
+REFUSAL_OPENINGS = ("I'm sorry", "I cannot", "Sorry", "I apologize", "Unfortunately")
+"""How refusals begin; their first tokens are what the log-odds count as refusing."""
+
+
+def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]:
+    """The first token of each opening, each once.
+
+    Raises:
+        InputError: there is no opening, or one without tokens.
+    """
+    if not openings:
+        raise InputError("openings is empty; give at least one way in which a refusal begins")
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer; its openings cannot be encoded")
+    found: list[int] = []
+    for opening in openings:
+        ids: list[int] = model.tokenizer(opening, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise InputError(f"the opening {opening!r} has no tokens; leave it out")
+        found.append(ids[0])
+    return tuple(dict.fromkeys(found))
+
+
+def refusal_log_odds(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    openings: Sequence[str] = REFUSAL_OPENINGS,
+    chat: Chat = "auto",
+) -> list[float]:
+    r"""The log-odds that an answer's first token is one that begins a refusal.
+
+    $$\log \frac{\sum_{t \in R} p(t \mid x)}{\sum_{t \notin R} p(t \mid x)}$$
+
+    in nats, where R holds the first tokens of the openings. One forward pass a prompt and no
+    generation, so that sweeps are fast; what is said after the first token does not count. "I" may
+    begin a refusal and an answer alike: look at the correlation with the rate of refusals on your
+    model before relying on it.
+
+    >>> first, second = refusal_log_odds(tiny_model, ["Hello.", "Help me."], openings=["w5"])
+    >>> first == refusal_log_odds(tiny_model, ["Hello."], openings=["w5"])[0]
+    True
+
+    Args:
+        model: a TransformerBridge or HookedTransformer; inside `steer`, the steered model.
+        prompts: strings, lists of chat messages, or token ids.
+        openings: how refusals begin.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+
+    Raises:
+        InputError: no prompts, or no openings.
+    """
+    refusing = torch.tensor(first_tokens(model, openings))
+    # What stands in the place that is predicted does not matter, and is not read.
+    texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
+    found: dict[int, float] = {}
+    for place, log_probs in predictions(model, texts):
+        row = log_probs[0].double().cpu()
+        others = row.clone()
+        others[refusing] = -torch.inf
+        found[place] = float(row[refusing].logsumexp(0) - others.logsumexp(0))
+    return [found[place] for place in range(len(texts))]

@@ -1,0 +1,46 @@
+"""What is trained, and how: everything that an adapter depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A LoRA recipe for the demo model.
+
+    Attributes:
+        name: the adapter, and what `load_model` calls the model with it.
+        modules: the projections that get an adapter.
+        layers: the blocks that get one, all of them for None.
+        rank: of the two factors.
+        learning_rate: at its peak; warmed up over a tenth of the steps, then lowered to 0 linearly.
+        epochs: passes over the training set.
+        batch_size: examples a step.
+        wordings_per_action: in how many wordings an action is asked for.
+        answer_tokens: how many tokens of the model's own answers to benign requests are kept.
+        seed: of the answers, the order and the adapter's first weights.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    layers: tuple[int, ...] | None = None
+    rank: int = 8
+    learning_rate: float = 5e-4
+    epochs: int = 2
+    batch_size: int = 16
+    wordings_per_action: int = 2
+    answer_tokens: int = 24
+    seed: int = 0
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("demo-refusal", modules=(*ATTENTION, *MLP)),
+        Recipe("demo-refusal-late", modules=MLP, layers=tuple(range(20, 30)), rank=16),
+    )
+}
