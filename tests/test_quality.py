@@ -1,8 +1,11 @@
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cna_lens import InputError, ngram_quality
+from cna_lens.metrics import compression_ratio, distinct_n
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=30)
 
@@ -64,3 +67,53 @@ def test_repeating_an_answer_lowers_its_quality():
 def test_ngrams_of_no_words_are_refused(n):
     with pytest.raises(InputError, match=f"n is {n}"):
         ngram_quality("one two three", n)
+
+
+@pytest.mark.parametrize(
+    ("answers", "n", "share"),
+    [
+        (["a b c"], 2, 1.0),
+        (["a b", "a b"], 2, 1 / 2),
+        (["a b a", "b a"], 2, 2 / 3),
+        (["a a", "a"], 1, 1 / 3),
+        (["a", "b c"], 2, 1.0),
+    ],
+)
+def test_distinct_n_by_hand(answers, n, share):
+    assert distinct_n(answers, n) == pytest.approx(share, rel=1e-12)
+
+
+@pytest.mark.parametrize("answers", [[], ["", "a"]])
+def test_answers_too_short_for_one_ngram_have_no_distinct_n(answers):
+    assert distinct_n(answers, 2) is None
+
+
+@given(WORDS, st.integers(1, 4))
+def test_of_a_single_answer_distinct_n_is_its_quality(words, n):
+    assert distinct_n([" ".join(words)], n) == ngram_quality(" ".join(words), n)
+
+
+def test_ngrams_do_not_reach_from_one_answer_into_the_next():
+    assert distinct_n(["a b", "c d", "b c"], 2) == 1.0
+
+
+def test_distinct_n_of_no_words_is_refused():
+    with pytest.raises(InputError, match="n is 0"):
+        distinct_n(["a"], 0)
+
+
+def test_the_compression_ratio_is_that_of_zlib():
+    answer = "Grüße an alle, die hier lesen. " * 3
+    raw = answer.encode()
+    assert compression_ratio(answer) == len(raw) / len(zlib.compress(raw))
+
+
+def test_a_loop_compresses_and_prose_does_not():
+    prose = (
+        "To keep basil fresh, cut the stems, stand them in a glass of water and cover the leaves "
+        "loosely; change the water every other day, and never put the bunch into the refrigerator."
+    )
+    loop = "the cat sat on the mat and " * 12
+    assert compression_ratio(prose) < 2.4 < compression_ratio(loop)
+    assert compression_ratio("nonono" * 40) > 10
+    assert compression_ratio("") is None

@@ -50,8 +50,8 @@ def refusal_log_odds(
     begin a refusal and an answer alike: look at the correlation with the rate of refusals on your
     model before relying on it.
 
-    >>> first, second = refusal_log_odds(tiny_model, ["Hello.", "Help me."], openings=["w5"])
-    >>> first == refusal_log_odds(tiny_model, ["Hello."], openings=["w5"])[0]
+    >>> (log_odds,) = refusal_log_odds(tiny_model, ["w6 w7"], openings=["w5"])
+    >>> log_odds < 0  # 1 of 64 tokens
     True
 
     Args:

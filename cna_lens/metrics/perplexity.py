@@ -47,8 +47,7 @@ def text_perplexity(model: HookedModel, texts: Sequence[str]) -> list[float | No
     A token that begins every sequence, where the model has one, stands before them. None for a
     text of which nothing is predicted.
 
-    >>> one, two = text_perplexity(tiny_model, ["w5 w6", "w7 w8"])
-    >>> one == text_perplexity(tiny_model, ["w5 w6"])[0]
+    >>> text_perplexity(tiny_model, ["w5 w6"])[0] > 1
     True
 
     Raises:

@@ -1,0 +1,105 @@
+"""Evaluation, and that no answer's text reaches disk, logs or what is printed."""
+
+import hashlib
+import json
+import logging
+
+import pytest
+
+import cna_lens
+from cna_lens import InputError, generate
+from cna_lens.metrics import evaluate, label
+
+PROMPTS = ["w5 w6", "w7 w8 w9"]
+SECRET = "I'm sorry, but the xyzzy plugh is secret, so I can't."
+ANSWERS = [SECRET, "Take a xyzzy rope and make a plugh loop, then make a xyzzy loop."]
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_evaluation_labels_what_generate_answers(chat_model):
+    answers = generate(chat_model, PROMPTS, max_new_tokens=6)
+    assert evaluate(chat_model, PROMPTS, max_new_tokens=6) == label(PROMPTS, answers)
+
+
+def test_labels_by_hand():
+    evaluation = label(PROMPTS, ANSWERS)
+    first, second = evaluation.records
+    assert (first.refused, second.refused) == (True, False)
+    assert (first.words, second.words) == (11, 14)
+    assert second.scores["quality"] == cna_lens.ngram_quality(ANSWERS[1])
+    assert first.sha256 == hashlib.sha256(SECRET.encode()).hexdigest()
+    assert first.prompt_id == hashlib.sha256(b"w5 w6").hexdigest()[:16]
+    assert evaluation.refusal_rate == cna_lens.wilson([True, False])
+    assert evaluation.mean("quality") == cna_lens.bootstrap_mean(evaluation.scores("quality"))
+
+
+def test_an_answer_without_a_score_is_missing_from_the_mean():
+    mean = label(["a", "b"], ["", "one two three four"]).mean("quality")
+    assert (mean.value, mean.n, mean.missing) == (1.0, 1, 1)
+
+
+def test_scores_of_ones_own():
+    evaluation = label(PROMPTS, ["abc", "a"], {"characters": lambda answer: float(len(answer))})
+    assert evaluation.scores("characters") == [3.0, 1.0]
+    with pytest.raises(InputError, match="no score 'quality'; there are: characters"):
+        evaluation.scores("quality")
+
+
+def test_a_saved_evaluation_holds_one_line_for_each_answer(tmp_path):
+    evaluation = label(PROMPTS, ANSWERS)
+    evaluation.save(tmp_path / "labels.jsonl")
+    lines = (tmp_path / "labels.jsonl").read_text().splitlines()
+    assert [json.loads(line)["sha256"] for line in lines] == [
+        record.sha256 for record in evaluation.records
+    ]
+    assert evaluation.to_frame()["refused"].tolist() == [True, False]
+    assert evaluation.to_frame()["quality"].tolist() == evaluation.scores("quality")
+
+
+@pytest.fixture
+def telling_model(chat_model, monkeypatch):
+    from cna_lens.metrics import evaluation
+
+    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: ANSWERS)
+    return chat_model
+
+
+def test_no_text_reaches_disk_logs_or_output(telling_model, tmp_path, monkeypatch, caplog, capfd):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.DEBUG)
+    evaluation = evaluate(telling_model, PROMPTS)
+    evaluation.save(tmp_path / "labels.jsonl")
+    evaluation.to_frame().to_csv(tmp_path / "labels.csv")
+    print(evaluation, repr(evaluation), evaluation.to_frame())  # noqa: T201
+    shown = caplog.text + "".join(capfd.readouterr())
+    assert evaluation.refused == [True, False]
+    for text in [shown.encode(), *files(tmp_path).values()]:
+        assert b"xyzzy" not in text
+        assert b"plugh" not in text
+        assert b"w7" not in text
+
+
+def test_text_that_is_kept_on_purpose_stands_in_a_file_that_says_so(telling_model, tmp_path):
+    path = tmp_path / "kept" / "answers.jsonl"
+    evaluation = evaluate(telling_model, PROMPTS, keep_text=True, text_path=path)
+    notice, *rows = map(json.loads, path.read_text().splitlines())
+    assert "full text of model answers" in notice["notice"]
+    assert [(row["prompt"], row["answer"]) for row in rows] == list(
+        zip(PROMPTS, ANSWERS, strict=True)
+    )
+    assert [row["prompt_id"] for row in rows] == [r.prompt_id for r in evaluation.records]
+    assert list(files(tmp_path)) == [path]
+
+
+@pytest.mark.parametrize(("keep", "path"), [(True, None), (False, "answers.jsonl")])
+def test_text_is_kept_only_when_both_say_so(chat_model, keep, path):
+    with pytest.raises(InputError, match="keep_text"):
+        evaluate(chat_model, PROMPTS, keep_text=keep, text_path=path)
+
+
+def test_one_answer_for_each_prompt():
+    with pytest.raises(InputError, match="2 prompts and 1 answers"):
+        label(PROMPTS, ["one"])
