@@ -69,3 +69,15 @@ def without_type_checks():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def judge_server(monkeypatch):
+    """An endpoint that follows a script, and an environment that names no other."""
+    from judge_server import JudgeServer
+
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with JudgeServer() as server:
+        yield server

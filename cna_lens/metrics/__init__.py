@@ -9,6 +9,9 @@ from cna_lens.metrics.evaluation import (
     write_answers,
 )
 from cna_lens.metrics.factual import factual_accuracy
+from cna_lens.metrics.judge import Judgements, judge
+from cna_lens.metrics.judge_rubric import Judgement, Missing
+from cna_lens.metrics.judge_settings import Judge
 from cna_lens.metrics.log_odds import REFUSAL_OPENINGS, refusal_log_odds
 from cna_lens.metrics.perplexity import perplexity, text_perplexity
 from cna_lens.metrics.quality import compression_ratio, distinct_n, ngram_quality
@@ -18,11 +21,16 @@ __all__ = [
     "REFUSAL_OPENINGS",
     "AnswerRecord",
     "Evaluation",
+    "Judge",
+    "Judgement",
+    "Judgements",
+    "Missing",
     "compression_ratio",
     "distinct_n",
     "evaluate",
     "factual_accuracy",
     "is_refusal",
+    "judge",
     "kl_per_token",
     "label",
     "ngram_quality",
