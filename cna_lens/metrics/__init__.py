@@ -15,6 +15,7 @@ from cna_lens.metrics.judge_settings import Judge
 from cna_lens.metrics.log_odds import REFUSAL_OPENINGS, refusal_log_odds
 from cna_lens.metrics.perplexity import perplexity, text_perplexity
 from cna_lens.metrics.quality import compression_ratio, distinct_n, ngram_quality
+from cna_lens.metrics.reasoning import without_reasoning
 from cna_lens.metrics.refusal import is_refusal
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "perplexity",
     "refusal_log_odds",
     "text_perplexity",
+    "without_reasoning",
     "write_answers",
 ]
