@@ -11,7 +11,7 @@ from cna_lens import InputError, generate
 from cna_lens.metrics import evaluate, label
 
 PROMPTS = ["w5 w6", "w7 w8 w9"]
-SECRET = "I'm sorry, but the xyzzy plugh is secret, so I can't."
+SECRET = "I'm sorry, but I can't share the secret xyzzy plugh with you."
 ANSWERS = [SECRET, "Take a xyzzy rope and make a plugh loop, then make a xyzzy loop."]
 
 
@@ -28,7 +28,7 @@ def test_labels_by_hand():
     evaluation = label(PROMPTS, ANSWERS)
     first, second = evaluation.records
     assert (first.refused, second.refused) == (True, False)
-    assert (first.words, second.words) == (11, 14)
+    assert (first.words, second.words) == (12, 14)
     assert second.scores["quality"] == cna_lens.ngram_quality(ANSWERS[1])
     assert first.sha256 == hashlib.sha256(SECRET.encode()).hexdigest()
     assert first.prompt_id == hashlib.sha256(b"w5 w6").hexdigest()[:16]
