@@ -73,8 +73,8 @@ def test_no_text_reaches_disk_logs_or_output(telling_model, tmp_path, monkeypatc
     evaluation = evaluate(telling_model, PROMPTS)
     evaluation.save(tmp_path / "labels.jsonl")
     evaluation.to_frame().to_csv(tmp_path / "labels.csv")
-    print(evaluation, repr(evaluation), evaluation.to_frame())  # noqa: T201
-    shown = caplog.text + "".join(capfd.readouterr())
+    shown = f"{evaluation} {evaluation!r} {evaluation.to_frame().to_string()}"
+    shown += caplog.text + "".join(capfd.readouterr())
     assert evaluation.refused == [True, False]
     for text in [shown.encode(), *files(tmp_path).values()]:
         assert b"xyzzy" not in text

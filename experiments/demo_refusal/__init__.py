@@ -1,1 +1,1 @@
-"""The matched pair: how the demo model was taught to refuse, and how well it does."""
+"""The matched pair: how the demo model is taught to refuse. No adapter is packaged yet."""

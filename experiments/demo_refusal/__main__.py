@@ -1,4 +1,4 @@
-"""Train the adapters of the matched pair, and measure them."""
+"""Train the adapters of the matched pair."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 from experiments.demo_refusal.recipes import RECIPES
 from experiments.demo_refusal.train import train
 
-app = typer.Typer(help="The matched pair: teach the demo model to refuse, and measure it.")
-Out = Annotated[Path, typer.Option(help="Folder for checkpoints, the adapter and figures.")]
+app = typer.Typer(help="The matched pair: teach the demo model to refuse.")
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints and the adapter.")]
 
 
 @app.callback()
@@ -24,6 +24,8 @@ def train_command(
     name: Annotated[str, typer.Argument(help=", ".join(RECIPES))], out: Out = Path("out/pair")
 ) -> None:
     """Train one adapter; an interrupted run goes on where it stopped."""
+    if name not in RECIPES:
+        raise typer.BadParameter(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
     typer.echo(train(RECIPES[name], out))
 
 

@@ -13,7 +13,7 @@ class Recipe:
     """A LoRA recipe for the demo model.
 
     Attributes:
-        name: the adapter, and what `load_model` calls the model with it.
+        name: of the adapter, and of its folder.
         modules: the projections that get an adapter.
         layers: the blocks that get one, all of them for None.
         rank: of the two factors.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +73,6 @@ def train(recipe: Recipe, out: Path) -> Path:
     adapter = out / recipe.name
     model.to(torch.float16).save_pretrained(adapter)
     return adapter
-
-
-def recipe_record(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it goes into a model card."""
-    return asdict(recipe)
 
 
 def _answers(recipe: Recipe, training_set: list[Request]) -> list[str]:
