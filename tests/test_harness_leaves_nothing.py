@@ -1,6 +1,7 @@
 import logging
 import os
 import random
+import sys
 
 import harness_tasks
 import numpy as np
@@ -123,3 +124,14 @@ def test_a_refused_run_prints_nothing(llama, folder, capfd):
     with pytest.raises(InputError):
         run_lm_eval(llama, {"choice": [99]}, include_path=folder)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_first_import_of_lm_eval_leaves_no_environment_variable(llama, folder, monkeypatch):
+    run_lm_eval(llama, "choice", include_path=folder)
+    for name in [name for name in os.environ if name.startswith("HF_XET_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "lm_eval")
+    before = dict(os.environ)
+    run_lm_eval(llama, "choice", include_path=folder)
+    assert "lm_eval" in sys.modules
+    assert dict(os.environ) == before

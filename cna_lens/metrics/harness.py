@@ -77,7 +77,6 @@ def run_lm_eval(
         CnaLensWarning: inputs were longer than the context, so that lm-eval cut their beginning.
     """
     settings = Settings(num_fewshot, chat, add_bos_token, batch_size, seed, progress)
-    check_runnable(model, settings)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     examples = _checked_examples(tasks) if isinstance(tasks, Mapping) else None
     if not names:
@@ -87,6 +86,7 @@ def run_lm_eval(
             f"limit is {limit}, expected at least 1, and none beside the examples of each task"
         )
     with process_left_as_it_was(seed, progress=progress) as cut:
+        check_runnable(model, settings)
         loaded = load_tasks(names, include_path)
         if examples is not None:
             _check_places(loaded, examples)

@@ -81,8 +81,8 @@ def mmlu(
     settings = Settings(num_fewshot, chat, add_bos_token, batch_size, seed, progress)
     if num_fewshot > 5:
         raise InputError(f"num_fewshot is {num_fewshot}, MMLU has 5 worked examples a subject")
-    check_runnable(model, settings)
     with process_left_as_it_was(seed, progress=progress) as cut:
+        check_runnable(model, settings)
         tasks = _load(_names(subjects), data_set)
         sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
         drawn = draw_questions(sizes, sum(sizes.values()) if n is None else n, seed)
