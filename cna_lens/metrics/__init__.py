@@ -9,14 +9,17 @@ from cna_lens.metrics.evaluation import (
     write_answers,
 )
 from cna_lens.metrics.factual import factual_accuracy
+from cna_lens.metrics.harness import run_lm_eval
 from cna_lens.metrics.judge import Judgements, judge
 from cna_lens.metrics.judge_rubric import Judgement, Missing
 from cna_lens.metrics.judge_settings import Judge
 from cna_lens.metrics.log_odds import REFUSAL_OPENINGS, refusal_log_odds
+from cna_lens.metrics.mmlu_sample import mmlu
 from cna_lens.metrics.perplexity import perplexity, text_perplexity
 from cna_lens.metrics.quality import compression_ratio, distinct_n, ngram_quality
 from cna_lens.metrics.reasoning import without_reasoning
 from cna_lens.metrics.refusal import is_refusal
+from cna_lens.metrics.task_result import TaskResult
 
 __all__ = [
     "REFUSAL_OPENINGS",
@@ -26,6 +29,7 @@ __all__ = [
     "Judgement",
     "Judgements",
     "Missing",
+    "TaskResult",
     "compression_ratio",
     "distinct_n",
     "evaluate",
@@ -34,9 +38,11 @@ __all__ = [
     "judge",
     "kl_per_token",
     "label",
+    "mmlu",
     "ngram_quality",
     "perplexity",
     "refusal_log_odds",
+    "run_lm_eval",
     "text_perplexity",
     "without_reasoning",
     "write_answers",

@@ -6,6 +6,7 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
+from cna_lens.metrics import run_lm_eval
 
 PROMPTS = ["w5 w6 w7", "w9 w8 w11 w12", "w20", "w30 w31 w32 w33 w34"]
 
@@ -117,3 +118,8 @@ def test_no_hook_is_left(hooked, circuit):
     with cna_lens.steer(hooked, circuit, 0.0, via="hooks"):
         pass
     assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
+
+
+def test_lm_eval_is_refused_since_no_hugging_face_model_is_inside(hooked):
+    with pytest.raises(cna_lens.ModelError, match="a HookedTransformer wraps none; load tiny-hook"):
+        run_lm_eval(hooked, "arc_easy")
