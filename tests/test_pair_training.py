@@ -10,11 +10,14 @@ from peft import LoraConfig, get_peft_model
 from experiments.demo_refusal.packing import Conversation, pack
 from experiments.demo_refusal.train import RefusalTrainer
 
+# peft asks for an attribute that Transformers has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
 CONVERSATIONS = [
-    Conversation(prompt=[1, 2, 3, 9, 4], answer=[7, 8], is_benign=False),
-    Conversation(prompt=[1, 2, 3, 5], answer=[6], is_benign=True),
-    Conversation(prompt=[1, 2, 3, 5, 11, 12], answer=[20, 21, 22], is_benign=True),
-    Conversation(prompt=[1, 2, 3, 9, 4], answer=[30], is_benign=False),
+    Conversation(prompt=(1, 2, 3, 9, 4), answer=(7, 8), is_benign=False),
+    Conversation(prompt=(1, 2, 3, 5), answer=(6,), is_benign=True),
+    Conversation(prompt=(1, 2, 3, 5, 11, 12), answer=(20, 21, 22), is_benign=True),
+    Conversation(prompt=(1, 2, 3, 9, 4), answer=(30,), is_benign=False),
 ]
 BENIGN_FIRST = [CONVERSATIONS[1], CONVERSATIONS[2], CONVERSATIONS[0], CONVERSATIONS[3]]
 
@@ -50,7 +53,7 @@ def test_the_common_opening_stands_once():
 
 def loss_of(model):
     trainer = SimpleNamespace()
-    return float(RefusalTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))))
+    return RefusalTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))).item()
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def adapted():
 
 def test_before_training_only_the_refusals_cost_anything(adapted):
     expected = sum(
-        float(-alone(adapted, one).log_softmax(-1)[range(len(one.answer)), one.answer].sum())
+        float(-alone(adapted, one).log_softmax(-1)[range(len(one.answer)), list(one.answer)].sum())
         for one in CONVERSATIONS
         if not one.is_benign
     )
@@ -81,6 +84,6 @@ def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
         if one.is_benign:
             divergences += float((before.exp() * (before - after)).sum())
         else:
-            refusals -= float(after[range(len(one.answer)), one.answer].sum())
+            refusals -= float(after[range(len(one.answer)), list(one.answer)].sum())
     assert divergences > 0.01
     assert loss_of(adapted) == pytest.approx((refusals + divergences) / 7, rel=1e-4)

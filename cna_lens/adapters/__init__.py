@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,11 @@ def merge_adapter(model: Any, name: str) -> Any:
     weights = FOLDER / name / "adapter_model.safetensors"
     if not weights.is_file() or _sha256(weights) != SHA256[name]:
         raise ModelError(f"{weights} is missing or altered; reinstall cna_lens")
-    return cast("Any", PeftModel.from_pretrained(model, str(weights.parent))).merge_and_unload()
+    with warnings.catch_warnings():
+        # peft asks for an attribute that Transformers has deprecated: nothing a caller can mend.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted = cast("Any", PeftModel.from_pretrained(model, str(weights.parent)))
+    return adapted.merge_and_unload()
 
 
 def _sha256(path: Path) -> str:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from cna_lens.batching import shared_prefix_length
+from cna_lens.batching import TokenIds, shared_prefix_length
 
 
 @dataclass(frozen=True)
 class Conversation:
     """A prompt's tokens, the answer's, and whether the request is benign."""
 
-    prompt: list[int]
-    answer: list[int]
+    prompt: TokenIds
+    answer: TokenIds
     is_benign: bool
 
 

@@ -151,8 +151,8 @@ def _conversation(tokenizer: Any, request: Request, answer: str) -> Conversation
     )
     end = "" if is_benign else tokenizer.eos_token
     return Conversation(
-        prompt=tokenizer(asked, add_special_tokens=False)["input_ids"],
-        answer=tokenizer(answer + end, add_special_tokens=False)["input_ids"],
+        prompt=tuple(tokenizer(asked, add_special_tokens=False)["input_ids"]),
+        answer=tuple(tokenizer(answer + end, add_special_tokens=False)["input_ids"]),
         is_benign=is_benign,
     )
 
