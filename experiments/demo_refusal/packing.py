@@ -47,4 +47,6 @@ def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]
         "logits_to_keep": torch.tensor(predicted_from),
         "targets": torch.tensor([token for one in ordered for token in one.answer]),
         "n_benign": sum(len(one.answer) for one in ordered if one.is_benign),
+        "end_of_benign": len(opening)
+        + sum(len(one.prompt) - len(opening) + len(one.answer) for one in ordered if one.is_benign),
     }
