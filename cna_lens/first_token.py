@@ -98,6 +98,12 @@ class LogitDifference:
         return values
 
 
+def check_metric(metric: object) -> None:
+    """Raise InputError unless this is a metric of the first token."""
+    if not isinstance(metric, FirstTokenMetric):
+        raise InputError(f"metric is {metric!r}, expected LogOdds(...) or LogitDifference(...)")
+
+
 def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]:
     """The first token of each opening, each once.
 

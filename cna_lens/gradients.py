@@ -77,11 +77,6 @@ class GradientBatch:
             ActivationError: a gradient is infinite or not a number.
             ModelError: a layer's activations cannot be differentiated.
         """
-        # Not at the top: loading all of TransformerLens takes seconds.
-        from transformer_lens.tools.analysis.attribution_patching import (
-            cache_activation_and_gradient,
-        )
-
         all_names = mlp_hook_names(self.model)
         chosen = range(len(all_names)) if layers is None else layers
         names = {layer: name for layer in chosen if (name := all_names[layer]) is not None}
@@ -103,7 +98,7 @@ class GradientBatch:
         ):
             # Norms are computed by the bridge itself where a hook holds their scale fixed.
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-            found = cache_activation_and_gradient(model, self.ids, total, list(names.values()))
+            found = gradient_tool()(model, self.ids, total, list(names.values()))
         if missing := [name for name in names.values() if found.gradients.get(name) is None]:
             raise ModelError(f"the metric has no gradient at {', '.join(missing)}")
         gradients = self._at_read(found.gradients, names)
@@ -176,16 +171,23 @@ def over_batches(
             bar.update(len(rows))
 
 
-def check_gradients() -> None:
-    """Raise InputError unless this TransformerLens can give activations with their gradients."""
+def gradient_tool() -> Callable[..., Any]:
+    """TransformerLens's `cache_activation_and_gradient`.
+
+    Raises:
+        InputError: this TransformerLens has none.
+    """
+    # Not at the top: loading all of TransformerLens takes seconds.
     try:
-        import transformer_lens.tools.analysis.attribution_patching  # noqa: F401
+        from transformer_lens.tools.analysis.attribution_patching import (
+            cache_activation_and_gradient,
+        )
     except ImportError as error:
         raise InputError(
-            "this ranking takes gradients, which needs "
-            "transformer_lens.tools.analysis.attribution_patching (TransformerLens 3.9 or later); "
-            "update transformer-lens"
+            "this ranking takes gradients by transformer_lens.tools.analysis.attribution_patching, "
+            "which TransformerLens has since 3.9; update transformer-lens, or use another ranking"
         ) from error
+    return cache_activation_and_gradient
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.first_token import FirstTokenMetric, LogOdds, Values
-from cna_lens.gradients import GradientBatch, check_gradients, over_batches
+from cna_lens.first_token import FirstTokenMetric, LogOdds, Values, check_metric
+from cna_lens.gradients import GradientBatch, gradient_tool, over_batches
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.sites import HookedModel, mlp_hook_names
@@ -69,14 +69,13 @@ class AttributionPatching(Ranking):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not isinstance(self.metric, FirstTokenMetric):
-            raise InputError(f"metric is {self.metric!r}, expected LogOdds or LogitDifference")
+        check_metric(self.metric)
         if self.steps < 0 or self.steps % 1:
             raise InputError(f"steps is {self.steps}, expected a whole number from 0 on")
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise InputError where the metric does not fit the model or the prompts."""
-        check_gradients()
+        gradient_tool()
         self.metric.of(model, n_positive)
 
     def score(self, collected: Collected) -> NeuronScores:

@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cna_lens.errors import InputError, ModelError
-from cna_lens.first_token import FirstTokenMetric, LogOdds, Values
-from cna_lens.gradients import GradientBatch, check_gradients
+from cna_lens.errors import ModelError
+from cna_lens.first_token import FirstTokenMetric, LogOdds, Values, check_metric
+from cna_lens.gradients import GradientBatch, gradient_tool
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.attribution_patching import patched
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.sites import HookedModel, mlp_hook_names, model_name
+
+Function = Callable[[Tensor], Tensor]
 
 STABILIZER = 1e-6
 """Where a gate is exactly 0, its activation's slope is that of this input."""
@@ -61,12 +63,11 @@ class RelP(Ranking):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not isinstance(self.metric, FirstTokenMetric):
-            raise InputError(f"metric is {self.metric!r}, expected LogOdds or LogitDifference")
+        check_metric(self.metric)
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise ModelError where a part is missing, InputError where the metric does not fit."""
-        check_gradients()
+        gradient_tool()
         relp_hooks(model)
         self.metric.of(model, n_positive)
 
@@ -142,9 +143,7 @@ class _Fixed(_Rule):
 class _Product(_Rule):
     """The identity and half rules: a gate's product that is linear in both of its factors."""
 
-    def __init__(
-        self, name: str, function: Callable[[Tensor], Tensor], bias: Tensor | None
-    ) -> None:
+    def __init__(self, name: str, function: Function, bias: Tensor | None) -> None:
         super().__init__(self._linear)
         self.name = name
         self.function = function
@@ -174,15 +173,13 @@ class _Product(_Rule):
             )
 
 
-def _activation_function(
-    model: HookedModel, layer: int
-) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+def _activation_function(model: HookedModel, layer: int) -> tuple[Function, Tensor | None]:
     """A gated MLP's activation function, and what is added to the product."""
     mlp = cast("Any", model).blocks[layer].mlp
     inner = getattr(mlp, "original_component", mlp)
     for name in ("act_fn", "activation_fn", "act"):
         if callable(function := getattr(inner, name, None)):
-            return function, getattr(mlp, "b_in", None) if inner is mlp else None
+            return cast("Function", function), getattr(mlp, "b_in", None) if inner is mlp else None
     raise ModelError(
         f"relp cannot tell the activation function of layer {layer} of {model_name(model)}; use "
         "attribution_patching"
