@@ -12,6 +12,7 @@ POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
 NEGATIVE = [[33, 34, 35], [36, 37], [38, 39, 40, 41, 42, 43]]
 OPENINGS = LogOdds(openings=("w5", "w9 w10"))
 N = 2 * tiny.WIDTH
+BY_GRADIENTS = [AttributionPatching(OPENINGS, steps=2), cna_lens.RelP(OPENINGS)]
 
 
 def log_odds(logits):
@@ -105,9 +106,7 @@ def test_near_the_mean_scores_are_the_true_effects_of_ablation():
             layer, vector = one_neuron(flat)
             move = {layer: vector * (baseline[flat] - activation[flat])}
             effects[flat] += before - metric_after(hf, here, at_place(-1, move), log_odds)
-        scores += score_neurons(
-            model, [here], [there], AttributionPatching(metric=OPENINGS)
-        ).values
+        scores += score_neurons(model, [here], [there], AttributionPatching(metric=OPENINGS)).values
     torch.testing.assert_close(scores, effects, rtol=1e-2, atol=2e-3 * float(effects.abs().max()))
 
 
@@ -168,19 +167,22 @@ def test_targets_and_foils_may_differ_from_prompt_to_prompt(llama):
 
 def test_a_shared_prefix_changes_nothing(chat_model):
     texts = ["w5 w6", "w7", "w8 w9 w20 w21"], ["w30", "w31 w32"]
-    found = score_neurons(chat_model, *texts, AttributionPatching(OPENINGS)).values
+    found = score_neurons(chat_model, *texts, BY_GRADIENTS[1]).values
     ids = [cna_lens.prompts.encode(chat_model, side).ids for side in texts]
     apart = torch.stack(
         [
-            score_neurons(chat_model, [list(one)], [list(i) for i in ids[1]], RANKING).values
+            score_neurons(
+                chat_model, [list(one)], [list(other) for other in ids[1]], BY_GRADIENTS[1]
+            ).values
             for one in ids[0]
-            for RANKING in [AttributionPatching(OPENINGS)]
         ]
     ).mean(0)
     torch.testing.assert_close(found, apart, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ranking", [AttributionPatching(OPENINGS, steps=2), cna_lens.RelP(OPENINGS)])
+@pytest.mark.parametrize(
+    "ranking", [AttributionPatching(OPENINGS, steps=2), cna_lens.RelP(OPENINGS)]
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_model_is_left_as_it_was(ranking, frozen):
     model = reference.settled(tiny.bridge("llama"))
@@ -216,7 +218,9 @@ def test_frozen_parameters_give_the_same_scores(llama):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("ranking", [AttributionPatching(OPENINGS, steps=2), cna_lens.RelP(OPENINGS)])
+@pytest.mark.parametrize(
+    "ranking", [AttributionPatching(OPENINGS, steps=2), cna_lens.RelP(OPENINGS)]
+)
 def test_no_hook_stays_after_an_exception(ranking):
     model = reference.settled(tiny.bridge("llama"))
     before = reference.hooks(model)
