@@ -91,7 +91,6 @@ class GradientBatch:
         lengths = self.mask.sum(1)
         model = _Differentiable(self, (_leaf(self.model, min(names)), *hooks), first)
         with (
-            torch.inference_mode(False),
             torch.enable_grad(),
             prompt_lengths(lengths),
             warnings.catch_warnings(),
@@ -144,10 +143,12 @@ def over_batches(
         InputError: the position is outside a prompt.
     """
     places = reader.places(prompts.ids)
+    device = input_device(reader.model)
+    # Tensors made in inference mode cannot be differentiated through.
     with torch.inference_mode(False):
         prefix = reader.prefix(prompts.ids, min(places))
-    device = input_device(reader.model)
 
+    @torch.inference_mode(False)
     def run_batch(rows: list[int]) -> Result:
         ids, mask = pad(
             [prompts.ids[row][prefix.length :] for row in rows], pad_token_id(reader.model)

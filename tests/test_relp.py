@@ -105,7 +105,7 @@ def test_scores_follow_the_rules_written_out_by_hand(closed_gate):
     found = score_neurons(model, POSITIVE, NEGATIVE, RelP(METRIC)).values.numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     gradients = score_neurons(model, POSITIVE, NEGATIVE, AttributionPatching(METRIC)).values
-    assert np.abs(found - gradients.numpy()).max() > 0.1 * np.abs(expected).max()
+    assert np.abs(found - gradients.numpy()).max() > 0.03 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])
@@ -124,7 +124,7 @@ def test_relevance_is_conserved_from_the_logit_to_the_embedding(family):
         model.hooks(fwd_hooks=[("hook_embed", leaf), *relp.relp_hooks(model)]),
     ):
         logits = model.forward(ids, return_type="logits")
-    torch.testing.assert_close(logits.detach(), plain, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(logits.detach(), plain, rtol=0, atol=1e-6)
     for token in (5, 40):
         (relevance,) = torch.autograd.grad(
             logits[0, -1, token], kept["embedding"], retain_graph=True
