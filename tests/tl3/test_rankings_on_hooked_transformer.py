@@ -93,7 +93,7 @@ def test_relevance_is_conserved_from_the_logit_to_the_embedding(hooked):
         logits = hooked(ids)
     torch.testing.assert_close(logits.detach(), plain, rtol=1e-9, atol=1e-9)
     (relevance,) = torch.autograd.grad(logits[0, -1, 5], kept["embedding"])
-    total = float((relevance * kept["embedding"]).sum())
+    total = float((relevance * kept["embedding"].detach()).sum())
     assert total == pytest.approx(float(plain[0, -1, 5]), rel=1e-6)
 
 
