@@ -23,6 +23,7 @@ from cna_lens.errors import (
     InputError,
     ModelError,
 )
+from cna_lens.first_token import LogitDifference, LogOdds
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, ngram_quality
 from cna_lens.models import load_model
@@ -31,7 +32,20 @@ from cna_lens.pipeline import find_circuit
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_files import read_prompts
 from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
-from cna_lens.ranking import RANKINGS, NeuronScores, circuit_size, rank
+from cna_lens.ranking import NeuronScores, circuit_size
+from cna_lens.rankings import (
+    RANKINGS,
+    AttributionPatching,
+    Contrast,
+    OutputWeighted,
+    Probe,
+    RandomScores,
+    Ranking,
+    RelP,
+    Standardized,
+    rank,
+    score_neurons,
+)
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.types import Estimate, Layout, Neuron, PromptRecord, Rate, Source
@@ -42,24 +56,34 @@ __all__ = [
     "RANKINGS",
     "ActivationError",
     "ActivationStats",
+    "AttributionPatching",
     "Circuit",
     "CircuitFileError",
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
+    "Contrast",
     "Estimate",
     "GenerationInterrupted",
     "InputError",
     "Layout",
+    "LogOdds",
+    "LogitDifference",
     "ModelError",
     "Neuron",
     "NeuronScores",
+    "OutputWeighted",
+    "Probe",
     "PromptActivations",
     "PromptRecord",
     "PromptSet",
     "Provenance",
+    "RandomScores",
+    "Ranking",
     "Rate",
+    "RelP",
     "Source",
+    "Standardized",
     "Steering",
     "UniversalNeurons",
     "UniversalRecord",
@@ -82,6 +106,7 @@ __all__ = [
     "rank",
     "read_prompts",
     "scale",
+    "score_neurons",
     "set_to",
     "steer",
     "universal_neurons",

@@ -57,12 +57,13 @@ class Provenance:
         template_sha256: hash of the chat template, None where none was used.
         positive: the prompts that show the behaviour.
         negative: the prompts that do not.
-        rank: the ranking's name.
+        rank: the ranking's name, and its settings where it has any.
         unit: the unit of the scores.
         sign: "abs", "positive" or "negative".
         fraction: share of the model's neurons asked for, None where k was given.
         k: number of neurons asked for.
         layers: the layers chosen from, None for all.
+        max_per_layer: the most neurons taken from one layer, None for any number.
         universal: the universal filter, None where none was applied.
         versions: the versions of the libraries that matter, by name.
     """
@@ -80,6 +81,7 @@ class Provenance:
     fraction: float | None = None
     k: int | None = None
     layers: tuple[int, ...] | None = None
+    max_per_layer: int | None = None
     universal: UniversalRecord | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
