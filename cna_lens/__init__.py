@@ -23,6 +23,15 @@ from cna_lens.errors import (
     InputError,
     ModelError,
 )
+from cna_lens.evidence import (
+    Selection,
+    jaccard,
+    localization,
+    necessity,
+    null_distribution,
+    stability,
+    transfer,
+)
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, ngram_quality
 from cna_lens.models import load_model
@@ -59,6 +68,7 @@ __all__ = [
     "PromptSet",
     "Provenance",
     "Rate",
+    "Selection",
     "Source",
     "Steering",
     "UniversalNeurons",
@@ -72,10 +82,14 @@ __all__ = [
     "find_circuit",
     "generate",
     "is_refusal",
+    "jaccard",
     "load_model",
+    "localization",
     "matched_random",
     "mcnemar",
+    "necessity",
     "ngram_quality",
+    "null_distribution",
     "paired_bootstrap",
     "prompt_lengths",
     "prompt_set",
@@ -83,7 +97,9 @@ __all__ = [
     "read_prompts",
     "scale",
     "set_to",
+    "stability",
     "steer",
+    "transfer",
     "universal_neurons",
     "weights_hash",
     "wilson",

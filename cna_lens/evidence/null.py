@@ -9,17 +9,14 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from scipy.stats import false_discovery_control
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cna_lens.activations import PromptActivations
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.evidence.permutations import (
-    ROUNDING,
-    Labels,
-    correlations,
-    count_at_least,
+    count_shuffled,
     label_permutations,
+    true_correlations,
 )
 from cna_lens.evidence.records import Evidence
 from cna_lens.evidence.resampling import Contrast, check_count, over_resamples
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Control = Literal["false_discovery", "familywise"]
-
-_ENTRIES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -224,8 +219,8 @@ def null_distribution(
     circuit = chosen.circuit(scores)
     tested = chosen.candidates(contrast.layout)
     labels, exact = label_permutations(contrast, n_permutations, seed)
-    observed = _observed(contrast)
-    counted = _count(
+    observed = true_correlations(contrast)
+    counted = count_shuffled(
         contrast,
         labels,
         chosen,
@@ -266,55 +261,3 @@ def null_distribution(
         paired=paired,
         seed=seed,
     )
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """How many shuffled statistics reach the true one, for each neuron that is tested."""
-
-    alone: Int64[Tensor, " tested"]
-    pooled: Int64[Tensor, " tested"]
-    largest: Int64[Tensor, " tested"]
-    as_strong: Int64[Tensor, " permutation"]
-
-
-def _observed(contrast: Contrast) -> Float64[Tensor, " neuron"]:
-    labels = torch.zeros((1, contrast.n_positive + contrast.n_negative), dtype=torch.float64)
-    labels[:, : contrast.n_positive] = 1
-    blocks = [
-        correlations(labels, activations, paired=contrast.paired)[0][0]
-        for _, activations in contrast.columns()
-    ]
-    return torch.cat(blocks)
-
-
-def _count(
-    contrast: Contrast,
-    labels: Labels,
-    selection: Selection,
-    tested: Bool[Tensor, " neuron"],
-    strength: Float64[Tensor, " neuron"],
-    *,
-    weakest: float,
-    progress: bool,
-) -> _Counts:
-    alone = torch.zeros(tested.shape, dtype=torch.int64)
-    pooled = torch.zeros(int(tested.sum()), dtype=torch.int64)
-    largest = torch.full((len(labels),), -torch.inf, dtype=torch.float64)
-    as_strong = torch.zeros(len(labels), dtype=torch.int64)
-    at_once = max(1, _ENTRIES // len(labels))
-    with tqdm(total=len(tested), unit="neuron", disable=not progress, leave=False) as bar:
-        for block, activations in contrast.columns(at_once):
-            bar.update(block.stop - block.start)
-            family = tested[block]
-            if not bool(family.any()):
-                continue
-            shuffled, scale = correlations(labels, activations[:, family], paired=contrast.paired)
-            shuffled = selection.strength(shuffled)
-            reached = shuffled >= strength[block][family] - ROUNDING
-            alone[block] = alone[block].masked_scatter(family, reached.sum(0))
-            pooled += count_at_least(shuffled, strength[tested])
-            largest = torch.maximum(largest, shuffled.max(1).values)
-            threshold = (weakest / scale).nan_to_num(0.0, posinf=torch.inf)
-            as_strong += (shuffled >= threshold - ROUNDING).sum(1)
-    return _Counts(alone[tested], pooled, count_at_least(largest, strength[tested]), as_strong)

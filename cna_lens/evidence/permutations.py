@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from cna_lens.evidence.resampling import Contrast, counts, shuffled_labels
+from cna_lens.evidence.selection import Selection
 
 ROUNDING = 1e-10
 """Correlations closer than this are equal: sums of the same numbers in another order."""
+
+_ENTRIES = 1 << 22
 
 Labels = Float64[Tensor, "permutation prompt"]
 
@@ -81,3 +86,76 @@ def count_at_least(
     in_order = np.sort(values.numpy(), axis=None)
     below = np.searchsorted(in_order, thresholds.numpy() - ROUNDING)
     return torch.from_numpy(in_order.size - below)
+
+
+@dataclass(frozen=True)
+class ShuffledCounts:
+    """How many shuffled statistics reach the true one, for each neuron that is tested.
+
+    Attributes:
+        alone: of the neuron's own.
+        pooled: of all tested neurons'.
+        largest: of the largest ones of each shuffling.
+        as_strong: for each shuffling, how many contrasts reach a given strength.
+    """
+
+    alone: Int64[Tensor, " tested"]
+    pooled: Int64[Tensor, " tested"]
+    largest: Int64[Tensor, " tested"]
+    as_strong: Int64[Tensor, " permutation"]
+
+
+def true_correlations(contrast: Contrast) -> Float64[Tensor, " neuron"]:
+    """Each neuron's correlation with the labels as they are."""
+    labels = torch.zeros((1, contrast.n_positive + contrast.n_negative), dtype=torch.float64)
+    labels[:, : contrast.n_positive] = 1
+    blocks = [
+        correlations(labels, activations, paired=contrast.paired)[0][0]
+        for _, activations in contrast.columns()
+    ]
+    return torch.cat(blocks)
+
+
+def count_shuffled(
+    contrast: Contrast,
+    labels: Labels,
+    selection: Selection,
+    tested: Bool[Tensor, " neuron"],
+    strength: Float64[Tensor, " neuron"],
+    *,
+    weakest: float,
+    progress: bool,
+) -> ShuffledCounts:
+    """Compare the statistics of shuffled labels with the true ones, a block of neurons at a time.
+
+    Args:
+        contrast: the two sets.
+        labels: shuffled.
+        selection: its sign says what is strong.
+        tested: the family of neurons.
+        strength: of the true correlations.
+        weakest: the strength of contrast that `as_strong` counts from.
+        progress: show a progress bar.
+    """
+    alone = torch.zeros(tested.shape, dtype=torch.int64)
+    pooled = torch.zeros(int(tested.sum()), dtype=torch.int64)
+    largest = torch.full((len(labels),), -torch.inf, dtype=torch.float64)
+    as_strong = torch.zeros(len(labels), dtype=torch.int64)
+    at_once = max(1, _ENTRIES // len(labels))
+    with tqdm(total=len(tested), unit="neuron", disable=not progress, leave=False) as bar:
+        for block, activations in contrast.columns(at_once):
+            bar.update(block.stop - block.start)
+            family = tested[block]
+            if not bool(family.any()):
+                continue
+            shuffled, scale = correlations(labels, activations[:, family], paired=contrast.paired)
+            shuffled = selection.strength(shuffled)
+            reached = shuffled >= strength[block][family] - ROUNDING
+            alone[block] = alone[block].masked_scatter(family, reached.sum(0))
+            pooled += count_at_least(shuffled, strength[tested])
+            largest = torch.maximum(largest, shuffled.max(1).values)
+            threshold = (weakest / scale).nan_to_num(0.0, posinf=torch.inf)
+            as_strong += (shuffled >= threshold - ROUNDING).sum(1)
+    return ShuffledCounts(
+        alone[tested], pooled, count_at_least(largest, strength[tested]), as_strong
+    )

@@ -161,7 +161,7 @@ def bootstrap(
     return _sides(contrast, drawn, other)
 
 
-def disjoint_halves(
+def disjoint_sets(
     contrast: Contrast, n: int, generator: torch.Generator, size: int
 ) -> tuple[Resamples, Resamples]:
     """Two discovery sets without a common prompt, `size` of each side, drawn n times."""

@@ -44,7 +44,7 @@ PURPOSES = {
     "refusal_evaluation": "evaluation; harmful requests, and benign ones that only sound harmful",
     "refusal_german": "every fourth pair of refusal in German, for transfer between languages",
     "refusal_french": "every fourth pair of refusal in French, for transfer between languages",
-    "refusal_reworded": "every fourth pair of refusal in other words, for transfer between wordings",
+    "refusal_reworded": "every fourth pair of refusal in other words, for transfer of wordings",
     "capitals": "a factual task: a state's capital against its largest city",
     "agreement": "a factual task: the verb after a plural against that after a singular subject",
 }
