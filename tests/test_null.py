@@ -108,7 +108,7 @@ def test_the_share_by_chance_counts_contrasts_as_strong_as_the_circuits_weakest(
     for row, as_strong in zip(labels, null.as_strong, strict=True):
         contrast = rows[row == 1].mean(0) - rows[row == 0].mean(0)
         assert int((contrast.abs() >= weakest).sum()) == int(as_strong)
-    assert 0 < int(null.as_strong.sum())
+    assert int(null.as_strong.sum()) > 0
     assert null.chance_share().value == pytest.approx(float(null.as_strong.double().mean()) / 3)
 
 
@@ -129,7 +129,7 @@ def test_within_pairs_the_share_by_chance_is_that_of_swapped_pairs():
         for row in labels
     ]
     assert null.as_strong.tolist() == expected
-    assert 0 < sum(expected)
+    assert sum(expected) > 0
 
 
 def test_the_true_labels_among_all_reach_the_whole_circuit():

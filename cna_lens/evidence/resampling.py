@@ -16,7 +16,7 @@ from cna_lens.evidence.selection import Selection
 from cna_lens.ranking import NeuronScores, rank
 from cna_lens.types import Estimate, Layout
 
-_ENTRIES = 1 << 23
+ENTRIES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Contrast:
 
         $$\Delta = U A / \textstyle\sum U - V A / \sum V.$$
         """
-        at_once = max(1, _ENTRIES // self.layout.n_neurons)
+        at_once = max(1, ENTRIES // self.layout.n_neurons)
         for first in range(0, len(resamples), at_once):
             sides = [
                 side[first : first + at_once] for side in (resamples.positive, resamples.negative)
