@@ -27,7 +27,7 @@ def test_all_ways_to_label_four_prompts_are_enumerated():
     assert sorted(map(abs, contrasts[0])) == [0, 0, 1, 1, 7, 7]
     assert sorted(map(abs, contrasts[1])) == [0, 0, 1, 1, 2, 2]
     assert (null.exact, null.n_permutations) == (True, 6)
-    # The true ones are 7 and -1. Neuron 2 never changes: its statistic is 0, and so are its six shuffled ones.
+    # The true ones are 7 and -1; neuron 2 never changes, however the labels are put.
     assert null.p_value.tolist() == pytest.approx([2 / 6, 4 / 6, 1])
     assert float(null.statistic[2]) == 0
     # Correlations 0.99, 0.45 and 0; of the 18 shuffled ones 2, 6 and 18 reach them.

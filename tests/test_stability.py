@@ -19,6 +19,7 @@ from cna_lens import (
 )
 from cna_lens.evidence.resampling import (
     Contrast,
+    Resamples,
     bootstrap,
     disjoint_sets,
     shuffled_labels,
@@ -28,7 +29,7 @@ WIDTHS = (4, 0, 6)
 
 
 def slow_circuits(rows, resamples, selection, widths):
-    """Each resample's rows written out one by one, then rank and top."""
+    """Each resample's rows written out one by one, then rank and top; None where top refuses."""
     layout = Layout(widths)
     for positive, negative in zip(resamples.positive, resamples.negative, strict=True):
         sides = [
@@ -38,8 +39,12 @@ def slow_circuits(rows, resamples, selection, widths):
         scores = rank(*sides)
         if selection.universal is not None:
             scores = filter_universal(scores, selection.universal)
-        circuit = scores.top(k=selection.k, sign=selection.sign, layers=selection.layers)
-        yield sorted(layout.flat_all(circuit).tolist())
+        try:
+            circuit = scores.top(k=selection.k, sign=selection.sign, layers=selection.layers)
+        except InputError:
+            yield None
+        else:
+            yield sorted(layout.flat_all(circuit).tolist())
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -64,13 +69,15 @@ def test_the_circuit_of_each_resample_is_what_rank_and_top_take(selection, paire
         shuffled_labels(contrast, 40, generator),
         *disjoint_sets(contrast, 40, generator, size=2),
     ):
-        try:
-            expected = list(slow_circuits(rows, resamples, selection, WIDTHS))
-        except InputError:
+        expected = list(slow_circuits(rows, resamples, selection, WIDTHS))
+        possible = torch.tensor([circuit is not None for circuit in expected])
+        assert int(possible.sum()) > 20
+        some = Resamples(resamples.positive[possible], resamples.negative[possible])
+        found = contrast.circuits(some, selection).tolist()
+        assert found == [circuit for circuit in expected if circuit is not None]
+        if not bool(possible.all()):
             with pytest.raises(InputError, match="a resample has fewer"):
                 contrast.circuits(resamples, selection)
-            continue
-        assert contrast.circuits(resamples, selection).tolist() == expected
 
 
 @given(st.lists(st.integers(-2, 2), min_size=8, max_size=8), st.integers(1, 8))
@@ -246,7 +253,7 @@ def test_settings_out_of_range_are_refused(settings, telling):
 def test_a_core_at_no_frequency_is_refused():
     found = stability(kept(noise(3, 9, 1)), kept(noise(4, 9, 2)), Selection(k=2), n_resamples=5)
     with pytest.raises(InputError, match="frequency is 0"):
-        found.core(0)
+        found.core(0.0)
 
 
 def test_a_selection_that_cannot_be_meant_is_refused():
