@@ -200,6 +200,16 @@ def test_shufflings_depend_on_the_seed_alone():
     assert not torch.equal(one.p_value, other.p_value)
 
 
+def test_many_neurons_in_pieces_give_the_same_result(monkeypatch):
+    sides = kept(noise(6, 40, 16), (25, 15)), kept(noise(6, 40, 17), (25, 15))
+    selection = Selection(k=4, layers=[1])
+    whole = null_distribution(*sides, selection, n_permutations=50)
+    monkeypatch.setattr("cna_lens.evidence.permutations.ENTRIES", 350)
+    pieces = null_distribution(*sides, selection, n_permutations=50)
+    for name in ("p_value", "pooled_p_value", "q_value", "familywise_p_value", "as_strong"):
+        torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), equal_nan=True)
+
+
 def test_activations_on_disk_give_the_same_result(llama, tmp_path):
     prompts = [[5, 6], [7], [8, 9], [4, 4]], [[30], [31, 32], [33], [9, 9, 9]]
     in_memory = [cna_lens.collect(llama, side, keep="all", batch_size=3) for side in prompts]

@@ -176,11 +176,12 @@ def null_distribution(
     - alone: $p_j = (1 + \#\{b : |r_j^b| \ge |r_j|\}) / (1 + B)$, which is never below
       $1 / (1 + B)$, too coarse to survive a correction for tens of thousands of neurons;
     - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \ge |r_j|\}) / (1 + B N)$, where all neurons' shuffled
-      statistics form one distribution (Tusher, Tibshirani and Chu, 2001); that neurons share it
-      is an assumption, which a ranking by the contrast itself could not make;
+      statistics form one distribution (Tusher, Tibshirani and Chu, 2001, here without a constant
+      added to the deviations); that neurons share it is an assumption, which contrasts in units
+      of activation could not make;
     - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled ones,
-      which is $\min_t E_0(t) / N(t)$, the number of neurons expected above a threshold under
-      shuffled labels over the number there are;
+      which is, but for the 1, the least $E_0(t) / N(t)$ over the thresholds t that the neuron
+      reaches: the number of neurons expected above t under shuffled labels over the number there are;
     - family-wise: $(1 + \#\{b : \max_i |r_i^b| \ge |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
       single-step maxT), which assumes nothing about how neurons depend on each other.
 

@@ -18,7 +18,7 @@ from cna_lens.evidence.selection import Selection
 ROUNDING = 1e-10
 """Correlations closer than this are equal: sums of the same numbers in another order."""
 
-_ENTRIES = 1 << 22
+ENTRIES = 1 << 22
 
 Labels = Float64[Tensor, "permutation prompt"]
 
@@ -141,7 +141,7 @@ def count_shuffled(
     pooled = torch.zeros(int(tested.sum()), dtype=torch.int64)
     largest = torch.full((len(labels),), -torch.inf, dtype=torch.float64)
     as_strong = torch.zeros(len(labels), dtype=torch.int64)
-    at_once = max(1, _ENTRIES // len(labels))
+    at_once = max(1, ENTRIES // len(labels))
     with tqdm(total=len(tested), unit="neuron", disable=not progress, leave=False) as bar:
         for block, activations in contrast.columns(at_once):
             bar.update(block.stop - block.start)
