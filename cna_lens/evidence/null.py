@@ -181,7 +181,7 @@ def null_distribution(
       of activation could not make;
     - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled ones,
       which is, but for the 1, the least $E_0(t) / N(t)$ over the thresholds t that the neuron
-      reaches: the number of neurons expected above t under shuffled labels over the number there are;
+      reaches, the number of neurons that shuffled labels put above t over the number there are;
     - family-wise: $(1 + \#\{b : \max_i |r_i^b| \ge |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
       single-step maxT), which assumes nothing about how neurons depend on each other.
 
