@@ -84,7 +84,7 @@ def main(
     moved = transfer_of_refusal(model, Selection(universal=universal[True]))
     show_transfer(moved)
     record = {
-        "command": "python -m experiments.evidence_on_demo " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m experiments.evidence_on_demo", *sys.argv[1:]]),
         "model": "demo",
         "weights_sha256": cna_lens.weights_hash(model),
         "seed": seed,
@@ -157,15 +157,17 @@ def show(
     """One task's figures, 80 columns wide."""
     table = Table("question", "answer", title=f"{task}: {len(null.circuit)} neurons")
     prompts = f"{null.n_positive} + {null.n_negative} prompts"
-    table.add_row("neurons that differ, false discoveries 5 %", f"{null.size()} ({prompts})")
+    table.add_row("neurons that differ, 5 % false ones", f"{null.size()} ({prompts})")
     table.add_row("  labels swapped within pairs", str(pairs.size()))
     table.add_row("  no false one, 95 %", str(null.size(control="familywise")))
     table.add_row("  of the circuit's", f"{null.found_in_circuit(0.05, 'familywise')}")
     table.add_row("share of the circuit by chance", f"{null.chance_share()}")
     table.add_row("Jaccard, bootstrap with all prompts", f"{stable.jaccard}")
     for size in stable.sizes:
-        table.add_row(f"  two sets of {size.size} + {size.size}, disjoint", f"{size.disjoint}")
-        table.add_row("    drawn with replacement", f"{size.between}")
+        name = f"  two sets of {size.size} + {size.size}"
+        if size.disjoint is not None:
+            table.add_row(f"{name}, disjoint", f"{size.disjoint}")
+        table.add_row(f"{name}, with replacement", f"{size.between}")
     core = f"{len(stable.core())} always, {len(stable.core(0.9))} in 90 %"
     table.add_row("core", core)
     for share in place.shares:
