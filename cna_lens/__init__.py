@@ -23,6 +23,15 @@ from cna_lens.errors import (
     InputError,
     ModelError,
 )
+from cna_lens.evidence import (
+    Selection,
+    jaccard,
+    localization,
+    necessity,
+    null_distribution,
+    stability,
+    transfer,
+)
 from cna_lens.first_token import LogitDifference, LogOdds
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, ngram_quality
@@ -82,6 +91,7 @@ __all__ = [
     "Ranking",
     "Rate",
     "RelP",
+    "Selection",
     "Source",
     "Standardized",
     "Steering",
@@ -96,10 +106,14 @@ __all__ = [
     "find_circuit",
     "generate",
     "is_refusal",
+    "jaccard",
     "load_model",
+    "localization",
     "matched_random",
     "mcnemar",
+    "necessity",
     "ngram_quality",
+    "null_distribution",
     "paired_bootstrap",
     "prompt_lengths",
     "prompt_set",
@@ -108,7 +122,9 @@ __all__ = [
     "scale",
     "score_neurons",
     "set_to",
+    "stability",
     "steer",
+    "transfer",
     "universal_neurons",
     "weights_hash",
     "wilson",

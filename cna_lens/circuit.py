@@ -156,10 +156,10 @@ class Circuit:
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """The neurons' indices for each layer that has any, strongest first within a layer."""
-        layers: dict[int, tuple[int, ...]] = {}
+        layers: dict[int, list[int]] = {}
         for layer, index in self.neurons:
-            layers[layer] = (*layers.get(layer, ()), index)
-        return dict(sorted(layers.items()))
+            layers.setdefault(layer, []).append(index)
+        return {layer: tuple(indices) for layer, indices in sorted(layers.items())}
 
     def to_frame(self) -> pd.DataFrame:
         """A data frame with the columns layer, index and score, strongest first."""
