@@ -10,7 +10,23 @@ prompts that do not, and test whether they cause it:
 """
 
 from cna_lens.activations import PromptActivations
-from cna_lens.baselines import matched_random
+from cna_lens.baselines import (
+    Choice,
+    DirectionalAblation,
+    NeuronPull,
+    NeuronScaling,
+    VectorAddition,
+    ablation,
+    caa,
+    caa_candidates,
+    choose,
+    difference_of_means,
+    directional_ablation,
+    directional_ablation_candidates,
+    matched_random,
+    mean_ablation,
+    random_direction,
+)
 from cna_lens.circuit import Circuit, Provenance, UniversalRecord
 from cna_lens.collection import collect, universal_neurons
 from cna_lens.errors import (
@@ -22,6 +38,7 @@ from cna_lens.errors import (
     GenerationInterrupted,
     InputError,
     ModelError,
+    VectorMismatchError,
 )
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, ngram_quality
@@ -34,25 +51,33 @@ from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
 from cna_lens.ranking import RANKINGS, NeuronScores, circuit_size, rank
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
+from cna_lens.steering_method import Applied, SteeringMethod
 from cna_lens.types import Estimate, Layout, Neuron, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
+from cna_lens.vectors import ControlVectors
 from cna_lens.weights import weights_hash
 
 __all__ = [
     "RANKINGS",
     "ActivationError",
     "ActivationStats",
+    "Applied",
+    "Choice",
     "Circuit",
     "CircuitFileError",
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
+    "ControlVectors",
+    "DirectionalAblation",
     "Estimate",
     "GenerationInterrupted",
     "InputError",
     "Layout",
     "ModelError",
     "Neuron",
+    "NeuronPull",
+    "NeuronScaling",
     "NeuronScores",
     "PromptActivations",
     "PromptRecord",
@@ -61,12 +86,22 @@ __all__ = [
     "Rate",
     "Source",
     "Steering",
+    "SteeringMethod",
     "UniversalNeurons",
     "UniversalRecord",
     "UniversalRule",
+    "VectorAddition",
+    "VectorMismatchError",
+    "ablation",
     "bootstrap_mean",
+    "caa",
+    "caa_candidates",
+    "choose",
     "circuit_size",
     "collect",
+    "difference_of_means",
+    "directional_ablation",
+    "directional_ablation_candidates",
     "diverse_prompts",
     "filter_universal",
     "find_circuit",
@@ -75,10 +110,12 @@ __all__ = [
     "load_model",
     "matched_random",
     "mcnemar",
+    "mean_ablation",
     "ngram_quality",
     "paired_bootstrap",
     "prompt_lengths",
     "prompt_set",
+    "random_direction",
     "rank",
     "read_prompts",
     "scale",
