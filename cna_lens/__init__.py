@@ -11,8 +11,10 @@ prompts that do not, and test whether they cause it:
 
 from cna_lens.activations import PromptActivations
 from cna_lens.baselines import (
+    Anchor,
     Choice,
     DirectionalAblation,
+    MagnitudeAnchor,
     NeuronPull,
     NeuronScaling,
     VectorAddition,
@@ -23,6 +25,7 @@ from cna_lens.baselines import (
     difference_of_means,
     directional_ablation,
     directional_ablation_candidates,
+    magnitude_anchor,
     matched_random,
     mean_ablation,
     random_direction,
@@ -61,6 +64,7 @@ __all__ = [
     "RANKINGS",
     "ActivationError",
     "ActivationStats",
+    "Anchor",
     "Applied",
     "Choice",
     "Circuit",
@@ -74,6 +78,7 @@ __all__ = [
     "GenerationInterrupted",
     "InputError",
     "Layout",
+    "MagnitudeAnchor",
     "ModelError",
     "Neuron",
     "NeuronPull",
@@ -108,6 +113,7 @@ __all__ = [
     "generate",
     "is_refusal",
     "load_model",
+    "magnitude_anchor",
     "matched_random",
     "mcnemar",
     "mean_ablation",

@@ -233,7 +233,7 @@ class _At:
         self.where = where
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        steered = self.where.steered_in(activation)
+        steered = self.where.pass_of(activation).steered.to(activation.device)
         return torch.where(steered[:, :, None], self.change(activation, hook), activation)
 
 

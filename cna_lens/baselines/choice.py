@@ -76,8 +76,8 @@ def choose(
     >>> def first_logit(model, prompts):
     ...     return [float(model(torch.tensor([ids]))[0, -1, 0].detach()) for ids in prompts]
     >>> choice = choose(tiny_model, candidates, first_logit, [[5, 6], [7, 8]])
-    >>> choice.to_frame()["score"].min() == choice.scores[candidates.index(choice.best)]
-    np.True_
+    >>> min(choice.scores) == choice.scores[candidates.index(choice.best)]
+    True
 
     Args:
         model: a TransformerBridge or HookedTransformer.

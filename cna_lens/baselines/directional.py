@@ -26,8 +26,8 @@ class DirectionalAblation:
 
     with the strength $\alpha$, for everything that is written to the residual stream: the first
     block's input, and the outputs of each attention and each MLP (after a norm on them where there
-    is one). The stream is the sum of these, so that its own component is multiplied with
-    $1 - \alpha$ throughout: with strength 1 nothing is left anywhere, up to rounding.
+    is one). The stream is the sum of these, so that no more than $1 - \alpha$ of what is written
+    along r is ever in it: with strength 1 nothing, anywhere, up to rounding.
 
     >>> vectors = difference_of_means(
     ...     tiny_model, ["w5 w6"], ["w7"], site="hook_resid_pre", chat=False
