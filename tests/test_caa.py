@@ -100,9 +100,7 @@ def test_the_original_adds_at_one_layer_of_the_residual_stream(model, site, laye
 @pytest.mark.parametrize("positions", PLACES)
 def test_vectors_are_added_at_the_steered_positions_only(llama, positions):
     vectors = -differences(llama, "hook_mlp_out")
-    expected = shifted(
-        plain(llama), "hook_mlp_out", dict(enumerate(vectors)), PLACES[positions]
-    )
+    expected = shifted(plain(llama), "hook_mlp_out", dict(enumerate(vectors)), PLACES[positions])
     method = cna_lens.caa(llama, POSITIVE, NEGATIVE, positions=positions)
     with method.at(llama), cna_lens.prompt_lengths([4]):
         assert_same(logits(llama), expected)
@@ -187,9 +185,7 @@ def test_random_directions_are_uniform_on_the_sphere():
     vectors = ControlVectors("hook_mlp_out", tuple(range(4000)), torch.ones(4000, 3).double(), 4000)
     units = vectors.random(3).vectors / 3**0.5
     torch.testing.assert_close(units.mean(0), torch.zeros(3).double(), rtol=0, atol=0.05)
-    torch.testing.assert_close(
-        units.T @ units / 4000, torch.eye(3).double() / 3, rtol=0, atol=0.03
-    )
+    torch.testing.assert_close(units.T @ units / 4000, torch.eye(3).double() / 3, rtol=0, atol=0.03)
 
 
 @pytest.mark.usefixtures("without_type_checks")

@@ -25,9 +25,7 @@ def test_the_best_mean_over_the_validation_prompts_wins(llama, candidates, prefe
     for method in candidates:
         with method.at(llama, 0.5):
             scores.append(sum(openings(llama, VALIDATION)) / 2)
-    choice = cna_lens.choose(
-        llama, candidates, openings, VALIDATION, prefer=prefer, strength=0.5
-    )
+    choice = cna_lens.choose(llama, candidates, openings, VALIDATION, prefer=prefer, strength=0.5)
     assert choice.scores == pytest.approx(scores)
     assert choice.best is candidates[scores.index(best(scores))]
     assert choice.unsteered == pytest.approx(sum(openings(llama, VALIDATION)) / 2)

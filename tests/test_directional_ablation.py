@@ -109,9 +109,7 @@ def test_other_positions_keep_theirs(llama, positions, places):
     hf = plain(llama)
     with reference.residual_changed(hf, erasing(unit(llama), 1.0, places)):
         expected = hf(torch.tensor([IDS])).logits[0]
-    method = cna_lens.directional_ablation(
-        llama, POSITIVE, NEGATIVE, layer=1, positions=positions
-    )
+    method = cna_lens.directional_ablation(llama, POSITIVE, NEGATIVE, layer=1, positions=positions)
     with method.at(llama), cna_lens.prompt_lengths([4]):
         torch.testing.assert_close(logits(llama), expected, rtol=0, atol=5e-5)
 

@@ -1,5 +1,7 @@
 """What all steering methods have in common, and CNA's own among them."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import tiny
@@ -123,7 +125,7 @@ def test_another_model_is_refused(llama, models, make):
         with (
             pytest.raises(
                 (cna_lens.CircuitMismatchError, cna_lens.VectorMismatchError),
-                match="found on tiny-llama, this model is tiny-gpt2.*allow_other_model=True",
+                match=r"found on tiny-llama, this model is tiny-gpt2.*allow_other_model=True",
             ),
             method.at(models["gpt2"], strength),
         ):
@@ -134,8 +136,6 @@ def test_another_model_is_refused(llama, models, make):
 
 @methods
 def test_another_model_can_be_allowed(llama, models, make):
-    from dataclasses import replace
-
     method = replace(make(llama), allow_other_model=True)
     gpt2 = models["gpt2"]
     before = logits(gpt2)

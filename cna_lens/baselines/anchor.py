@@ -252,4 +252,4 @@ class _SetByAnchor:
                 f"{self.position}, by which neurons are set; run each prompt in one piece"
             )
         values = torch.stack([self.values[row] for row in current.rows])[:, None]
-        return pulled(activation, self.indices, values, self.strength)
+        return pulled(activation, indices, values, self.strength)
