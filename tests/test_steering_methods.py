@@ -68,7 +68,7 @@ def test_strength_zero_changes_no_bit_and_registers_nothing(model, make):
 
 
 @methods
-def test_more_strength_changes_more_and_nothing_is_left_behind(model, make):
+def test_little_strength_changes_little_and_nothing_is_left_behind(model, make):
     before, weights = logits(model), reference.weights(model)
     method = make(model)
     hooks = reference.hooks(reference.settled(model))
@@ -78,7 +78,7 @@ def test_more_strength_changes_more_and_nothing_is_left_behind(model, make):
             changes.append(float((logits(model) - before).abs().max()))
         assert applied.via in ("hooks", "weights")
         assert applied.hook_points
-    assert 0 < changes[0] < changes[1] < changes[2]
+    assert 0 < changes[0] < min(changes[1:]) / 2
     assert reference.hooks(model) == hooks
     assert reference.same_bits(weights, reference.weights(model))
 

@@ -238,11 +238,9 @@ class _SetByAnchor:
         current = self.tracker.pass_of(activation)
         if current.begins:
             self.values.clear()
-        at_anchor = current.token(self.position).to(activation.device)
-        for place in at_anchor.any(1).nonzero().squeeze(1).tolist():
-            seen = activation[place, at_anchor[place]][
-                0, self.indices.to(activation.device)
-            ].float()
+        indices = self.indices.to(activation.device)
+        for place, at in current.token(self.position).nonzero().tolist():
+            seen = activation[place, at, indices].float()
             self.values[current.rows[place]] = torch.stack(
                 [anchor(value) for anchor, value in zip(self.anchors, seen, strict=True)]
             )
