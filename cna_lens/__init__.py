@@ -10,7 +10,26 @@ prompts that do not, and test whether they cause it:
 """
 
 from cna_lens.activations import PromptActivations
-from cna_lens.baselines import matched_random
+from cna_lens.baselines import (
+    Anchor,
+    Choice,
+    DirectionalAblation,
+    MagnitudeAnchor,
+    NeuronPull,
+    NeuronScaling,
+    VectorAddition,
+    ablation,
+    caa,
+    caa_candidates,
+    choose,
+    difference_of_means,
+    directional_ablation,
+    directional_ablation_candidates,
+    magnitude_anchor,
+    matched_random,
+    mean_ablation,
+    random_direction,
+)
 from cna_lens.circuit import Circuit, Provenance, UniversalRecord
 from cna_lens.collection import collect, universal_neurons
 from cna_lens.errors import (
@@ -22,6 +41,7 @@ from cna_lens.errors import (
     GenerationInterrupted,
     InputError,
     ModelError,
+    VectorMismatchError,
 )
 from cna_lens.evidence import (
     Selection,
@@ -57,29 +77,39 @@ from cna_lens.rankings import (
 )
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
+from cna_lens.steering_method import Applied, SteeringMethod
 from cna_lens.types import Estimate, Layout, Neuron, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
+from cna_lens.vectors import ControlVectors
 from cna_lens.weights import weights_hash
 
 __all__ = [
     "RANKINGS",
     "ActivationError",
     "ActivationStats",
+    "Anchor",
+    "Applied",
     "AttributionPatching",
+    "Choice",
     "Circuit",
     "CircuitFileError",
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
     "Contrast",
+    "ControlVectors",
+    "DirectionalAblation",
     "Estimate",
     "GenerationInterrupted",
     "InputError",
     "Layout",
     "LogOdds",
     "LogitDifference",
+    "MagnitudeAnchor",
     "ModelError",
     "Neuron",
+    "NeuronPull",
+    "NeuronScaling",
     "NeuronScores",
     "OutputWeighted",
     "Probe",
@@ -95,12 +125,22 @@ __all__ = [
     "Source",
     "Standardized",
     "Steering",
+    "SteeringMethod",
     "UniversalNeurons",
     "UniversalRecord",
     "UniversalRule",
+    "VectorAddition",
+    "VectorMismatchError",
+    "ablation",
     "bootstrap_mean",
+    "caa",
+    "caa_candidates",
+    "choose",
     "circuit_size",
     "collect",
+    "difference_of_means",
+    "directional_ablation",
+    "directional_ablation_candidates",
     "diverse_prompts",
     "filter_universal",
     "find_circuit",
@@ -109,14 +149,17 @@ __all__ = [
     "jaccard",
     "load_model",
     "localization",
+    "magnitude_anchor",
     "matched_random",
     "mcnemar",
+    "mean_ablation",
     "necessity",
     "ngram_quality",
     "null_distribution",
     "paired_bootstrap",
     "prompt_lengths",
     "prompt_set",
+    "random_direction",
     "rank",
     "read_prompts",
     "scale",

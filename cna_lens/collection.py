@@ -32,8 +32,8 @@ from cna_lens.moments import ActivationStats, Reducer, RunningMoments
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
-from cna_lens.sites import HookedModel, input_device, mlp_hook_names, model_name
-from cna_lens.types import Layout, Source
+from cna_lens.sites import HookedModel, Site, input_device, model_name, site_hook_names
+from cna_lens.types import HOOK_SITE, Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 
 
@@ -162,6 +162,7 @@ class Reader:
         batch_size: prompts for each forward pass, or "auto".
         progress: show a progress bar.
         share_prefix: compute a common prefix once, where the model can.
+        site: the hook point of each block that is read; the MLP neurons unless told otherwise.
     """
 
     model: HookedModel
@@ -169,6 +170,7 @@ class Reader:
     batch_size: BatchSize = "auto"
     progress: bool = False
     share_prefix: bool = True
+    site: Site = HOOK_SITE
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant, before anything runs."""
@@ -197,6 +199,7 @@ class Reader:
             position=self.position,
             prompts=encoded.record,
             template_sha256=encoded.template_sha256,
+            site=self.site,
         )
 
     def batches(
@@ -206,7 +209,7 @@ class Reader:
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
-        names = mlp_hook_names(self.model)
+        names = site_hook_names(self.model, self.site)
         places = self.places(prompts)
         prefix = self.prefix(prompts, min(places))
         buckets = self.buckets(prompts, prefix, token_budget)
@@ -302,7 +305,7 @@ class _Readout:
         if tuple(activation.shape[:-1]) != self.shape:
             raise ModelError(
                 f"{self.names[layer]} holds a tensor of shape {tuple(activation.shape)}, expected "
-                f"[batch, pos, d_mlp] with batch and pos {self.shape}"
+                f"[batch, pos, width] with batch and pos {self.shape}"
             )
         # Indexing copies, so the activations of the other positions are freed.
         device = activation.device
