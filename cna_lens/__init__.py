@@ -29,6 +29,7 @@ from cna_lens.baselines import (
 )
 from cna_lens.circuit import Circuit, Provenance, UniversalRecord
 from cna_lens.collection import collect, universal_neurons
+from cna_lens.comparison import Comparison, compare
 from cna_lens.errors import (
     ActivationError,
     CircuitFileError,
@@ -68,6 +69,7 @@ __all__ = [
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
+    "Comparison",
     "ControlVectors",
     "DirectionalAblation",
     "Estimate",
@@ -99,6 +101,7 @@ __all__ = [
     "choose",
     "circuit_size",
     "collect",
+    "compare",
     "difference_of_means",
     "directional_ablation",
     "directional_ablation_candidates",
