@@ -37,7 +37,8 @@ class Journal:
         whole = [line for line in lines if line.endswith("\n")]
         for line in whole:
             record = json.loads(line)
-            self._found[record.pop("key")] = Outcome.from_record(record)
+            key = record.pop("key")
+            self._found[key] = Outcome.from_record(record)
         if len(whole) < len(lines):
             path.write_text("".join([header, *whole]), encoding="utf-8")
 
