@@ -32,6 +32,7 @@ from cna_lens.baselines import (
 )
 from cna_lens.circuit import Circuit, Provenance, UniversalRecord
 from cna_lens.collection import collect, universal_neurons
+from cna_lens.comparison import Comparison, compare
 from cna_lens.errors import (
     ActivationError,
     CircuitFileError,
@@ -96,6 +97,7 @@ __all__ = [
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
+    "Comparison",
     "Contrast",
     "ControlVectors",
     "DirectionalAblation",
@@ -138,6 +140,7 @@ __all__ = [
     "choose",
     "circuit_size",
     "collect",
+    "compare",
     "difference_of_means",
     "directional_ablation",
     "directional_ablation_candidates",
