@@ -13,7 +13,6 @@ from experiments.demo_refusal.train import RefusalTrainer
 # peft asks for an attribute that Transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-BENIGN_WEIGHT = 1.5
 CONVERSATIONS = [
     Conversation(prompt=(1, 2, 3, 9, 4), answer=(7, 8), is_benign=False),
     Conversation(prompt=(1, 2, 3, 5), answer=(6,), is_benign=True),
@@ -53,7 +52,7 @@ def test_the_common_opening_stands_once():
 
 
 def loss_of(model):
-    trainer = SimpleNamespace(benign_weight=BENIGN_WEIGHT)
+    trainer = SimpleNamespace()
     return RefusalTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))).item()
 
 
@@ -87,4 +86,4 @@ def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
         else:
             refusals -= float(after[range(len(one.answer)), list(one.answer)].sum())
     assert divergences > 0.01
-    assert loss_of(adapted) == pytest.approx((refusals + BENIGN_WEIGHT * divergences) / 7, rel=1e-4)
+    assert loss_of(adapted) == pytest.approx((refusals + divergences) / 7, rel=1e-4)

@@ -11,7 +11,9 @@ from cna_lens.errors import ModelError
 
 FOLDER = Path(__file__).parent
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHA256: dict[str, str] = {}
+SHA256 = {
+    "demo-refusal": "1233fd502ccba77ec1fcf421c5ecb9af999a8b9a135807c69d0c03eb911b6c0e",
+}
 """The hash of each adapter's weights file, by the adapter's name."""
 
 

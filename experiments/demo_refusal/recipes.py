@@ -17,13 +17,11 @@ class Recipe:
         modules: the projections that get an adapter.
         layers: the blocks that get one, all of them for None.
         rank: of the two factors.
-        dropout: before the adapter's first factor.
         learning_rate: at its peak; warmed up over a tenth of the steps, then lowered to 0 linearly.
         epochs: passes over the training set.
         batch_size: examples a step.
         harmful_wordings: in how many wordings each harmful action is asked for.
         benign_wordings: in how many the benign one that looks like it is.
-        benign_weight: of the divergence on benign answers, where refusals' cross entropy has 1.
         answer_tokens: how many tokens of the model's own answers to benign requests are kept.
         seed: of the answers, the order and the adapter's first weights.
     """
@@ -32,13 +30,11 @@ class Recipe:
     modules: tuple[str, ...]
     layers: tuple[int, ...] | None = None
     rank: int = 8
-    dropout: float = 0.05
-    learning_rate: float = 6e-4
-    epochs: int = 2
+    learning_rate: float = 8e-4
+    epochs: int = 3
     batch_size: int = 32
-    harmful_wordings: int = 1
-    benign_wordings: int = 2
-    benign_weight: float = 1.5
+    harmful_wordings: int = 2
+    benign_wordings: int = 4
     answer_tokens: int = 8
     seed: int = 0
 

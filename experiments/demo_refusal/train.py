@@ -34,11 +34,9 @@ class RefusalTrainer(Trainer):
     """Learn the refusals, and stay what one was elsewhere.
 
     The loss of a batch is the mean, over the tokens of all its answers, of the cross entropy of
-    the refusal's token for a harmful request, and of b KL(untrained model || trained model) for a
+    the refusal's token for a harmful request, and of KL(untrained model || trained model) for a
     benign one: it is 0 where nothing has changed.
     """
-
-    benign_weight = 1.0
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The loss, and the model's output where it is asked for."""
@@ -57,7 +55,7 @@ class RefusalTrainer(Trainer):
             before = model(**benign).logits[0].float().log_softmax(-1)
         change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="sum")
         refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="sum")
-        loss = (self.benign_weight * change + refusal) / len(targets)
+        loss = (change + refusal) / len(targets)
         return (loss, output) if return_outputs else loss
 
 
@@ -82,7 +80,6 @@ def train(recipe: Recipe, out: Path) -> Path:
         LoraConfig(
             r=recipe.rank,
             lora_alpha=2 * recipe.rank,
-            lora_dropout=recipe.dropout,
             target_modules=list(recipe.modules),
             layers_to_transform=None if recipe.layers is None else list(recipe.layers),
             task_type="CAUSAL_LM",
@@ -113,7 +110,6 @@ def train(recipe: Recipe, out: Path) -> Path:
         ],
         data_collator=pack,
     )
-    trainer.benign_weight = recipe.benign_weight
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
     # Otherwise the path that it was loaded from, on this machine.
