@@ -8,7 +8,6 @@ import torch
 import cna_lens
 from cna_lens import InputError, Layout, Probe, PromptActivations, PromptRecord, Source, rank
 
-pytest.importorskip("transformer_lens.tools.analysis.sparse_probing")
 LAYOUT = Layout((30, 10))
 PLANTED = {cna_lens.Neuron(0, 3), cna_lens.Neuron(1, 7)}
 
@@ -57,6 +56,19 @@ def test_the_order_of_the_prompts_does_not_matter():
     there = rank(positive, negative, Probe(k=8)).values
     back = rank(kept(positive.matrix().flip(0)), kept(negative.matrix().flip(0)), Probe(k=8)).values
     assert torch.equal(there, back)
+
+
+def test_batches_and_order_do_not_matter_on_a_model(llama):
+    here = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
+    there = [[33, 34, 35], [36, 37], [38, 39, 40, 41, 42, 43]]
+    together = cna_lens.score_neurons(llama, here, there, Probe(k=10))
+    alone = cna_lens.score_neurons(llama, here[::-1], there[::-1], Probe(k=10), batch_size=1)
+    torch.testing.assert_close(together.values, alone.values, rtol=1e-3, atol=1e-4)
+    circuit = cna_lens.find_circuit(
+        llama, here, there, k=4, rank=Probe(k=10), universal=None, progress=False
+    )
+    assert circuit.neurons == together.top(k=4).neurons
+    assert circuit.provenance.rank.startswith("probe(fraction=None, k=10, l2_strength=0.01")
 
 
 def test_the_seed_decides_which_prompts_are_held_out():
