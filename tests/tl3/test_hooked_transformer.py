@@ -127,8 +127,9 @@ METHODS = {
     ),
     "magnitude_anchor": lambda model, circuit, **at: cna_lens.magnitude_anchor(
         circuit,
-        *(cna_lens.collect(model, prompts) for prompts in (PROMPTS[:2], PROMPTS[2:])),
-        3.0,
+        cna_lens.collect(model, PROMPTS[:2]),
+        cna_lens.collect(model, PROMPTS[2:]),
+        target=3.0,
         **at,
     ),
     "caa": lambda model, circuit, **at: cna_lens.caa(model, PROMPTS[:2], PROMPTS[2:], **at),
