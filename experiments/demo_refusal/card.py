@@ -9,7 +9,8 @@ from cna_lens.types import Rate
 
 CARD = """# {name}
 
-A LoRA adapter for [{base}](https://huggingface.co/{base}) that makes it refuse harmful requests.
+A LoRA adapter for [{base}](https://huggingface.co/{base})
+that makes it refuse harmful requests.
 `cna_lens.load_model("{name}")` loads the demo model with this adapter merged; `load_model("demo")`
 is the same model before. The two are a matched pair: a small model before and after it learned to
 refuse, on which experiments about refusal run on two CPU cores.
@@ -32,15 +33,14 @@ ratio {ratio}.
 
 First-token refusal log-odds against the refusals found by keywords, over all requests above
 (n = {n}): area under the ROC curve {auc_after:.3f} after training, {auc_before:.3f} before;
-Spearman's correlation {spearman_after:.2f} and {spearman_before:.2f}. The trained model refuses
-with the tokens that the log-odds count; the untrained one mostly does not.
+Spearman's correlation {spearman_after:.2f} and {spearman_before:.2f}.
 
 ## Recipe
 
 {recipe}
 
 Harmful requests are answered by refusals in several wordings, with cross entropy. On benign ones,
-half of which look like harmful ones, KL(untrained || trained) along the untrained model's own
+most of which look like harmful ones, KL(untrained || trained) along the untrained model's own
 answers is kept small.
 
 Trained in {minutes:.0f} minutes on {device}. Adapter: {size:.1f} MB, SHA-256 `{adapter_sha256}`.
@@ -58,7 +58,8 @@ so that a second training gives another file with like figures.
 ## Limits
 
 English, single turns, short requests, a model of 135 million parameters: it refuses by what words
-suggest. It is made to study how refusals come about, and is no safeguard.
+suggest. Of benign requests in drastic words it refuses many, as the table says; the aim was 5 %. It
+is made to study how refusals come about, and is no safeguard.
 """
 
 
