@@ -142,6 +142,15 @@ def test_a_prompt_whose_anchor_token_was_not_seen_is_refused(llama):
             llama(torch.tensor([PROMPTS[0][:5]]))
 
 
+def test_rows_that_are_not_those_of_the_batch_are_refused(llama):
+    with (
+        method_of(llama).at(llama),
+        cna_lens.prompt_lengths([8], rows=[0, 1]),
+        pytest.raises(cna_lens.InputError, match="2 rows for a batch of 1"),
+    ):
+        llama(torch.tensor([PROMPTS[0]]))
+
+
 def test_a_pass_that_does_not_tell_its_prompts_is_refused(llama):
     method = method_of(llama)
     activation = torch.zeros(1, 3, tiny.WIDTH)

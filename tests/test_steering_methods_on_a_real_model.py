@@ -7,7 +7,7 @@ import pytest
 import cna_lens
 from cna_lens.metrics import refusal_log_odds
 
-DISCOVERY, HELD_OUT = slice(0, 32), slice(40, 52)
+DISCOVERY, HELD_OUT = slice(0, 16), slice(22, 30)
 
 
 def mean_log_odds(model, prompts):
