@@ -190,6 +190,15 @@ def test_a_neuron_alone_can_never_be_below_one_over_the_permutations():
     assert null.found(0.02).nonzero().tolist() == [[0]]
 
 
+def test_a_neuron_that_never_changes_is_as_likely_under_any_labels():
+    # The mean of seven times 0.1 is not 0.1 in binary.
+    positive, negative = noise(3, 5, 18), noise(4, 5, 19)
+    positive[:, 2] = negative[:, 2] = 0.1
+    null = null_distribution(kept(positive), kept(negative), Selection(k=1), n_permutations=20)
+    assert float(null.statistic[2]) == 0
+    assert float(null.p_value[2]) == 1
+
+
 def test_shufflings_depend_on_the_seed_alone():
     sides = kept(noise(9, 50, 14)), kept(noise(9, 50, 15))
     one, again, other = (
