@@ -5,9 +5,9 @@ import torch
 from cna_lens import Layout, PromptActivations, PromptRecord, Source
 
 
-def kept(rows, widths=None, shards=1):
+def kept(rows, widths=None, shards=1, dtype=torch.float32):
     """One row a prompt; with several shards, prompts lie in them in no order."""
-    rows = torch.as_tensor(rows, dtype=torch.float32)
+    rows = torch.as_tensor(rows, dtype=dtype)
     source = Source("made up", -1, PromptRecord(len(rows), "0" * 64))
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()
     parts = [order[start::shards] for start in range(shards)]

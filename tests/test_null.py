@@ -90,6 +90,16 @@ def test_p_values_are_those_of_a_slow_loop(sign, paired):
         assert float(null.familywise_p_value[neuron]) == pytest.approx((largest + 1) / (draws + 1))
     expected = scipy.stats.false_discovery_control(null.pooled_p_value[tested].numpy())
     torch.testing.assert_close(null.q_value[tested], torch.from_numpy(expected))
+    chosen = [null.scores.layout.flat(neuron) for neuron in null.circuit]
+    for rate in (0.1, 0.3, 0.5, 0.7):
+        found = {neuron for neuron in tested if expected[tested.index(neuron)] <= rate}
+        assert set(null.found(rate).nonzero().flatten().tolist()) == found
+        assert (null.size(rate), null.found_in_circuit(rate)) == (
+            len(found),
+            len(found & {*chosen}),
+        )
+        found = {neuron for neuron in tested if float(null.familywise_p_value[neuron]) <= rate}
+        assert set(null.found(rate, "familywise").nonzero().flatten().tolist()) == found
     for values in (null.p_value, null.pooled_p_value, null.q_value, null.familywise_p_value):
         assert bool(values[excluded].isnan())
     t = {"abs": null.statistic.abs(), "positive": null.statistic, "negative": -null.statistic}
@@ -191,12 +201,15 @@ def test_a_neuron_alone_can_never_be_below_one_over_the_permutations():
 
 
 def test_a_neuron_that_never_changes_is_as_likely_under_any_labels():
-    # The mean of seven times 0.1 is not 0.1 in binary.
-    positive, negative = noise(3, 5, 18), noise(4, 5, 19)
-    positive[:, 2] = negative[:, 2] = 0.1
-    null = null_distribution(kept(positive), kept(negative), Selection(k=1), n_permutations=20)
-    assert float(null.statistic[2]) == 0
-    assert float(null.p_value[2]) == 1
+    # In float64 the mean of seven equal numbers need not be that number.
+    constant = torch.linspace(0.1, 0.9, 50, dtype=torch.float64)
+    assert not torch.equal(constant.expand(7, -1).mean(0), constant)
+    positive, negative = (
+        kept(constant.repeat(n, 1) + torch.eye(n, 50).double(), dtype=torch.float64) for n in (3, 4)
+    )
+    null = null_distribution(positive, negative, Selection(k=1), n_permutations=20)
+    assert bool((null.statistic[4:] == 0).all())
+    assert bool((null.p_value[4:] == 1).all())
 
 
 def test_shufflings_depend_on_the_seed_alone():
