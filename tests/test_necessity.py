@@ -194,3 +194,31 @@ def test_rankings_that_do_not_fit_are_refused(llama):
         necessity(llama, PROMPTS, {}, logit, STATS, sizes=[1], progress=False)
     with pytest.raises(InputError, match="at least one ranking and one size"):
         necessity(llama, PROMPTS, {"any": scores()}, logit, STATS, sizes=[], progress=False)
+
+
+@pytest.mark.real_model
+def test_on_a_real_model_the_circuit_of_all_prompts_is_that_of_find_circuit(demo):
+    prompts = cna_lens.prompt_set("refusal_small")
+    sides = [
+        cna_lens.collect(demo, side[:4], keep="all")
+        for side in (prompts.positive, prompts.negative)
+    ]
+    found = cna_lens.stability(*sides, n_resamples=20, sizes=[2])
+    expected = cna_lens.find_circuit(
+        demo, prompts.positive[:4], prompts.negative[:4], universal=None, progress=False
+    )
+    assert set(found.circuit) == set(expected)
+    scores = cna_lens.rank(sides[0].stats(), sides[1].stats())
+    n = scores.layout.n_neurons
+    ablated = necessity(
+        demo,
+        prompts.positive[4:6],
+        {"contrast": scores},
+        refusal_log_odds,
+        sides[1].stats(),
+        sizes=[46, n],
+        progress=False,
+    )
+    assert ablated.points[1].alone == ablated.whole
+    assert ablated.points[1].without == ablated.nothing
+    assert ablated.points[0].without != ablated.whole
