@@ -6,6 +6,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+# At the end: cna_lens is the installed one, experiments lie beside the tests.
+sys.path.append(str(Path(__file__).parents[1]))
 import tiny
 
 # Threads only get into each other's way where a model is tiny.
