@@ -122,7 +122,7 @@ def show(drops: Necessity, title: str, sizes: list[int]) -> None:
     rows: Mapping[str, list[str]] = {point.ranking: [] for point in drops.points}
     for point in drops.points:
         drop = point.drop
-        rows[point.ranking].append(f"{drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}]")
+        rows[point.ranking].append(f"{drop.value:.2f} [{drop.low:.1f}, {drop.high:.1f}]")
     for name, cells in rows.items():
         table.add_row(name, *cells)
     Console(width=80).print(table)
