@@ -3,8 +3,8 @@
     python -m experiments.compare_on_demo --model demo-refusal
 
 Circuits of the packaged discovery set are ablated while the held-out requests are answered; labels,
-scores and hashes go to `experiments/results/comparison_<model>.jsonl`, from which an interrupted run
-goes on.
+scores and hashes go to `experiments/results/comparison_<model>.jsonl`, from which an interrupted
+run goes on.
 """
 
 from __future__ import annotations
