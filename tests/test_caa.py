@@ -5,6 +5,7 @@ import torch
 
 import cna_lens
 from cna_lens import ControlVectors, VectorAddition
+from cna_lens.changes import AddVector, EraseDirection
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
 NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
@@ -238,6 +239,12 @@ def test_vectors_of_another_shape_are_refused(llama, vectors, message):
             method.at(llama),
         ):
             pass
+
+
+@pytest.mark.parametrize("change", [AddVector, EraseDirection])
+def test_a_hook_point_of_another_width_than_the_vector_is_refused(change):
+    with pytest.raises(cna_lens.VectorMismatchError, match="16 values for each token, the vector"):
+        change(torch.ones(1).double())(torch.ones(1, 2, 16), None)
 
 
 def test_prompts_that_stand_in_both_sets_are_warned_about(llama):

@@ -5,6 +5,7 @@ import torch
 
 import cna_lens
 from cna_lens import ControlVectors, DirectionalAblation
+from cna_lens.changes import EraseDirection
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
 NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
@@ -82,6 +83,15 @@ def test_nothing_along_the_direction_is_left_anywhere_in_the_residual_stream(mod
     with method.at(model), model.hooks(fwd_hooks=[note("blocks.0.hook_resid_pre")]):
         logits(model)
     assert left["blocks.0.hook_resid_pre"] < 1e-5
+
+
+def test_a_large_component_is_erased_in_half_precision_too():
+    drawn = torch.randn(2, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direction = drawn[0] / drawn[0].norm()
+    x = (100 * direction + drawn[1])[None, None].bfloat16()
+    erased = EraseDirection(direction)(x, None)
+    assert erased.dtype == torch.bfloat16
+    assert abs(float(erased.double() @ direction)) < 0.01
 
 
 def test_in_half_precision_only_rounding_is_left():

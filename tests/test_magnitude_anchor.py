@@ -86,11 +86,11 @@ def test_neurons_are_set_by_what_they_are_on_the_same_prompt(model, position, st
             torch.testing.assert_close(logits[row, mask[row].bool()], expected, rtol=0, atol=5e-5)
 
 
-def greedy(model, prompt, places=lambda p: slice(None), scale=1.0):
+def greedy(model, prompt, places=lambda p: slice(None), scale=1.0, stops=(2,)):
     hf = plain(model)
     found = values(hf, prompt, scale=scale)
     with reference.changed(hf, setting(found, places=places(len(prompt)))):
-        tokens = reference.greedy(hf, prompt, 8)
+        tokens = reference.greedy(hf, prompt, 8, stops)
     return model.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
@@ -103,10 +103,19 @@ def greedy(model, prompt, places=lambda p: slice(None), scale=1.0):
     ],
 )
 def test_answers_keep_to_their_own_prompts_anchor(model, positions, places):
-    # Answers end at different times, so that rows leave the batch.
     with method_of(model, positions=positions, scale=3.0).at(model):
         answers = cna_lens.generate(model, PROMPTS, max_new_tokens=8)
     assert answers == [greedy(model, prompt, places, 3.0) for prompt in PROMPTS]
+
+
+def test_answers_keep_to_it_when_others_have_left_the_batch(llama, monkeypatch):
+    stops = frozenset(range(0, tiny.VOCABULARY, 5))
+    monkeypatch.setattr("cna_lens.generation.end_of_turn_ids", lambda model: stops)
+    prompts = [[first, second, 6, 7] for first in (5, 30, 40, 51) for second in (8, 9, 21)]
+    with method_of(llama, scale=3.0).at(llama):
+        answers = cna_lens.generate(llama, prompts, max_new_tokens=8)
+    assert answers == [greedy(llama, prompt, scale=3.0, stops=stops) for prompt in prompts]
+    assert len({len(answer.split()) for answer in answers}) > 3
 
 
 def test_rows_that_leave_the_batch_take_their_anchor_along(llama):
