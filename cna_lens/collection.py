@@ -5,12 +5,11 @@ This is one of the two modules that touch hooks; the other is `steering`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -18,23 +17,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.activations import KeptActivations, PromptActivations
-from cna_lens.batching import (
-    BatchSize,
-    TokenIds,
-    check_batch_size,
-    length_buckets,
-    pad,
-)
-from cna_lens.errors import ActivationError, InputError, ModelError
-from cna_lens.forward import SharedPrefix, forward_trunk
+from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets
+from cna_lens.errors import ActivationError, InputError
+from cna_lens.forward import SharedPrefix, cannot_share, forward_trunk, sliding_window
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
-from cna_lens.positions import prompt_lengths
+from cna_lens.packing import ROW_TOKENS, PackedTokens, Row, alone, pack
+from cna_lens.positions import prompt_ends
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
-from cna_lens.sites import HookedModel, input_device, mlp_hook_names, model_name
+from cna_lens.readout import EverythingRead, Readout
+from cna_lens.sites import HookedModel, embedding_dtype, input_device, mlp_hook_names, model_name
 from cna_lens.types import Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
+
+WORTH_TRYING = 8
+"""Packing has to save an eighth of a full pass: it is first tried on a few tokens of its own."""
+
+TRIED_TOKENS = 4
 
 
 @overload
@@ -206,108 +206,102 @@ class Reader:
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
-        names = mlp_hook_names(self.model)
         places = [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
         prefix = self._prefix(prompts, min(places))
-        lengths = [len(ids) - prefix.length for ids in prompts]
-        buckets = self._buckets(lengths, prefix.length + max(lengths))
+        suffixes = [ids[prefix.length :] for ids in prompts]
+        rows = self._rows(suffixes, prefix)
+        buckets = self._buckets([row.length for row in rows], prefix.length)
 
         def run(batch: list[int]) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-            with prompt_lengths([len(prompts[i]) for i in batch]):
-                return self._run(
-                    [prompts[i][prefix.length :] for i in batch],
-                    [places[i] - prefix.length for i in batch],
-                    prefix,
-                    names,
-                )
+            return self._run(
+                [[suffixes[prompt] for prompt in rows[row].prompts] for row in batch],
+                [places[prompt] - prefix.length for row in batch for prompt in rows[row].prompts],
+                prefix,
+            )
 
         with tqdm(
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
             for batch, (activations, layout) in run_in_halves(buckets, run):
                 _check_finite(activations, layout, model_name(self.model))
-                yield batch, activations, layout
-                bar.update(len(batch))
+                found = [prompt for row in batch for prompt in rows[row].prompts]
+                yield found, activations, layout
+                bar.update(len(found))
 
     def _prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
         if not self.share_prefix:
             return SharedPrefix(0)
         return SharedPrefix.of(self.model, prompts, at_most)
 
-    def _buckets(self, lengths: Sequence[int], longest: int) -> list[list[int]]:
+    def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
+        """Prompts packed with those that begin alike, where that saves time and changes nothing."""
+        single, packed = alone(suffixes), pack(suffixes)
+        if not self.share_prefix or self.batch_size != "auto":
+            return single
+        saved = sum(row.length for row in single) - sum(row.length for row in packed)
+        at_once = token_budget(self.model, prefix.length + ROW_TOKENS)
+        if saved * WORTH_TRYING < at_once or self._cannot_pack(suffixes, prefix) is not None:
+            return single
+        return packed
+
+    def _cannot_pack(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> str | None:
+        """Why a model cannot run several prompts in one row; None where it can.
+
+        Whether a model heeds a mask of trees and its positions is not for its configuration to
+        say: it is seen on a few tokens, in which the same prompt stands alone and beside another.
+        """
+        first, last = min(suffixes)[:TRIED_TOKENS], max(suffixes)[:TRIED_TOKENS]
+        if reason := cannot_share(self.model):
+            return reason
+        window = sliding_window(self.model)
+        if window is not None and window < prefix.length + ROW_TOKENS:
+            return f"a row of {ROW_TOKENS} tokens is longer than the window of {window}"
+        places = [len(first) - 1, len(last) - 1, len(last) - 1]
+        try:
+            (_, beside, by_itself), _ = self._run([[first, last], [last]], places, prefix)
+        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError) as error:
+            return f"{model_name(self.model)} refuses a mask of trees: {error}"
+        tolerance = torch.finfo(by_itself.dtype).eps ** 0.5
+        if (beside - by_itself).norm() <= tolerance * by_itself.norm():
+            return None
+        return f"{model_name(self.model)} reads a prompt otherwise when another is in its row"
+
+    def _buckets(self, lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
         if self.batch_size == "auto":
-            return length_buckets(lengths, token_budget=token_budget(self.model, longest))
+            budget = token_budget(self.model, prefix_length + max(lengths))
+            return length_buckets(lengths, token_budget=budget)
         return length_buckets(lengths, max_prompts=self.batch_size)
 
     def _run(
         self,
-        suffixes: Sequence[TokenIds],
+        rows: Sequence[Sequence[TokenIds]],
         places: Sequence[int],
         prefix: SharedPrefix,
-        names: tuple[str | None, ...],
     ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
         device = input_device(self.model)
-        ids, mask = pad(suffixes, pad_token_id(self.model))
-        before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
-        readout = _Readout(names, torch.tensor(places), tuple(ids.shape))
+        packed = PackedTokens.of(rows, pad_token_id(self.model))
+        columns = [path[place] for path, place in zip(packed.columns, places, strict=True)]
+        readout = Readout(
+            mlp_hook_names(self.model),
+            torch.tensor(packed.rows),
+            torch.tensor(columns),
+            tuple(packed.ids.shape),
+        )
+        if packed.is_plain:
+            mask, position_ids = prefix.mask(packed.mask), None
+        else:
+            mask = prefix.tree_mask(packed.sees(), embedding_dtype(self.model))
+            position_ids = (prefix.length + packed.order()).to(device)
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
-        with torch.no_grad(), suppress(_EverythingRead), hooked:
+        with torch.no_grad(), suppress(EverythingRead), prompt_ends(packed.ends()), hooked:
             forward_trunk(
                 self.model,
-                ids.to(device),
-                torch.cat([before, mask], dim=1).to(device),
+                packed.ids.to(device),
+                mask.to(device),
                 prefix.read_only(),
+                position_ids,
             )
         return readout.activations()
-
-
-class _EverythingRead(Exception):  # noqa: N818 (it ends a forward pass early, nothing failed)
-    """Every layer has been read: what the model would still compute is not needed."""
-
-
-class _Readout:
-    """The hooks of one forward pass, and what they read."""
-
-    def __init__(
-        self, names: tuple[str | None, ...], places: Tensor, shape: tuple[int, ...]
-    ) -> None:
-        self.names = names
-        self.places = places
-        self.rows = torch.arange(len(places))
-        self.shape = shape
-        self.read: dict[int, Float[Tensor, "prompt d_mlp"]] = {}
-
-    def fwd_hooks(self) -> list[tuple[str, Callable[..., None]]]:
-        return [
-            (name, partial(self._read, layer=layer))
-            for layer, name in enumerate(self.names)
-            if name is not None
-        ]
-
-    def _read(self, activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG002
-        if layer in self.read:
-            raise ModelError(f"{self.names[layer]} fired twice in one forward pass")
-        if tuple(activation.shape[:-1]) != self.shape:
-            raise ModelError(
-                f"{self.names[layer]} holds a tensor of shape {tuple(activation.shape)}, expected "
-                f"[batch, pos, d_mlp] with batch and pos {self.shape}"
-            )
-        # Indexing copies, so the activations of the other positions are freed.
-        device = activation.device
-        self.read[layer] = activation[self.rows.to(device), self.places.to(device)]
-        if len(self.read) == sum(name is not None for name in self.names):
-            raise _EverythingRead
-
-    def activations(self) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-        missing = [name for layer, name in enumerate(self.names) if name and layer not in self.read]
-        if missing:
-            raise ModelError(f"these hook points never fired: {', '.join(missing)}")
-        layers = [self.read.get(layer) for layer in range(len(self.names))]
-        layout = Layout(tuple(0 if layer is None else layer.shape[-1] for layer in layers))
-        present = [layer for layer in layers if layer is not None]
-        # MPS has no float64, in which the sums are kept.
-        device = "cpu" if present[0].device.type == "mps" else present[0].device
-        return torch.cat([layer.to(device) for layer in present], dim=-1), layout
 
 
 def _check_position(position: object) -> None:

@@ -28,6 +28,9 @@ def check_positions(positions: str) -> None:
         )
 
 
+_prompt_ends: ContextVar[Bool[Tensor, "row pos"] | None] = ContextVar("prompt_ends", default=None)
+
+
 @contextmanager
 def prompt_lengths(lengths: Sequence[int] | Int[Tensor, " batch"]) -> Generator[None]:
     """Say how many tokens of each row are its prompt, for forward passes within this context.
@@ -44,6 +47,20 @@ def prompt_lengths(lengths: Sequence[int] | Int[Tensor, " batch"]) -> Generator[
         yield
     finally:
         _prompt_lengths.reset(token)
+
+
+@contextmanager
+def prompt_ends(ends: Bool[Tensor, "row pos"]) -> Generator[None]:
+    """Say which tokens are a prompt's last, for passes over prompts alone, several in a row.
+
+    Args:
+        ends: True at the last token of each prompt.
+    """
+    token = _prompt_ends.set(ends)
+    try:
+        yield
+    finally:
+        _prompt_ends.reset(token)
 
 
 def stated_prompt_lengths() -> Int64[Tensor, " batch"] | None:
@@ -71,16 +88,21 @@ def steered_positions(
         lengths: real tokens of each row's prompt.
     """
     real = mask.bool()
-    order = mask.long().cumsum(1) - 1
-    last = (lengths.to(mask.device) - 1)[:, None]
-    chosen = {
-        "all": torch.ones_like(real),
-        "prompt": order <= last,
-        "last_prompt": order == last,
-        "from_last_prompt": order >= last,
-        "generated": order > last,
+    after_last = mask.long().cumsum(1) - lengths.to(mask.device)[:, None]
+    return (_chosen(positions, after_last) & real)[:, mask.shape[1] - new :]
+
+
+def _chosen(
+    positions: Positions, after_last: Int[Tensor, "batch pos"]
+) -> Bool[Tensor, "batch pos"]:
+    """By how many tokens after the prompt's last one each is, negative within the prompt."""
+    return {
+        "all": torch.ones_like(after_last, dtype=torch.bool),
+        "prompt": after_last <= 0,
+        "last_prompt": after_last == 0,
+        "from_last_prompt": after_last >= 0,
+        "generated": after_last > 0,
     }[positions]
-    return (chosen & real)[:, mask.shape[1] - new :]
 
 
 class PositionTracker:
@@ -95,6 +117,10 @@ class PositionTracker:
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out the steered positions of the forward pass that begins."""
+        ends = _prompt_ends.get()
+        if ends is not None:
+            self.steered = _chosen(self.scope, ends.long() - 1)
+            return
         inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
         inputs = args[0] if inputs is None else inputs
         batch, new = inputs.shape[:2]

@@ -118,6 +118,11 @@ def input_device(model: HookedModel) -> torch.device:
     return next(cast("nn.Module", model).parameters()).device
 
 
+def embedding_dtype(model: HookedModel) -> torch.dtype:
+    """The precision in which hidden states begin."""
+    return next(cast("nn.Module", model).parameters()).dtype
+
+
 def layout_of(model: HookedModel) -> Layout | None:
     """The model's neurons, before it has run; None where a layer's width cannot be told."""
     widths: list[int] = []
