@@ -22,7 +22,7 @@ from cna_lens.errors import ActivationError, InputError
 from cna_lens.forward import SharedPrefix, cannot_share, forward_trunk, sliding_window
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
-from cna_lens.packing import ROW_TOKENS, PackedTokens, Row, alone, pack
+from cna_lens.packing import PackedTokens, Row, alone, pack
 from cna_lens.positions import prompt_ends
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
@@ -30,6 +30,9 @@ from cna_lens.readout import EverythingRead, Readout
 from cna_lens.sites import HookedModel, embedding_dtype, input_device, mlp_hook_names, model_name
 from cna_lens.types import Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
+
+ROW_TOKENS = 96
+"""Longer rows share more, but attention in a row grows with its square; 80 to 128 cost the same."""
 
 WORTH_TRYING = 8
 """Packing has to save an eighth of a full pass: it is first tried on a few tokens of its own."""
@@ -77,9 +80,10 @@ def collect(
     """Mean and variance of every MLP neuron's activation at one token of each prompt.
 
     A neuron's activation is its entry in the input of the down projection, so after the gate
-    product (arXiv 2605.12290, method, step 2). Prompts run in right-padded batches of like
-    length, and what they have in common at the beginning, such as a chat template, is computed
-    once; neither changes the result beyond float rounding.
+    product (arXiv 2605.12290, method, step 2). What all prompts begin with, like a chat template,
+    is computed once; prompts that begin alike after it, such as "How do I", stand in one row, in
+    which their common beginning is computed once too; rows run in right-padded batches of like
+    length. None of this changes the result beyond float rounding.
 
     >>> stats = collect(tiny_model, ["Hello.", "A longer one."], chat=False)
     >>> stats.count, stats.layout
@@ -94,9 +98,10 @@ def collect(
         position: the token to read, counted in each prompt's own tokens: -1 is its last one
             whatever the padding, 0 its first.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
-        batch_size: prompts for each forward pass; "auto" fits them to the free memory.
+        batch_size: prompts for each forward pass, one a row; "auto" packs rows, where the model
+            can, and fits them to the free memory.
         progress: show a progress bar.
-        share_prefix: compute a common prefix once, where the model can.
+        share_prefix: compute common beginnings once, where the model can.
 
     Raises:
         InputError: bad prompts, or a position outside one of them.
@@ -161,7 +166,7 @@ class Reader:
         position: the token to read in each prompt.
         batch_size: prompts for each forward pass, or "auto".
         progress: show a progress bar.
-        share_prefix: compute a common prefix once, where the model can.
+        share_prefix: compute common beginnings once, where the model can.
     """
 
     model: HookedModel
@@ -235,31 +240,33 @@ class Reader:
 
     def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
         """Prompts packed with those that begin alike, where that saves time and changes nothing."""
-        single, packed = alone(suffixes), pack(suffixes)
+        single, packed = alone(suffixes), pack(suffixes, ROW_TOKENS)
         if not self.share_prefix or self.batch_size != "auto":
             return single
         saved = sum(row.length for row in single) - sum(row.length for row in packed)
-        at_once = token_budget(self.model, prefix.length + ROW_TOKENS)
-        if saved * WORTH_TRYING < at_once or self._cannot_pack(suffixes, prefix) is not None:
+        longest = prefix.length + max(row.length for row in packed)
+        if saved * WORTH_TRYING < token_budget(self.model, longest):
             return single
-        return packed
+        return packed if self._cannot_pack(suffixes, prefix, longest) is None else single
 
-    def _cannot_pack(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> str | None:
+    def _cannot_pack(
+        self, suffixes: Sequence[TokenIds], prefix: SharedPrefix, longest: int
+    ) -> str | None:
         """Why a model cannot run several prompts in one row; None where it can.
 
         Whether a model heeds a mask of trees and its positions is not for its configuration to
         say: it is seen on a few tokens, in which the same prompt stands alone and beside another.
         """
-        first, last = min(suffixes)[:TRIED_TOKENS], max(suffixes)[:TRIED_TOKENS]
         if reason := cannot_share(self.model):
             return reason
         window = sliding_window(self.model)
-        if window is not None and window < prefix.length + ROW_TOKENS:
-            return f"a row of {ROW_TOKENS} tokens is longer than the window of {window}"
+        if window is not None and window < longest:
+            return f"a row of {longest} tokens is longer than the window of {window}"
+        first, last = min(suffixes)[:TRIED_TOKENS], max(suffixes)[:TRIED_TOKENS]
         places = [len(first) - 1, len(last) - 1, len(last) - 1]
         try:
             (_, beside, by_itself), _ = self._run([[first, last], [last]], places, prefix)
-        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError) as error:
+        except Exception as error:
             return f"{model_name(self.model)} refuses a mask of trees: {error}"
         tolerance = torch.finfo(by_itself.dtype).eps ** 0.5
         if (beside - by_itself).norm() <= tolerance * by_itself.norm():

@@ -117,14 +117,16 @@ def cannot_share(model: HookedModel) -> str | None:
     return None
 
 
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
+
+
 def sliding_window(model: HookedModel) -> int | None:
     """The number of positions a token can look back in a layer with a window, None without one."""
     if not is_bridge(model):
         return getattr(model.cfg, "window_size", None)
-    window = getattr(
-        cast("Any", model).original_model.config.get_text_config(), "sliding_window", None
-    )
-    return window if isinstance(window, int) else None
+    config = cast("Any", model).original_model.config.get_text_config()
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    return min((window for window in windows if isinstance(window, int)), default=None)
 
 
 def supports_cache(model: HookedModel) -> bool:

@@ -11,9 +11,6 @@ from torch import Tensor
 
 from cna_lens.batching import TokenIds, pad
 
-ROW_TOKENS = 96
-"""Longer rows share more, but attention in a row grows with its square; 80 to 128 cost the same."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -33,7 +30,7 @@ def alone(prompts: Sequence[TokenIds]) -> list[Row]:
     return [Row((place,), len(ids)) for place, ids in enumerate(prompts)]
 
 
-def pack(prompts: Sequence[TokenIds], most: int = ROW_TOKENS) -> list[Row]:
+def pack(prompts: Sequence[TokenIds], most: int) -> list[Row]:
     """Prompts that begin alike, in rows of at most `most` tokens.
 
     A prompt longer than that gets a row of its own.
