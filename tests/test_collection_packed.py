@@ -172,7 +172,9 @@ def test_little_to_gain_is_not_worth_a_trial(llama, tokens_run, monkeypatch):
     assert tokens_run[1:] == [(2, 6), (1, 16)]
 
 
-def test_every_prompt_keeps_its_row(llama):
+@pytest.mark.parametrize("row_tokens", [6, 96])
+def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
+    monkeypatch.setattr(cna_lens.collection, "ROW_TOKENS", row_tokens)
     kept = cna_lens.collect(llama, PROMPTS, keep="all")
     expected = reference.activations(tiny.hugging_face("llama"), PROMPTS)
     torch.testing.assert_close(kept.matrix().double(), expected, rtol=1e-5, atol=1e-6)
@@ -242,9 +244,18 @@ def test_a_window_wider_than_a_row_allows_packing(tokens_run):
     assert_same_statistics(found, cna_lens.collect(model, PROMPTS, share_prefix=False))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_packs(dtype):
-    assert why_not(tiny.bridge("llama", dtype=dtype), PROMPTS) is None
+@pytest.mark.parametrize(
+    ("dtype", "packs"), [(torch.bfloat16, True), (torch.float16, True), (torch.float32, False)]
+)
+def test_what_half_precision_rounds_away_does_not_matter(dtype, packs):
+    def in_the_second_row(activation, hook):
+        activation = activation.clone()
+        activation[1:] *= 1.02
+        return activation
+
+    model = tiny.bridge("llama", dtype=dtype)
+    with model.hooks(fwd_hooks=[(POST.format(0), in_the_second_row)]):
+        assert (why_not(model, PROMPTS) is None) == packs
 
 
 def test_a_prompt_longer_than_the_window_keeps_the_others_alone_too(tokens_run):

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,15 @@ def test_a_prompts_last_token_is_in_no_other_prompt(prompts, most):
         assert [bool(ends[row, column]) for column in columns] == [False] * (len(columns) - 1) + [
             True
         ]
+
+
+@pytest.mark.parametrize("row", [[(1, 2), (1, 2, 3)], [(1, 2, 3), (1, 2)]])
+def test_a_prompt_that_another_begins_with_ends_in_a_token_of_its_own(row):
+    packed = PackedTokens.of([row], pad_id=9)
+    first, second = packed.columns
+    assert first[0] == second[0] == 0
+    assert not set(first[1:]) & set(second[1:])
+    assert packed.ids.shape == (1, 4)
 
 
 @given(PROMPTS, MOST)
