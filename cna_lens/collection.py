@@ -5,7 +5,7 @@ This is one of the two modules that touch hooks; the other is `steering`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +19,18 @@ from tqdm.auto import tqdm
 from cna_lens.activations import KeptActivations, PromptActivations
 from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets
 from cna_lens.errors import ActivationError, InputError
-from cna_lens.forward import SharedPrefix, cannot_share, forward_trunk, sliding_window
+from cna_lens.forward import SharedPrefix
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
-from cna_lens.packing import PackedTokens, Row, alone, pack
-from cna_lens.positions import prompt_ends
+from cna_lens.packed_pass import forward_rows, rows_for
+from cna_lens.packing import PackedTokens, Row, alone
+from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
 from cna_lens.readout import EverythingRead, Readout
-from cna_lens.sites import HookedModel, embedding_dtype, input_device, mlp_hook_names, model_name
-from cna_lens.types import Layout, Source
+from cna_lens.sites import HookedModel, Site, model_name, site_hook_names
+from cna_lens.types import HOOK_SITE, Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
-
-ROW_TOKENS = 96
-"""Longer rows share more, but attention in a row grows with its square; 80 to 128 cost the same."""
-
-WORTH_TRYING = 8
-"""Packing has to save an eighth of a full pass: it is first tried on a few tokens of its own."""
-
-TRIED_TOKENS = 4
 
 
 @overload
@@ -99,7 +92,7 @@ def collect(
             whatever the padding, 0 its first.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass, one a row; "auto" packs rows, where the model
-            can, and fits them to the free memory.
+            can and carries no hooks, and fits them to the free memory.
         progress: show a progress bar.
         share_prefix: compute common beginnings once, where the model can.
 
@@ -167,6 +160,7 @@ class Reader:
         batch_size: prompts for each forward pass, or "auto".
         progress: show a progress bar.
         share_prefix: compute common beginnings once, where the model can.
+        site: the hook point of each block that is read; the MLP neurons unless told otherwise.
     """
 
     model: HookedModel
@@ -174,6 +168,7 @@ class Reader:
     batch_size: BatchSize = "auto"
     progress: bool = False
     share_prefix: bool = True
+    site: Site = HOOK_SITE
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant, before anything runs."""
@@ -202,6 +197,7 @@ class Reader:
             position=self.position,
             prompts=encoded.record,
             template_sha256=encoded.template_sha256,
+            site=self.site,
         )
 
     def batches(
@@ -211,103 +207,75 @@ class Reader:
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
-        places = [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
-        prefix = self._prefix(prompts, min(places))
+        places = self.places(prompts)
+        prefix = self.prefix(prompts, min(places))
         suffixes = [ids[prefix.length :] for ids in prompts]
         rows = self._rows(suffixes, prefix)
-        buckets = self._buckets([row.length for row in rows], prefix.length)
+        buckets = self.buckets([row.length for row in rows], prefix, token_budget)
 
-        def run(batch: list[int]) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-            return self._run(
-                [[suffixes[prompt] for prompt in rows[row].prompts] for row in batch],
-                [places[prompt] - prefix.length for row in batch for prompt in rows[row].prompts],
-                prefix,
-            )
+        def run(batch: list[int]) -> tuple[list[int], Float[Tensor, "prompt neuron"], Layout]:
+            found = [prompt for row in batch for prompt in rows[row].prompts]
+            with prompt_lengths([len(prompts[prompt]) for prompt in found]):
+                activations, layout = self._run(
+                    [[suffixes[prompt] for prompt in rows[row].prompts] for row in batch],
+                    [places[prompt] - prefix.length for prompt in found],
+                    prefix,
+                )
+            return found, activations, layout
 
         with tqdm(
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
-            for batch, (activations, layout) in run_in_halves(buckets, run):
+            for _, (found, activations, layout) in run_in_halves(buckets, run):
                 _check_finite(activations, layout, model_name(self.model))
-                found = [prompt for row in batch for prompt in rows[row].prompts]
                 yield found, activations, layout
                 bar.update(len(found))
 
-    def _prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
+    def places(self, prompts: Sequence[TokenIds]) -> list[int]:
+        """Where the token to read stands in each prompt."""
+        return [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
+
+    def prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
+        """What is computed once for all prompts."""
         if not self.share_prefix:
             return SharedPrefix(0)
         return SharedPrefix.of(self.model, prompts, at_most)
 
-    def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
-        """Prompts packed with those that begin alike, where that saves time and changes nothing."""
-        single, packed = alone(suffixes), pack(suffixes, ROW_TOKENS)
-        if not self.share_prefix or self.batch_size != "auto":
-            return single
-        saved = sum(row.length for row in single) - sum(row.length for row in packed)
-        longest = prefix.length + max(row.length for row in packed)
-        if saved * WORTH_TRYING < token_budget(self.model, longest):
-            return single
-        return packed if self._cannot_pack(suffixes, prefix, longest) is None else single
-
-    def _cannot_pack(
-        self, suffixes: Sequence[TokenIds], prefix: SharedPrefix, longest: int
-    ) -> str | None:
-        """Why a model cannot run several prompts in one row; None where it can.
-
-        Whether a model heeds a mask of trees and its positions is not for its configuration to
-        say: it is seen on a few tokens, in which the same prompt stands alone and beside another.
-        """
-        if reason := cannot_share(self.model):
-            return reason
-        window = sliding_window(self.model)
-        if window is not None and window < longest:
-            return f"a row of {longest} tokens is longer than the window of {window}"
-        first, last = min(suffixes)[:TRIED_TOKENS], max(suffixes)[:TRIED_TOKENS]
-        places = [len(first) - 1, len(last) - 1, len(last) - 1]
-        try:
-            (_, beside, by_itself), _ = self._run([[first, last], [last]], places, prefix)
-        except Exception as error:
-            return f"{model_name(self.model)} refuses a mask of trees: {error}"
-        tolerance = torch.finfo(by_itself.dtype).eps ** 0.5
-        if (beside - by_itself).norm() <= tolerance * by_itself.norm():
-            return None
-        return f"{model_name(self.model)} reads a prompt otherwise when another is in its row"
-
-    def _buckets(self, lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
+    def buckets(
+        self,
+        lengths: Sequence[int],
+        prefix: SharedPrefix,
+        budget: Callable[[HookedModel, int], int],
+    ) -> list[list[int]]:
+        """Which rows of these lengths run together, padded within a budget of tokens."""
         if self.batch_size == "auto":
-            budget = token_budget(self.model, prefix_length + max(lengths))
-            return length_buckets(lengths, token_budget=budget)
+            longest = prefix.length + max(lengths)
+            return length_buckets(lengths, token_budget=budget(self.model, longest))
         return length_buckets(lengths, max_prompts=self.batch_size)
 
+    def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
+        if not self.share_prefix or self.batch_size != "auto":
+            return alone(suffixes)
+        return rows_for(
+            self.model,
+            suffixes,
+            prefix,
+            read=lambda rows, places: self._run(rows, places, prefix)[0],
+        )
+
     def _run(
-        self,
-        rows: Sequence[Sequence[TokenIds]],
-        places: Sequence[int],
-        prefix: SharedPrefix,
+        self, rows: Sequence[Sequence[TokenIds]], places: Sequence[int], prefix: SharedPrefix
     ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-        device = input_device(self.model)
         packed = PackedTokens.of(rows, pad_token_id(self.model))
-        columns = [path[place] for path, place in zip(packed.columns, places, strict=True)]
         readout = Readout(
-            mlp_hook_names(self.model),
+            site_hook_names(self.model, self.site),
             torch.tensor(packed.rows),
-            torch.tensor(columns),
+            torch.tensor(packed.at(places)),
             tuple(packed.ids.shape),
         )
-        if packed.is_plain:
-            mask, position_ids = prefix.mask(packed.mask), None
-        else:
-            mask = prefix.tree_mask(packed.sees(), embedding_dtype(self.model))
-            position_ids = (prefix.length + packed.order()).to(device)
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
-        with torch.no_grad(), suppress(EverythingRead), prompt_ends(packed.ends()), hooked:
-            forward_trunk(
-                self.model,
-                packed.ids.to(device),
-                mask.to(device),
-                prefix.read_only(),
-                position_ids,
-            )
+        with torch.no_grad(), suppress(EverythingRead), hooked:
+            forward_rows(self.model, packed, prefix)
         return readout.activations()
 
 

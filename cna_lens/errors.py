@@ -27,6 +27,10 @@ class CircuitMismatchError(CnaLensError, ValueError):
     """A circuit was found on another model than the one it is applied to."""
 
 
+class VectorMismatchError(CnaLensError, ValueError):
+    """A vector was found on another model than the one it is applied to."""
+
+
 class JudgeError(CnaLensError, RuntimeError):
     """The endpoint that should judge answers cannot be used: no package, key, model or server."""
 

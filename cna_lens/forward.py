@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cna_lens.batching import TokenIds, shared_prefix_length
-from cna_lens.positions import prompt_lengths
+from cna_lens.positions import needs_whole_prompts, prompt_lengths
 from cna_lens.sites import HookedModel, input_device, is_bridge
 
 MIN_SHARED_PREFIX = 4
@@ -48,6 +48,8 @@ class SharedPrefix:
         length = shared_prefix_length(prompts, at_most)
         if length < MIN_SHARED_PREFIX or len(prompts) < 2:
             return cls(0)
+        if needs_whole_prompts():
+            return cls(0, reason="the steering in force reads a token of each whole prompt")
         if reason := cannot_share(model):
             return cls(0, reason=reason)
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))

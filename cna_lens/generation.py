@@ -165,7 +165,7 @@ def _answers(
     rows = list(batch)
     written: dict[int, list[int]] = {row: [] for row in rows}
     decoder = decoder_for(model, prefix)
-    with prompt_lengths([len(encoded[row]) for row in rows]):
+    with prompt_lengths([len(encoded[row]) for row in rows], rows):
         logits = decoder.start(ids.to(device), mask.to(device))
     while True:
         tokens = choose(logits, rows, step=len(written[rows[0]]))
@@ -183,7 +183,7 @@ def _answers(
         if len(going) < len(rows):
             decoder.keep(torch.tensor(going, device=device))
             rows = [rows[place] for place in going]
-        with prompt_lengths([len(encoded[row]) for row in rows]):
+        with prompt_lengths([len(encoded[row]) for row in rows], rows):
             logits = decoder.step(torch.tensor([written[row][-1] for row in rows], device=device))
 
 

@@ -54,7 +54,7 @@ def pack(prompts: Sequence[TokenIds], most: int) -> list[Row]:
 def _shared(before: TokenIds, ids: TokenIds) -> int:
     """The number of leading tokens that two prompts share, their last ones always left out.
 
-    What happens at a prompt's last token, such as steering, must not happen within another.
+    So each prompt has a token of its own, and none is an empty path.
     """
     inner = list(zip(before[:-1], ids[:-1], strict=False))
     return next((place for place, (a, b) in enumerate(inner) if a != b), len(inner))
@@ -103,18 +103,16 @@ class PackedTokens:
         """Whether each row holds one prompt alone."""
         return len(self.rows) == len(self.ids)
 
+    def at(self, places: Sequence[int]) -> list[int]:
+        """The column of one token of each prompt, by its place in the prompt."""
+        return [path[place] for path, place in zip(self.columns, places, strict=True)]
+
     def order(self) -> Int64[Tensor, "row pos"]:
         """The place of each token in its prompt."""
         order = torch.zeros_like(self.ids)
         for row, path in zip(self.rows, self.columns, strict=True):
             order[row, list(path)] = torch.arange(len(path))
         return order
-
-    def ends(self) -> Bool[Tensor, "row pos"]:
-        """Which tokens are the last one of a prompt."""
-        ends = torch.zeros_like(self.ids, dtype=torch.bool)
-        ends[list(self.rows), [path[-1] for path in self.columns]] = True
-        return ends
 
     def sees(self) -> Bool[Tensor, "row pos pos"]:
         """Which tokens each token attends to; padding sees itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,6 +16,8 @@ from cna_lens.errors import InputError, ModelError
 
 Positions = Literal["all", "prompt", "last_prompt", "from_last_prompt", "generated"]
 
+_rows: ContextVar[tuple[int, ...] | None] = ContextVar("rows", default=None)
+_whole_prompts: ContextVar[bool] = ContextVar("whole_prompts", default=False)
 _prompt_lengths: ContextVar[Int64[Tensor, " batch"] | None] = ContextVar(
     "prompt_lengths", default=None
 )
@@ -28,11 +31,10 @@ def check_positions(positions: str) -> None:
         )
 
 
-_prompt_ends: ContextVar[Bool[Tensor, "row pos"] | None] = ContextVar("prompt_ends", default=None)
-
-
 @contextmanager
-def prompt_lengths(lengths: Sequence[int] | Int[Tensor, " batch"]) -> Generator[None]:
+def prompt_lengths(
+    lengths: Sequence[int] | Int[Tensor, " batch"], rows: Sequence[int] | None = None
+) -> Generator[None]:
     """Say how many tokens of each row are its prompt, for forward passes within this context.
 
     Steering at single positions needs to know where a prompt ends. `cna_lens.generate` says so
@@ -41,26 +43,31 @@ def prompt_lengths(lengths: Sequence[int] | Int[Tensor, " batch"]) -> Generator[
 
     Args:
         lengths: real tokens of each row's prompt, without padding.
+        rows: which prompt each row belongs to, where rows leave the batch between passes; their
+            places in the batch unless given.
     """
     token = _prompt_lengths.set(torch.as_tensor(lengths, dtype=torch.long))
+    rows_token = _rows.set(None if rows is None else tuple(rows))
     try:
         yield
     finally:
+        _rows.reset(rows_token)
         _prompt_lengths.reset(token)
 
 
 @contextmanager
-def prompt_ends(ends: Bool[Tensor, "row pos"]) -> Generator[None]:
-    """Say which tokens are a prompt's last, for passes over prompts alone, several in a row.
-
-    Args:
-        ends: True at the last token of each prompt.
-    """
-    token = _prompt_ends.set(ends)
+def whole_prompts() -> Generator[None]:
+    """Have no prefix computed apart: what happens in it depends on the tokens behind it."""
+    token = _whole_prompts.set(True)
     try:
         yield
     finally:
-        _prompt_ends.reset(token)
+        _whole_prompts.reset(token)
+
+
+def needs_whole_prompts() -> bool:
+    """Whether a surrounding context has asked for whole prompts."""
+    return _whole_prompts.get()
 
 
 def stated_prompt_lengths() -> Int64[Tensor, " batch"] | None:
@@ -88,21 +95,42 @@ def steered_positions(
         lengths: real tokens of each row's prompt.
     """
     real = mask.bool()
-    after_last = mask.long().cumsum(1) - lengths.to(mask.device)[:, None]
-    return (_chosen(positions, after_last) & real)[:, mask.shape[1] - new :]
-
-
-def _chosen(
-    positions: Positions, after_last: Int[Tensor, "batch pos"]
-) -> Bool[Tensor, "batch pos"]:
-    """By how many tokens after the prompt's last one each is, negative within the prompt."""
-    return {
-        "all": torch.ones_like(after_last, dtype=torch.bool),
-        "prompt": after_last <= 0,
-        "last_prompt": after_last == 0,
-        "from_last_prompt": after_last >= 0,
-        "generated": after_last > 0,
+    order = mask.long().cumsum(1) - 1
+    last = (lengths.to(mask.device) - 1)[:, None]
+    chosen = {
+        "all": torch.ones_like(real),
+        "prompt": order <= last,
+        "last_prompt": order == last,
+        "from_last_prompt": order >= last,
+        "generated": order > last,
     }[positions]
+    return (chosen & real)[:, mask.shape[1] - new :]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What is known of a forward pass.
+
+    Attributes:
+        mask: 1 on real tokens, over what is cached and what is new.
+        steered: which of the positions it computes are steered.
+        lengths: real tokens of each row's prompt.
+        rows: which prompt each row belongs to.
+        begins: whether nothing is cached yet.
+    """
+
+    mask: Int[Tensor, "batch whole_pos"]
+    steered: Bool[Tensor, "batch pos"]
+    lengths: Int64[Tensor, " batch"]
+    rows: tuple[int, ...]
+    begins: bool
+
+    def token(self, position: int) -> Bool[Tensor, "batch pos"]:
+        """Where this pass computes one token of each prompt; -1 is the prompt's last."""
+        order = self.mask.long().cumsum(1) - 1
+        lengths = self.lengths.to(self.mask.device)
+        place = lengths + position if position < 0 else torch.full_like(lengths, position)
+        return ((order == place[:, None]) & self.mask.bool())[:, -self.steered.shape[1] :]
 
 
 class PositionTracker:
@@ -113,14 +141,10 @@ class PositionTracker:
         self.scope: Positions = positions
         self.lengths: Int64[Tensor, " batch"] | None = None
         self.previous: Tensor | None = None
-        self.steered: Tensor | None = None
+        self.forward_pass: ForwardPass | None = None
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Work out the steered positions of the forward pass that begins."""
-        ends = _prompt_ends.get()
-        if ends is not None:
-            self.steered = _chosen(self.scope, ends.long() - 1)
-            return
         inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
         inputs = args[0] if inputs is None else inputs
         batch, new = inputs.shape[:2]
@@ -136,25 +160,31 @@ class PositionTracker:
             raise InputError(
                 f"there are {len(lengths)} prompt lengths for a batch of {batch}; give one a row"
             )
-        self.steered = steered_positions(self.scope, mask, new, lengths)
+        rows = _rows.get() or tuple(range(batch))
+        if len(rows) != batch:
+            raise InputError(f"there are {len(rows)} rows for a batch of {batch}; name each row")
+        steered = steered_positions(self.scope, mask, new, lengths)
+        self.forward_pass = ForwardPass(mask, steered, lengths, rows, begins=past == 0)
 
     def after(self, *_: Any) -> None:
         """The forward pass has ended."""
-        self.steered = None
+        self.forward_pass = None
 
-    def steered_in(self, activation: Float[Tensor, "batch pos d_mlp"]) -> Bool[Tensor, "batch pos"]:
-        """Which positions of this pass are steered.
+    def pass_of(self, activation: Float[Tensor, "batch pos width"]) -> ForwardPass:
+        """The forward pass that an activation belongs to.
 
         Raises:
             ModelError: the pass did not say what its prompts are.
         """
-        if self.steered is None or self.steered.shape != activation.shape[:2]:
+        found = self.forward_pass
+        if found is None or found.steered.shape != activation.shape[:2]:
+            mend = "" if self.scope == "all" else ", or use positions='all'"
             raise ModelError(
-                f"positions={self.scope!r} needs to know where the prompt ends, and this pass does "
-                "not tell; run the model by calling it or by cna_lens.generate, or use "
-                "positions='all'"
+                f"this steering (positions={self.scope!r}) needs to know where the prompt ends, "
+                "and this pass does not tell; run the model by calling it or by cna_lens.generate"
+                f"{mend}"
             )
-        return self.steered.to(activation.device)
+        return found
 
     def _inferred_lengths(self, inputs: Tensor, mask: Tensor, past: int) -> Tensor:
         if past and self.lengths is not None:

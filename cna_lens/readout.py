@@ -1,4 +1,4 @@
-"""What the hooks of one forward pass read: each layer's neurons at one token of each prompt."""
+"""What the hooks of one forward pass read: each layer's site at one token of each prompt."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Readout:
         if tuple(activation.shape[:-1]) != self.shape:
             raise ModelError(
                 f"{self.names[layer]} holds a tensor of shape {tuple(activation.shape)}, expected "
-                f"[batch, pos, d_mlp] with batch and pos {self.shape}"
+                f"[batch, pos, width] with batch and pos {self.shape}"
             )
         # Indexing copies, so the activations of the other positions are freed.
         device = activation.device

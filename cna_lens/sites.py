@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from cna_lens.errors import ModelError
 from cna_lens.types import HOOK_SITE, Layout
 
+Site = Literal["mlp.hook_post", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
+"""Where activations are read: the neurons, or d_model wide what the MLP or a block works on."""
+
 
 @runtime_checkable
 class HookedModel(Protocol):
@@ -57,6 +60,50 @@ def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
         raise ModelError(
             f"{model_name(model)} has no hook point {hook_name(0)}; cna_lens needs a decoder "
             "whose blocks have an MLP, loaded with TransformerLens"
+        )
+    return names
+
+
+def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
+    """The hook point of each layer at a site, None for a layer that has none there.
+
+    Raises:
+        ModelError: no layer has one, or the model's activations cannot be reached.
+    """
+    if site == "mlp.hook_post":
+        return mlp_hook_names(model)
+    check_model(model)
+    names = [f"blocks.{layer}.{site}" for layer in range(int(model.cfg.n_layers))]
+    if not any(name in model.hook_dict for name in names):
+        raise ModelError(
+            f"{model_name(model)} has no hook point {names[0]}; cna_lens needs a decoder loaded "
+            "with TransformerLens"
+        )
+    return tuple(name if name in model.hook_dict else None for name in names)
+
+
+def residual_writes(model: HookedModel) -> tuple[str, ...]:
+    """The hook points of all that is ever added up in the residual stream.
+
+    The first block's input, and what each attention and each MLP writes, after a norm on the output
+    where there is one. `hook_resid_mid` would not do: on a bridge it is only a copy of the stream,
+    which the MLP's norm reads.
+
+    Raises:
+        ModelError: something is written that has no hook point.
+    """
+    sites = ["hook_attn_out", "hook_mlp_out"]
+    if getattr(model.cfg, "attn_only", False):
+        sites.remove("hook_mlp_out")
+    blocks = range(int(model.cfg.n_layers))
+    written = [f"blocks.{layer}.{site}" for layer in blocks for site in sites]
+    names = ("blocks.0.hook_resid_pre", *written)
+    check_model(model)
+    if missing := [name for name in names if name not in model.hook_dict]:
+        raise ModelError(
+            f"{model_name(model)} has no hook point {missing[0]}, so that what is written there to "
+            "the residual stream cannot be reached; use a decoder with attention and an MLP in "
+            "each block"
         )
     return names
 
@@ -121,6 +168,20 @@ def input_device(model: HookedModel) -> torch.device:
 def embedding_dtype(model: HookedModel) -> torch.dtype:
     """The precision in which hidden states begin."""
     return next(cast("nn.Module", model).parameters()).dtype
+
+
+def carries_hooks(model: HookedModel) -> bool:
+    """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
+    if any(point.fwd_hooks for point in model.hook_dict.values()):
+        return True
+    modules = [*cast("nn.Module", model).modules()]
+    if is_bridge(model):
+        modules += cast("nn.Module", cast("Any", model).original_model).modules()
+    return any(
+        not getattr(hook, "__module__", "").startswith("transformer_lens")
+        for module in modules
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
 
 
 def layout_of(model: HookedModel) -> Layout | None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cna_lens.changes import Pull, Scale
 from cna_lens.circuit import Circuit
 from cna_lens.errors import CircuitMismatchError, CnaLensWarning, InputError, ModelError
 from cna_lens.moments import ActivationStats
@@ -71,34 +72,37 @@ def scale(circuit: Circuit, multiplier: float) -> list[tuple[str, Hook]]:
     Raises:
         InputError: the multiplier is infinite or not a number.
     """
-    _check_multiplier(multiplier)
+    check_multiplier(multiplier)
     return [
-        (hook_name(layer), _Scale(circuit.layout.widths[layer], indices, multiplier))
+        (hook_name(layer), Scale(circuit.layout.widths[layer], indices, multiplier))
         for layer, indices in circuit.by_layer().items()
     ]
 
 
-def set_to(circuit: Circuit, values: Values) -> list[tuple[str, Hook]]:
-    """Hook functions that set the circuit's activations to given values at every position.
+def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tuple[str, Hook]]:
+    r"""Hook functions that set the circuit's activations to given values at every position.
 
-    Mean ablation is `set_to(circuit, collect(model, benign_prompts))`.
+    Mean ablation is `set_to(circuit, collect(model, benign_prompts))`. With a strength s below 1
+    they only move there, $a \leftarrow a + s (v - a)$.
 
     Args:
         circuit: the neurons.
         values: one for each neuron of the circuit, in its order; or for each neuron of the model;
             or the statistics whose means are taken.
+        strength: how far they move, 1 all the way.
 
     Raises:
         InputError: the number of values fits neither, or one is infinite or not a number.
     """
-    chosen = dict(zip(circuit, _values_of(circuit, values), strict=True))
+    chosen = dict(zip(circuit, values_of(circuit, values), strict=True))
     return [
         (
             hook_name(layer),
-            _Set(
+            Pull(
                 circuit.layout.widths[layer],
                 indices,
-                tuple(chosen[Neuron(layer, index)] for index in indices),
+                torch.tensor([chosen[Neuron(layer, i)] for i in indices], dtype=torch.float64),
+                strength,
             ),
         )
         for layer, indices in circuit.by_layer().items()
@@ -162,7 +166,7 @@ def steer(
     if via not in get_args(Via):
         raise InputError(f"via is {via!r}, expected one of {', '.join(get_args(Via))}")
     if multiplier is not None:
-        _check_multiplier(multiplier)
+        check_multiplier(multiplier)
     check_circuit(model, circuit, allow_other_model=allow_other_model)
     obstacle = _obstacle(model, circuit, values, positions)
     if via == "weights" and obstacle:
@@ -172,11 +176,11 @@ def steer(
             yield Steering(len(circuit), multiplier, positions, "weights")
         return
     if values is not None:
-        _check_no_scaled_weights(model, circuit)
+        check_no_scaled_weights(model, circuit)
         hooks = set_to(circuit, values)
     else:
         hooks = scale(circuit, cast("float", multiplier))
-    with _hooked(model, hooks, positions):
+    with hooked(model, hooks, positions):
         yield Steering(len(circuit), multiplier, positions, "hooks")
 
 
@@ -221,36 +225,6 @@ def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bo
         )
 
 
-class _Scale:
-    """Multiplies some neurons of one layer; a new tensor, never an edit in place."""
-
-    def __init__(self, width: int, indices: Sequence[int], multiplier: float) -> None:
-        self.width = width
-        self.factors = torch.ones(width, dtype=torch.float64)
-        self.factors[list(indices)] = multiplier
-
-    def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        _check_width(activation, self.width, hook)
-        if self.factors.device != activation.device or self.factors.dtype != activation.dtype:
-            self.factors = self.factors.to(activation)
-        return activation * self.factors
-
-
-class _Set:
-    """Sets some neurons of one layer; a new tensor, never an edit in place."""
-
-    def __init__(self, width: int, indices: Sequence[int], values: Sequence[float]) -> None:
-        self.width = width
-        self.indices = torch.tensor(indices)
-        self.values = torch.tensor(values, dtype=torch.float64)
-
-    def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        _check_width(activation, self.width, hook)
-        changed = activation.clone()
-        changed[..., self.indices.to(activation.device)] = self.values.to(activation)
-        return changed
-
-
 class _At:
     """Applies a change at the steered positions only."""
 
@@ -259,26 +233,42 @@ class _At:
         self.where = where
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        steered = self.where.steered_in(activation)
+        steered = self.where.pass_of(activation).steered.to(activation.device)
         return torch.where(steered[:, :, None], self.change(activation, hook), activation)
 
 
 @contextmanager
-def _hooked(
-    model: HookedModel, hooks: list[tuple[str, Hook]], positions: Positions
+def hooked(
+    model: HookedModel,
+    hooks: Sequence[tuple[str, Hook]],
+    positions: Positions = "all",
+    tracker: PositionTracker | None = None,
 ) -> Generator[None]:
-    if positions == "all":
-        with model.hooks(fwd_hooks=hooks):
+    """Change activations by hooks at the steered positions, for the length of the context.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        hooks: names of hook points, each with its change.
+        positions: at which tokens.
+        tracker: what the changes ask about the forward pass, where they do.
+    """
+    if not hooks:
+        yield
+        return
+    if positions == "all" and tracker is None:
+        with model.hooks(fwd_hooks=list(hooks)):
             yield
         return
-    where = PositionTracker(positions)
+    where = tracker or PositionTracker(positions)
+    if positions != "all":
+        hooks = [(name, _At(change, where)) for name, change in hooks]
     module = cast("nn.Module", cast("Any", model).original_model if is_bridge(model) else model)
     handles = [
         module.register_forward_pre_hook(where.before, with_kwargs=True),
         module.register_forward_hook(where.after, always_call=True),
     ]
     try:
-        with model.hooks(fwd_hooks=[(name, _At(change, where)) for name, change in hooks]):
+        with model.hooks(fwd_hooks=list(hooks)):
             yield
     finally:
         for handle in handles:
@@ -295,7 +285,8 @@ def _obstacle(
     return obstacle_to_scaling(model, circuit)
 
 
-def _check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
+def check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
+    """Raise InputError where values would be set that an outer context scales by its weights."""
     if both := edited_neurons(model) & set(circuit):
         raise InputError(
             f"{min(both)} is scaled by its weights in an outer steer(), which would scale the "
@@ -303,24 +294,20 @@ def _check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
         )
 
 
-def _check_multiplier(multiplier: object) -> None:
+def check_multiplier(multiplier: object, name: str = "multiplier") -> None:
+    """Raise InputError unless a multiplier is a finite number."""
     if not isinstance(multiplier, int | float) or not math.isfinite(multiplier):
-        raise InputError(
-            f"multiplier is {multiplier!r}, expected a finite number: 0 ablates, 1 changes nothing"
-        )
+        raise InputError(f"{name} is {multiplier!r}, expected a finite number")
 
 
-def _check_width(activation: Tensor, width: int, hook: Any) -> None:
-    if activation.shape[-1] != width:
-        raise CircuitMismatchError(
-            f"{getattr(hook, 'name', 'a hook point')} holds {activation.shape[-1]} values for each "
-            f"token, the circuit is of a model with {width} neurons there"
-        )
+def values_of(circuit: Circuit, values: Values) -> list[float]:
+    """One value for each neuron of a circuit, in its order, from whatever `set_to` takes.
 
-
-def _values_of(circuit: Circuit, values: Values) -> list[float]:
-    given = values.mean if isinstance(values, ActivationStats) else torch.as_tensor(values)
-    given = given.to("cpu", torch.float64)
+    Raises:
+        InputError: the number of values fits neither, or one is infinite or not a number.
+    """
+    given = values.mean if isinstance(values, ActivationStats) else values
+    given = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     if given.shape == (circuit.layout.n_neurons,):
         given = given[circuit.layout.flat_all(circuit)]
     if given.shape != (len(circuit),):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cna_lens.errors import InputError
 
-HOOK_SITE = "mlp.hook_post"
+HOOK_SITE: Final = "mlp.hook_post"
 """The hook point of each block whose tensor is read and scaled: the down projection's input."""
 
 

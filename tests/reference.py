@@ -119,3 +119,63 @@ def same_bits(before, after):
 
 def _bits(weight):
     return weight.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def writers(hf):
+    """What each block's attention and MLP add to the residual stream, as (layer, site, module)."""
+    blocks = hf.transformer.h if hasattr(hf, "transformer") else hf.model.layers
+    for layer, block in enumerate(blocks):
+        if hasattr(block, "post_feedforward_layernorm"):
+            attention, mlp = block.post_attention_layernorm, block.post_feedforward_layernorm
+        else:
+            attention, mlp = getattr(block, "self_attn", None) or block.attn, block.mlp
+        yield layer, "attn_out", attention
+        yield layer, "mlp_out", mlp
+
+
+@contextmanager
+def residual_changed(hf, change):
+    """Run with `change(layer, site, tensor)` in place of what is written, and of blocks' ends.
+
+    The sites are attn_out, mlp_out, resid_pre and resid_post.
+    """
+
+    def output(layer, site):
+        def hook(_, __, out):
+            if isinstance(out, tuple):
+                return (change(layer, site, out[0]), *out[1:])
+            return change(layer, site, out)
+
+        return hook
+
+    def entering(layer):
+        return lambda _, args: (change(layer, "resid_pre", args[0]), *args[1:])
+
+    blocks = hf.transformer.h if hasattr(hf, "transformer") else hf.model.layers
+    handles = [module.register_forward_hook(output(at, site)) for at, site, module in writers(hf)]
+    for layer, block in enumerate(blocks):
+        handles.append(block.register_forward_pre_hook(entering(layer)))
+        handles.append(block.register_forward_hook(output(layer, "resid_post")))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def residuals(hf, prompts, site, position=-1):
+    """What is at a site of each layer at one token, as [prompt, layer, d_model]."""
+    rows = []
+    for ids in prompts:
+        seen = {}
+
+        def note(layer, at, tensor, seen=seen):
+            if at == site:
+                seen[layer] = tensor[0, position].double()
+            return tensor
+
+        with residual_changed(hf, note):
+            hf(torch.tensor([ids]))
+        rows.append(torch.stack([seen[layer] for layer in sorted(seen)]))
+    return torch.stack(rows)

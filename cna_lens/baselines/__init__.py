@@ -1,5 +1,35 @@
-"""What a circuit is compared with."""
+"""What a circuit is compared with: random controls, and other ways to steer."""
 
+from cna_lens.baselines.anchor import Anchor, MagnitudeAnchor, magnitude_anchor
+from cna_lens.baselines.caa import VectorAddition, caa, caa_candidates
+from cna_lens.baselines.choice import Choice, choose
+from cna_lens.baselines.difference import difference_of_means
+from cna_lens.baselines.directional import (
+    DirectionalAblation,
+    directional_ablation,
+    directional_ablation_candidates,
+)
+from cna_lens.baselines.neurons import NeuronPull, NeuronScaling, ablation, mean_ablation
 from cna_lens.baselines.random import matched_random
+from cna_lens.baselines.random_direction import random_direction
 
-__all__ = ["matched_random"]
+__all__ = [
+    "Anchor",
+    "Choice",
+    "DirectionalAblation",
+    "MagnitudeAnchor",
+    "NeuronPull",
+    "NeuronScaling",
+    "VectorAddition",
+    "ablation",
+    "caa",
+    "caa_candidates",
+    "choose",
+    "difference_of_means",
+    "directional_ablation",
+    "directional_ablation_candidates",
+    "magnitude_anchor",
+    "matched_random",
+    "mean_ablation",
+    "random_direction",
+]
