@@ -53,17 +53,15 @@ def test_each_token_sees_its_prompt_up_to_itself_and_nothing_else(prompts, most)
             assert visible.tolist() == list(columns[: place + 1])
 
 
-@given(PROMPTS, MOST)
+@given(PROMPTS, MOST, st.data())
 @settings(deadline=None)
-def test_a_prompts_last_token_is_in_no_other_prompt(prompts, most):
+def test_a_token_is_found_by_its_place_in_its_prompt(prompts, most, data):
     rows = [[prompts[place] for place in row.prompts] for row in pack(prompts, most)]
     packed = PackedTokens.of(rows, pad_id=9)
-    ends = packed.ends()
-    assert int(ends.sum()) == len(prompts)
-    for row, columns in zip(packed.rows, packed.columns, strict=True):
-        assert [bool(ends[row, column]) for column in columns] == [False] * (len(columns) - 1) + [
-            True
-        ]
+    together = [ids for row in rows for ids in row]
+    places = [data.draw(st.integers(0, len(ids) - 1)) for ids in together]
+    found = packed.ids[list(packed.rows), packed.at(places)].tolist()
+    assert found == [ids[place] for ids, place in zip(together, places, strict=True)]
 
 
 @pytest.mark.parametrize("row", [[(1, 2), (1, 2, 3)], [(1, 2, 3), (1, 2)]])
