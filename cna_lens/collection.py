@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from cna_lens.activations import KeptActivations, PromptActivations
 from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets
-from cna_lens.errors import ActivationError, InputError
+from cna_lens.errors import InputError
 from cna_lens.forward import SharedPrefix
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
@@ -27,7 +27,7 @@ from cna_lens.packing import PackedTokens, Row, alone
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
-from cna_lens.readout import EverythingRead, Readout
+from cna_lens.readout import EverythingRead, Readout, check_finite
 from cna_lens.sites import HookedModel, Site, model_name, site_hook_names
 from cna_lens.types import HOOK_SITE, Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
@@ -227,7 +227,7 @@ class Reader:
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
             for _, (found, activations, layout) in run_in_halves(buckets, run):
-                _check_finite(activations, layout, model_name(self.model))
+                check_finite(activations, layout, model_name(self.model))
                 yield found, activations, layout
                 bar.update(len(found))
 
@@ -293,14 +293,3 @@ def _place(position: int, ids: TokenIds, prompt: int) -> int:
             f"expected {-len(ids)} to {len(ids) - 1}"
         )
     return position % len(ids)
-
-
-def _check_finite(activations: Tensor, layout: Layout, model: str) -> None:
-    finite = torch.isfinite(activations).all(0)
-    if bool(finite.all()):
-        return
-    broken = sorted(set(layout.layer_of[~finite.cpu()].tolist()))
-    raise ActivationError(
-        f"{model} gives infinite or not-a-number activations in layer "
-        f"{', '.join(map(str, broken))}; load it in float32 or bfloat16, and check its weights"
-    )

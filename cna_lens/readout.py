@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cna_lens.errors import ModelError
+from cna_lens.errors import ActivationError, ModelError
 from cna_lens.types import Layout
 
 
@@ -68,3 +68,21 @@ class Readout:
         # MPS has no float64, in which the sums are kept.
         device = "cpu" if present[0].device.type == "mps" else present[0].device
         return torch.cat([layer.to(device) for layer in present], dim=-1), layout
+
+
+def check_finite(activations: Tensor, layout: Layout, model: str) -> None:
+    """Raise ActivationError where an activation is infinite or not a number.
+
+    Args:
+        activations: all layers' neurons on one axis.
+        layout: which layer each is of.
+        model: the model's name.
+    """
+    finite = torch.isfinite(activations).all(0)
+    if bool(finite.all()):
+        return
+    broken = sorted(set(layout.layer_of[~finite.cpu()].tolist()))
+    raise ActivationError(
+        f"{model} gives infinite or not-a-number activations in layer "
+        f"{', '.join(map(str, broken))}; load it in float32 or bfloat16, and check its weights"
+    )

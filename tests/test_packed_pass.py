@@ -65,6 +65,12 @@ def wide_gemma3():
     return boot(config, "Gemma3ForCausalLM")
 
 
+@pytest.fixture(scope="module")
+def models_and_wide(models):
+    """A window that hides most of a prompt, and one that hides nothing."""
+    return models | {"gemma3 wide": wide_gemma3()}
+
+
 def tiny_layout():
     return cna_lens.Layout((tiny.WIDTH, tiny.WIDTH))
 
@@ -102,12 +108,19 @@ def test_packed_prompts_give_what_each_gives_alone(models, family, position, tok
 
 
 @settings(max_examples=40, deadline=None)
-@given(strategies.families, strategies.prompt_sets(9), st.integers(1, 40), st.sampled_from([-1, 0]))
-def test_packing_changes_nothing(models, family, prompts, row_tokens, position):
+@given(
+    st.sampled_from([*tiny.FAMILIES, "gemma3 wide"]),
+    strategies.prompt_sets(9),
+    st.integers(1, 40),
+    st.sampled_from([-1, 0]),
+)
+def test_packing_changes_nothing(models_and_wide, family, prompts, row_tokens, position):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cna_lens.packed_pass, "ROW_TOKENS", row_tokens)
-        found = cna_lens.collect(models[family], prompts, position=position)
-    alone = cna_lens.collect(models[family], prompts, position=position, share_prefix=False)
+        found = cna_lens.collect(models_and_wide[family], prompts, position=position)
+    alone = cna_lens.collect(
+        models_and_wide[family], prompts, position=position, share_prefix=False
+    )
     assert_same_statistics(found, alone)
 
 
@@ -258,8 +271,8 @@ def test_models_that_heed_a_mask_of_trees_pack(models, family):
     assert why_not(models[family], PROMPTS) is None
 
 
-def test_a_window_wider_than_a_row_allows_packing(tokens_run):
-    model = wide_gemma3()
+def test_a_window_wider_than_a_row_allows_packing(models_and_wide, tokens_run):
+    model = models_and_wide["gemma3 wide"]
     found = cna_lens.collect(model, PROMPTS)
     assert tokens_run[-1] == (1, 16)
     assert_same_statistics(found, cna_lens.collect(model, PROMPTS, share_prefix=False))
@@ -277,10 +290,10 @@ def test_what_half_precision_rounds_away_does_not_matter(llama, dtype, packs):
     assert (cannot_pack(llama, suffixes, 30, read) is None) == packs
 
 
-def test_a_prompt_longer_than_the_window_keeps_the_others_alone_too(tokens_run):
+def test_a_prompt_longer_than_the_window_keeps_the_others_alone_too(models_and_wide, tokens_run):
     long = [*TEMPLATE, *range(3, 62), *range(3, 62), 9, 8, 7, 6, 5, 4]
     prompts = [*PROMPTS, long]
-    model = wide_gemma3()
+    model = models_and_wide["gemma3 wide"]
     found = cna_lens.collect(model, prompts)
     assert len(long) == 129
     assert sum(rows for rows, _ in tokens_run) == len(prompts)
@@ -331,3 +344,17 @@ def test_a_model_that_cannot_says_why_and_runs_its_prompts_alone(kind, tokens_ru
     found = cna_lens.collect(model, PROMPTS)
     assert tokens_run[-1] == (len(PROMPTS), 6)
     assert_same_statistics(found, cna_lens.collect(model, PROMPTS, share_prefix=False))
+
+
+@pytest.mark.real_model
+def test_texts_that_part_within_a_word_give_what_each_gives_alone(demo, tokens_run):
+    """A tokenizer cuts "whisk" and "whisper" elsewhere, and "I" from "Iceland"."""
+    texts = [
+        f"How do I{rest}"
+        for rest in (" whisk", " whisker", " whisper", "celand", " whisk eggs?", " whistle", "")
+    ]
+    found = cna_lens.collect(demo, texts, position=-1)
+    assert len(tokens_run) == 2
+    assert tokens_run[-1][0] == 1
+    alone = cna_lens.collect(demo, texts, position=-1, batch_size=1, share_prefix=False)
+    assert_same_statistics(found, alone)
