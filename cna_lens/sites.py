@@ -174,12 +174,10 @@ def carries_hooks(model: HookedModel) -> bool:
     """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
     if any(point.fwd_hooks for point in model.hook_dict.values()):
         return True
-    modules = [*cast("nn.Module", model).modules()]
-    if is_bridge(model):
-        modules += cast("nn.Module", cast("Any", model).original_model).modules()
+    root: Any = cast("Any", model).original_model if is_bridge(model) else model
     return any(
         not getattr(hook, "__module__", "").startswith("transformer_lens")
-        for module in modules
+        for module in root.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
 
