@@ -56,6 +56,8 @@ class SharedPrefix:
         # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
         with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
             _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
+        if not all(hasattr(layer, "keys") for layer in cache.layers):
+            return cls(0, reason="some layers keep a state, not keys and values")
         return cls(length, cache)
 
     def expand(self, batch: int) -> Any:

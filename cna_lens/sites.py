@@ -172,14 +172,21 @@ def embedding_dtype(model: HookedModel) -> torch.dtype:
 
 def carries_hooks(model: HookedModel) -> bool:
     """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
-    if any(point.fwd_hooks for point in model.hook_dict.values()):
-        return True
     root: Any = cast("Any", model).original_model if is_bridge(model) else model
     return any(
-        not getattr(hook, "__module__", "").startswith("transformer_lens")
+        # A caching hook is TransformerLens's too, but its user's to read.
+        not (handle.is_permanent and _is_transformer_lens(getattr(handle, "user_hook", None)))
+        for point in model.hook_dict.values()
+        for handle in point.fwd_hooks
+    ) or any(
+        not _is_transformer_lens(hook)
         for module in root.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
+
+
+def _is_transformer_lens(hook: object) -> bool:
+    return getattr(hook, "__module__", "").startswith("transformer_lens")
 
 
 def layout_of(model: HookedModel) -> Layout | None:
