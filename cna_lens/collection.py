@@ -163,6 +163,7 @@ class Reader:
         progress: show a progress bar.
         share_prefix: compute a common prefix once, where the model can.
         site: the hook point of each block that is read; the MLP neurons unless told otherwise.
+        layer: read this block alone, and compute nothing behind it; None for all.
     """
 
     model: HookedModel
@@ -171,6 +172,7 @@ class Reader:
     progress: bool = False
     share_prefix: bool = True
     site: Site = HOOK_SITE
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant, before anything runs."""
@@ -209,7 +211,10 @@ class Reader:
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
-        names = site_hook_names(self.model, self.site)
+        names = tuple(
+            name if self.layer in (None, layer) else None
+            for layer, name in enumerate(site_hook_names(self.model, self.site))
+        )
         places = [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
         prefix = self._prefix(prompts, min(places))
         lengths = [len(ids) - prefix.length for ids in prompts]
