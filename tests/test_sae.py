@@ -105,11 +105,12 @@ def test_nothing_behind_the_layer_is_computed(llama):
 
 
 def test_a_planted_feature_is_found(llama):
-    # The feature reads what tells the two sets apart, and the others read noise.
-    gap = at_hook(llama, POSITIVE[0])[-1] - at_hook(llama, NEGATIVE[0])[-1]
+    # The feature reads what tells the two sets apart, and the others hardly anything.
+    without = at_hook(llama, NEGATIVE[0])[-1]
     sae = autoencoder()
-    sae.w_enc = sae.w_enc * 0.01
-    sae.w_enc[:, 17] = gap
+    sae.b_dec, sae.b_enc = without, torch.zeros(40)
+    sae.w_enc = sae.w_enc * 0.001
+    sae.w_enc[:, 17] = at_hook(llama, POSITIVE[0])[-1] - without
     features = cna_lens.sae_features(llama, sae, POSITIVE[:1], NEGATIVE[:1], k=1)
     assert features.indices == (17,)
     assert features.scores[0] > 0
