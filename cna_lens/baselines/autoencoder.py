@@ -54,7 +54,8 @@ def load_sae(
         ModelError: SAELens is not installed, or what it needs cannot be had.
     """
     try:
-        from sae_lens import SAE
+        # Not in every environment: it needs TransformerLens below 4.
+        from sae_lens import SAE  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ModelError(
             f"SAELens cannot be imported ({error}); install it with\n"
