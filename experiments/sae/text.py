@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import cna_lens
 from cna_lens.batching import TokenIds
@@ -29,9 +30,8 @@ def answered(
 
     Args:
         model: it answers its own prompts.
-        prompts: taken from the first again, with other answers, until there are enough tokens.
-        n_tokens: how many tokens are wanted; the last text is cut there. None takes each prompt
-            once.
+        prompts: taken from the first again, with other answers, until there are enough tokens; what is too much is cut.
+        n_tokens: how many tokens are wanted. None takes each prompt once.
         seed: of the answers.
         progress: show a progress bar.
     """
@@ -55,6 +55,10 @@ def answered(
             said: list[int] = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
             texts.append((*ids, *said))
         found = sum(map(len, texts))
-    if n_tokens is not None and found > n_tokens:
-        texts[-1] = texts[-1][: len(texts[-1]) - (found - n_tokens)]
-    return [ids for ids in texts if len(ids) > 1]
+    return texts if n_tokens is None else _cut(texts, n_tokens)
+
+
+def _cut(texts: Sequence[TokenIds], n_tokens: int) -> list[TokenIds]:
+    begins = accumulate(map(len, texts), initial=0)
+    begun = zip(texts, begins, strict=False)
+    return [ids[: n_tokens - begin] for ids, begin in begun if begin < n_tokens]
