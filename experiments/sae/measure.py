@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,18 @@ from torch import Tensor
 import cna_lens
 from cna_lens import Estimate, FeatureScaling, SaeFeatures, SteeringMethod
 from cna_lens.baselines import SparseAutoencoder
-from cna_lens.batching import TokenIds
 from cna_lens.metrics import kl_per_token, refusal_log_odds
 from cna_lens.positions import whole_prompts
 from cna_lens.sites import HookedModel, model_name
 from cna_lens.versions import library_versions
-from experiments.sae.text import answered
+from experiments.sae.cost import cost
+from experiments.sae.text import Texts, answered
 from experiments.sae.train import RECORD, activations_of
+
+HELD_OUT = 2_000
+"""Tokens of text that was not trained on."""
+
+Replacement = Callable[[Tensor], Tensor]
 
 
 def measure(
@@ -54,11 +57,12 @@ def measure(
     evaluation = cna_lens.prompt_set("refusal_evaluation")
     harmful, benign = evaluation.positive[:limit], evaluation.negative[:limit]
 
-    began = time.perf_counter()
-    circuit = cna_lens.find_circuit(model, discovery.positive, discovery.negative, progress=False)
-    cna_done = time.perf_counter()
-    features = cna_lens.sae_features(model, sae, discovery.positive, discovery.negative, k=k)
-    features_done = time.perf_counter()
+    positive, negative = discovery.positive, discovery.negative
+    cna_lens.collect(model, positive[:1])  # the first pass of all is slower
+    with cost() as finding_circuit:
+        circuit = cna_lens.find_circuit(model, positive, negative, progress=False)
+    with cost() as finding_features:
+        features = cna_lens.sae_features(model, sae, positive, negative, k=k)
 
     methods: dict[str, SteeringMethod] = {
         "sae": FeatureScaling(features),
@@ -74,11 +78,10 @@ def measure(
         "seed": seed,
         "training": training,
         "discovery": {
-            "prompts": len(discovery.positive) + len(discovery.negative),
-            "cna_seconds": round(cna_done - began, 2),
-            "cna_neurons": len(circuit),
-            "sae_contrast_seconds": round(features_done - cna_done, 2),
-            "sae_features": dict(zip(map(str, features.indices), features.scores, strict=True)),
+            "prompts": len(positive) + len(negative),
+            "cna": {"neurons": len(circuit), **asdict(finding_circuit)},
+            "sae": {"features": len(features), **asdict(finding_features)},
+            "scores": dict(zip(map(str, features.indices), features.scores, strict=True)),
         },
         "reconstruction": reconstruction(model, sae, features, (*harmful, *benign), seed),
         "effect": effects(model, methods, harmful, benign, answers, seed),
@@ -132,10 +135,10 @@ def reconstruction(
     """How much of text that was not trained on gets through the autoencoder.
 
     The share of the KL divergence recovered is that of replacing by zeros which replacing by the
-    reconstruction does not cause. Both spare each text's first token, as training does.
+    reconstruction does not cause. Both spare the template, as training does.
     """
     hook_point = features.hook_point
-    texts = answered(model, prompts, n_tokens=None, seed=seed + 1_000_000, progress=True)
+    texts = answered(model, prompts, n_tokens=HELD_OUT, seed=seed + 1_000_000, progress=True)
     x = torch.cat(list(activations_of(model, texts, hook_point)))
     with torch.no_grad():
         active = sae.encode(x)
@@ -156,16 +159,15 @@ def reconstruction(
 
 
 def _kl_of_replacing(
-    model: HookedModel, hook_point: str, replace: Any, texts: Sequence[TokenIds]
+    model: HookedModel, hook_point: str, replace: Replacement, texts: Texts
 ) -> list[float | None]:
     def replaced(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return torch.cat([x[:, :1], replace(x[:, 1:])], dim=1)
+        return torch.cat([x[:, : texts.template], replace(x[:, texts.template :])], dim=1)
 
-    @contextmanager
-    def steering() -> Generator[None]:
-        with model.hooks(fwd_hooks=[(hook_point, replaced)]):
-            yield
-
-    # So that position 0 of a pass is each text's first token.
+    # So that the template is in each pass.
     with whole_prompts():
-        return kl_per_token(model, steering, [list(ids) for ids in texts])
+        return kl_per_token(
+            model,
+            lambda: model.hooks(fwd_hooks=[(hook_point, replaced)]),
+            [list(ids) for ids in texts.ids],
+        )

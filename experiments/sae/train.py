@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,13 +15,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import cna_lens
-from cna_lens.batching import TokenIds, length_buckets, pad
+from cna_lens.batching import length_buckets, pad
+from cna_lens.files import write_atomically
 from cna_lens.prompts import pad_token_id
 from cna_lens.sites import HookedModel, model_name
 from cna_lens.versions import library_versions
-from experiments.sae.text import answered, training_prompts
+from experiments.sae.cost import Cost, cost
+from experiments.sae.text import Texts, answered, training_prompts
 
 RECORD = "training.json"
+TEXT = "text.json"
 
 
 @dataclass(frozen=True)
@@ -31,51 +33,49 @@ class Recipe:
 
     Attributes:
         hook_point: where it reads.
-        n_tokens: tokens of text; each is seen once an epoch.
+        n_tokens: tokens of text, without the chat template's; each is seen once an epoch.
         epochs: passes over the text.
         expansion: features for each dimension of the activations.
         k: features active at each token.
         batch_size: tokens a step.
         learning_rate: of Adam; lowered to 0 over the last fifth of the steps.
-        seed: of the text, the first weights and the order.
+        seed: of the text, of the first weights and the order.
     """
 
     hook_point: str = "blocks.15.hook_resid_post"
-    n_tokens: int = 40_000
-    epochs: int = 4
+    n_tokens: int = 12_000
+    epochs: int = 8
     expansion: int = 4
     k: int = 32
-    batch_size: int = 512
+    batch_size: int = 256
     learning_rate: float = 1e-3
     seed: int = 0
 
 
 def train(recipe: Recipe, out: Path, model: HookedModel | None = None) -> Path:
-    """Write the autoencoder to `out`, as SAELens does, and beside it what it cost."""
+    """Write the autoencoder to `out`, as SAELens does, and beside it what it cost.
+
+    The text is kept there as well, so that an interrupted run does not write it again.
+    """
     model = model or cna_lens.load_model("demo")
-    began = time.perf_counter()
-    texts = answered(
-        model, training_prompts(), n_tokens=recipe.n_tokens, seed=recipe.seed, progress=True
-    )
-    written = time.perf_counter()
-    activations = torch.cat(list(activations_of(model, texts, recipe.hook_point)))
-    read = time.perf_counter()
-    sae = fit(recipe, activations, model_name(model))
-    trained = time.perf_counter()
+    texts, writing = _texts(recipe, out, model)
+    with cost() as reading:
+        activations = torch.cat(list(activations_of(model, texts, recipe.hook_point)))
+    with cost() as fitting:
+        sae = fit(recipe, activations, model_name(model))
     sae.save_inference_model(out)
     record = {
         "model": model_name(model),
         "weights_sha256": cna_lens.weights_hash(model),
         "recipe": asdict(recipe),
         "d_sae": int(sae.cfg.d_sae),
-        "text_tokens": sum(map(len, texts)),
-        "tokens_seen": recipe.epochs * len(activations),
-        "seconds": {
-            "writing the text": round(written - began, 1),
-            "reading the activations": round(read - written, 1),
-            "fitting": round(trained - read, 1),
-            "total": round(trained - began, 1),
-        },
+        "tokens": texts.n_tokens,
+        "tokens_seen": recipe.epochs * texts.n_tokens,
+        "writing the text": asdict(writing),
+        "reading the activations": asdict(reading),
+        "fitting": asdict(fitting),
+        "seconds": writing.seconds + reading.seconds + fitting.seconds,
+        "cpu_seconds": writing.cpu_seconds + reading.cpu_seconds + fitting.cpu_seconds,
         "threads": torch.get_num_threads(),
         "versions": dict(library_versions()),
     }
@@ -83,22 +83,37 @@ def train(recipe: Recipe, out: Path, model: HookedModel | None = None) -> Path:
     return out
 
 
-def activations_of(
-    model: HookedModel, texts: Sequence[TokenIds], hook_point: str, max_prompts: int = 16
-) -> Iterator[Tensor]:
-    """Activations at a hook point as [token, d_in], batch by batch.
+def _texts(recipe: Recipe, out: Path, model: HookedModel) -> tuple[Texts, Cost]:
+    path = out / TEXT
+    key = {
+        "weights_sha256": cna_lens.weights_hash(model),
+        "n_tokens": recipe.n_tokens,
+        "seed": recipe.seed,
+    }
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if kept.get("key") == key:
+        ids = tuple(tuple(text) for text in kept["ids"])
+        return Texts(ids, kept["template"]), Cost(**kept["cost"])
+    with cost() as writing:
+        prompts = training_prompts(recipe.seed)
+        texts = answered(model, prompts, n_tokens=recipe.n_tokens, seed=recipe.seed, progress=True)
+    body = {"key": key, "cost": asdict(writing), **asdict(texts)}
+    write_atomically(path, json.dumps(body))
+    return texts, writing
 
-    The first token of each text is left out: nothing stands before it, models keep huge values
-    there, and they would be most of what is reconstructed.
-    """
-    batches = length_buckets(list(map(len, texts)), max_prompts=max_prompts)
+
+def activations_of(
+    model: HookedModel, texts: Texts, hook_point: str, max_prompts: int = 16
+) -> Iterator[Tensor]:
+    """Activations at a hook point behind the template, as [token, d_in], batch by batch."""
+    batches = length_buckets(list(map(len, texts.ids)), max_prompts=max_prompts)
     for batch in tqdm(batches, desc="reading", unit="batch"):
-        ids, mask = pad([texts[i] for i in batch], pad_token_id(model))
+        ids, mask = pad([texts.ids[i] for i in batch], pad_token_id(model))
         with torch.no_grad():
             _, cache = model.run_with_cache(
                 ids, attention_mask=mask, names_filter=[hook_point], return_type=None
             )
-        mask[:, 0] = 0
+        mask[:, : texts.template] = 0
         yield cache[hook_point][mask.bool()].float()
 
 
