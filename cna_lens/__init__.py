@@ -37,6 +37,7 @@ from cna_lens.baselines import (
 )
 from cna_lens.circuit import Circuit, Provenance, UniversalRecord
 from cna_lens.collection import collect, universal_neurons
+from cna_lens.comparison import Comparison, compare
 from cna_lens.errors import (
     ActivationError,
     CircuitFileError,
@@ -48,6 +49,16 @@ from cna_lens.errors import (
     ModelError,
     VectorMismatchError,
 )
+from cna_lens.evidence import (
+    Selection,
+    jaccard,
+    localization,
+    necessity,
+    null_distribution,
+    stability,
+    transfer,
+)
+from cna_lens.first_token import LogitDifference, LogOdds
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, ngram_quality
 from cna_lens.models import load_model
@@ -56,7 +67,20 @@ from cna_lens.pipeline import find_circuit
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_files import read_prompts
 from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
-from cna_lens.ranking import RANKINGS, NeuronScores, circuit_size, rank
+from cna_lens.ranking import NeuronScores, circuit_size
+from cna_lens.rankings import (
+    RANKINGS,
+    AttributionPatching,
+    Contrast,
+    OutputWeighted,
+    Probe,
+    RandomScores,
+    Ranking,
+    RelP,
+    Standardized,
+    rank,
+    score_neurons,
+)
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.steering_method import Applied, SteeringMethod
@@ -71,12 +95,15 @@ __all__ = [
     "ActivationStats",
     "Anchor",
     "Applied",
+    "AttributionPatching",
     "Choice",
     "Circuit",
     "CircuitFileError",
     "CircuitMismatchError",
     "CnaLensError",
     "CnaLensWarning",
+    "Comparison",
+    "Contrast",
     "ControlVectors",
     "DirectionalAblation",
     "Estimate",
@@ -84,20 +111,29 @@ __all__ = [
     "GenerationInterrupted",
     "InputError",
     "Layout",
+    "LogOdds",
+    "LogitDifference",
     "MagnitudeAnchor",
     "ModelError",
     "Neuron",
     "NeuronPull",
     "NeuronScaling",
     "NeuronScores",
+    "OutputWeighted",
+    "Probe",
     "PromptActivations",
     "PromptRecord",
     "PromptSet",
     "Provenance",
+    "RandomScores",
+    "Ranking",
     "Rate",
+    "RelP",
     "SaeFeatures",
+    "Selection",
     "Source",
     "SparseAutoencoder",
+    "Standardized",
     "Steering",
     "SteeringMethod",
     "UniversalNeurons",
@@ -112,6 +148,7 @@ __all__ = [
     "choose",
     "circuit_size",
     "collect",
+    "compare",
     "difference_of_means",
     "directional_ablation",
     "directional_ablation_candidates",
@@ -120,13 +157,17 @@ __all__ = [
     "find_circuit",
     "generate",
     "is_refusal",
+    "jaccard",
     "load_model",
     "load_sae",
+    "localization",
     "magnitude_anchor",
     "matched_random",
     "mcnemar",
     "mean_ablation",
+    "necessity",
     "ngram_quality",
+    "null_distribution",
     "paired_bootstrap",
     "prompt_lengths",
     "prompt_set",
@@ -135,8 +176,11 @@ __all__ = [
     "read_prompts",
     "sae_features",
     "scale",
+    "score_neurons",
     "set_to",
+    "stability",
     "steer",
+    "transfer",
     "universal_neurons",
     "weights_hash",
     "wilson",

@@ -53,9 +53,20 @@ class PromptActivations:
 
     def matrix(self) -> Float[Tensor, "prompt neuron"]:
         """All prompts, in their order, in memory."""
-        shards = list(self.shards())
-        places = torch.tensor([place for rows, _ in shards for place in rows])
-        return torch.cat([activations for _, activations in shards])[places.argsort()]
+        return self.columns(0, self.layout.n_neurons)
+
+    def columns(self, start: int, stop: int) -> Float[Tensor, "prompt n"]:
+        """The neurons from `start` up to `stop` on all prompts; others stay on disk."""
+        places: list[int] = []
+        pieces: list[Tensor] = []
+        for rows, activations in self.in_memory:
+            places.extend(rows)
+            pieces.append(activations[:, start:stop])
+        for path in self.on_disk:
+            with safe_open(path, framework="pt") as file:
+                places.extend(file.get_tensor("prompts").tolist())
+                pieces.append(file.get_slice("activations")[:, start:stop])
+        return torch.cat(pieces)[torch.tensor(places).argsort()]
 
     def stats(self) -> ActivationStats:
         """What `collect` gives without `keep`."""

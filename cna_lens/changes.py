@@ -1,4 +1,4 @@
-"""What steering does to an activation: frozen functions, a new tensor each time, never in place.
+"""What steering does to an activation: a new tensor each time, never an edit in place.
 
 Each is called as TransformerLens calls a hook, with the activation and its hook point.
 """
@@ -73,12 +73,14 @@ class AddVector:
 
     def __init__(self, vector: Float64[Tensor, " d_model"]) -> None:
         """Take the vector."""
-        self.vector = vector
+        self.vector: Tensor = vector
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         """The activations with the vector added."""
         _check_d_model(activation, self.vector, hook)
-        return activation + self.vector.to(activation)
+        if self.vector.device != activation.device or self.vector.dtype != activation.dtype:
+            self.vector = self.vector.to(activation)
+        return activation + self.vector
 
 
 class EraseDirection:
@@ -86,7 +88,7 @@ class EraseDirection:
 
     def __init__(self, unit: Float64[Tensor, " d_model"], strength: float = 1.0) -> None:
         """Take the direction, of length 1, and the share."""
-        self.unit = unit
+        self.unit: Tensor = unit
         self.strength = strength
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
@@ -94,9 +96,11 @@ class EraseDirection:
         _check_d_model(activation, self.unit, hook)
         # A product in half precision would leave a hundredth of the component behind.
         precise = torch.promote_types(activation.dtype, torch.float32)
-        x, unit = activation.to(precise), self.unit.to(activation.device, precise)
-        along = (x @ unit)[..., None]
-        return (x - self.strength * along * unit).to(activation.dtype)
+        if self.unit.device != activation.device or self.unit.dtype != precise:
+            self.unit = self.unit.to(activation.device, precise)
+        x = activation.to(precise)
+        along = (x @ self.unit)[..., None]
+        return (x - self.strength * along * self.unit).to(activation.dtype)
 
 
 def check_width(activation: Tensor, width: int, hook: Any) -> None:

@@ -57,12 +57,13 @@ class Provenance:
         template_sha256: hash of the chat template, None where none was used.
         positive: the prompts that show the behaviour.
         negative: the prompts that do not.
-        rank: the ranking's name.
+        rank: the ranking's name, and its settings where it has any.
         unit: the unit of the scores.
         sign: "abs", "positive" or "negative".
         fraction: share of the model's neurons asked for, None where k was given.
         k: number of neurons asked for.
         layers: the layers chosen from, None for all.
+        max_per_layer: the most neurons taken from one layer, None for any number.
         universal: the universal filter, None where none was applied.
         versions: the versions of the libraries that matter, by name.
     """
@@ -80,6 +81,7 @@ class Provenance:
     fraction: float | None = None
     k: int | None = None
     layers: tuple[int, ...] | None = None
+    max_per_layer: int | None = None
     universal: UniversalRecord | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
@@ -154,10 +156,10 @@ class Circuit:
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """The neurons' indices for each layer that has any, strongest first within a layer."""
-        layers: dict[int, tuple[int, ...]] = {}
+        layers: dict[int, list[int]] = {}
         for layer, index in self.neurons:
-            layers[layer] = (*layers.get(layer, ()), index)
-        return dict(sorted(layers.items()))
+            layers.setdefault(layer, []).append(index)
+        return {layer: tuple(indices) for layer, indices in sorted(layers.items())}
 
     def to_frame(self) -> pd.DataFrame:
         """A data frame with the columns layer, index and score, strongest first."""

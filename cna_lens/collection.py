@@ -215,10 +215,9 @@ class Reader:
             name if self.layer in (None, layer) else None
             for layer, name in enumerate(site_hook_names(self.model, self.site))
         )
-        places = [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
-        prefix = self._prefix(prompts, min(places))
-        lengths = [len(ids) - prefix.length for ids in prompts]
-        buckets = self._buckets(lengths, prefix.length + max(lengths))
+        places = self.places(prompts)
+        prefix = self.prefix(prompts, min(places))
+        buckets = self.buckets(prompts, prefix, token_budget)
 
         def run(batch: list[int]) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
             with prompt_lengths([len(prompts[i]) for i in batch]):
@@ -237,14 +236,27 @@ class Reader:
                 yield batch, activations, layout
                 bar.update(len(batch))
 
-    def _prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
+    def places(self, prompts: Sequence[TokenIds]) -> list[int]:
+        """Where the token to read stands in each prompt."""
+        return [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
+
+    def prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
+        """What is computed once for all prompts."""
         if not self.share_prefix:
             return SharedPrefix(0)
         return SharedPrefix.of(self.model, prompts, at_most)
 
-    def _buckets(self, lengths: Sequence[int], longest: int) -> list[list[int]]:
+    def buckets(
+        self,
+        prompts: Sequence[TokenIds],
+        prefix: SharedPrefix,
+        budget: Callable[[HookedModel, int], int],
+    ) -> list[list[int]]:
+        """Which prompts run together, padded within a budget of tokens."""
+        lengths = [len(ids) - prefix.length for ids in prompts]
         if self.batch_size == "auto":
-            return length_buckets(lengths, token_budget=token_budget(self.model, longest))
+            longest = prefix.length + max(lengths)
+            return length_buckets(lengths, token_budget=budget(self.model, longest))
         return length_buckets(lengths, max_prompts=self.batch_size)
 
     def _run(

@@ -52,6 +52,27 @@ def token_budget(model: HookedModel, longest: int) -> int:
     return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
 
 
+def gradient_token_budget(model: HookedModel, longest: int) -> int:
+    """Tokens of one padded batch whose graph, kept for the backward pass, fits half the memory.
+
+    Counts, for each token and block, the hidden states, both halves of the MLP with their
+    products, the activations and gradients that are read, and the attention scores of `longest`
+    positions.
+
+    Args:
+        model: the model.
+        longest: tokens of the longest prompt, with its prefix.
+    """
+    device = input_device(model)
+    cfg = model.cfg
+    itemsize = next(cast("nn.Module", model).parameters()).element_size()
+    floats = 16 * int(cfg.d_model) + 8 * int(cfg.d_mlp or 4 * cfg.d_model)
+    scores = 3 * int(cfg.n_heads) * longest
+    per_token = int(cfg.n_layers) * (itemsize * floats + 4 * scores)
+    fits = _free_bytes(device) // 2 // per_token
+    return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
+
+
 def answers_at_once(model: HookedModel, longest: int) -> int:
     """Answers that can be generated together, by the memory of their keys and values.
 

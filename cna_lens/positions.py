@@ -161,6 +161,8 @@ class PositionTracker:
                 f"there are {len(lengths)} prompt lengths for a batch of {batch}; give one a row"
             )
         rows = _rows.get() or tuple(range(batch))
+        if len(rows) != batch:
+            raise InputError(f"there are {len(rows)} rows for a batch of {batch}; name each row")
         steered = steered_positions(self.scope, mask, new, lengths)
         self.forward_pass = ForwardPass(mask, steered, lengths, rows, begins=past == 0)
 

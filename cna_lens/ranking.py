@@ -1,9 +1,9 @@
-"""Rank: give every neuron a signed score, then take the strongest."""
+"""Signed scores for all neurons, and the strongest of them as a circuit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -13,12 +13,9 @@ from torch import Tensor
 
 from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
-from cna_lens.moments import ActivationStats
 from cna_lens.types import Layout
-from cna_lens.versions import library_versions
 
 Sign = Literal["abs", "positive", "negative"]
-Method = Callable[[ActivationStats, ActivationStats], Float64[Tensor, " neuron"]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class NeuronScores:
         *,
         sign: Sign = "abs",
         layers: Iterable[int] | None = None,
+        max_per_layer: int | None = None,
     ) -> Circuit:
         """The k neurons with the strongest scores over all layers together.
 
@@ -77,25 +75,30 @@ class NeuronScores:
             k: the number of neurons, instead of a fraction.
             sign: rank by magnitude ("abs"), or take only positive or only negative scores.
             layers: choose from these layers only.
+            max_per_layer: at most this many from each layer, its strongest; k = n_layers times
+                this takes exactly as many from each.
 
         Raises:
-            InputError: fraction or k out of range, an unknown sign or layer, or fewer neurons to
-                choose from than asked for.
+            InputError: fraction, k or max_per_layer out of range, an unknown sign or layer, or
+                fewer neurons to choose from than asked for.
         """
-        check_selection(fraction, k, sign)
+        check_selection(fraction, k, sign, max_per_layer)
         if fraction is None and k is None:
             fraction = 0.001
         size = circuit_size(self.layout.n_neurons, fraction, k)
         chosen_layers = None if layers is None else check_layers(layers, self.layout)
         candidates = self._candidates(sign, chosen_layers)
-        if len(candidates) < size:
-            raise InputError(
-                f"k = {size} neurons were asked for, {len(candidates)} of "
-                f"{self.layout.n_neurons} can be chosen (sign={sign!r}, after exclusions)"
-            )
         strength = self.values[candidates].abs()
-        order = torch.sort(strength, descending=True, stable=True).indices[:size]
-        chosen: list[int] = candidates[order].tolist()
+        ordered = candidates[torch.sort(strength, descending=True, stable=True).indices]
+        if max_per_layer is not None:
+            ordered = self._first_of_each_layer(ordered, max_per_layer)
+        if len(ordered) < size:
+            quota = "" if max_per_layer is None else f"max_per_layer={max_per_layer}, "
+            raise InputError(
+                f"k = {size} neurons were asked for, {len(ordered)} of {self.layout.n_neurons} "
+                f"can be chosen by {self.method} ({quota}sign={sign!r}, after exclusions)"
+            )
+        chosen: list[int] = ordered[:size].tolist()
         return Circuit(
             neurons=tuple(self.layout.neuron(flat) for flat in chosen),
             scores=tuple(float(self.values[flat]) for flat in chosen),
@@ -106,6 +109,7 @@ class NeuronScores:
                 fraction=fraction,
                 k=size,
                 layers=chosen_layers,
+                max_per_layer=max_per_layer,
             ),
         )
 
@@ -120,6 +124,13 @@ class NeuronScores:
         if layers is not None:
             allowed &= torch.isin(self.layout.layer_of, torch.tensor(layers))
         return allowed.nonzero().squeeze(1)
+
+    def _first_of_each_layer(self, ordered: Int[Tensor, " n"], quota: int) -> Int[Tensor, " m"]:
+        layers = self.layout.layer_of[ordered]
+        within = torch.zeros_like(ordered, dtype=torch.bool)
+        for layer in layers.unique():
+            within[(layers == layer).nonzero().squeeze(1)[:quota]] = True
+        return ordered[within]
 
     def __repr__(self) -> str:
         """One useful line."""
@@ -151,7 +162,9 @@ def circuit_size(n_neurons: int, fraction: float | None = None, k: int | None = 
     return k
 
 
-def check_selection(fraction: float | None, k: int | None, sign: str = "abs") -> None:
+def check_selection(
+    fraction: float | None, k: int | None, sign: str = "abs", max_per_layer: int | None = None
+) -> None:
     """Raise InputError where a selection cannot be meant, before anything is computed."""
     if fraction is not None and k is not None:
         raise InputError(f"give either fraction or k, not both ({fraction} and {k})")
@@ -164,56 +177,10 @@ def check_selection(fraction: float | None, k: int | None, sign: str = "abs") ->
         raise InputError(f"k is {k}, expected at least 1 neuron, and a whole number")
     if sign not in get_args(Sign):
         raise InputError(f"sign is {sign!r}, expected one of {', '.join(get_args(Sign))}")
-
-
-def contrast(positive: ActivationStats, negative: ActivationStats) -> Float64[Tensor, " neuron"]:
-    r"""Difference of the mean activations at the chosen token.
-
-    $$\delta_{l,j} = \frac{1}{|P|} \sum_{p \in P} a_{l,j}(p)
-    - \frac{1}{|N|} \sum_{n \in N} a_{l,j}(n)$$
-
-    Source: arXiv 2605.12290, method, step 3. Cost: one forward pass for each prompt.
-    """
-    return positive.mean - negative.mean
-
-
-RANKINGS: Mapping[str, Method] = {"contrast": contrast}
-"""The rankings that `rank` and `find_circuit` know, by name."""
-
-
-def rank(
-    positive: ActivationStats, negative: ActivationStats, method: str = "contrast"
-) -> NeuronScores:
-    """Score every neuron by how its activations differ between the two sets of prompts.
-
-    >>> layout = Layout((2,))
-    >>> positive = ActivationStats.of(torch.tensor([[1.0, 5.0]]), layout)
-    >>> negative = ActivationStats.of(torch.tensor([[1.0, 2.0]]), layout)
-    >>> rank(positive, negative).values.tolist()
-    [0.0, 3.0]
-
-    Raises:
-        InputError: an unknown method, or sets from different models, positions or templates.
-    """
-    check_ranking(method)
-    if positive.layout != negative.layout:
+    if max_per_layer is not None and (max_per_layer < 1 or max_per_layer % 1):
         raise InputError(
-            f"the positive prompts ran on a model with {positive.layout.n_neurons} neurons in "
-            f"{positive.layout.n_layers} layers, the negative ones on one with "
-            f"{negative.layout.n_neurons} in {negative.layout.n_layers}; use one model"
+            f"max_per_layer is {max_per_layer}, expected at least 1 neuron, and a whole number"
         )
-    return NeuronScores(
-        values=RANKINGS[method](positive, negative),
-        layout=positive.layout,
-        method=method,
-        provenance=_provenance(positive, negative, method),
-    )
-
-
-def check_ranking(method: str) -> None:
-    """Raise InputError unless the ranking exists."""
-    if method not in RANKINGS:
-        raise InputError(f"rank is {method!r}, expected one of: {', '.join(sorted(RANKINGS))}")
 
 
 def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
@@ -230,23 +197,3 @@ def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
                 f"layer {layer} does not exist: the model has layers 0 to {layout.n_layers - 1}"
             )
     return chosen
-
-
-def _provenance(positive: ActivationStats, negative: ActivationStats, method: str) -> Provenance:
-    known = Provenance(rank=method, unit="activation", versions=library_versions())
-    if positive.source is None or negative.source is None:
-        return known
-    if replace(positive.source, prompts=negative.source.prompts) != negative.source:
-        raise InputError(
-            f"the two sets were collected differently: {positive.source} and {negative.source}; "
-            "collect both from one model with the same position and chat setting"
-        )
-    return replace(
-        known,
-        model=positive.source.model,
-        site=positive.source.site,
-        position=positive.source.position,
-        template_sha256=positive.source.template_sha256,
-        positive=positive.source.prompts,
-        negative=negative.source.prompts,
-    )

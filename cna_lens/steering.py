@@ -306,8 +306,8 @@ def values_of(circuit: Circuit, values: Values) -> list[float]:
     Raises:
         InputError: the number of values fits neither, or one is infinite or not a number.
     """
-    given = values.mean if isinstance(values, ActivationStats) else torch.as_tensor(values)
-    given = given.to("cpu", torch.float64)
+    given = values.mean if isinstance(values, ActivationStats) else values
+    given = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     if given.shape == (circuit.layout.n_neurons,):
         given = given[circuit.layout.flat_all(circuit)]
     if given.shape != (len(circuit),):

@@ -1,12 +1,9 @@
 """The benchmarks run: nobody finds out on a rented GPU that they do not."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments.benchmarks import gpu, timing
 
 

@@ -1,5 +1,6 @@
 """The command line, as a user calls it, on a small model in a local folder."""
 
+import hashlib
 import json
 import sys
 
@@ -136,6 +137,68 @@ def test_a_circuit_of_another_model_is_refused(run, found, folder, tmp_path):
     assert "another-model" in errors
     code, _, _ = run(*arguments, "--allow-other-model", "--max-new-tokens", 1)
     assert code == 0
+
+
+def answers_of(folder, circuit=None):
+    model = cna_lens.load_model(folder, device="cpu")
+    prompts = ["w5 w6 w7", "w8 w9"]
+    if circuit is None:
+        return cna_lens.generate(model, prompts, max_new_tokens=8)
+    with cna_lens.steer(model, circuit, -20.0):
+        return cna_lens.generate(model, prompts, max_new_tokens=8)
+
+
+@pytest.fixture
+def evaluate(run, found, folder, prompts, tmp_path):
+    def call(*arguments):
+        return run(
+            "evaluate", "--model", folder, "--prompts", prompts[0], "--out", tmp_path / "out",
+            "--max-new-tokens", 8, "--device", "cpu", *arguments,
+        )  # fmt: skip
+
+    return call
+
+
+def test_evaluate_labels_answers_beside_a_control_and_keeps_no_text(
+    evaluate, found, folder, tmp_path
+):
+    path, _ = found
+    code, output, _ = evaluate("--circuit", path, "--multiplier", -20)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
+    labels = [json.loads(line) for line in lines]
+    assert [label["condition"] for label in labels] == [
+        condition
+        for condition in ("unsteered, m = 1", "circuit, m = -20", "random control, m = -20")
+        for _ in range(2)
+    ]
+    unsteered, steered = answers_of(folder), answers_of(folder, cna_lens.Circuit.load(path))
+    hashes = [hashlib.sha256(answer.encode()).hexdigest() for answer in [*unsteered, *steered]]
+    assert [label["sha256"] for label in labels[:4]] == hashes
+    stored = "".join(file.read_text() for file in (tmp_path / "out").iterdir()) + output
+    assert not any(answer in stored for answer in [*unsteered, *steered])
+
+
+def test_evaluate_keeps_the_text_where_asked_to_in_a_file_that_says_so(evaluate, folder, tmp_path):
+    code, _, _ = evaluate("--keep-text")
+    assert code == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "labels.jsonl",
+        "answers-unsteered.jsonl",
+    }
+    lines = (tmp_path / "out/answers-unsteered.jsonl").read_text().splitlines()
+    notice, *rows = map(json.loads, lines)
+    assert "full text" in notice["notice"]
+    assert [row["answer"] for row in rows] == answers_of(folder)
+
+
+def test_evaluate_gives_machines_rates_with_intervals(evaluate, found):
+    code, output, _ = evaluate("--circuit", found[0], "--json")
+    assert code == 0
+    printed = json.loads(output)
+    assert [row["refusal"]["n"] for row in printed["rows"]] == [2, 2, 2]
+    assert set(printed["mcnemar_p"]) == {"circuit, m = 0", "random control, m = 0"}
 
 
 @pytest.mark.real_model

@@ -80,6 +80,15 @@ def test_neither_prompts_nor_answers_that_differ_share_a_key():
     )
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """A shell starts what runs in its background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupted_run_stops_at_once_and_goes_on_where_it_was(judge_server, path):
     done = threading.Event()
 
@@ -105,6 +114,7 @@ def test_an_interrupted_run_stops_at_once_and_goes_on_where_it_was(judge_server,
     assert resumed.scores == [0.5, 0.625, 0.75, 0.875, 1.0, 0.5]
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interruption_ends_the_wait_before_a_retry(judge_server):
     def interrupt():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

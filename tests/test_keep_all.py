@@ -18,6 +18,7 @@ def test_rows_are_the_prompts_in_their_order(llama, tmp_path, batch_size, on_dis
     )
     one_by_one = [cna_lens.collect(llama, [prompt], chat=False).mean for prompt in PROMPTS]
     torch.testing.assert_close(kept.matrix().double(), torch.stack(one_by_one), atol=1e-6, rtol=0)
+    assert torch.equal(kept.columns(5, 30), kept.matrix()[:, 5:30])
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

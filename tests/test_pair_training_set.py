@@ -9,8 +9,8 @@ import pytest
 import cna_lens
 from experiments.demo_refusal.training_set import REFUSALS, WORDINGS, pairs, refusals, requests
 
-TRAIN = requests("train", 2)
-VALIDATION = requests("validation", 1)
+TRAIN = requests("train", harmful_wordings=2, benign_wordings=4)
+VALIDATION = requests("validation")
 
 
 def words(text):
@@ -44,14 +44,20 @@ def test_nothing_that_is_measured_on_is_trained_on(name):
 
 
 def test_both_sides_of_an_action_are_asked_for_in_the_same_wordings():
-    def opening(prompt):
-        return next((w for w in WORDINGS if prompt.startswith(w.split("{")[0])), None)
+    def openings(actions):
+        prompts = {request.prompt for request in TRAIN}
+        return Counter(w for w in WORDINGS for action in actions if w.format(action) in prompts)
 
-    harmful = [request.prompt for request in TRAIN if request.kind == "harmful"]
-    benign = [request.prompt for request in TRAIN if request.kind == "look-alike"]
-    n_worded = 2 * len(pairs("train")[0])
-    assert list(map(opening, harmful[:n_worded])) == list(map(opening, benign[:n_worded]))
-    assert len(set(map(opening, harmful[:n_worded]))) == len(WORDINGS)
+    actions, _ = pairs("train")
+    harmful = openings([action for action, _ in actions])
+    benign = openings([action for _, action in actions])
+    assert set(harmful) == set(benign) == set(WORDINGS)
+    assert harmful.total() == 2 * len(actions)
+    assert benign.total() == 4 * len(actions)
+    for action, look_alike in actions[:20]:
+        prompts = {request.prompt for request in TRAIN}
+        asked = [w for w in WORDINGS if w.format(action) in prompts]
+        assert all(w.format(look_alike) in prompts for w in asked)
 
 
 def test_refusals_come_in_several_wordings_about_equally_often():

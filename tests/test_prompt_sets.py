@@ -1,5 +1,7 @@
+import csv
 import itertools
 import re
+from importlib.resources import files
 
 import pytest
 
@@ -9,6 +11,9 @@ SIZES = {
     "refusal": 100,
     "refusal_small": 8,
     "refusal_evaluation": 60,
+    "refusal_german": 25,
+    "refusal_french": 25,
+    "refusal_reworded": 25,
     "capitals": 33,
     "agreement": 40,
 }
@@ -66,14 +71,20 @@ def words_of(name):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [*itertools.combinations(["refusal", "refusal_small", "refusal_evaluation"], 2)],
+    [
+        *itertools.combinations(["refusal", "refusal_small", "refusal_evaluation"], 2),
+        *itertools.product(["refusal_reworded"], ["refusal_small", "refusal_evaluation"]),
+    ],
 )
 def test_discovery_and_evaluation_share_no_near_copies(one, other):
     for a, b in itertools.product(words_of(one), words_of(other)):
         assert len(a & b) / len(a | b) < 0.75, f"{sorted(a)} and {sorted(b)}"
 
 
-@pytest.mark.parametrize("name", ["refusal", "refusal_small"])
+@pytest.mark.parametrize(
+    "name",
+    ["refusal", "refusal_small", "refusal_german", "refusal_french", "refusal_reworded"],
+)
 def test_each_harmful_request_has_a_benign_one_of_its_length_and_opening(name):
     chosen = prompt_set(name)
     for harmful, benign in zip(chosen.positive, chosen.negative, strict=True):
@@ -128,3 +139,14 @@ def test_the_repr_says_what_a_set_is_for():
     chosen = prompt_set("refusal")
     assert "'refusal', 100 positive, 100 negative" in repr(chosen)
     assert chosen.purpose in repr(chosen)
+
+
+@pytest.mark.parametrize("name", ["refusal_german", "refusal_french", "refusal_reworded"])
+def test_sets_for_transfer_ask_for_the_same_as_every_fourth_pair_of_refusal(name):
+    def categories(of):
+        text = files("cna_lens.prompt_sets").joinpath(f"{of}.csv").read_text(encoding="utf-8")
+        return [row["category"] for row in csv.DictReader(text.splitlines())]
+
+    assert categories(name) == categories("refusal")[::4]
+    originals = {folded(prompt) for prompt in prompt_set("refusal").positive}
+    assert not originals & {folded(prompt) for prompt in prompt_set(name).positive}

@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from cna_lens import Circuit, InputError, Layout, Neuron, PromptSet, prompt_set, steer
+from cna_lens.first_token import first_tokens
 from cna_lens.metrics import (
     divergence,
     factual_accuracy,
@@ -16,7 +17,6 @@ from cna_lens.metrics import (
     refusal_log_odds,
     text_perplexity,
 )
-from cna_lens.metrics.log_odds import first_tokens
 
 PROMPTS, ANSWERS = ["w5 w6", "w7 w8 w9"], ["w3 w4", "w8"]
 

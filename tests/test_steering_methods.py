@@ -1,5 +1,7 @@
 """What all steering methods have in common, and CNA's own among them."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import tiny
@@ -66,7 +68,7 @@ def test_strength_zero_changes_no_bit_and_registers_nothing(model, make):
 
 
 @methods
-def test_more_strength_changes_more_and_nothing_is_left_behind(model, make):
+def test_little_strength_changes_little_and_nothing_is_left_behind(model, make):
     before, weights = logits(model), reference.weights(model)
     method = make(model)
     hooks = reference.hooks(reference.settled(model))
@@ -76,7 +78,7 @@ def test_more_strength_changes_more_and_nothing_is_left_behind(model, make):
             changes.append(float((logits(model) - before).abs().max()))
         assert applied.via in ("hooks", "weights")
         assert applied.hook_points
-    assert 0 < changes[0] < changes[1] < changes[2]
+    assert 0 < changes[0] < min(changes[1:]) / 2
     assert reference.hooks(model) == hooks
     assert reference.same_bits(weights, reference.weights(model))
 
@@ -123,7 +125,7 @@ def test_another_model_is_refused(llama, models, make):
         with (
             pytest.raises(
                 (cna_lens.CircuitMismatchError, cna_lens.VectorMismatchError),
-                match="found on tiny-llama, this model is tiny-gpt2.*allow_other_model=True",
+                match=r"found on tiny-llama, this model is tiny-gpt2.*allow_other_model=True",
             ),
             method.at(models["gpt2"], strength),
         ):
@@ -134,8 +136,6 @@ def test_another_model_is_refused(llama, models, make):
 
 @methods
 def test_another_model_can_be_allowed(llama, models, make):
-    from dataclasses import replace
-
     method = replace(make(llama), allow_other_model=True)
     gpt2 = models["gpt2"]
     before = logits(gpt2)

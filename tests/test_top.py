@@ -136,3 +136,50 @@ def test_scores_that_do_not_fit_the_layout_are_refused(eligible):
 def test_the_repr_says_which_ranking_of_how_many_neurons():
     assert "contrast, 3 neurons" in repr(scored([1.0, -7.0, 2.0]))
     assert "7" in repr(scored([1.0, -7.0, 2.0]))
+
+
+@given(selections(), st.integers(1, 3))
+@settings(deadline=None)
+def test_a_quota_takes_each_layers_strongest_and_no_more(selection, quota):
+    widths, values, eligible, sign, layers = selection
+    scores = scored([float(v) for v in values], widths, eligible)
+    try:
+        every = scores.top(k=1, sign=sign, layers=layers).layout.n_neurons
+    except InputError:
+        return
+    # Without a quota, all that may be chosen: the strongest first.
+    ordered = next(
+        scores.top(k=k, sign=sign, layers=layers).neurons
+        for k in range(every, 0, -1)
+        if _possible(scores, k, sign, layers)
+    )
+    expected = []
+    for neuron in ordered:
+        if sum(other.layer == neuron.layer for other in expected) < quota:
+            expected.append(neuron)
+    for k in range(1, len(expected) + 1):
+        circuit = scores.top(k=k, sign=sign, layers=layers, max_per_layer=quota)
+        assert list(circuit) == expected[:k]
+        assert circuit.provenance.max_per_layer == quota
+    if len(expected) < every:
+        with pytest.raises(InputError, match=rf"{len(expected)} of .*max_per_layer={quota}"):
+            scores.top(k=len(expected) + 1, sign=sign, layers=layers, max_per_layer=quota)
+
+
+def _possible(scores, k, sign, layers):
+    try:
+        scores.top(k=k, sign=sign, layers=layers)
+    except InputError:
+        return False
+    return True
+
+
+def test_as_many_as_layers_times_the_quota_is_exactly_the_quota_from_each():
+    circuit = scored([9.0, 8.0, 7.0, 1.0, 2.0, 3.0], (3, 3)).top(k=4, max_per_layer=2)
+    assert set(circuit) == {(0, 0), (0, 1), (1, 1), (1, 2)}
+
+
+@pytest.mark.parametrize("quota", [0, -1])
+def test_a_quota_of_none_is_refused(quota):
+    with pytest.raises(InputError, match=f"max_per_layer is {quota}, expected at least 1"):
+        scored([1.0]).top(k=1, max_per_layer=quota)

@@ -3,7 +3,7 @@
 import atexit
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import torch
@@ -116,6 +116,20 @@ def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
         device="cpu",
         dtype=dtype,
     )
+
+
+def in_double(model):
+    """The model with norms in float64, which Transformers computes in float32 whatever is asked."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = partial(_double_norm, module)
+    return model
+
+
+def _double_norm(module, x):
+    eps = getattr(module, "variance_epsilon", None) or module.eps
+    weight = 1 + module.weight if "Gemma" in type(module).__name__ else module.weight
+    return weight * x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt()
 
 
 @cache

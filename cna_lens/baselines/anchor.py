@@ -238,11 +238,9 @@ class _SetByAnchor:
         current = self.tracker.pass_of(activation)
         if current.begins:
             self.values.clear()
-        at_anchor = current.token(self.position).to(activation.device)
-        for place in at_anchor.any(1).nonzero().squeeze(1).tolist():
-            seen = activation[place, at_anchor[place]][
-                0, self.indices.to(activation.device)
-            ].float()
+        indices = self.indices.to(activation.device)
+        for place, at in current.token(self.position).nonzero().tolist():
+            seen = activation[place, at, indices].float()
             self.values[current.rows[place]] = torch.stack(
                 [anchor(value) for anchor, value in zip(self.anchors, seen, strict=True)]
             )
@@ -252,4 +250,4 @@ class _SetByAnchor:
                 f"{self.position}, by which neurons are set; run each prompt in one piece"
             )
         values = torch.stack([self.values[row] for row in current.rows])[:, None]
-        return pulled(activation, self.indices, values, self.strength)
+        return pulled(activation, indices, values, self.strength)

@@ -1,19 +1,43 @@
-"""Random controls: the same number of neurons in the same layers, but not the circuit's."""
+"""Random controls: as many other neurons, alike in what makes neurons matter anyway."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
+from cna_lens.moments import ActivationStats
 from cna_lens.types import Neuron
 
+Match = Literal["layer", "magnitude"]
 
-def matched_random(circuit: Circuit, seed: int = 0) -> Circuit:
-    """As many random neurons as the circuit has, layer by layer, and none of the circuit's own.
+ALIKE = 10
+"""How many neurons of the nearest magnitude one is drawn from."""
+
+
+def matched_random(
+    circuit: Circuit,
+    seed: int = 0,
+    *,
+    match: Match = "layer",
+    stats: ActivationStats | None = None,
+) -> Circuit:
+    r"""As many random neurons as the circuit has, layer by layer, and none of the circuit's own.
 
     What ablating these does is what ablating any neurons of these layers does; only what the
-    circuit does beyond it is the circuit's.
+    circuit does beyond it is the circuit's. With `match="magnitude"` each is also about as active
+    as the neuron it stands for: it is drawn from the 10 neurons of the layer, outside the circuit
+    and not drawn yet, that are nearest by the root mean square of the activation,
+
+    $$\sqrt{\bar{a}_{l,j}^2 + \mathrm{var}(a_{l,j})},$$
+
+    the circuit's most active neurons first. Where a circuit holds a layer's most active neurons,
+    the nearest are less active: compare the magnitudes before you rely on it.
 
     >>> circuit = Circuit((Neuron(0, 1), Neuron(1, 2)), (1.0, -1.0), Layout((4, 4)))
     >>> control = matched_random(circuit, seed=0)
@@ -23,29 +47,80 @@ def matched_random(circuit: Circuit, seed: int = 0) -> Circuit:
     Args:
         circuit: what to match.
         seed: another seed gives another control.
+        match: by "layer" alone, or by layer and "magnitude".
+        stats: statistics of the activations, from `collect`, for `match="magnitude"`.
 
     Raises:
-        InputError: a layer has too few neurons outside the circuit.
+        InputError: a layer has too few neurons outside the circuit, or the statistics are missing
+            or of a model of another shape.
     """
+    if match not in get_args(Match):
+        raise InputError(f"match is {match!r}, expected one of {', '.join(get_args(Match))}")
+    magnitudes = _magnitudes(circuit, match, stats)
     generator = torch.Generator().manual_seed(seed)
     chosen: list[Neuron] = []
     for layer, indices in circuit.by_layer().items():
         others = torch.ones(circuit.layout.widths[layer], dtype=torch.bool)
         others[list(indices)] = False
-        candidates = others.nonzero().squeeze(1)
-        if len(candidates) < len(indices):
+        if int(others.sum()) < len(indices):
             raise InputError(
-                f"layer {layer} has {len(candidates)} neurons outside the circuit, a control "
+                f"layer {layer} has {int(others.sum())} neurons outside the circuit, a control "
                 f"needs {len(indices)}; take a smaller circuit"
             )
-        order = torch.randperm(len(candidates), generator=generator)[: len(indices)]
-        picked: list[int] = candidates[order].tolist()
+        if magnitudes is None:
+            picked = _any(others, len(indices), generator)
+        else:
+            picked = _alike(others, indices, magnitudes[layer], generator)
         chosen.extend(Neuron(layer, index) for index in picked)
+    settings = f"seed={seed}" if match == "layer" else f"seed={seed}, match={match!r}"
     provenance = Provenance(
         model=circuit.provenance.model,
         site=circuit.provenance.site,
-        rank=f"matched_random(seed={seed})",
+        rank=f"matched_random({settings})",
         k=len(chosen),
         versions=circuit.provenance.versions,
     )
     return Circuit(tuple(chosen), (0.0,) * len(chosen), circuit.layout, provenance)
+
+
+def _magnitudes(
+    circuit: Circuit, match: Match, stats: ActivationStats | None
+) -> tuple[Float64[Tensor, " d_mlp"], ...] | None:
+    if (match == "magnitude") != (stats is not None):
+        raise InputError(
+            "match='magnitude' needs stats=collect(model, prompts), and match='layer' none"
+        )
+    if stats is None:
+        return None
+    if stats.layout != circuit.layout:
+        raise InputError(
+            f"the statistics are of {stats.layout.n_neurons} neurons in {stats.layout.n_layers} "
+            f"layers, the circuit of a model with {circuit.layout.n_neurons} in "
+            f"{circuit.layout.n_layers}"
+        )
+    mean_square = stats.mean**2 + stats.squared_deviations / stats.count
+    return stats.layout.split(mean_square.sqrt())
+
+
+def _any(others: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    candidates = others.nonzero().squeeze(1)
+    order = torch.randperm(len(candidates), generator=generator)[:count]
+    return candidates[order].tolist()
+
+
+def _alike(
+    others: Tensor,
+    indices: Sequence[int],
+    magnitudes: Float64[Tensor, " d_mlp"],
+    generator: torch.Generator,
+) -> list[int]:
+    free = others.clone()
+    picked: list[int] = []
+    for index in sorted(indices, key=lambda index: (-float(magnitudes[index]), index)):
+        candidates = free.nonzero().squeeze(1)
+        distance = (magnitudes[candidates] - magnitudes[index]).abs()
+        nearest = candidates[distance.argsort(stable=True)[:ALIKE]]
+        drawn = int(nearest[torch.randint(len(nearest), (1,), generator=generator)])
+        free[drawn] = False
+        picked.append(drawn)
+    return picked

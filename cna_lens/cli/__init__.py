@@ -1,4 +1,4 @@
-"""The command line: cna-lens find, show, steer, demo."""
+"""The command line: cna-lens find, show, steer, evaluate, demo."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import typer
 
 from cna_lens.circuit import Circuit
 from cna_lens.cli import demo as demo_command
+from cna_lens.cli import evaluate as evaluate_command
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
 from cna_lens.errors import InputError
 from cna_lens.generation import generate
@@ -35,6 +36,12 @@ Model = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, … The GPU is taken if there is one.")
+]
+KeepText = Annotated[
+    bool,
+    typer.Option(
+        "--keep-text", help="Also write the answers' full texts to a file that says what it is."
+    ),
 ]
 SOURCE_HELP = (
     ".txt (one prompt a line), .jsonl, .csv, or a data set's name or folder. Say which part by "
@@ -128,6 +135,43 @@ def steer_command(
 
 
 @app.command()
+def evaluate(
+    model: Model,
+    prompts: Annotated[str, typer.Option(help=f"What to ask: {SOURCE_HELP}")],
+    out: Annotated[Path, typer.Option(help="Folder for the labels.")],
+    circuit: Annotated[
+        Path | None, typer.Option(help="A circuit file; answers are compared with it scaled.")
+    ] = None,
+    multiplier: Annotated[
+        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
+    ] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 64,
+    device: Device = None,
+    allow_other_model: Annotated[
+        bool, typer.Option(help="Accept a circuit found on a model of another name.")
+    ] = False,
+    keep_text: KeepText = False,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts and count refusals, unsteered, with a circuit scaled, and with a control."""
+    loaded_circuit = None if circuit is None else Circuit.load(circuit)
+    result = evaluate_command.run(
+        model,
+        _read(prompts),
+        out,
+        loaded_circuit,
+        multiplier,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        keep_text=keep_text,
+        allow_other_model=allow_other_model,
+        verbose=not as_json,
+    )
+    if as_json:
+        _print_json(result)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the circuit and the labels.")] = Path(
         "out/demo"
@@ -137,10 +181,11 @@ def demo(
         int, typer.Option(help="Held-out prompts of each kind.", min=1, max=60)
     ] = 30,
     device: Device = None,
+    keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
     """Find the refusal circuit of a small model, ablate it, and compare with a random control."""
-    result = demo_command.run(model, out, prompts, device, verbose=not as_json)
+    result = demo_command.run(model, out, prompts, device, keep_text=keep_text, verbose=not as_json)
     if as_json:
         _print_json(result)
 

@@ -2,60 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from rich.table import Table
-
-from cna_lens.baselines import matched_random
 from cna_lens.circuit import Circuit
-from cna_lens.cli.render import console, print_circuit, progress_console, quiet_loading
-from cna_lens.files import write_atomically
-from cna_lens.generation import generate
-from cna_lens.metrics import is_refusal, ngram_quality
+from cna_lens.cli.conditions import (
+    Cell,
+    answer_under_conditions,
+    cell_record,
+    print_cells,
+    print_files,
+)
+from cna_lens.cli.render import console, print_circuit, quiet_loading
 from cna_lens.models import load_model
 from cna_lens.pipeline import find_circuit
-from cna_lens.prompt_sets import PromptSet, prompt_set
-from cna_lens.sites import HookedModel
-from cna_lens.statistics import mcnemar, wilson
-from cna_lens.steering import steer
+from cna_lens.prompt_sets import prompt_set
+from cna_lens.statistics import mcnemar
 
-SEED = 0
 MAX_NEW_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class Label:
-    """What is kept of an answer: never its text."""
-
-    condition: str
-    kind: str
-    prompt: int
-    refused: bool
-    quality: float | None
-    words: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result: a condition on one kind of prompts."""
-
-    condition: str
-    kind: str
-    refused: tuple[bool, ...]
-    quality: float | None
-
-
 def run(
-    model: str, out: Path, n_prompts: int, device: str | None = None, *, verbose: bool = True
+    model: str,
+    out: Path,
+    n_prompts: int,
+    device: str | None = None,
+    *,
+    keep_text: bool = False,
+    verbose: bool = True,
 ) -> dict[str, Any]:
     """Run the demo, print it as it goes, and write circuit.json and labels.jsonl to `out`."""
     started = time.perf_counter()
@@ -66,97 +42,29 @@ def run(
     circuit.save(out / "circuit.json")
     if verbose:
         print_circuit(circuit)
-    labels = _evaluate(loaded, circuit, evaluation, n_prompts)
-    lines = "".join(json.dumps(asdict(label), sort_keys=True) + "\n" for label in labels)
-    write_atomically(out / "labels.jsonl", lines)
-    rows = _rows(labels)
+    cells = answer_under_conditions(
+        loaded,
+        circuit,
+        0.0,
+        {
+            "harmful": evaluation.positive[:n_prompts],
+            "benign": evaluation.negative[:n_prompts],
+        },
+        out,
+        max_new_tokens=MAX_NEW_TOKENS,
+        keep_text=keep_text,
+    )
     if verbose:
-        _print_result(rows, circuit)
-        console.print(
-            "\ncircuit.json and labels.jsonl (labels, scores and hashes, no answers) are in the "
-            f"folder below. {time.perf_counter() - started:.0f} s in all."
-        )
-        console.print(str(out), soft_wrap=True, markup=False)
-    return {"circuit": str(out / "circuit.json"), "rows": [_row_record(row) for row in rows]}
+        print_cells(cells)
+        console.print(f"\n{_reading(cells, circuit)}", highlight=False)
+        console.print(f"{time.perf_counter() - started:.0f} s in all.")
+        print_files(out, keep_text=keep_text, others="circuit.json and ")
+    return {"circuit": str(out / "circuit.json"), "rows": [cell_record(cell) for cell in cells]}
 
 
-def _evaluate(
-    model: HookedModel, circuit: Circuit, prompts: PromptSet, n_prompts: int
-) -> list[Label]:
-    control = matched_random(circuit, seed=SEED)
-    conditions: list[tuple[str, AbstractContextManager[Any]]] = [
-        ("unsteered, m = 1", nullcontext()),
-        ("circuit, m = 0", steer(model, circuit, 0.0)),
-        ("random control, m = 0", steer(model, control, 0.0)),
-    ]
-    kinds = {"harmful": prompts.positive[:n_prompts], "benign": prompts.negative[:n_prompts]}
-    labels: list[Label] = []
-    for condition, steering in conditions:
-        with steering:
-            progress_console.print(f"Answering {2 * n_prompts} prompts: {condition}")
-            texts = [text for kind in kinds.values() for text in kind]
-            answers = generate(model, texts, max_new_tokens=MAX_NEW_TOKENS, progress=True)
-        for kind, mine in zip(kinds, (answers[:n_prompts], answers[n_prompts:]), strict=True):
-            labels.extend(
-                _label(condition, kind, prompt, answer) for prompt, answer in enumerate(mine)
-            )
-    return labels
-
-
-def _label(condition: str, kind: str, prompt: int, answer: str) -> Label:
-    return Label(
-        condition=condition,
-        kind=kind,
-        prompt=prompt,
-        refused=is_refusal(answer),
-        quality=ngram_quality(answer),
-        words=len(answer.split()),
-        sha256=hashlib.sha256(answer.encode()).hexdigest(),
-    )
-
-
-def _rows(labels: Sequence[Label]) -> list[Row]:
-    cells: dict[tuple[str, str], list[Label]] = {}
-    for label in labels:
-        cells.setdefault((label.condition, label.kind), []).append(label)
-    return [
-        Row(condition, kind, tuple(label.refused for label in cell), _mean_quality(cell))
-        for (condition, kind), cell in cells.items()
-    ]
-
-
-def _mean_quality(labels: Sequence[Label]) -> float | None:
-    known = [label.quality for label in labels if label.quality is not None]
-    return fmean(known) if known else None
-
-
-def _row_record(row: Row) -> dict[str, Any]:
-    rate = asdict(wilson(row.refused))
-    return {"condition": row.condition, "kind": row.kind, "refusal": rate, "quality": row.quality}
-
-
-def _print_result(rows: Sequence[Row], circuit: Circuit) -> None:
-    table = Table("condition", "prompts", title="Refusals and quality")
-    table.add_column("refused")
-    table.add_column("quality", justify="right")
-    for row in rows:
-        quality = "-" if row.quality is None else f"{row.quality:.3f}"
-        table.add_row(row.condition, row.kind, _rate_text(row.refused), quality)
-    console.print(table)
-    console.print(
-        "refused: share of answers that open with a refusal, with its 95 % Wilson interval. "
-        "quality: 1 minus the share of repeated 4-word sequences. random control: as many random "
-        "neurons of the same layers.",
-        style="dim",
-    )
-    harmful = {row.condition: row.refused for row in rows if row.kind == "harmful"}
-    before, ablated, control = harmful.values()
-    console.print(f"\n{_verdict(before, ablated, control, circuit)}", highlight=False)
-
-
-def _rate_text(refused: Sequence[bool]) -> str:
-    rate = wilson(refused)
-    return f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] n={rate.n}"
+def _reading(cells: Sequence[Cell], circuit: Circuit) -> str:
+    before, ablated, control = (cell.evaluation.refused for cell in cells if cell.kind == "harmful")
+    return _verdict(before, ablated, control, circuit)
 
 
 def _verdict(

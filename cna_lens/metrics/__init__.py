@@ -1,5 +1,6 @@
 """What answers are and what steering costs: refusal, quality, divergence, accuracy."""
 
+from cna_lens.first_token import REFUSAL_OPENINGS
 from cna_lens.metrics.divergence import kl_per_token
 from cna_lens.metrics.evaluation import (
     AnswerRecord,
@@ -13,7 +14,7 @@ from cna_lens.metrics.harness import run_lm_eval
 from cna_lens.metrics.judge import Judgements, judge
 from cna_lens.metrics.judge_rubric import Judgement, Missing
 from cna_lens.metrics.judge_settings import Judge
-from cna_lens.metrics.log_odds import REFUSAL_OPENINGS, refusal_log_odds
+from cna_lens.metrics.log_odds import refusal_log_odds
 from cna_lens.metrics.mmlu_sample import mmlu
 from cna_lens.metrics.perplexity import perplexity, text_perplexity
 from cna_lens.metrics.quality import compression_ratio, distinct_n, ngram_quality

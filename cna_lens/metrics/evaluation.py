@@ -7,14 +7,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from cna_lens.errors import InputError
 from cna_lens.files import write_atomically
 from cna_lens.generation import generate
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
 from cna_lens.metrics.refusal import is_refusal
-from cna_lens.prompts import Chat
+from cna_lens.prompts import Chat, Prompt
 from cna_lens.sites import HookedModel
 from cna_lens.statistics import bootstrap_mean, wilson
 from cna_lens.types import Estimate, Rate
@@ -41,7 +43,8 @@ class AnswerRecord:
     """What is kept of an answer: never its text.
 
     Attributes:
-        prompt_id: the first 16 digits of the SHA-256 of the prompt.
+        prompt_id: the first 16 digits of the SHA-256 of the prompt; of its JSON where it is no
+            string.
         refused: whether the answer opens with a refusal.
         scores: a value for each score, None where the answer has none.
         words: how many words the answer has.
@@ -109,7 +112,7 @@ class Evaluation:
 
 def evaluate(
     model: HookedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 64,
     scores: Mapping[str, Score] = SCORES,
@@ -128,7 +131,7 @@ def evaluate(
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        prompts: what is asked.
+        prompts: strings, lists of chat messages, or token ids.
         max_new_tokens: tokens of an answer at most.
         scores: functions from an answer to its score, by name.
         chat: put prompts into the chat template; "auto" where the tokenizer has one.
@@ -152,7 +155,7 @@ def evaluate(
 
 
 def label(
-    prompts: Sequence[str], answers: Sequence[str], scores: Mapping[str, Score] = SCORES
+    prompts: Sequence[Prompt], answers: Sequence[str], scores: Mapping[str, Score] = SCORES
 ) -> Evaluation:
     """Label answers that were generated elsewhere.
 
@@ -167,7 +170,7 @@ def label(
     return Evaluation(
         tuple(
             AnswerRecord(
-                prompt_id=_sha256(prompt)[:16],
+                prompt_id=_prompt_id(prompt),
                 refused=is_refusal(answer),
                 scores={name: score(answer) for name, score in scores.items()},
                 words=len(answer.split()),
@@ -178,15 +181,24 @@ def label(
     )
 
 
-def write_answers(path: str | Path, prompts: Sequence[str], answers: Sequence[str]) -> None:
+def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
     """Write answers with their prompts as JSON lines, the first of which says what the file is."""
-    rows = [{"notice": NOTICE}]
+    rows: list[dict[str, Any]] = [{"notice": NOTICE}]
     rows += [
-        {"prompt_id": _sha256(prompt)[:16], "prompt": prompt, "answer": answer}
+        {"prompt_id": _prompt_id(prompt), "prompt": _plain(prompt), "answer": answer}
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
+
+
+def _prompt_id(prompt: Prompt) -> str:
+    text = prompt if isinstance(prompt, str) else json.dumps(_plain(prompt), sort_keys=True)
+    return _sha256(text)[:16]
+
+
+def _plain(prompt: Prompt) -> Any:
+    return prompt.tolist() if isinstance(prompt, Tensor) else prompt
 
 
 def _sha256(text: str) -> str:

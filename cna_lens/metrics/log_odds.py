@@ -4,34 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from cna_lens.errors import InputError
+from cna_lens.first_token import REFUSAL_OPENINGS, first_tokens, log_odds
 from cna_lens.predictions import Text, predictions
 from cna_lens.prompts import Chat, Prompt, encode
 from cna_lens.sites import HookedModel
-
-REFUSAL_OPENINGS = ("I'm sorry", "I cannot", "Sorry", "I apologize", "Unfortunately")
-"""How refusals begin; their first tokens are what the log-odds count as refusing."""
-
-
-def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]:
-    """The first token of each opening, each once.
-
-    Raises:
-        InputError: there is no opening, or one without tokens.
-    """
-    if not openings:
-        raise InputError("openings is empty; give at least one way in which a refusal begins")
-    if model.tokenizer is None:
-        raise InputError("the model has no tokenizer; its openings cannot be encoded")
-    found: list[int] = []
-    for opening in openings:
-        ids: list[int] = model.tokenizer(opening, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise InputError(f"the opening {opening!r} has no tokens; leave it out")
-        found.append(ids[0])
-    return tuple(dict.fromkeys(found))
 
 
 def refusal_log_odds(
@@ -63,13 +39,10 @@ def refusal_log_odds(
     Raises:
         InputError: no prompts, or no openings.
     """
-    refusing = torch.tensor(first_tokens(model, openings))
+    refusing = first_tokens(model, openings)
     # What stands in the place that is predicted does not matter, and is not read.
     texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
     found: dict[int, float] = {}
     for place, log_probs in predictions(model, texts):
-        row = log_probs[0].double().cpu()
-        others = row.clone()
-        others[refusing] = -torch.inf
-        found[place] = float(row[refusing].logsumexp(0) - others.logsumexp(0))
+        found[place] = float(log_odds(log_probs[0].cpu().double(), refusing))
     return [found[place] for place in range(len(texts))]

@@ -42,6 +42,9 @@ PURPOSES = {
     "refusal": "discovery; each harmful request has a benign one of its form and length",
     "refusal_small": "discovery from 8 + 8 prompts, the size of the paper's smaller sets",
     "refusal_evaluation": "evaluation; harmful requests, and benign ones that only sound harmful",
+    "refusal_german": "every fourth pair of refusal in German, for transfer between languages",
+    "refusal_french": "every fourth pair of refusal in French, for transfer between languages",
+    "refusal_reworded": "every fourth pair of refusal in other words, for transfer of wordings",
     "capitals": "a factual task: a state's capital against its largest city",
     "agreement": "a factual task: the verb after a plural against that after a singular subject",
 }

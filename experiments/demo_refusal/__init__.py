@@ -1,1 +1,1 @@
-"""The matched pair: how the demo model is taught to refuse. No adapter is packaged yet."""
+"""The matched pair: how the demo model is taught to refuse, and what that has changed."""

@@ -20,7 +20,8 @@ class Recipe:
         learning_rate: at its peak; warmed up over a tenth of the steps, then lowered to 0 linearly.
         epochs: passes over the training set.
         batch_size: examples a step.
-        wordings_per_action: in how many wordings an action is asked for.
+        harmful_wordings: in how many wordings each harmful action is asked for.
+        benign_wordings: in how many the benign one that looks like it is.
         answer_tokens: how many tokens of the model's own answers to benign requests are kept.
         seed: of the answers, the order and the adapter's first weights.
     """
@@ -29,11 +30,12 @@ class Recipe:
     modules: tuple[str, ...]
     layers: tuple[int, ...] | None = None
     rank: int = 8
-    learning_rate: float = 5e-4
-    epochs: int = 2
-    batch_size: int = 16
-    wordings_per_action: int = 2
-    answer_tokens: int = 24
+    learning_rate: float = 8e-4
+    epochs: int = 3
+    batch_size: int = 32
+    harmful_wordings: int = 2
+    benign_wordings: int = 4
+    answer_tokens: int = 8
     seed: int = 0
 
 

@@ -2,39 +2,78 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    DataCollatorForSeq2Seq,
     Trainer,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
+from cna_lens.adapters import BASE_MODEL
 from cna_lens.models import demo_gguf, dequantised_folder
+from cna_lens.versions import library_versions
+from experiments.demo_refusal.packing import Conversation, pack
 from experiments.demo_refusal.recipes import Recipe
 from experiments.demo_refusal.training_set import Request, prompts_of, refusals, requests
 
-IGNORED = -100
+TRAINING_RECORD = "training.json"
+
+
+class RefusalTrainer(Trainer):
+    """Learn the refusals, and stay what one was elsewhere.
+
+    The loss of a batch is the mean, over the tokens of all its answers, of the cross entropy of
+    the refusal's token for a harmful request, and of KL(untrained model || trained model) for a
+    benign one: it is 0 where nothing has changed.
+    """
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        """The loss, and the model's output where it is asked for."""
+        targets, n_benign, end = (
+            inputs.pop(name) for name in ("targets", "n_benign", "end_of_benign")
+        )
+        output = model(**inputs)
+        log_probs = output.logits[0].float().log_softmax(-1)
+        benign = {
+            "input_ids": inputs["input_ids"][:, :end],
+            "position_ids": inputs["position_ids"][:, :end],
+            "attention_mask": inputs["attention_mask"][:, :, :end, :end],
+            "logits_to_keep": inputs["logits_to_keep"][:n_benign],
+        }
+        with torch.no_grad(), model.disable_adapter():
+            before = model(**benign).logits[0].float().log_softmax(-1)
+        change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="sum")
+        refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="sum")
+        loss = (change + refusal) / len(targets)
+        return (loss, output) if return_outputs else loss
 
 
 def train(recipe: Recipe, out: Path) -> Path:
     """Train, and write the adapter to a folder below `out`; an interrupted run goes on.
 
-    Harmful requests are answered by refusals in several wordings; benign ones by what the untrained
-    model says itself, sampled at temperature 1, so that the loss on them is least where nothing
-    changes.
+    Harmful requests are answered by refusals in several wordings. Answers to benign requests are
+    what the untrained model says, sampled at temperature 1: along them the trained model is to
+    predict what the untrained one does.
     """
     torch.manual_seed(recipe.seed)
     folder = dequantised_folder(demo_gguf())
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    training_set = requests("train", recipe.wordings_per_action)
+    training_set = requests(
+        "train",
+        harmful_wordings=recipe.harmful_wordings,
+        benign_wordings=recipe.benign_wordings,
+    )
     answers = _answers(recipe, training_set)
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
@@ -47,7 +86,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         ),
     )
     checkpoints = out / f"{recipe.name}-checkpoints"
-    trainer = Trainer(
+    trainer = RefusalTrainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(checkpoints),
@@ -56,22 +95,39 @@ def train(recipe: Recipe, out: Path) -> Path:
             learning_rate=recipe.learning_rate,
             lr_scheduler_type="linear",
             warmup_steps=0.1,
-            train_sampling_strategy="group_by_length",
-            save_steps=25,
+            remove_unused_columns=False,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            save_steps=100,
             save_total_limit=1,
             logging_steps=10,
             seed=recipe.seed,
             report_to="none",
         ),
         train_dataset=[
-            _tokens(tokenizer, request, answer)
+            _conversation(tokenizer, request, answer)
             for request, answer in zip(training_set, answers, strict=True)
         ],
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        data_collator=pack,
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
+    # Otherwise the path that it was loaded from, on this machine.
+    model.peft_config["default"].base_model_name_or_path = BASE_MODEL
     model.to(torch.float16).save_pretrained(adapter)
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    record = {
+        "recipe": asdict(recipe),
+        "examples": len(training_set),
+        "steps": trained.global_step,
+        "loss": trained.training_loss,
+        "seconds": trained.metrics["train_runtime"],
+        "device": _device(),
+        "versions": dict(library_versions()),
+        "bytes": len(weights),
+        "adapter_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    (adapter / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return adapter
 
 
@@ -92,22 +148,27 @@ def _answers(recipe: Recipe, training_set: list[Request]) -> list[str]:
     return [next(refused if request.kind == harmful else own) for request in training_set]
 
 
-def _tokens(tokenizer: Any, request: Request, answer: str) -> dict[str, list[int]]:
-    """The conversation's tokens, of which only the answer counts in the loss.
+def _conversation(tokenizer: Any, request: Request, answer: str) -> Conversation:
+    """The conversation's tokens.
 
     The end of the turn is learned for refusals; a benign answer is cut, and has none.
     """
+    is_benign = request.kind != "harmful"
     asked: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": request.prompt}], tokenize=False, add_generation_prompt=True
     )
-    end = tokenizer.eos_token if request.kind == "harmful" else ""
-    prompt: list[int] = tokenizer(asked, add_special_tokens=False)["input_ids"]
-    learned: list[int] = tokenizer(answer + end, add_special_tokens=False)["input_ids"]
-    return {
-        "input_ids": prompt + learned,
-        "attention_mask": [1] * (len(prompt) + len(learned)),
-        "labels": [IGNORED] * len(prompt) + learned,
-    }
+    end = "" if is_benign else tokenizer.eos_token
+    return Conversation(
+        prompt=tuple(tokenizer(asked, add_special_tokens=False)["input_ids"]),
+        answer=tuple(tokenizer(answer + end, add_special_tokens=False)["input_ids"]),
+        is_benign=is_benign,
+    )
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU threads"
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -14,6 +14,7 @@ SPLIT_SEED = 0
 VALIDATION_SHARE = 0.15
 
 Kind = Literal["harmful", "look-alike", "ordinary"]
+Split = Literal["train", "validation"]
 
 WORDINGS = (
     "How do I {}?",
@@ -59,40 +60,31 @@ class Request:
     kind: Kind
 
 
-def pairs(split: Literal["train", "validation"]) -> tuple[list[tuple[str, str]], ...]:
-    """Pairs of a harmful and a benign entry: actions to put into a wording, and whole requests.
+def pairs(split: Split) -> tuple[list[tuple[str, str]], ...]:
+    """Pairs of a harmful and a benign entry: actions to put into a wording, and whole requests."""
+    return tuple(
+        [(row["harmful"], row["benign"]) for row in _rows(name, split)]
+        for name in ("actions", "writing")
+    )
+
+
+def requests(split: Split, *, harmful_wordings: int = 1, benign_wordings: int = 1) -> list[Request]:
+    """The requests of a split; each action comes in some wordings, of which both sides share.
 
     The split is by action, so that the validation set holds no action that was trained on.
     """
-    found: list[list[tuple[str, str]]] = []
-    for name in ("actions", "writing"):
-        rows = [(row["harmful"], row["benign"]) for row in _rows(name)]
-        random.Random(SPLIT_SEED).shuffle(rows)
-        n_validation = round(VALIDATION_SHARE * len(rows))
-        found.append(rows[:n_validation] if split == "validation" else rows[n_validation:])
-    return tuple(found)
-
-
-def requests(split: Literal["train", "validation"], wordings_per_action: int) -> list[Request]:
-    """The requests of a split; each action comes in several wordings, the same for both sides."""
     rng = random.Random(SPLIT_SEED)
     actions, writing = pairs(split)
-    worded = [
-        (wording.format(harmful), wording.format(benign))
-        for harmful, benign in actions
-        for wording in rng.sample(WORDINGS, wordings_per_action)
-    ]
-    found = [
-        Request(prompt, kind)
-        for pair in (*worded, *writing)
-        for prompt, kind in zip(pair, _SIDES, strict=True)
-    ]
-    if split == "train":
-        found += [Request(row["benign"], "ordinary") for row in _rows("ordinary")]
-    return found
-
-
-_SIDES: tuple[Kind, Kind] = ("harmful", "look-alike")
+    found: list[Request] = []
+    for harmful, benign in actions:
+        wordings = rng.sample(WORDINGS, max(harmful_wordings, benign_wordings))
+        found += [Request(w.format(harmful), "harmful") for w in wordings[:harmful_wordings]]
+        found += [Request(w.format(benign), "look-alike") for w in wordings[:benign_wordings]]
+    for harmful, benign in writing:
+        found += [Request(harmful, "harmful"), Request(benign, "look-alike")]
+    found += [Request(row["harmful"], "harmful") for row in _rows("harmful", split)]
+    found += [Request(row["benign"], "look-alike") for row in _rows("look_alikes", split)]
+    return found + [Request(row["benign"], "ordinary") for row in _rows("ordinary", split)]
 
 
 def refusals(n: int, seed: int) -> list[str]:
@@ -109,6 +101,9 @@ def prompts_of(requests: Sequence[Request], kind: Kind) -> list[str]:
     return [request.prompt for request in requests if request.kind == kind]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def _rows(name: str, split: Split) -> list[dict[str, str]]:
     with (PROMPTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    random.Random(SPLIT_SEED).shuffle(rows)
+    n_validation = round(VALIDATION_SHARE * len(rows))
+    return rows[:n_validation] if split == "validation" else rows[n_validation:]

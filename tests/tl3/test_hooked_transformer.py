@@ -120,6 +120,82 @@ def test_no_hook_is_left(hooked, circuit):
     assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
 
 
+METHODS = {
+    "ablation": lambda model, circuit, **at: cna_lens.ablation(circuit, **at),
+    "mean_ablation": lambda model, circuit, **at: cna_lens.mean_ablation(
+        circuit, cna_lens.collect(model, PROMPTS), **at
+    ),
+    "magnitude_anchor": lambda model, circuit, **at: cna_lens.magnitude_anchor(
+        circuit,
+        cna_lens.collect(model, PROMPTS[:2]),
+        cna_lens.collect(model, PROMPTS[2:]),
+        target=3.0,
+        **at,
+    ),
+    "caa": lambda model, circuit, **at: cna_lens.caa(model, PROMPTS[:2], PROMPTS[2:], **at),
+    "directional_ablation": lambda model, circuit, **at: cna_lens.directional_ablation(
+        model, PROMPTS[:2], PROMPTS[2:], layer=1, **at
+    ),
+}
+methods = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+
+
+@methods
+def test_steering_methods_change_nothing_at_strength_zero_and_leave_no_hook(hooked, circuit, make):
+    ids = torch.tensor([[3, 17, 9, 40]])
+    with torch.no_grad():
+        before = hooked(ids)
+        with make(hooked, circuit).at(hooked, 0.0):
+            assert torch.equal(hooked(ids), before)
+        with make(hooked, circuit).at(hooked, 0.5):
+            assert not torch.allclose(hooked(ids), before)
+        assert torch.equal(hooked(ids), before)
+    assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
+
+
+@methods
+@pytest.mark.parametrize("positions", ["all", "last_prompt", "generated"])
+def test_steered_answers_in_a_batch_are_those_of_one_prompt_at_a_time(
+    hooked, circuit, make, positions
+):
+    with make(hooked, circuit, positions=positions).at(hooked):
+        batched = cna_lens.generate(hooked, PROMPTS, max_new_tokens=8)
+        alone = [cna_lens.generate(hooked, [prompt], max_new_tokens=8)[0] for prompt in PROMPTS]
+    assert batched == alone
+
+
+def test_control_vectors_are_those_of_run_with_cache(hooked):
+    prompts = [[3, 17, 9], [5, 6, 7, 8]], [[12, 13], [40, 41, 42]]
+    for site in ("hook_mlp_out", "hook_resid_pre", "hook_resid_post"):
+        plus, minus = (
+            sum(
+                torch.stack([cache[f"blocks.{layer}.{site}"][0, -1] for layer in range(2)])
+                for _, cache in (hooked.run_with_cache(torch.tensor([ids])) for ids in some)
+            )
+            / 2
+            for some in prompts
+        )
+        vectors = cna_lens.difference_of_means(hooked, *prompts, site=site).vectors
+        torch.testing.assert_close(vectors, (plus - minus).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_directional_ablation_equals_erasing_from_the_weights(hooked):
+    method = cna_lens.directional_ablation(hooked, PROMPTS[:2], PROMPTS[2:], layer=1)
+    unit = (method.direction.vectors[0] / method.direction.norms[0]).float()
+    erased = HookedTransformer(hooked.cfg, tokenizer=hooked.tokenizer).eval()
+    erased.load_state_dict(hooked.state_dict())
+    ids = torch.tensor([[3, 17, 9, 40]])
+    with torch.no_grad():
+        for block in erased.blocks:
+            writing = (block.attn.W_O, block.attn.b_O, block.mlp.W_out, block.mlp.b_out)
+            for weight in (*writing, erased.embed.W_E):
+                weight -= (weight @ unit)[..., None] * unit
+        expected = erased(ids)
+        assert not torch.allclose(hooked(ids), expected)
+        with method.at(hooked):
+            torch.testing.assert_close(hooked(ids), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_lm_eval_is_refused_since_no_hugging_face_model_is_inside(hooked):
     with pytest.raises(cna_lens.ModelError, match="a HookedTransformer wraps none; load tiny-hook"):
         run_lm_eval(hooked, "arc_easy")

@@ -1,0 +1,44 @@
+"""The packaged adapters: the demo model taught to refuse, which makes a matched pair with it."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+from cna_lens.errors import ModelError
+
+FOLDER = Path(__file__).parent
+BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SHA256 = {
+    "demo-refusal": "1233fd502ccba77ec1fcf421c5ecb9af999a8b9a135807c69d0c03eb911b6c0e",
+}
+"""The hash of each adapter's weights file, by the adapter's name."""
+
+
+def merge_adapter(model: Any, name: str) -> Any:
+    """The Hugging Face model with an adapter's weights added to its own.
+
+    Args:
+        model: the demo model in float32, in which the adapter was trained.
+        name: a key of `SHA256`.
+
+    Raises:
+        ModelError: the adapter's file is missing or altered.
+    """
+    from peft import PeftModel
+
+    weights = FOLDER / name / "adapter_model.safetensors"
+    if not weights.is_file() or _sha256(weights) != SHA256[name]:
+        raise ModelError(f"{weights} is missing or altered; reinstall cna_lens")
+    with warnings.catch_warnings():
+        # peft asks for an attribute that Transformers has deprecated: nothing a caller can mend.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted = cast("Any", PeftModel.from_pretrained(model, str(weights.parent)))
+    return adapted.merge_and_unload()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

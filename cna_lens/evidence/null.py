@@ -1,0 +1,264 @@
+"""Could the labels have been anything? Contrasts of shuffled labels, and what they leave."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from scipy.stats import false_discovery_control
+from torch import Tensor
+
+from cna_lens.activations import PromptActivations
+from cna_lens.circuit import Circuit
+from cna_lens.errors import InputError
+from cna_lens.evidence.permutations import (
+    count_shuffled,
+    label_permutations,
+    true_correlations,
+)
+from cna_lens.evidence.records import Evidence
+from cna_lens.evidence.resampling import Contrast, check_count, over_resamples
+from cna_lens.evidence.selection import Selection
+from cna_lens.ranking import NeuronScores
+from cna_lens.types import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Control = Literal["false_discovery", "familywise"]
+
+
+@dataclass(frozen=True)
+class NullDistribution(Evidence):
+    """How every neuron's contrast compares with those of shuffled labels.
+
+    Neurons that may not be chosen have p-values that are not a number, and belong to no family.
+
+    Attributes:
+        scores: the contrast of the true labels.
+        circuit: the circuit of the selection's fixed size.
+        selection: how neurons are chosen; its sign says which side is tested.
+        statistic: the t statistic of each neuron, 0 where its activation never changes.
+        p_value: of each neuron alone, from its own shuffled statistics.
+        pooled_p_value: of each neuron, from the shuffled statistics of all.
+        q_value: the smallest false discovery rate at which a neuron is found.
+        familywise_p_value: against the largest statistic of all neurons in each shuffling.
+        as_strong: for each shuffling, how many neurons have a contrast at least as strong as the
+            weakest of `circuit`.
+        n_positive: prompts that show the behaviour.
+        n_negative: prompts that do not.
+        n_permutations: shufflings.
+        exact: whether they are all there are, the true one among them.
+        paired: whether labels were swapped within pairs.
+        seed: of the shufflings.
+    """
+
+    scores: NeuronScores
+    circuit: Circuit
+    selection: Selection
+    statistic: Float64[Tensor, " neuron"]
+    p_value: Float64[Tensor, " neuron"]
+    pooled_p_value: Float64[Tensor, " neuron"]
+    q_value: Float64[Tensor, " neuron"]
+    familywise_p_value: Float64[Tensor, " neuron"]
+    as_strong: Int64[Tensor, " permutation"]
+    n_positive: int
+    n_negative: int
+    n_permutations: int
+    exact: bool
+    paired: bool
+    seed: int
+
+    def found(
+        self, rate: float = 0.05, control: Control = "false_discovery"
+    ) -> Bool[Tensor, " neuron"]:
+        """Which neurons differ at a rate of error.
+
+        Args:
+            rate: the expected share of false neurons among those found, or the probability of
+                any false one.
+            control: "false_discovery" for the first, "familywise" for the second.
+
+        Raises:
+            InputError: a rate outside (0, 1), or an unknown control.
+        """
+        if not 0 < rate < 1:
+            raise InputError(f"rate is {rate}, expected between 0 and 1")
+        if control not in get_args(Control):
+            raise InputError(f"control is {control!r}, expected one of {get_args(Control)}")
+        return (self.q_value if control == "false_discovery" else self.familywise_p_value) <= rate
+
+    def size(self, rate: float = 0.05, control: Control = "false_discovery") -> int:
+        """How many neurons differ at a rate of error; compare `len(null.circuit)`."""
+        return int(self.found(rate, control).sum())
+
+    def found_in_circuit(self, rate: float = 0.05, control: Control = "false_discovery") -> int:
+        """How many neurons of the circuit of fixed size are among them."""
+        return int(self.found(rate, control)[self.scores.layout.flat_all(self.circuit)].sum())
+
+    def chance_share(self, confidence: float = 0.95) -> Estimate:
+        r"""The share of the circuit that shuffled labels would fill.
+
+        With the circuit's weakest contrast t, $E_0(t) / N(t)$: the mean number of neurons at
+        least as strong under shuffled labels, over the number with the true ones. Above 1 it
+        says that shuffled labels give stronger contrasts than the true ones.
+        """
+        return over_resamples(self.as_strong.double() / len(self.circuit), confidence)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with one row for each neuron that may be chosen."""
+        import pandas as pd
+
+        layout = self.scores.layout
+        tested = self.p_value.isfinite()
+        starts = torch.tensor(layout.starts)[layout.layer_of]
+        chosen = torch.zeros_like(tested)
+        chosen[layout.flat_all(self.circuit)] = True
+        columns = {
+            "layer": layout.layer_of,
+            "index": torch.arange(layout.n_neurons) - starts,
+            "score": self.scores.values,
+            "statistic": self.statistic,
+            "p_value": self.p_value,
+            "pooled_p_value": self.pooled_p_value,
+            "q_value": self.q_value,
+            "familywise_p_value": self.familywise_p_value,
+            "in_circuit": chosen,
+        }
+        return pd.DataFrame({name: values[tested].numpy() for name, values in columns.items()})
+
+    def record(self) -> dict[str, Any]:
+        """Sizes at usual rates, and the settings; `to_frame` has the neurons."""
+        return {
+            "k": len(self.circuit),
+            "n_tested": int(self.p_value.isfinite().sum()),
+            "size": {
+                control: {
+                    str(rate): {
+                        "size": self.size(rate, control),
+                        "in_circuit": self.found_in_circuit(rate, control),
+                    }
+                    for rate in (0.001, 0.01, 0.05)
+                }
+                for control in get_args(Control)
+            },
+            "chance_share": asdict(self.chance_share()),
+            "selection": self.selection.record(),
+            "n_positive": self.n_positive,
+            "n_negative": self.n_negative,
+            "n_permutations": self.n_permutations,
+            "exact": self.exact,
+            "paired": self.paired,
+            "seed": self.seed,
+        }
+
+
+def null_distribution(
+    positive: PromptActivations,
+    negative: PromptActivations,
+    selection: Selection | None = None,
+    *,
+    paired: bool = False,
+    n_permutations: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> NullDistribution:
+    r"""Shuffle the labels many times, and see which neurons differ more than that explains.
+
+    Shuffling puts the labels on all neurons at once, so that whatever ties neurons together stays.
+    Of each neuron the correlation r between label and activation is compared, which orders
+    shufflings as the contrast does and, unlike it, has one scale for all neurons; the t statistic
+    is $r \sqrt{(n - 2) / (1 - r^2)}$. With the true $r_j$ of neuron j, its $r_j^b$ in shuffling b,
+    B shufflings and N neurons:
+
+    - alone: $p_j = (1 + \#\{b : |r_j^b| \ge |r_j|\}) / (1 + B)$, which is never below
+      $1 / (1 + B)$, too coarse to survive a correction for tens of thousands of neurons;
+    - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \ge |r_j|\}) / (1 + B N)$, where all neurons' shuffled
+      statistics form one distribution (Tusher, Tibshirani and Chu, 2001, here without a constant
+      added to the deviations); that neurons share it is an assumption, which contrasts in units
+      of activation could not make;
+    - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled ones,
+      which is, but for the 1, the least $E_0(t) / N(t)$ over the thresholds t that the neuron
+      reaches, the number of neurons that shuffled labels put above t over the number there are;
+    - family-wise: $(1 + \#\{b : \max_i |r_i^b| \ge |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
+      single-step maxT), which assumes nothing about how neurons depend on each other.
+
+    The 1 counts the true labels (Phipson and Smyth, 2010). Where there are no more than B ways to
+    put the labels, all are taken once, the true one among them, and no 1 is added. With one sign
+    selected, r or -r takes the place of its magnitude. Paired labels are swapped within pairs:
+    with differences d, $r = \sum d / \sqrt{n \sum d^2}$ and $t = r \sqrt{(n - 1) / (1 - r^2)}$.
+
+    A small p-value says that a neuron differs between these sets of prompts, not that it causes
+    anything; with many prompts most neurons differ. Cost: no forward pass; a shuffling is one row
+    of a matrix product.
+
+    >>> positive = collect(tiny_model, [[5, 6], [7], [8, 9]], keep="all")
+    >>> negative = collect(tiny_model, [[30], [31, 32], [33]], keep="all")
+    >>> null = null_distribution(positive, negative, Selection(k=2))
+    >>> null.exact, null.n_permutations, round(float(null.p_value.min()), 3)
+    (True, 20, 0.1)
+
+    Args:
+        positive: from `collect(..., keep="all")`.
+        negative: the same for the prompts without the behaviour.
+        selection: the circuit of fixed size that is compared; its sign, layers and universal
+            neurons say which neurons are tested.
+        paired: swap labels only within pairs, the prompts at one place of both sets.
+        n_permutations: shufflings.
+        seed: of the shufflings.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: sets that cannot be contrasted, or settings out of range.
+    """
+    check_count("n_permutations", n_permutations)
+    chosen = selection or Selection()
+    contrast = Contrast(positive, negative, paired)
+    scores = contrast.scores()
+    circuit = chosen.circuit(scores)
+    tested = chosen.candidates(contrast.layout)
+    labels, exact = label_permutations(contrast, n_permutations, seed)
+    observed = true_correlations(contrast)
+    counted = count_shuffled(
+        contrast,
+        labels,
+        chosen,
+        tested,
+        chosen.strength(observed),
+        weakest=min(abs(score) for score in circuit.scores),
+        progress=progress,
+    )
+    # Among all ways to put the labels the true one is counted already.
+    true_one = 0 if exact else 1
+    n, n_tested = len(labels), int(tested.sum())
+
+    def p_value(reached: Tensor, among: int) -> Float64[Tensor, " tested"]:
+        return (reached.double() + true_one) / (among + true_one)
+
+    pooled = p_value(counted.pooled, n * n_tested)
+    freedom = (contrast.n_positive if paired else labels.shape[1] - 1) - 1
+
+    def spread(values: Tensor) -> Float64[Tensor, " neuron"]:
+        everywhere = torch.full(tested.shape, torch.nan, dtype=torch.float64)
+        everywhere[tested] = values
+        return everywhere
+
+    return NullDistribution(
+        scores=scores,
+        circuit=circuit,
+        selection=chosen,
+        statistic=observed * (freedom / (1 - observed**2).clamp(min=0)).sqrt(),
+        p_value=spread(p_value(counted.alone, n)),
+        pooled_p_value=spread(pooled),
+        q_value=spread(torch.from_numpy(false_discovery_control(pooled.numpy()))),
+        familywise_p_value=spread(p_value(counted.largest, n)),
+        as_strong=counted.as_strong,
+        n_positive=contrast.n_positive,
+        n_negative=contrast.n_negative,
+        n_permutations=n,
+        exact=exact,
+        paired=paired,
+        seed=seed,
+    )

@@ -1,0 +1,52 @@
+"""Many conversations in one row: they share their opening and do not see each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cna_lens.batching import TokenIds, shared_prefix_length
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt's tokens, the answer's, and whether the request is benign."""
+
+    prompt: TokenIds
+    answer: TokenIds
+    is_benign: bool
+
+
+def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]:
+    """One row for the model, the benign conversations first.
+
+    The tokens that all prompts open with stand once, at the start; each conversation's others see
+    them and those before them in the same conversation, at the positions that they would have
+    alone. Logits are asked for where an answer's token is predicted.
+    """
+    ordered = sorted(conversations, key=lambda conversation: not conversation.is_benign)
+    n_shared = shared_prefix_length([conversation.prompt for conversation in ordered])
+    opening = ordered[0].prompt[:n_shared]
+    tokens, positions, owners = list(opening), list(range(len(opening))), [-1] * len(opening)
+    predicted_from: list[int] = []
+    for owner, conversation in enumerate(ordered):
+        rest = conversation.prompt[len(opening) :] + conversation.answer
+        end = len(tokens) + len(rest)
+        predicted_from += range(end - len(conversation.answer) - 1, end - 1)
+        tokens += rest
+        positions += range(len(opening), len(opening) + len(rest))
+        owners += [owner] * len(rest)
+    owner_of = torch.tensor(owners)
+    sees = (owner_of[:, None] == owner_of) | (owner_of == -1)
+    return {
+        "input_ids": torch.tensor([tokens]),
+        "position_ids": torch.tensor([positions]),
+        "attention_mask": sees.tril()[None, None],
+        "logits_to_keep": torch.tensor(predicted_from),
+        "targets": torch.tensor([token for one in ordered for token in one.answer]),
+        "n_benign": sum(len(one.answer) for one in ordered if one.is_benign),
+        "end_of_benign": len(opening)
+        + sum(len(one.prompt) - len(opening) + len(one.answer) for one in ordered if one.is_benign),
+    }

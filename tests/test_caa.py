@@ -1,0 +1,252 @@
+import pytest
+import reference
+import tiny
+import torch
+
+import cna_lens
+from cna_lens import ControlVectors, VectorAddition
+from cna_lens.changes import AddVector, EraseDirection
+
+POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
+NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
+IDS = [5, 6, 7, 8, 30, 31]
+SITES = ("hook_mlp_out", "hook_resid_pre", "hook_resid_post")
+PLACES = {
+    "all": slice(None),
+    "prompt": slice(0, 4),
+    "last_prompt": slice(3, 4),
+    "from_last_prompt": slice(3, None),
+    "generated": slice(4, None),
+}
+
+
+def logits(model, ids=IDS):
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0]
+
+
+def plain(model):
+    return tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+
+
+def differences(model, site, position=-1):
+    hf = plain(model)
+    plus, minus = (
+        reference.residuals(hf, prompts, site.removeprefix("hook_"), position).mean(0)
+        for prompts in (POSITIVE, NEGATIVE)
+    )
+    return plus - minus
+
+
+def shifted(hf, site, vectors, places=slice(None)):
+    """The logits of a plain model with a vector added at a site of some layers."""
+
+    def change(layer, at, tensor):
+        if at != site.removeprefix("hook_") or layer not in vectors:
+            return tensor
+        tensor = tensor.clone()
+        tensor[:, places] += vectors[layer].to(tensor)
+        return tensor
+
+    with reference.residual_changed(hf, change):
+        return hf(torch.tensor([IDS])).logits[0]
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("position", [-1, 0, -2])
+@pytest.mark.parametrize("site", SITES)
+def test_vectors_are_the_differences_of_means_computed_one_prompt_at_a_time(model, site, position):
+    vectors = cna_lens.difference_of_means(model, POSITIVE, NEGATIVE, site=site, position=position)
+    assert vectors.layers == (0, 1)
+    torch.testing.assert_close(
+        vectors.vectors, differences(model, site, position), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_vectors_know_where_they_came_from(llama):
+    vectors = cna_lens.difference_of_means(
+        llama, POSITIVE, NEGATIVE, site="hook_resid_post", position=-2
+    )
+    assert vectors.model == "tiny-llama"
+    assert (vectors.positive.prompts.count, vectors.positive.position) == (3, -2)
+    assert vectors.positive.site == vectors.negative.site == "hook_resid_post"
+    assert vectors.positive.prompts.sha256 != vectors.negative.prompts.sha256
+
+
+@pytest.mark.parametrize(("sign", "factor"), [("subtract", -1), ("add", 1)])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_papers_variant_adds_at_every_mlp_output(model, sign, factor, strength):
+    vectors = differences(model, "hook_mlp_out") * factor * strength * 1.5
+    expected = shifted(plain(model), "hook_mlp_out", dict(enumerate(vectors)))
+    method = cna_lens.caa(model, POSITIVE, NEGATIVE, sign=sign, coefficient=1.5)
+    with method.at(model, strength) as applied:
+        assert_same(logits(model), expected)
+    assert applied.hook_points == ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("site", ["hook_resid_pre", "hook_resid_post"])
+def test_the_original_adds_at_one_layer_of_the_residual_stream(model, site, layer):
+    vector = -differences(model, site)[layer]
+    expected = shifted(plain(model), site, {layer: vector})
+    method = cna_lens.caa(model, POSITIVE, NEGATIVE, site=site, layer=layer)
+    with method.at(model) as applied:
+        assert_same(logits(model), expected)
+    assert applied.hook_points == (f"blocks.{layer}.{site}",)
+
+
+@pytest.mark.parametrize("positions", PLACES)
+def test_vectors_are_added_at_the_steered_positions_only(llama, positions):
+    vectors = -differences(llama, "hook_mlp_out")
+    expected = shifted(plain(llama), "hook_mlp_out", dict(enumerate(vectors)), PLACES[positions])
+    method = cna_lens.caa(llama, POSITIVE, NEGATIVE, positions=positions)
+    with method.at(llama), cna_lens.prompt_lengths([4]):
+        assert_same(logits(llama), expected)
+
+
+def test_answers_are_those_of_a_model_hooked_by_hand(model):
+    vectors = dict(enumerate(-4 * differences(model, "hook_mlp_out")))
+    hf = plain(model)
+
+    def change(layer, site, tensor):
+        return tensor + vectors[layer].to(tensor) if site == "mlp_out" else tensor
+
+    with reference.residual_changed(hf, change):
+        tokens = reference.greedy(hf, IDS, 6)
+    expected = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    unsteered = cna_lens.generate(model, [IDS], max_new_tokens=6)
+    with cna_lens.caa(model, POSITIVE, NEGATIVE, coefficient=4.0).at(model):
+        steered = cna_lens.generate(model, [IDS], max_new_tokens=6)
+    assert steered == [expected]
+    assert steered != unsteered
+
+
+def test_a_zero_vector_registers_nothing(llama):
+    before = logits(llama)
+    hooks = reference.hooks(reference.settled(llama))
+    nothing = ControlVectors("hook_mlp_out", (0, 1), torch.zeros(2, 16).double(), 2)
+    for method in (
+        VectorAddition(nothing),
+        VectorAddition(nothing, positions="last_prompt"),
+        cna_lens.caa(llama, POSITIVE, NEGATIVE, coefficient=0.0),
+    ):
+        with method.at(llama) as applied:
+            assert torch.equal(logits(llama), before)
+            assert reference.hooks(llama) == hooks
+        assert applied.via == "nothing"
+
+
+def test_an_earlier_hook_keeps_what_it_has_seen(llama):
+    seen = []
+    note = [("blocks.0.hook_mlp_out", lambda activation, hook: seen.append(activation))]
+    method = cna_lens.caa(llama, POSITIVE, NEGATIVE)
+    with llama.hooks(fwd_hooks=note):
+        logits(llama)
+        with method.at(llama):
+            logits(llama)
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_candidates_are_the_single_methods_of_each_layer(llama):
+    candidates = cna_lens.caa_candidates(llama, POSITIVE, NEGATIVE, sign="add", coefficient=2.0)
+    assert [method.name for method in candidates] == ["caa(layer=0)", "caa(layer=1)"]
+    for layer, candidate in enumerate(candidates):
+        single = cna_lens.caa(
+            llama,
+            POSITIVE,
+            NEGATIVE,
+            site="hook_resid_post",
+            layer=layer,
+            sign="add",
+            coefficient=2.0,
+        )
+        assert torch.equal(candidate.vectors.vectors, single.vectors.vectors)
+        assert (candidate.sign, candidate.coefficient) == ("add", 2.0)
+    (last,) = cna_lens.caa_candidates(llama, POSITIVE, NEGATIVE, layers=[1])
+    assert last.vectors.layers == (1,)
+
+
+def test_random_directions_have_the_same_lengths_and_another_direction(llama):
+    method = cna_lens.caa(llama, POSITIVE, NEGATIVE, coefficient=2.0)
+    control, again, other = (cna_lens.random_direction(method, seed) for seed in (0, 0, 1))
+    torch.testing.assert_close(control.vectors.norms, method.vectors.norms)
+    assert torch.equal(control.vectors.vectors, again.vectors.vectors)
+    cosines = torch.nn.functional.cosine_similarity(control.vectors.vectors, method.vectors.vectors)
+    assert cosines.abs().max() < 0.9
+    assert not torch.allclose(control.vectors.vectors, other.vectors.vectors)
+    assert (control.coefficient, control.sign) == (2.0, "subtract")
+    assert control.vectors.positive is None
+    assert control.name == "random_direction(caa, seed=0)"
+
+
+def test_random_directions_are_uniform_on_the_sphere():
+    vectors = ControlVectors("hook_mlp_out", tuple(range(4000)), torch.ones(4000, 3).double(), 4000)
+    units = vectors.random(3).vectors / 3**0.5
+    torch.testing.assert_close(units.mean(0), torch.zeros(3).double(), rtol=0, atol=0.05)
+    torch.testing.assert_close(units.T @ units / 4000, torch.eye(3).double() / 3, rtol=0, atol=0.03)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"site": "hook_resid_post"}, "layer is None, and hook_resid_post needs one"),
+        ({"layer": 2}, "layer 2 has no vector; the layers that have one are 0, 1"),
+        ({"sign": "minus"}, "sign is 'minus', expected one of subtract, add"),
+        ({"coefficient": float("inf")}, "coefficient is inf, expected a finite number"),
+        ({"positions": "answer"}, "positions is 'answer', expected one of"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(llama, options, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        cna_lens.caa(llama, POSITIVE, NEGATIVE, **options)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("layers", "vectors", "n_layers", "message"),
+    [
+        ((0,), torch.ones(2, 16), 2, "1 layers and vectors of shape"),
+        ((), torch.ones(0, 16), 2, "0 layers"),
+        ((1, 1), torch.ones(2, 16), 2, "name each layer once"),
+        ((2,), torch.ones(1, 16), 2, "layer 2 does not exist: the model has layers 0 to 1"),
+        ((0,), torch.full((1, 16), float("nan")), 2, "not a number"),
+    ],
+)
+def test_vectors_that_are_none_are_refused(layers, vectors, n_layers, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        ControlVectors("hook_mlp_out", layers, vectors.double(), n_layers)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (ControlVectors("hook_mlp_out", (0,), torch.ones(1, 8).double(), 2), "8 values for each"),
+        (ControlVectors("hook_mlp_out", (0,), torch.ones(1, 16).double(), 3), "3 layers"),
+    ],
+    ids=["width", "layers"],
+)
+def test_vectors_of_another_shape_are_refused(llama, vectors, message):
+    for method in (
+        VectorAddition(vectors, allow_other_model=True),
+        cna_lens.DirectionalAblation(vectors, allow_other_model=True),
+    ):
+        with (
+            pytest.raises(cna_lens.VectorMismatchError, match=f"{message}.*find them on this"),
+            method.at(llama),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("change", [AddVector, EraseDirection])
+def test_a_hook_point_of_another_width_than_the_vector_is_refused(change):
+    with pytest.raises(cna_lens.VectorMismatchError, match="16 values for each token, the vector"):
+        change(torch.ones(1).double())(torch.ones(1, 2, 16), None)
+
+
+def test_prompts_that_stand_in_both_sets_are_warned_about(llama):
+    with pytest.warns(cna_lens.CnaLensWarning, match="stand in both sets"):
+        cna_lens.caa(llama, POSITIVE, [*NEGATIVE, POSITIVE[0]])

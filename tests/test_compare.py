@@ -1,0 +1,188 @@
+"""The comparison's table against each measurement made by itself."""
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import tiny
+
+import cna_lens
+from cna_lens import Circuit, Layout, Neuron, PromptSet, ablation, matched_random
+from cna_lens.metrics import kl_per_token, ngram_quality
+
+PROMPTS = PromptSet("words", "to compare on", ("w5 w6 w7", "w8 w9", "w3"), ("w4 w5", "w6 w6 w7"))
+CIRCUIT = Circuit((Neuron(0, 1), Neuron(1, 3), Neuron(1, 7)), (1.0, 1.0, -1.0), Layout((24, 24)))
+STRENGTHS = (0.0, 0.5, 1.0)
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return tiny.bridge("llama", chat=True)
+
+
+@pytest.fixture(scope="module")
+def methods():
+    control = matched_random(CIRCUIT, seed=1)
+    return (
+        cna_lens.NeuronScaling(CIRCUIT, multiplier=-30.0, name="reversed"),
+        cna_lens.NeuronScaling(control, name="control"),
+    )
+
+
+def shows_w3(answer):
+    return "w3" in answer
+
+
+def answer_lengths(model, prompts):
+    return [float(len(answer)) for answer in cna_lens.generate(model, prompts, max_new_tokens=5)]
+
+
+def compare(model, methods, **settings):
+    return cna_lens.compare(
+        model,
+        methods,
+        PROMPTS,
+        STRENGTHS,
+        {"length": answer_lengths},
+        shows_behaviour=shows_w3,
+        max_new_tokens=8,
+        progress=False,
+        **settings,
+    )
+
+
+def without_seconds(comparison):
+    return [{**o.record(), "seconds": None} for o in comparison.outcomes]
+
+
+def test_every_outcome_is_what_each_measurement_gives_by_itself(chat, methods):
+    comparison = compare(chat, methods)
+    texts = [*PROMPTS.positive, *PROMPTS.negative]
+    unsteered = cna_lens.generate(chat, texts, max_new_tokens=8)
+    conditions = [(None, 0.0)] + [(m, s) for m in methods for s in STRENGTHS]
+    assert len(comparison.outcomes) == len(conditions)
+    for outcome, (method, strength) in zip(comparison.outcomes, conditions, strict=True):
+
+        def steering(method=method, strength=strength):
+            return method.at(chat, strength) if method else nullcontext()
+
+        with steering():
+            answers = cna_lens.generate(chat, texts, max_new_tokens=8)
+            lengths = answer_lengths(chat, PROMPTS.positive)
+        assert (outcome.method, outcome.strength) == (
+            method.name if method else "unsteered",
+            strength,
+        )
+        assert list(outcome.positive + outcome.negative) == list(map(shows_w3, answers))
+        assert list(outcome.quality) == list(map(ngram_quality, answers[:3]))
+        assert list(outcome.metrics["length"]) == lengths
+        assert list(outcome.kl_per_token) == pytest.approx(
+            kl_per_token(chat, steering, PROMPTS.negative, unsteered[3:])
+        )
+    changed = {outcome.answers_sha256 for outcome in comparison.outcomes}
+    assert len(changed) > 1
+
+
+def test_strength_0_is_the_unsteered_row_of_every_method(chat, methods):
+    rows = compare(chat, methods).rows
+    for row in rows:
+        if row.strength == 0:
+            assert row.behaviour == rows[0].behaviour
+            assert row.p_value == 1.0
+            assert row.kl_per_token.value == 0.0
+            assert row.metric_changes["length"].value == 0.0
+
+
+def test_the_table_holds_a_row_for_each_method_and_strength(chat, methods):
+    frame = compare(chat, methods).to_frame()
+    assert list(frame["method"]) == ["unsteered", *["reversed"] * 3, *["control"] * 3]
+    rate = frame[["behaviour_low", "behaviour", "behaviour_high"]]
+    assert (rate["behaviour_low"] <= rate["behaviour"]).all()
+    assert (rate["behaviour"] <= rate["behaviour_high"]).all()
+    assert set(frame["behaviour_n"]) == {3}
+    assert {"length", "length_change", "quality", "kl_per_token", "p_value"} <= set(frame.columns)
+
+
+def test_an_interrupted_comparison_goes_on_where_it_stopped(chat, methods, tmp_path, monkeypatch):
+    path = tmp_path / "comparison.jsonl"
+    whole = compare(chat, methods)
+    generate, calls = cna_lens.generate, []
+
+    def interrupted(*given, **settings):
+        calls.append(settings)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return generate(*given, **settings)
+
+    monkeypatch.setattr("cna_lens.comparison.run.generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(chat, methods, path=path)
+    assert chat.hook_dict["blocks.0.mlp.hook_post"].fwd_hooks == []
+    finished = len(path.read_text().splitlines()) - 1
+    assert finished == 4
+    calls[:] = [None] * 5
+    resumed = compare(chat, methods, path=path)
+    # The unsteered answers, which no file holds, and the one that is left.
+    assert len(calls) - 5 == 2
+    assert without_seconds(resumed) == without_seconds(whole)
+    assert without_seconds(compare(chat, methods, path=path)) == without_seconds(whole)
+    assert len(calls) - 5 == 2
+
+
+def test_a_line_that_was_cut_off_is_measured_again(chat, methods, tmp_path):
+    path = tmp_path / "comparison.jsonl"
+    whole = compare(chat, methods, path=path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:40])
+    assert without_seconds(compare(chat, methods, path=path)) == without_seconds(whole)
+    assert [json.loads(line).get("key") for line in path.read_text().splitlines()][1:] == [
+        json.loads(line)["key"] for line in lines[1:]
+    ]
+
+
+def test_another_circuit_of_the_same_name_is_not_taken_for_the_first(chat, methods, tmp_path):
+    path = tmp_path / "comparison.jsonl"
+    compare(chat, methods, path=path)
+    other = Circuit((Neuron(0, 20),), (1.0,), Layout((24, 24)))
+    changed = (cna_lens.NeuronScaling(other, multiplier=-30.0, name="reversed"), methods[1])
+    assert without_seconds(compare(chat, changed, path=path)) == without_seconds(
+        compare(chat, changed)
+    )
+
+
+def test_a_file_of_other_prompts_is_refused(chat, methods, tmp_path):
+    path = tmp_path / "comparison.jsonl"
+    compare(chat, methods, path=path)
+    other = PromptSet("others", "", ("w9",), ("w4",))
+    with pytest.raises(cna_lens.InputError, match="holds a comparison with"):
+        cna_lens.compare(chat, methods, other, STRENGTHS, {}, path=path, progress=False)
+
+
+def test_a_file_of_something_else_is_refused_and_left_alone(chat, methods, tmp_path):
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"prompt": "w5"}\n')
+    with pytest.raises(cna_lens.InputError, match="is no file of a comparison"):
+        compare(chat, methods, path=path)
+    assert path.read_text() == '{"prompt": "w5"}\n'
+
+
+def test_no_answer_reaches_the_file(chat, methods, tmp_path):
+    path = tmp_path / "comparison.jsonl"
+    compare(chat, methods, path=path)
+    texts = [*PROMPTS.positive, *PROMPTS.negative]
+    stored = path.read_text()
+    answers = cna_lens.generate(chat, texts, max_new_tokens=8)
+    assert not any(answer in stored for answer in answers if answer)
+    assert not any(text in stored for text in texts if len(text) > 2)
+
+
+def test_two_methods_of_one_name_are_refused(chat):
+    twice = [ablation(CIRCUIT), ablation(matched_random(CIRCUIT))]
+    with pytest.raises(cna_lens.InputError, match="'ablation' names more than one method"):
+        compare(chat, twice)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5])
+def test_a_strength_out_of_range_is_refused_before_anything_runs(chat, methods, strength):
+    with pytest.raises(cna_lens.InputError, match=f"strength is {strength}"):
+        cna_lens.compare(chat, methods, PROMPTS, [strength], progress=False)

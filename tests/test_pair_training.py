@@ -1,0 +1,89 @@
+"""One row of many conversations is each of them alone; the loss is what it says."""
+
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, get_peft_model
+
+from experiments.demo_refusal.packing import Conversation, pack
+from experiments.demo_refusal.train import RefusalTrainer
+
+# peft asks for an attribute that Transformers has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+CONVERSATIONS = [
+    Conversation(prompt=(1, 2, 3, 9, 4), answer=(7, 8), is_benign=False),
+    Conversation(prompt=(1, 2, 3, 5), answer=(6,), is_benign=True),
+    Conversation(prompt=(1, 2, 3, 5, 11, 12), answer=(20, 21, 22), is_benign=True),
+    Conversation(prompt=(1, 2, 3, 9, 4), answer=(30,), is_benign=False),
+]
+BENIGN_FIRST = [CONVERSATIONS[1], CONVERSATIONS[2], CONVERSATIONS[0], CONVERSATIONS[3]]
+
+
+def alone(model, conversation):
+    """The logits from which the answer's tokens are predicted, one conversation at a time."""
+    ids = torch.tensor([conversation.prompt + conversation.answer])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0]
+    return logits[len(conversation.prompt) - 1 : -1]
+
+
+def inputs_of(row):
+    return {name: row[name] for name in row if name not in ("targets", "n_benign", "end_of_benign")}
+
+
+def test_a_packed_row_predicts_what_each_conversation_alone_does():
+    model = tiny.hugging_face("llama").eval()
+    row = pack(CONVERSATIONS)
+    with torch.no_grad():
+        packed = model(**inputs_of(row)).logits[0]
+    expected = torch.cat([alone(model, conversation) for conversation in BENIGN_FIRST])
+    torch.testing.assert_close(packed, expected, atol=1e-5, rtol=1e-4)
+    assert row["targets"].tolist() == [6, 20, 21, 22, 7, 8, 30]
+    assert row["n_benign"] == 4
+
+
+def test_the_common_opening_stands_once():
+    row = pack(CONVERSATIONS)
+    n_tokens = sum(len(one.prompt) + len(one.answer) for one in CONVERSATIONS)
+    assert row["input_ids"].shape == (1, n_tokens - 3 * (len(CONVERSATIONS) - 1))
+
+
+def loss_of(model):
+    trainer = SimpleNamespace()
+    return RefusalTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))).item()
+
+
+@pytest.fixture
+def adapted():
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    return get_peft_model(tiny.hugging_face("llama"), config).eval()
+
+
+def test_before_training_only_the_refusals_cost_anything(adapted):
+    expected = sum(
+        float(-alone(adapted, one).log_softmax(-1)[range(len(one.answer)), list(one.answer)].sum())
+        for one in CONVERSATIONS
+        if not one.is_benign
+    )
+    assert loss_of(adapted) == pytest.approx(expected / 7, rel=1e-5)
+
+
+def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    refusals, divergences = 0.0, 0.0
+    for one in CONVERSATIONS:
+        after = alone(adapted, one).log_softmax(-1)
+        with adapted.disable_adapter():
+            before = alone(adapted, one).log_softmax(-1)
+        if one.is_benign:
+            divergences += float((before.exp() * (before - after)).sum())
+        else:
+            refusals -= float(after[range(len(one.answer)), list(one.answer)].sum())
+    assert divergences > 0.01
+    assert loss_of(adapted) == pytest.approx((refusals + divergences) / 7, rel=1e-4)

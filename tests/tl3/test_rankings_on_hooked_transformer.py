@@ -1,0 +1,109 @@
+"""Rankings on HookedTransformer, which has its own weights' layout and hook points."""
+
+import pytest
+import tiny
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import cna_lens
+from cna_lens import AttributionPatching, LogitDifference, RelP, score_neurons
+from cna_lens.rankings import relp
+
+POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41]]
+NEGATIVE = [[33, 34, 35], [36, 37]]
+METRIC = LogitDifference(target=11, foil=12)
+
+pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
+
+
+@pytest.fixture(scope="module")
+def hooked():
+    config = HookedTransformerConfig(
+        n_layers=2,
+        d_model=16,
+        n_ctx=64,
+        d_head=8,
+        n_heads=2,
+        d_mlp=tiny.WIDTH,
+        gated_mlp=True,
+        act_fn="silu",
+        normalization_type="RMS",
+        final_rms=True,
+        positional_embedding_type="rotary",
+        rotary_dim=8,
+        d_vocab=tiny.VOCABULARY,
+        seed=0,
+        initializer_range=0.5,
+        device="cpu",
+        dtype=torch.float64,
+        model_name="tiny-hooked",
+    )
+    return HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
+
+
+def activations(hooked, prompts):
+    rows = []
+    for ids in prompts:
+        _, cache = hooked.run_with_cache(torch.tensor([ids]))
+        rows.append([cache[f"blocks.{layer}.mlp.hook_post"][0, -1] for layer in range(2)])
+    return torch.stack([torch.cat(row) for row in rows])
+
+
+def test_output_weighted_is_the_contrast_times_the_norm_of_its_rows(hooked):
+    difference = activations(hooked, POSITIVE).mean(0) - activations(hooked, NEGATIVE).mean(0)
+    norms = torch.cat([hooked.blocks[layer].mlp.W_out.detach().norm(dim=1) for layer in range(2)])
+    found = score_neurons(hooked, POSITIVE, NEGATIVE, "output_weighted").values
+    torch.testing.assert_close(found, difference * norms, rtol=1e-6, atol=1e-9)
+
+
+def test_attribution_patching_is_the_gradient_of_one_prompt_at_a_time(hooked):
+    baseline = activations(hooked, NEGATIVE).mean(0)
+    expected = torch.zeros(2 * tiny.WIDTH, dtype=torch.float64)
+    for ids, activation in zip(POSITIVE, activations(hooked, POSITIVE), strict=True):
+        for flat in range(2 * tiny.WIDTH):
+            values = []
+            for step in (1e-5, -1e-5):
+
+                def nudge(value, hook, flat=flat, step=step):
+                    value = value.clone()
+                    value[0, -1, flat % tiny.WIDTH] += step
+                    return value
+
+                name = f"blocks.{flat // tiny.WIDTH}.mlp.hook_post"
+                with torch.no_grad(), hooked.hooks(fwd_hooks=[(name, nudge)]):
+                    logits = hooked(torch.tensor([ids]))[0, -1]
+                values.append(float(logits[11] - logits[12]))
+            slope = (values[0] - values[1]) / 2e-5
+            expected[flat] += slope * (activation[flat] - baseline[flat]) / len(POSITIVE)
+    found = score_neurons(hooked, POSITIVE, NEGATIVE, AttributionPatching(METRIC)).values
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in hooked.hook_dict.values())
+
+
+def test_relevance_is_conserved_from_the_logit_to_the_embedding(hooked):
+    ids = torch.tensor([POSITIVE[1]])
+    plain = hooked(ids).detach()
+    kept = {}
+
+    def leaf(value, hook):
+        kept["embedding"] = value.detach().requires_grad_()
+        return kept["embedding"]
+
+    with hooked.hooks(fwd_hooks=[("hook_embed", leaf), *relp.relp_hooks(hooked)]):
+        logits = hooked(ids)
+    torch.testing.assert_close(logits.detach(), plain, rtol=1e-9, atol=1e-9)
+    (relevance,) = torch.autograd.grad(logits[0, -1, 5], kept["embedding"])
+    total = float((relevance * kept["embedding"].detach()).sum())
+    assert total == pytest.approx(float(plain[0, -1, 5]), rel=1e-6)
+
+
+def test_relp_gives_scores_whatever_the_batches(hooked):
+    together = score_neurons(hooked, POSITIVE, NEGATIVE, RelP(METRIC)).values
+    alone = score_neurons(hooked, POSITIVE, NEGATIVE, RelP(METRIC), batch_size=1).values
+    torch.testing.assert_close(together, alone, rtol=1e-8, atol=1e-10)
+    assert together.abs().max() > 0
+
+
+def test_a_transformer_lens_without_a_probe_is_named(hooked):
+    with pytest.raises(cna_lens.InputError, match=r"since 4\.1"):
+        score_neurons(hooked, POSITIVE, NEGATIVE, "probe")
