@@ -11,10 +11,10 @@ from cna_lens.baselines.directional import (
     directional_ablation_candidates,
 )
 from cna_lens.baselines.feature_scaling import FeatureScaling
+from cna_lens.baselines.features import SaeFeatures, sae_features
 from cna_lens.baselines.neurons import NeuronPull, NeuronScaling, ablation, mean_ablation
 from cna_lens.baselines.random import matched_random
 from cna_lens.baselines.random_direction import random_direction
-from cna_lens.baselines.sae import SaeFeatures, sae_features
 
 __all__ = [
     "Anchor",

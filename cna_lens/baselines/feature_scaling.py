@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cna_lens.baselines.autoencoder import SparseAutoencoder, check_fits, features_of
-from cna_lens.baselines.sae import SaeFeatures
+from cna_lens.baselines.features import SaeFeatures
 from cna_lens.errors import VectorMismatchError
 from cna_lens.positions import Positions, check_positions
 from cna_lens.sites import HookedModel, model_name

@@ -10,12 +10,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cna_lens.baselines.autoencoder import SparseAutoencoder, check_fits, features_of, place_of
+from cna_lens.baselines.difference import stats_of_both
 from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
-from cna_lens.moments import ActivationStats, RunningMoments
-from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
-from cna_lens.ranking import Sign, check_selection, circuit_size, contrast
+from cna_lens.moments import RunningMoments
+from cna_lens.prompts import Chat, Prompt
+from cna_lens.ranking import Sign, check_selection, circuit_size
 from cna_lens.sites import HookedModel, model_name
 from cna_lens.types import Layout, Source
 
@@ -161,15 +162,9 @@ def sae_features(
     if k is not None and k > n_features:
         raise InputError(f"k is {k}, the autoencoder has {n_features} features; ask for fewer")
     size = circuit_size(n_features, fraction, k)
-    with_behaviour = encode(model, positive, chat=chat, name="positive")
-    without = encode(model, negative, chat=chat, name="negative")
-    warn_about_duplicates(with_behaviour, without)
     reader = Reader(model, position, batch_size, progress, site=place.site, layer=place.layer)
-    moments_positive, moments_negative = _FeatureMoments(sae), _FeatureMoments(sae)
-    reader.read([(with_behaviour, moments_positive), (without, moments_negative)])
-    plus = moments_positive.stats(reader.source(with_behaviour))
-    minus = moments_negative.stats(reader.source(without))
-    scores = contrast(plus, minus)
+    plus, minus = stats_of_both(reader, positive, negative, chat, lambda: _FeatureMoments(sae))
+    scores = plus.mean - minus.mean
     chosen = _strongest(scores, size, sign)
     active: list[int] = ((plus.mean != 0) | (minus.mean != 0)).nonzero().squeeze(1).tolist()
     return SaeFeatures(
@@ -183,12 +178,12 @@ def sae_features(
     )
 
 
-class _FeatureMoments:
-    """Gathers the statistics of the features from batches of one layer's activations."""
+class _FeatureMoments(RunningMoments):
+    """The statistics of the features of one layer's activations."""
 
     def __init__(self, sae: SparseAutoencoder) -> None:
+        super().__init__()
         self.sae = sae
-        self.moments = RunningMoments()
 
     def update(
         self,
@@ -198,10 +193,7 @@ class _FeatureMoments:
     ) -> None:
         with torch.no_grad():
             features = features_of(self.sae, activations)
-        self.moments.update(rows, features, Layout((features.shape[-1],)))
-
-    def stats(self, source: Source) -> ActivationStats:
-        return self.moments.stats(source)
+        super().update(rows, features, Layout((features.shape[-1],)))
 
 
 def _strongest(scores: Float64[Tensor, " feature"], size: int, sign: Sign) -> list[int]:
