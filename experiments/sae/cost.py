@@ -20,6 +20,10 @@ class Cost:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
+    def __add__(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
 
 @contextmanager
 def cost() -> Generator[Cost]:
@@ -27,5 +31,5 @@ def cost() -> Generator[Cost]:
     found = Cost()
     clock, processor = time.perf_counter(), time.process_time()
     yield found
-    found.seconds = round(time.perf_counter() - clock, 2)
-    found.cpu_seconds = round(time.process_time() - processor, 2)
+    found.seconds = time.perf_counter() - clock
+    found.cpu_seconds = time.process_time() - processor

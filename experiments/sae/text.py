@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
+
+from tqdm.auto import tqdm
 
 import cna_lens
 from cna_lens.batching import TokenIds, shared_prefix_length
@@ -12,6 +15,7 @@ from cna_lens.prompts import encode
 from cna_lens.sites import HookedModel
 
 ANSWER_TOKENS = 32
+AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -35,56 +39,40 @@ class Texts:
 
 
 def training_prompts(seed: int) -> list[str]:
-    """All packaged prompts but those of the evaluation, each once, in an order drawn by seed."""
+    """The packaged prompts, each once, in an order drawn by seed; none of the evaluation."""
     sets = [cna_lens.prompt_set(name) for name in ("refusal", "capitals", "agreement")]
     prompts = [prompt for each in sets for prompt in (*each.positive, *each.negative)]
     evaluation = cna_lens.prompt_set("refusal_evaluation")
     kept_back = {*evaluation.positive, *evaluation.negative}
-    every = dict.fromkeys([*cna_lens.diverse_prompts(), *prompts])
-    prompts = [prompt for prompt in every if prompt not in kept_back]
-    random.Random(seed).shuffle(prompts)
-    return prompts
+    distinct = dict.fromkeys([*cna_lens.diverse_prompts(), *prompts])
+    chosen = [prompt for prompt in distinct if prompt not in kept_back]
+    random.Random(seed).shuffle(chosen)
+    return chosen
 
 
-def answered(
-    model: HookedModel, prompts: Sequence[str], *, n_tokens: int, seed: int, progress: bool
-) -> Texts:
+def answered(model: HookedModel, prompts: Sequence[str], n_tokens: int, seed: int) -> Texts:
     """Prompts in the chat template with sampled answers.
 
     Args:
         model: it answers its own prompts.
         prompts: taken from the first again, with other answers, until there are enough tokens.
-        n_tokens: how many tokens behind the template; what is too much is cut.
+        n_tokens: how many tokens behind the template.
         seed: of the answers.
-        progress: show a progress bar.
     """
-    asked = encode(model, prompts).ids
-    template = max(1, shared_prefix_length(asked))
-    found: list[TokenIds] = []
-    missing = n_tokens
-    while missing > 0:
-        longest = max(map(len, asked)) - template + ANSWER_TOKENS
-        batch = list(range(min(len(asked), -(-missing // longest))))
-        answers = cna_lens.generate(
-            model,
-            [prompts[place] for place in batch],
-            max_new_tokens=ANSWER_TOKENS,
-            temperature=1.0,
-            seed=seed + len(found),
-            progress=progress,
-        )
-        for ids in _joined(model, [asked[place] for place in batch], answers):
-            if missing > 0 and len(ids) > template:
-                found.append(ids[: template + missing])
-                missing -= len(found[-1]) - template
-        asked = (*asked[len(batch) :], *asked[: len(batch)])
-        prompts = (*prompts[len(batch) :], *prompts[: len(batch)])
-    return Texts(tuple(found), template)
-
-
-def _joined(
-    model: HookedModel, asked: Sequence[TokenIds], answers: Sequence[str]
-) -> Iterator[TokenIds]:
-    for ids, answer in zip(asked, answers, strict=True):
-        said: list[int] = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        yield (*ids, *said)
+    template = max(1, shared_prefix_length(encode(model, prompts).ids))
+    queue = cycle(prompts)
+    texts: list[TokenIds] = []
+    with tqdm(total=n_tokens, desc="answering", unit="token") as bar:
+        while bar.n < n_tokens:
+            asked = list(islice(queue, AT_ONCE))
+            answers = cna_lens.generate(
+                model, asked, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + len(texts)
+            )
+            for ids, answer in zip(encode(model, asked).ids, answers, strict=True):
+                said = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+                missing = n_tokens - int(bar.n)
+                text = (*ids, *said)[: template + missing]
+                if missing:
+                    texts.append(text)
+                    bar.update(len(text) - template)
+    return Texts(tuple(texts), template)

@@ -16,15 +16,14 @@ from tqdm.auto import tqdm
 
 import cna_lens
 from cna_lens.batching import length_buckets, pad
-from cna_lens.files import write_atomically
 from cna_lens.prompts import pad_token_id
 from cna_lens.sites import HookedModel, model_name
 from cna_lens.versions import library_versions
-from experiments.sae.cost import Cost, cost
+from experiments.sae.cost import cost
 from experiments.sae.text import Texts, answered, training_prompts
 
 RECORD = "training.json"
-TEXT = "text.json"
+PROMPTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Recipe:
 
     Attributes:
         hook_point: where it reads.
-        n_tokens: tokens of text, without the chat template's; each is seen once an epoch.
+        n_tokens: tokens of text, without the chat template's.
         epochs: passes over the text.
         expansion: features for each dimension of the activations.
         k: features active at each token.
@@ -51,14 +50,17 @@ class Recipe:
     learning_rate: float = 1e-3
     seed: int = 0
 
+    @property
+    def steps(self) -> int:
+        """How many batches are learned from."""
+        return self.epochs * (self.n_tokens // self.batch_size)
 
-def train(recipe: Recipe, out: Path, model: HookedModel | None = None) -> Path:
-    """Write the autoencoder to `out`, as SAELens does, and beside it what it cost.
 
-    The text is kept there as well, so that an interrupted run does not write it again.
-    """
-    model = model or cna_lens.load_model("demo")
-    texts, writing = _texts(recipe, out, model)
+def train(recipe: Recipe, out: Path, model: HookedModel) -> Path:
+    """Write the autoencoder to `out`, as SAELens does, and beside it what it cost."""
+    with cost() as writing:
+        prompts = training_prompts(recipe.seed)
+        texts = answered(model, prompts, recipe.n_tokens, recipe.seed)
     with cost() as reading:
         activations = torch.cat(list(activations_of(model, texts, recipe.hook_point)))
     with cost() as fitting:
@@ -68,14 +70,13 @@ def train(recipe: Recipe, out: Path, model: HookedModel | None = None) -> Path:
         "model": model_name(model),
         "weights_sha256": cna_lens.weights_hash(model),
         "recipe": asdict(recipe),
-        "d_sae": int(sae.cfg.d_sae),
+        "features": int(sae.cfg.d_sae),
         "tokens": texts.n_tokens,
-        "tokens_seen": recipe.epochs * texts.n_tokens,
+        "tokens_seen": recipe.steps * recipe.batch_size,
         "writing the text": asdict(writing),
         "reading the activations": asdict(reading),
         "fitting": asdict(fitting),
-        "seconds": writing.seconds + reading.seconds + fitting.seconds,
-        "cpu_seconds": writing.cpu_seconds + reading.cpu_seconds + fitting.cpu_seconds,
+        "altogether": asdict(writing + reading + fitting),
         "threads": torch.get_num_threads(),
         "versions": dict(library_versions()),
     }
@@ -83,30 +84,9 @@ def train(recipe: Recipe, out: Path, model: HookedModel | None = None) -> Path:
     return out
 
 
-def _texts(recipe: Recipe, out: Path, model: HookedModel) -> tuple[Texts, Cost]:
-    path = out / TEXT
-    key = {
-        "weights_sha256": cna_lens.weights_hash(model),
-        "n_tokens": recipe.n_tokens,
-        "seed": recipe.seed,
-    }
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    if kept.get("key") == key:
-        ids = tuple(tuple(text) for text in kept["ids"])
-        return Texts(ids, kept["template"]), Cost(**kept["cost"])
-    with cost() as writing:
-        prompts = training_prompts(recipe.seed)
-        texts = answered(model, prompts, n_tokens=recipe.n_tokens, seed=recipe.seed, progress=True)
-    body = {"key": key, "cost": asdict(writing), **asdict(texts)}
-    write_atomically(path, json.dumps(body))
-    return texts, writing
-
-
-def activations_of(
-    model: HookedModel, texts: Texts, hook_point: str, max_prompts: int = 16
-) -> Iterator[Tensor]:
+def activations_of(model: HookedModel, texts: Texts, hook_point: str) -> Iterator[Tensor]:
     """Activations at a hook point behind the template, as [token, d_in], batch by batch."""
-    batches = length_buckets(list(map(len, texts.ids)), max_prompts=max_prompts)
+    batches = length_buckets(list(map(len, texts.ids)), max_prompts=PROMPTS_AT_ONCE)
     for batch in tqdm(batches, desc="reading", unit="batch"):
         ids, mask = pad([texts.ids[i] for i in batch], pad_token_id(model))
         with torch.no_grad():
@@ -121,8 +101,6 @@ def fit(recipe: Recipe, activations: Tensor, model: str) -> TopKTrainingSAE:
     """Train on activations that are already there."""
     torch.manual_seed(recipe.seed)
     d_in = activations.shape[1]
-    samples = recipe.epochs * len(activations) // recipe.batch_size * recipe.batch_size
-    steps = samples // recipe.batch_size
     sae = TopKTrainingSAE(
         TopKTrainingSAEConfig(
             d_in=d_in,
@@ -137,12 +115,12 @@ def fit(recipe: Recipe, activations: Tensor, model: str) -> TopKTrainingSAE:
         sae.b_dec.copy_(activations.mean(0) * d_in**0.5 / activations.norm(dim=1).mean())
     trainer = SAETrainer(
         cfg=SAETrainerConfig(
-            total_training_samples=samples,
+            total_training_samples=recipe.steps * recipe.batch_size,
             train_batch_size_samples=recipe.batch_size,
             lr=recipe.learning_rate,
             lr_end=0.0,
-            lr_decay_steps=steps // 5,
-            dead_feature_window=max(20, steps // 10),
+            lr_decay_steps=recipe.steps // 5,
+            dead_feature_window=max(20, recipe.steps // 10),
             n_batches_for_norm_estimate=20,
             logger=LoggingConfig(log_to_wandb=False),
         ),
@@ -153,7 +131,7 @@ def fit(recipe: Recipe, activations: Tensor, model: str) -> TopKTrainingSAE:
 
 
 def shuffled(activations: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Batches in an order drawn anew for each epoch, without end."""
+    """Full batches in an order drawn anew for each epoch, without end."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         for rows in torch.randperm(len(activations), generator=generator).split(batch_size):

@@ -122,7 +122,11 @@ def test_training_explains_activations_that_are_sparse_sums_of_directions():
     directions = torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1)
     present = torch.rand(4000, 24, generator=generator) < 0.08
     activations = 3 * (present * (1 + torch.rand(4000, 24, generator=generator))) @ directions
-    sae = fit(Recipe(HOOK, epochs=40, expansion=2, k=4, batch_size=200), activations, "tiny")
+    sae = fit(
+        Recipe(HOOK, n_tokens=4000, epochs=40, expansion=2, k=4, batch_size=200),
+        activations,
+        "tiny",
+    )
     with torch.no_grad():
         left = activations - sae(activations)
     unexplained = left.square().sum() / (activations - activations.mean(0)).square().sum()
@@ -133,16 +137,16 @@ def test_training_explains_activations_that_are_sparse_sums_of_directions():
 @pytest.mark.filterwarnings("ignore:.*duplicates:cna_lens.CnaLensWarning")
 @pytest.mark.filterwarnings("ignore:.*stand in both sets:cna_lens.CnaLensWarning")
 def test_an_autoencoder_is_trained_and_measured(chat_model, tmp_path):
-    recipe = Recipe(HOOK, n_tokens=1500, epochs=2, expansion=2, k=4, batch_size=100)
+    recipe = Recipe(HOOK, n_tokens=1500, epochs=2, expansion=8, k=8, batch_size=100)
     record = json.loads((train(recipe, tmp_path, chat_model) / RECORD).read_text())
-    assert record["tokens"] == 1500
-    assert record["tokens_seen"] == 3000
-    assert record["cpu_seconds"] > 0
-    row = measure(tmp_path, k=2, seed=0, command="test", limit=4, model=chat_model)
+    assert (record["tokens"], record["tokens_seen"], record["features"]) == (1500, 3000, 128)
+    assert record["altogether"]["cpu_seconds"] > record["fitting"]["cpu_seconds"] > 0
+    row = measure(tmp_path, chat_model, seed=0, command="test", limit=4)
     assert row["weights_sha256"] == cna_lens.weights_hash(chat_model)
-    assert row["reconstruction"]["features_active_per_token"] <= 4
-    assert row["reconstruction"]["KL per token, zeros"]["value"] > 0
-    assert row["effect"]["sae"]["log-odds change, harmful"]["n"] == 4
+    assert row["reconstruction"]["features_active_per_token"] <= 8
+    assert row["reconstruction"]["kl_per_token_by_zeros"]["value"] > 0
+    assert [each["n"] for each in row["finding"]] == [1, 1, 1, 1]
+    assert [each["method"] for each in row["effect"]][-1] == "random active features, 1 %"
     other = tiny.bridge("llama", chat=True, seed=1)
     with pytest.raises(InputError, match="was trained on other weights than tiny-llama"):
-        measure(tmp_path, k=2, seed=0, command="test", limit=4, model=other)
+        measure(tmp_path, other, seed=0, command="test")
