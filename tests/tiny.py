@@ -142,11 +142,14 @@ def down_projections(model):
     ]
 
 
-class Autoencoder:
+class Autoencoder(torch.nn.Module):
     """A linear map to features that are never negative, and one back; what SAELens's have."""
 
     def __init__(self, hook_name, w_enc, w_dec, b_enc=0.0, b_dec=0.0):
-        self.w_enc, self.w_dec, self.b_enc, self.b_dec = w_enc, w_dec, b_enc, b_dec
+        super().__init__()
+        weights = {"w_enc": w_enc, "w_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec}
+        for name, weight in weights.items():
+            self.register_buffer(name, torch.as_tensor(weight))
         d_in, d_sae = w_enc.shape
         metadata = SimpleNamespace(hook_name=hook_name)
         self.cfg = SimpleNamespace(d_in=d_in, d_sae=d_sae, metadata=metadata)

@@ -99,7 +99,7 @@ def place_of(sae: SparseAutoencoder) -> Place:
         InputError: it does not say, or reads or writes somewhere that is not supported.
     """
     metadata = getattr(sae.cfg, "metadata", None)
-    hook_point = getattr(metadata, "hook_name", None) or getattr(sae.cfg, "hook_name", None)
+    hook_point = getattr(metadata, "hook_name", None)
     if not isinstance(hook_point, str):
         raise InputError(
             "the autoencoder does not say where it belongs; set sae.cfg.metadata.hook_name, such "
