@@ -1,8 +1,6 @@
 """SAELens's autoencoders, which need a TransformerLens below 4."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import sae_lens
@@ -11,8 +9,6 @@ import torch
 
 import cna_lens
 from cna_lens import FeatureScaling, InputError, ModelError
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments.sae.measure import measure
 from experiments.sae.train import RECORD, Recipe, fit, train
 
