@@ -44,6 +44,9 @@ def load_sae(
         sae = load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
         sae = load_sae("out/sae")
 
+    SAELens warns where an autoencoder is of a model loaded in a way of its own, such as with
+    centred weights: load yours alike.
+
     Args:
         release: the release's name in SAELens's list, or a folder that SAELens has written.
         sae_id: which of the release's autoencoders; none for a folder.
