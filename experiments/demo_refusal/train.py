@@ -114,8 +114,10 @@ def train(recipe: Recipe, out: Path) -> Path:
     )
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
+    config = model.peft_config["default"]
+    config.lora_alpha = round(config.lora_alpha * recipe.scale)
     # Otherwise the path that it was loaded from, on this machine.
-    model.peft_config["default"].base_model_name_or_path = BASE_MODEL
+    config.base_model_name_or_path = BASE_MODEL
     model.to(torch.float16).save_pretrained(adapter)
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     record = {
