@@ -273,12 +273,8 @@ class Reader:
             name if self.layer in (None, layer) else None
             for layer, name in enumerate(site_hook_names(self.model, self.site))
         )
-        readout = Readout(
-            names,
-            torch.tensor(packed.rows),
-            torch.tensor(packed.at(places)),
-            tuple(packed.ids.shape),
-        )
+        at = torch.tensor(packed.rows), torch.tensor(packed.at(places))
+        readout = Readout(names, *at, tuple(packed.ids.shape))
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
         with torch.no_grad(), suppress(EverythingRead), hooked:
             forward_rows(self.model, packed, prefix)
