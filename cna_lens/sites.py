@@ -15,6 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.errors import ModelError
+from cna_lens.experts import (
+    SHARED_GATE,
+    SHARED_PARTS,
+    FusedExperts,
+    HookedExperts,
+    experts_of,
+    unwrapped,
+    why_unreachable,
+)
+from cna_lens.neurons import MLP, Experts
 from cna_lens.types import HOOK_SITE, Layout
 
 Site = Literal["mlp.hook_post", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
@@ -38,30 +48,80 @@ class HookedModel(Protocol):
         ...
 
 
-def hook_name(layer: int) -> str:
-    """The name of a layer's hook point.
+def hook_name(mlp: MLP | int, layout: Layout | None = None) -> str:
+    """The name of the hook point of an MLP's neurons.
+
+    The experts' are those of TransformerLens's HookedTransformer. `expert_hooks` gives them to a
+    bridge, together with those of the shared experts, which models spell differently.
 
     >>> hook_name(3)
     'blocks.3.mlp.hook_post'
+    >>> layout = Layout((10,), experts=(Experts(2, 3),))
+    >>> hook_name(MLP(0), layout), hook_name(MLP(0, 1), layout)
+    ('blocks.0.mlp.shared_experts.hook_post', 'blocks.0.mlp.experts.1.hook_post')
+
+    Args:
+        mlp: a layer, or one MLP.
+        layout: the model's; without one no layer is taken to have experts.
     """
+    layer, expert = MLP(mlp) if isinstance(mlp, int) else mlp
+    if expert is not None:
+        return f"blocks.{layer}.mlp.experts.{expert}.hook_post"
+    if layout is not None and layout.has_experts(layer):
+        return f"blocks.{layer}.mlp.shared_experts.hook_post"
     return f"blocks.{layer}.{HOOK_SITE}"
 
 
-def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
-    """The hook point of each layer, None for a layer that has no MLP.
+@dataclass(frozen=True)
+class LayerSites:
+    """Where the neurons of one layer are.
+
+    Attributes:
+        layer: which layer.
+        dense: the hook point of the neurons that every token passes: of a dense MLP, or of the
+            shared experts, as the model spells it; None where the layer has none.
+        experts: the routed experts; None where the layer has none.
+        shared_gate: what weighs the shared experts' output, by its sigmoid; None where nothing does.
+    """
+
+    layer: int
+    dense: str | None
+    experts: FusedExperts | HookedExperts | None = None
+    shared_gate: nn.Module | None = None
+
+
+def neuron_sites(model: HookedModel) -> tuple[LayerSites, ...]:
+    """Where the neurons of each layer are, those of experts among them.
 
     Raises:
-        ModelError: the model is remote, has no such hook points, or has a layer whose neurons
-            cannot be reached (a sparse mixture of experts). No layer is skipped in silence.
+        ModelError: the model is remote, has no MLP, or has neurons that cannot be reached. No layer
+            and no expert is skipped in silence.
     """
     check_model(model)
-    names = tuple(_layer_hook_name(model, layer) for layer in range(int(model.cfg.n_layers)))
-    if not any(names):
+    points = model.hook_dict
+    sites = tuple(_layer_sites(model, layer, points) for layer in range(int(model.cfg.n_layers)))
+    if not any(site.dense or site.experts for site in sites):
         raise ModelError(
             f"{model_name(model)} has no hook point {hook_name(0)}; cna_lens needs a decoder "
             "whose blocks have an MLP, loaded with TransformerLens"
         )
-    return names
+    return sites
+
+
+def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
+    """The hook point of each layer of a dense model, None for a layer that has no MLP.
+
+    Raises:
+        ModelError: as `neuron_sites`, and where a layer has experts.
+    """
+    sites = neuron_sites(model)
+    if sparse := [site.layer for site in sites if site.experts is not None]:
+        raise ModelError(
+            f"layer {sparse[0]} of {model_name(model)} is a sparse mixture of experts, for whose "
+            "neurons this cannot be done; use the contrast, standardized or output_weighted ranking "
+            "for scores, and steer or NeuronScaling for steering"
+        )
+    return tuple(site.dense for site in sites)
 
 
 def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
@@ -71,7 +131,7 @@ def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
         ModelError: no layer has one, or the model's activations cannot be reached.
     """
     if site == "mlp.hook_post":
-        return mlp_hook_names(model)
+        return tuple(each.dense for each in neuron_sites(model))
     check_model(model)
     names = [f"blocks.{layer}.{site}" for layer in range(int(model.cfg.n_layers))]
     if not any(name in model.hook_dict for name in names):
@@ -125,29 +185,52 @@ def check_model(model: object) -> None:
         raise ModelError("the model is in training mode (dropout is on); call model.eval() first")
 
 
-def _layer_hook_name(model: HookedModel, layer: int) -> str | None:
-    points = model.hook_dict
-    name = hook_name(layer)
-    mlp = f"blocks.{layer}.mlp."
-    if name in points:
-        if points[name] is points.get(f"{mlp}hook_out"):
-            raise ModelError(
-                f"{name} is the block's output, not its neurons: layer {layer} of "
-                f"{model_name(model)} is a sparse mixture of experts, which cna_lens cannot "
-                "read yet; use a dense model"
-            )
-        return name
-    if any(other.startswith(f"{mlp}experts.") for other in points):
+def _layer_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> LayerSites:
+    mlp, name = f"blocks.{layer}.mlp.", hook_name(layer)
+    block = cast("Any", model).blocks[layer]
+    bridged = is_bridge(model)
+    if bridged and name in points and points[name] is points.get(f"{mlp}hook_out"):
+        return _sparse_sites(model, layer, points)
+    if not bridged and any(other.startswith(f"{mlp}experts.") for other in points):
+        return LayerSites(layer, None, HookedExperts(block.mlp, layer))
+    if bridged and (hidden := _experts_elsewhere(block)):
         raise ModelError(
-            f"layer {layer} of {model_name(model)} is a sparse mixture of experts, which "
-            "cna_lens cannot read yet; use a dense model"
+            f"layer {layer} of {model_name(model)} has experts at {hidden}, which are not its MLP's; "
+            "their neurons cannot be reached, use another model"
         )
+    if name in points:
+        return LayerSites(layer, name)
     if any(other.startswith(mlp) for other in points):
         raise ModelError(
             f"layer {layer} of {model_name(model)} has an MLP without the hook point {name}; "
             "its neurons cannot be reached"
         )
-    return None
+    return LayerSites(layer, None)
+
+
+def _sparse_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> LayerSites:
+    """Of a bridge's layer whose hook_post is no more than the output of all its experts."""
+    mlp = cast("Any", model).blocks[layer].mlp
+    inner = unwrapped(mlp)
+    shared = next((part for part in SHARED_PARTS if hasattr(inner, part)), None)
+    name = None if shared is None else f"blocks.{layer}.mlp.{shared}.hook_post"
+    reason = why_unreachable(mlp)
+    if reason is None and name is not None and name not in points:
+        reason = f"the hook point {name} is missing"
+    if reason is not None:
+        raise ModelError(
+            f"layer {layer} of {model_name(model)} is a sparse mixture of experts whose neurons "
+            f"cannot be reached: {reason}; use another model"
+        )
+    gate = getattr(inner, SHARED_GATE, None)
+    return LayerSites(
+        layer, name, FusedExperts(experts_of(mlp)), None if gate is None else unwrapped(gate)
+    )
+
+
+def _experts_elsewhere(block: Any) -> str | None:
+    names = (name for name, _ in unwrapped(block).named_modules())
+    return next((name for name in names if name.rsplit(".", 1)[-1] == "experts"), None)
 
 
 def model_name(model: HookedModel) -> str:
@@ -168,26 +251,36 @@ def input_device(model: HookedModel) -> torch.device:
 def layout_of(model: HookedModel) -> Layout | None:
     """The model's neurons, before it has run; None where a layer's width cannot be told."""
     widths: list[int] = []
-    for layer, name in enumerate(mlp_hook_names(model)):
-        projection = None if name is None else down_projection(model, layer)
-        if name is not None and projection is None:
+    experts: list[Experts] = []
+    for site in neuron_sites(model):
+        projection = None if site.dense is None else down_projection(model, MLP(site.layer))
+        if site.dense is not None and projection is None:
             return None
-        widths.append(0 if projection is None else projection.width)
-    return Layout(tuple(widths))
+        experts.append(Experts(0, 0) if site.experts is None else site.experts.shape)
+        dense = 0 if projection is None else projection.width
+        widths.append(dense + experts[-1].count * experts[-1].width)
+    return Layout(tuple(widths), tuple(experts))
 
 
 @dataclass(frozen=True)
 class DownProjection:
-    """The matrix that a layer's neurons are multiplied with.
+    """The matrix that an MLP's neurons are multiplied with.
 
     Attributes:
-        weight: the parameter.
-        neuron_dim: the dimension of `weight` that neurons lie on, 1 for nn.Linear's
+        parameter: the parameter, or the one that holds it for all experts.
+        neuron_dim: the dimension of the matrix that neurons lie on, 1 for nn.Linear's
             [d_model, d_mlp], 0 for the [d_mlp, d_model] of GPT-2 and HookedTransformer.
+        expert: which of the parameter's matrices it is; None where it is the parameter.
     """
 
-    weight: Tensor
+    parameter: Tensor
     neuron_dim: Literal[0, 1]
+    expert: int | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix, in the parameter's memory."""
+        return self.parameter if self.expert is None else self.parameter[self.expert]
 
     @property
     def width(self) -> int:
@@ -195,12 +288,30 @@ class DownProjection:
         return self.weight.shape[self.neuron_dim]
 
 
-def down_projection(model: HookedModel, layer: int) -> DownProjection | None:
-    """A layer's down projection, None where it cannot be told which parameter that is."""
-    mlp = getattr(cast("Any", model).blocks[layer], "mlp", None)
-    if isinstance(w_out := getattr(mlp, "W_out", None), nn.Parameter):
+def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
+    """The down projection of one MLP, None where it cannot be told which parameter that is."""
+    module = getattr(cast("Any", model).blocks[mlp.layer], "mlp", None)
+    if mlp.expert is not None:
+        return _expert_projection(module, mlp.expert)
+    if is_bridge(model):
+        module = next(
+            (part for name in SHARED_PARTS if (part := getattr(module, name, None))), module
+        )
+    if isinstance(w_out := getattr(module, "W_out", None), nn.Parameter):
         return DownProjection(w_out, 0)
-    linear = getattr(getattr(mlp, "out", None), "original_component", None)
+    return _linear_projection(getattr(getattr(module, "out", None), "original_component", None))
+
+
+def _expert_projection(module: Any, expert: int) -> DownProjection | None:
+    experts = experts_of(module)
+    if isinstance(experts, nn.ModuleList):
+        return _linear_projection(experts[expert].W_out)
+    if experts is None:
+        return None
+    return DownProjection(cast("Any", experts).down_proj, 0 if experts.is_transposed else 1, expert)
+
+
+def _linear_projection(linear: Any) -> DownProjection | None:
     weight = getattr(linear, "weight", None)
     if weight is None or weight.ndim != 2:
         return None
