@@ -6,11 +6,11 @@ This is one of the two modules that touch hooks; the other is `steering`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float
@@ -26,13 +26,23 @@ from cna_lens.batching import (
     pad,
 )
 from cna_lens.errors import ActivationError, InputError, ModelError
+from cna_lens.expert_hooks import expert_hooks
+from cna_lens.expert_readout import ExpertReadout
 from cna_lens.forward import SharedPrefix, forward_trunk
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
-from cna_lens.sites import HookedModel, Site, input_device, model_name, site_hook_names
+from cna_lens.sites import (
+    HookedModel,
+    LayerSites,
+    Site,
+    input_device,
+    model_name,
+    site_hook_names,
+    sparse_sites,
+)
 from cna_lens.types import HOOK_SITE, Layout, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 
@@ -80,6 +90,10 @@ def collect(
     product (arXiv 2605.12290, method, step 2). Prompts run in right-padded batches of like
     length, and what they have in common at the beginning, such as a chat template, is computed
     once; neither changes the result beyond float rounding.
+
+    In a layer with experts an activation counts as what reaches the output: the gated activation
+    times its expert's route weight, 0 where the token is not routed to it. How often it is, and how
+    active neurons then are without the weight, is in the statistics' `routing`.
 
     >>> stats = collect(tiny_model, ["Hello.", "A longer one."], chat=False)
     >>> stats.count, stats.layout
@@ -185,12 +199,15 @@ class Reader:
             for which, (encoded, _) in enumerate(sets)
             for row in range(len(encoded.ids))
         ]
-        for batch, activations, layout in self.batches(prompts):
-            for which, (_, reducer) in enumerate(sets):
-                mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
-                if mine:
-                    rows = [owner[batch[i]][1] for i in mine]
-                    reducer.update(rows, activations[mine], layout)
+        sparse = sparse_sites(self.model) if self.site == HOOK_SITE else ()
+        with expert_hooks(self.model) if sparse else nullcontext():
+            for batch, read in self.batches(prompts, sparse):
+                for which, (_, reducer) in enumerate(sets):
+                    mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
+                    if mine:
+                        rows = [owner[batch[i]][1] for i in mine]
+                        weights = None if read.route_weights is None else read.route_weights[mine]
+                        reducer.update(rows, read.activations[mine], read.layout, weights)
 
     def source(self, encoded: EncodedPrompts) -> Source:
         """Where the activations of a set come from."""
@@ -203,9 +220,9 @@ class Reader:
         )
 
     def batches(
-        self, prompts: Sequence[TokenIds]
-    ) -> Iterator[tuple[list[int], Float[Tensor, "prompt neuron"], Layout]]:
-        """Activations of the prompts, batch by batch, with each batch's places in `prompts`.
+        self, prompts: Sequence[TokenIds], sparse: Sequence[LayerSites] = ()
+    ) -> Iterator[tuple[list[int], Read]]:
+        """What is read of the prompts, batch by batch, with each batch's places in `prompts`.
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
@@ -214,21 +231,22 @@ class Reader:
         prefix = self.prefix(prompts, min(places))
         buckets = self.buckets(prompts, prefix, token_budget)
 
-        def run(batch: list[int]) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+        def run(batch: list[int]) -> Read:
             with prompt_lengths([len(prompts[i]) for i in batch]):
                 return self._run(
                     [prompts[i][prefix.length :] for i in batch],
                     [places[i] - prefix.length for i in batch],
                     prefix,
                     names,
+                    sparse,
                 )
 
         with tqdm(
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
-            for batch, (activations, layout) in run_in_halves(buckets, run):
-                _check_finite(activations, layout, model_name(self.model))
-                yield batch, activations, layout
+            for batch, read in run_in_halves(buckets, run):
+                _check_finite(read.activations, read.layout, model_name(self.model))
+                yield batch, read
                 bar.update(len(batch))
 
     def places(self, prompts: Sequence[TokenIds]) -> list[int]:
@@ -260,20 +278,38 @@ class Reader:
         places: Sequence[int],
         prefix: SharedPrefix,
         names: tuple[str | None, ...],
-    ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+        sparse: Sequence[LayerSites],
+    ) -> Read:
         device = input_device(self.model)
         ids, mask = pad(suffixes, pad_token_id(self.model))
         before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
-        readout = _Readout(names, torch.tensor(places), tuple(ids.shape))
-        hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
-        with torch.no_grad(), suppress(_EverythingRead), hooked:
+        tokens = torch.arange(len(ids)) * ids.shape[1] + torch.tensor(places)
+        experts = ExpertReadout(sparse, tokens)
+        readout = _Readout(names, torch.tensor(places), tuple(ids.shape), stops=not sparse)
+        hooked = self.model.hooks(fwd_hooks=[*readout.fwd_hooks(), *experts.fwd_hooks()])
+        with torch.no_grad(), suppress(_EverythingRead), hooked, experts.reading():
             forward_trunk(
                 self.model,
                 ids.to(device),
                 torch.cat([before, mask], dim=1).to(device),
                 prefix.read_only(),
             )
-        return readout.activations()
+        return readout.with_experts(experts) if sparse else readout.activations()
+
+
+class Read(NamedTuple):
+    """What one batch gives.
+
+    Attributes:
+        activations: of each neuron, with its expert's route weight.
+        layout: which neuron stands where.
+        route_weights: of each MLP of `layout.mlps`, 0 where a prompt's token was not routed to it;
+            None for a model without experts.
+    """
+
+    activations: Float[Tensor, "prompt neuron"]
+    layout: Layout
+    route_weights: Float[Tensor, "prompt mlp"] | None = None
 
 
 class _EverythingRead(Exception):  # noqa: N818 (it ends a forward pass early, nothing failed)
@@ -284,9 +320,15 @@ class _Readout:
     """The hooks of one forward pass, and what they read."""
 
     def __init__(
-        self, names: tuple[str | None, ...], places: Tensor, shape: tuple[int, ...]
+        self,
+        names: tuple[str | None, ...],
+        places: Tensor,
+        shape: tuple[int, ...],
+        *,
+        stops: bool,
     ) -> None:
         self.names = names
+        self.stops = stops
         self.places = places
         self.rows = torch.arange(len(places))
         self.shape = shape
@@ -310,10 +352,10 @@ class _Readout:
         # Indexing copies, so the activations of the other positions are freed.
         device = activation.device
         self.read[layer] = activation[self.rows.to(device), self.places.to(device)]
-        if len(self.read) == sum(name is not None for name in self.names):
+        if self.stops and len(self.read) == sum(name is not None for name in self.names):
             raise _EverythingRead
 
-    def activations(self) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+    def activations(self) -> Read:
         missing = [name for layer, name in enumerate(self.names) if name and layer not in self.read]
         if missing:
             raise ModelError(f"these hook points never fired: {', '.join(missing)}")
@@ -322,7 +364,18 @@ class _Readout:
         present = [layer for layer in layers if layer is not None]
         # MPS has no float64, in which the sums are kept.
         device = "cpu" if present[0].device.type == "mps" else present[0].device
-        return torch.cat([layer.to(device) for layer in present], dim=-1), layout
+        return Read(torch.cat([layer.to(device) for layer in present], dim=-1), layout)
+
+    def with_experts(self, experts: ExpertReadout) -> Read:
+        """The same with the layers that have experts, and their route weights."""
+        weights = [torch.ones(len(self.rows), int(name is not None)) for name in self.names]
+        for layer, (activations, route_weights) in experts.layers().items():
+            self.read[layer], weights[layer] = activations, route_weights
+        read = self.activations()
+        layout = Layout(read.layout.widths, experts.shapes(len(self.names)))
+        return Read(
+            read.activations, layout, torch.cat([each.float().cpu() for each in weights], -1)
+        )
 
 
 def _check_position(position: object) -> None:

@@ -46,7 +46,9 @@ class FusedExperts:
         module = self.module
         name = "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"
         weight = getattr(module, name)[expert]
-        bias = getattr(module, f"{name}_bias")[expert] if getattr(module, "has_bias", False) else None
+        bias = (
+            getattr(module, f"{name}_bias")[expert] if getattr(module, "has_bias", False) else None
+        )
         projected = nn.functional.linear(hidden, weight.T if module.is_transposed else weight, bias)
         return module._apply_gate(projected) if name == "gate_up_proj" else module.act_fn(projected)
 
@@ -62,6 +64,11 @@ class FusedExperts:
         rows = weight[columns] if self.module.is_transposed else weight[:, columns].T
         precise = torch.promote_types(activations.dtype, torch.float32)
         return activations[:, columns].to(precise) @ rows.to(precise)
+
+    def bias(self, expert: int) -> Float[Tensor, " d_model"] | float:
+        """What one expert writes whatever its activations are."""
+        has_bias = getattr(self.module, "has_bias", False)
+        return self.module.down_proj_bias[expert] if has_bias else 0.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,11 @@ def _why_unknown(experts: Any) -> str | None:
     up = "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"
     for name in (up, "down_proj"):
         weight = getattr(experts, name, None)
-        if not isinstance(weight, nn.Parameter) or weight.ndim != 3 or not weight.is_floating_point():
+        if (
+            not isinstance(weight, nn.Parameter)
+            or weight.ndim != 3
+            or not weight.is_floating_point()
+        ):
             return f"keeps {name} quantised, or in another shape than [expert, out, in]"
         if weight.device.type == "meta":
             return "is offloaded"

@@ -141,7 +141,9 @@ class RoutingStats:
         """One useful line."""
         experts = [place for place, mlp in enumerate(self.layout.mlps) if mlp.expert is not None]
         never = int((self.counts[experts] == 0).sum())
-        return f"RoutingStats({self.count} prompts, {len(experts)} experts, {never} never routed to)"
+        return (
+            f"RoutingStats({self.count} prompts, {len(experts)} experts, {never} never routed to)"
+        )
 
 
 def routing_of(

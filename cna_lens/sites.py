@@ -6,6 +6,7 @@ HookedTransformer (3.8.1 to 3.9). Nothing here asks for a class; what is needed 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -72,6 +73,18 @@ def hook_name(mlp: MLP | int, layout: Layout | None = None) -> str:
     return f"blocks.{layer}.{HOOK_SITE}"
 
 
+def is_expert_hook(name: str) -> bool:
+    """Whether `hook_name` gives this name to experts, shared or not.
+
+    >>> is_expert_hook("blocks.0.mlp.experts.1.hook_post"), is_expert_hook("blocks.0.mlp.hook_post")
+    (True, False)
+    """
+    return (
+        re.fullmatch(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post", name)
+        is not None
+    )
+
+
 @dataclass(frozen=True)
 class LayerSites:
     """Where the neurons of one layer are.
@@ -88,6 +101,13 @@ class LayerSites:
     dense: str | None
     experts: FusedExperts | HookedExperts | None = None
     shared_gate: nn.Module | None = None
+
+    @property
+    def mlps(self) -> tuple[MLP, ...]:
+        """The layer's MLPs, in the order in which their neurons stand on the axis."""
+        dense = () if self.dense is None else (MLP(self.layer),)
+        count = 0 if self.experts is None else self.experts.shape.count
+        return (*dense, *(MLP(self.layer, expert) for expert in range(count)))
 
 
 def neuron_sites(model: HookedModel) -> tuple[LayerSites, ...]:
@@ -106,6 +126,15 @@ def neuron_sites(model: HookedModel) -> tuple[LayerSites, ...]:
             "whose blocks have an MLP, loaded with TransformerLens"
         )
     return sites
+
+
+def sparse_sites(model: HookedModel) -> tuple[LayerSites, ...]:
+    """Where the neurons of the layers with experts are.
+
+    Raises:
+        ModelError: as `neuron_sites`.
+    """
+    return tuple(site for site in neuron_sites(model) if site.experts is not None)
 
 
 def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
@@ -127,11 +156,13 @@ def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
 def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
     """The hook point of each layer at a site, None for a layer that has none there.
 
+    A layer with experts has no hook point for its neurons; see `sparse_sites`.
+
     Raises:
         ModelError: no layer has one, or the model's activations cannot be reached.
     """
     if site == "mlp.hook_post":
-        return tuple(each.dense for each in neuron_sites(model))
+        return tuple(each.dense if each.experts is None else None for each in neuron_sites(model))
     check_model(model)
     names = [f"blocks.{layer}.{site}" for layer in range(int(model.cfg.n_layers))]
     if not any(name in model.hook_dict for name in names):
@@ -299,7 +330,9 @@ def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
         )
     if isinstance(w_out := getattr(module, "W_out", None), nn.Parameter):
         return DownProjection(w_out, 0)
-    return _linear_projection(getattr(getattr(module, "out", None), "original_component", None))
+    # A layer without experts, in a model whose other layers have them, calls it dense_out.
+    out = getattr(module, "out", None) or getattr(module, "dense_out", None)
+    return _linear_projection(getattr(out, "original_component", None))
 
 
 def _expert_projection(module: Any, expert: int) -> DownProjection | None:
