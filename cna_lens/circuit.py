@@ -153,7 +153,7 @@ class Circuit:
 
     def __repr__(self) -> str:
         """One useful line."""
-        strongest = f"strongest {self.neurons[0]} {self.scores[0]:+.3g}, " if self.neurons else ""
+        strongest = f"strongest {self.neurons[0].label} {self.scores[0]:+.3g}, " if self.neurons else ""
         counted = " of all experts" if self.layout.experts else ""
         return (
             f"Circuit({len(self)} of {self.layout.n_neurons} neurons{counted}, "

@@ -135,7 +135,7 @@ def _steered_output(
 def _own_points(model: HookedModel, sites: Sequence[LayerSites]) -> Generator[None]:
     from transformer_lens.hook_points import HookPoint
 
-    registry = _registry(model)
+    registry, points = _registry(model), model.hook_dict
     modules = [cast("FusedExperts", site.experts).module for site in sites]
     new = [
         (site, module) for site, module in zip(sites, modules, strict=True) if module not in _points
@@ -148,7 +148,7 @@ def _own_points(model: HookedModel, sites: Sequence[LayerSites]) -> Generator[No
             names = [hook_name(MLP(layer, expert)) for expert in range(len(own))]
             if site.dense is not None:
                 names.append(f"blocks.{layer}.mlp.shared_experts.hook_post")
-                own.append(registry[site.dense])
+                own.append(points[site.dense])
             for name, point in zip(names, own, strict=True):
                 if name not in registry:
                     point.name = point.name or name

@@ -75,7 +75,7 @@ class ExpertReadout:
         self, site: LayerSites
     ) -> tuple[Float[Tensor, "prompt neuron"], Float[Tensor, "prompt mlp"]]:
         read = [mlp for mlp in site.mlps if mlp in self._activations]
-        if not read or read[-1].expert is None or read[0].expert != site.mlps[0].expert:
+        if not read or read[-1].expert is None or (site.dense and read[0].expert is not None):
             raise ModelError(f"the experts of layer {site.layer} never ran")
         some = self._activations[read[-1]]
         # An expert that no token was routed to need not run.

@@ -47,7 +47,8 @@ class Neuron(NamedTuple):
         """The MLP it belongs to."""
         return MLP(self.layer)
 
-    def __str__(self) -> str:
+    @property
+    def label(self) -> str:
         """As L29/1203."""
         return f"L{self.layer}/{self.index}"
 
@@ -68,7 +69,8 @@ class ExpertNeuron(NamedTuple):
         """The MLP it belongs to."""
         return MLP(self.layer, self.expert)
 
-    def __str__(self) -> str:
+    @property
+    def label(self) -> str:
         """As L3/E5/7."""
         return f"L{self.layer}/E{self.expert}/{self.index}"
 
