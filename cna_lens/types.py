@@ -61,9 +61,9 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Refuse experts that do not fit their layers."""
-        experts = tuple(Experts(*each) for each in self.experts)
-        object.__setattr__(self, "experts", experts if any(e.count for e in experts) else ())
-        if not self.experts:
+        experts = self.experts if any(each.count for each in self.experts) else ()
+        object.__setattr__(self, "experts", experts)
+        if not experts:
             return
         if len(experts) != len(self.widths):
             raise InputError(

@@ -20,10 +20,17 @@ from cna_lens import (
     NeuronScores,
     UniversalRule,
 )
+from cna_lens.neurons import as_neuron
 from cna_lens.routing import routing_of
 from cna_lens.universal import most_active
 
-MIXED = Layout((4, 9, 6), ((0, 0), (2, 3), (3, 2)))
+
+
+def layout_of(widths, *experts):
+    return Layout(tuple(widths), tuple(Experts(*each) for each in experts))
+
+
+MIXED = layout_of((4, 9, 6), (0, 0), (2, 3), (3, 2))
 
 
 @st.composite
@@ -43,10 +50,8 @@ def shapes(draw):
 @given(shapes())
 def test_every_neuron_has_one_place_layer_by_layer_and_shared_ones_first(shape):
     dense, experts = shape
-    layout = Layout(
-        tuple(d + count * width for d, (count, width) in zip(dense, experts, strict=True)),
-        tuple(experts),
-    )
+    routed = (count * width for count, width in experts)
+    layout = layout_of(map(sum, zip(dense, routed, strict=True)), *experts)
     slow = []
     for layer, (own, (count, width)) in enumerate(zip(dense, experts, strict=True)):
         slow += [(layer, index) for index in range(own)]
@@ -59,7 +64,7 @@ def test_every_neuron_has_one_place_layer_by_layer_and_shared_ones_first(shape):
 
 
 def test_the_layout_of_a_dense_model_is_what_it_was():
-    layout = Layout((4, 2), ((0, 0), (0, 0)))
+    layout = layout_of((4, 2), (0, 0), (0, 0))
     assert layout == Layout((4, 2))
     assert hash(layout) == hash(Layout((4, 2)))
     assert repr(layout) == "Layout(widths=(4, 2))"
@@ -90,13 +95,13 @@ def test_a_neuron_that_does_not_exist_is_named(neuron, match):
 )
 def test_experts_that_do_not_fit_their_layers_are_refused(widths, experts, match):
     with pytest.raises(InputError, match=match):
-        Layout(widths, experts)
+        layout_of(widths, *experts)
 
 
 @pytest.fixture
 def circuit():
     neurons = ((1, 1, 2), (2, 0, 1), (1, 2), (0, 3), (1, 1, 0))
-    return Circuit(neurons, (5.0, -4.0, 3.0, -2.0, 1.0), MIXED)
+    return Circuit(tuple(map(as_neuron, neurons)), (5.0, -4.0, 3.0, -2.0, 1.0), MIXED)
 
 
 def test_a_circuit_groups_its_neurons_by_mlp_and_by_layer(circuit):
@@ -120,7 +125,7 @@ def test_a_circuit_with_experts_is_read_back_and_a_dense_ones_file_names_none(ci
     body = json.loads((tmp_path / "circuit.json").read_text())
     assert body["neurons"][0] == [1, 1, 2, 5.0]
     assert body["experts"] == [[0, 0], [2, 3], [3, 2]]
-    Circuit(((0, 1),), (1.0,), Layout((4,))).save(tmp_path / "dense.json")
+    Circuit((Neuron(0, 1),), (1.0,), Layout((4,))).save(tmp_path / "dense.json")
     dense = json.loads((tmp_path / "dense.json").read_text())
     assert "experts" not in dense
     body["experts"][1][0] = 1
@@ -147,7 +152,7 @@ def test_a_count_of_neurons_in_each_place_is_three_or_two_numbers(without_type_c
 
 
 def test_routing_of_a_batch_worked_by_hand():
-    layout = Layout((3,), ((2, 1),))
+    layout = layout_of((3,), (2, 1))
     weights = torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.25, 0.75], [1.0, 0.0, 0.0]])
     activations = torch.tensor([[7.0, 2.0, 0.0], [1.0, 1.0, 3.0], [1.0, 0.0, 0.0]])
     routing = routing_of(activations, weights, layout)
@@ -164,7 +169,3 @@ def test_routing_of_a_batch_worked_by_hand():
     assert twice.frequency.tolist() == routing.frequency.tolist()
     assert twice.unweighted_mean.tolist() == routing.unweighted_mean.tolist()
     assert repr(routing) == "RoutingStats(3 prompts, 2 experts, 0 never routed to)"
-
-
-def test_experts_are_a_count_and_a_width():
-    assert Layout((6,), (Experts(2, 3),)).experts == ((2, 3),)

@@ -201,7 +201,7 @@ def test_nothing_stays_behind_after_an_exception(models):
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
 def test_a_planted_neuron_of_an_expert_comes_back_first(family):
     hf = tiny_moe.hugging_face(family)
-    layout = cna_lens.Layout((32,) * 3, ((4, 8),) * 3)
+    layout = cna_lens.Layout((32,) * 3, (cna_lens.Experts(4, 8),) * 3)
     rows, ran = by_hand(family, PROMPTS, layout)
     expert = next(e for layer, e in ran[0] if layer == 2)
     start = layout.start(cna_lens.MLP(2, expert))

@@ -11,6 +11,7 @@ from cna_lens import (
     Circuit,
     CircuitMismatchError,
     ExpertNeuron,
+    Experts,
     InputError,
     Layout,
     ModelError,
@@ -269,7 +270,7 @@ def test_a_circuit_of_other_experts_is_refused(models, mixtral):
     dense = Circuit((Neuron(0, 1),), (1.0,), Layout((32, 32, 32)))
     with pytest.raises(CircuitMismatchError, match=r"0 experts of 0 .*has 4 of 8"):
         steer(mixtral, dense, 0.0).__enter__()
-    wider = Layout((20, 24, 44), ((1, 8), (0, 0), (4, 8)))
+    wider = Layout((20, 24, 44), (Experts(1, 8), Experts(0, 0), Experts(4, 8)))
     with pytest.raises(CircuitMismatchError, match="1 experts of 8"):
         steer(models["qwen2_moe"], Circuit((Neuron(0, 1),), (1.0,), wider), 0.0).__enter__()
 
