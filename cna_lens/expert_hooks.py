@@ -59,8 +59,16 @@ def expert_hooks(model: HookedModel) -> Generator[None]:
     with ExitStack() as stack:
         if is_bridge(model):
             stack.enter_context(_own_points(model, sites))
-        stack.enter_context(model.hooks(fwd_hooks=_routing_hooks(model, sites)))
+        points = model.hook_dict
+        stack.callback(_forget, points)
+        hooks = [hook for site in sites for hook in _routing_hooks(site, points)]
+        stack.enter_context(model.hooks(fwd_hooks=hooks))
         yield
+
+
+def _forget(points: Mapping[str, Any]) -> None:
+    for point in points.values():
+        point.ctx.pop(ROUTED, None)
 
 
 @contextmanager
@@ -174,17 +182,14 @@ def _registry(model: HookedModel) -> dict[str, Any]:
     return cast("dict[str, Any]", registry)
 
 
-def _routing_hooks(model: HookedModel, sites: Sequence[LayerSites]) -> list[NamedHook]:
+def _routing_hooks(site: LayerSites, points: Mapping[str, Any]) -> list[NamedHook]:
     """Hooks that write into hook points' contexts which tokens they hold, with what weights."""
-    points = model.hook_dict
-    hooks: list[NamedHook] = []
-    for site in sites:
-        if isinstance(site.experts, HookedExperts):
-            hooks += _hooked_routing(site, site.experts, points)
-        elif site.dense is not None:
-            shared = partial(_note_shared, point=points[site.dense], gate=site.shared_gate)
-            hooks.append((site.dense.replace("hook_post", "hook_in"), shared))
-    return hooks
+    if isinstance(site.experts, HookedExperts):
+        return _hooked_routing(site, site.experts, points)
+    if site.dense is None:
+        return []
+    shared = partial(_note_shared, point=points[site.dense], gate=site.shared_gate)
+    return [(site.dense.replace("hook_post", "hook_in"), shared)]
 
 
 def _note_shared(hidden: Tensor, hook: Any, *, point: Any, gate: nn.Module | None) -> None:  # noqa: ARG001

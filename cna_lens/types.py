@@ -99,7 +99,7 @@ class Layout:
     @cached_property
     def mlp_of(self) -> Int[Tensor, " neuron"]:
         """The place in `mlps` of each neuron's MLP."""
-        widths = torch.tensor([self.width(mlp) for mlp in self.mlps])
+        widths = torch.tensor([self.width(mlp) for mlp in self.mlps], dtype=torch.long)
         return torch.repeat_interleave(torch.arange(len(self.mlps)), widths)
 
     def _experts(self, layer: int) -> Experts:

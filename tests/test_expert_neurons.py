@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cna_lens import (
@@ -48,6 +48,7 @@ def shapes(draw):
 
 
 @given(shapes())
+@settings(deadline=None)
 def test_every_neuron_has_one_place_layer_by_layer_and_shared_ones_first(shape):
     dense, experts = shape
     routed = (count * width for count, width in experts)

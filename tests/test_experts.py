@@ -145,9 +145,9 @@ def test_kept_activations_know_the_routing_too(models, tmp_path):
     stats = collect(model, PROMPTS, batch_size=2)
     for folder in (None, tmp_path):
         kept = collect(model, PROMPTS, keep="all", batch_size=3, folder=folder).stats()
-        torch.testing.assert_close(kept.mean, stats.mean)
+        torch.testing.assert_close(kept.mean, stats.mean, rtol=1e-4, atol=1e-6)
         assert kept.routing.counts.tolist() == stats.routing.counts.tolist()
-        torch.testing.assert_close(kept.routing.weights, stats.routing.weights)
+        torch.testing.assert_close(kept.routing.weights, stats.routing.weights, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm", "eager"])
@@ -179,7 +179,6 @@ def test_logits_do_not_change_by_a_bit_where_nothing_is_steered(family, models, 
 def test_nothing_stays_behind_after_an_exception(models):
     model = models["qwen2_moe"]
     names, hooks = set(model.hook_dict), reference.hooks(model)
-    contexts = {name: dict(point.ctx) for name, point in model.hook_dict.items()}
     with pytest.raises(RuntimeError, match="on purpose"), expert_hooks(model), expert_hooks(model):
         model(TOKENS)
         raise RuntimeError("on purpose")
@@ -195,7 +194,7 @@ def test_nothing_stays_behind_after_an_exception(models):
         Reader(model).read([(encode(model, PROMPTS), Broken())])
     assert set(model.hook_dict) == names
     assert reference.hooks(model) == hooks
-    assert {name: dict(point.ctx) for name, point in model.hook_dict.items()} == contexts
+    assert not any(point.ctx for point in model.hook_dict.values())
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
@@ -251,7 +250,7 @@ def test_output_weights_are_the_lengths_of_each_experts_columns(models):
                 down = mlp.shared_experts.down_proj if hasattr(mlp, "experts") else mlp.down_proj
                 column = down.weight[:, neuron.index]
             place = scores.layout.flat(neuron)
-            expected = float(contrast.values[place]) * float(column.double().norm())
+            expected = float(contrast.values[place]) * float(column.detach().double().norm())
             assert float(scores.values[place]) == pytest.approx(expected, rel=1e-4)
 
 
@@ -322,7 +321,7 @@ def test_experts_that_compute_something_else_are_not_read(monkeypatch):
 
 @pytest.mark.parametrize("ranking", ["attribution_patching", "relp"])
 def test_rankings_by_gradient_refuse_experts_before_anything_runs(mixtral, ranking, monkeypatch):
-    monkeypatch.setattr(type(mixtral), "forward", None)
+    monkeypatch.setattr(type(mixtral), "forward", lambda *_, **__: pytest.fail("it ran"))
     metric = cna_lens.LogOdds(openings=("w5",))
     method = {"attribution_patching": cna_lens.AttributionPatching, "relp": cna_lens.RelP}[ranking]
     with pytest.raises(ModelError, match=r"layer 0 .*experts.*use the contrast"):
