@@ -153,7 +153,9 @@ class Circuit:
 
     def __repr__(self) -> str:
         """One useful line."""
-        strongest = f"strongest {self.neurons[0].label} {self.scores[0]:+.3g}, " if self.neurons else ""
+        strongest = (
+            f"strongest {self.neurons[0].label} {self.scores[0]:+.3g}, " if self.neurons else ""
+        )
         counted = " of all experts" if self.layout.experts else ""
         return (
             f"Circuit({len(self)} of {self.layout.n_neurons} neurons{counted}, "
@@ -178,11 +180,7 @@ class Circuit:
         mlps: dict[MLP, list[int]] = {}
         for neuron in self.neurons:
             mlps.setdefault(neuron.mlp, []).append(neuron.index)
-        # In the model's order, in which what every token passes comes before the experts.
-        in_order = sorted(
-            mlps, key=lambda mlp: (mlp.layer, -1 if mlp.expert is None else mlp.expert)
-        )
-        return {mlp: tuple(mlps[mlp]) for mlp in in_order}
+        return {mlp: tuple(mlps[mlp]) for mlp in sorted(mlps, key=self.layout.start)}
 
     def to_frame(self) -> pd.DataFrame:
         """A data frame with the columns layer, index and score, strongest first.

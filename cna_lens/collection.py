@@ -371,11 +371,9 @@ class _Readout:
         weights = [torch.ones(len(self.rows), int(name is not None)) for name in self.names]
         for layer, (activations, route_weights) in experts.layers().items():
             self.read[layer], weights[layer] = activations, route_weights
-        read = self.activations()
-        layout = Layout(read.layout.widths, experts.shapes(len(self.names)))
-        return Read(
-            read.activations, layout, torch.cat([each.float().cpu() for each in weights], -1)
-        )
+        activations, layout, _ = self.activations()
+        layout = Layout(layout.widths, experts.shapes(len(self.names)))
+        return Read(activations, layout, torch.cat([each.float().cpu() for each in weights], -1))
 
 
 def _check_position(position: object) -> None:

@@ -18,12 +18,15 @@ from cna_lens.neurons import MLP, Experts
 from cna_lens.routing import Routed, Router, routed_to
 from cna_lens.sites import LayerSites, hook_name
 
+# Activations with their route weights, and the route weights of the layer's MLPs.
+LayerRead = tuple[Float[Tensor, "prompt neuron"], Float[Tensor, "prompt mlp"]]
+
 
 class ExpertReadout:
     r"""Reads the layers with experts in one forward pass, within `expert_hooks`.
 
-    An activation counts as what reaches the output, $w_{t,e} \, a_{t,e}$ with the route weight w and
-    the gated activation a, and as 0 where the token t is not routed to the expert e.
+    An activation counts as what reaches the output, $w_{t,e} \, a_{t,e}$ with the route weight w
+    and the gated activation a, and as 0 where the token t is not routed to the expert e.
 
     Only the tokens that are read are computed a second time, so that the model's own implementation
     of its experts need not show their activations. What they write is compared with what the layer
@@ -61,19 +64,15 @@ class ExpertReadout:
         sparse = {site.layer: cast("Any", site.experts).shape for site in self.sites}
         return tuple(sparse.get(layer, Experts(0, 0)) for layer in range(n_layers))
 
-    def layers(
-        self,
-    ) -> dict[int, tuple[Float[Tensor, "prompt neuron"], Float[Tensor, "prompt mlp"]]]:
-        """Each layer's activations and route weights, experts that no prompt ran included.
+    def layers(self) -> dict[int, LayerRead]:
+        """What was read of each layer, experts that no prompt was routed to included.
 
         Raises:
             ModelError: a layer's experts did not run.
         """
         return {site.layer: self._layer(site) for site in self.sites}
 
-    def _layer(
-        self, site: LayerSites
-    ) -> tuple[Float[Tensor, "prompt neuron"], Float[Tensor, "prompt mlp"]]:
+    def _layer(self, site: LayerSites) -> LayerRead:
         read = [mlp for mlp in site.mlps if mlp in self._activations]
         if not read or read[-1].expert is None or (site.dense and read[0].expert is not None):
             raise ModelError(f"the experts of layer {site.layer} never ran")

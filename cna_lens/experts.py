@@ -9,7 +9,7 @@ that does not follow it is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -43,14 +43,15 @@ class FusedExperts:
         self, hidden: Float[Tensor, "token d_model"], expert: int
     ) -> Float[Tensor, "token d_mlp"]:
         """The input of one expert's down projection, for hidden states that are routed to it."""
-        module = self.module
-        name = "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"
+        module, name = self.module, _up_projection(self.module)
         weight = getattr(module, name)[expert]
-        bias = (
-            getattr(module, f"{name}_bias")[expert] if getattr(module, "has_bias", False) else None
-        )
+        bias = getattr(module, f"{name}_bias")[expert] if self._has_bias else None
         projected = nn.functional.linear(hidden, weight.T if module.is_transposed else weight, bias)
         return module._apply_gate(projected) if name == "gate_up_proj" else module.act_fn(projected)
+
+    @property
+    def _has_bias(self) -> bool:
+        return getattr(self.module, "has_bias", False)
 
     def written(
         self, activations: Float[Tensor, "token d_mlp"], expert: int
@@ -67,8 +68,7 @@ class FusedExperts:
 
     def bias(self, expert: int) -> Float[Tensor, " d_model"] | float:
         """What one expert writes whatever its activations are."""
-        has_bias = getattr(self.module, "has_bias", False)
-        return self.module.down_proj_bias[expert] if has_bias else 0.0
+        return self.module.down_proj_bias[expert] if self._has_bias else 0.0
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,9 @@ class HookedExperts:
         return bool(getattr(self.module.cfg, "norm_topk_prob", False))
 
 
-def experts_of(layer_mlp: object) -> nn.Module | None:
-    """The routed experts' module in a layer's MLP, without what TransformerLens wraps it in."""
-    found = getattr(unwrapped(layer_mlp), "experts", None)
-    return None if found is None else cast("nn.Module", unwrapped(found))
+def experts_of(layer_mlp: object) -> Any:
+    """The routed experts' module in a layer's MLP, unwrapped; None where it has none."""
+    return unwrapped(getattr(unwrapped(layer_mlp), "experts", None))
 
 
 def unwrapped(component: object) -> Any:
@@ -129,15 +128,16 @@ def _why_unknown(experts: Any) -> str | None:
         return "normalises what each expert writes"
     if getattr(experts, "_is_expert_parallel", False):
         return "is spread over several processes"
-    up = "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"
-    for name in (up, "down_proj"):
+    for name in (_up_projection(experts), "down_proj"):
         weight = getattr(experts, name, None)
-        if (
-            not isinstance(weight, nn.Parameter)
-            or weight.ndim != 3
-            or not weight.is_floating_point()
-        ):
-            return f"keeps {name} quantised, or in another shape than [expert, out, in]"
+        if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+            return f"keeps {name} quantised"
+        if weight.ndim != 3:
+            return f"keeps {name} in another shape than [expert, out, in]"
         if weight.device.type == "meta":
             return "is offloaded"
     return None
+
+
+def _up_projection(experts: Any) -> str:
+    return "gate_up_proj" if getattr(experts, "has_gate", True) else "up_proj"

@@ -140,10 +140,8 @@ class RoutingStats:
     def __repr__(self) -> str:
         """One useful line."""
         experts = [place for place, mlp in enumerate(self.layout.mlps) if mlp.expert is not None]
-        never = int((self.counts[experts] == 0).sum())
-        return (
-            f"RoutingStats({self.count} prompts, {len(experts)} experts, {never} never routed to)"
-        )
+        never = f"{int((self.counts[experts] == 0).sum())} never routed to"
+        return f"RoutingStats({self.count} prompts, {len(experts)} experts, {never})"
 
 
 def routing_of(

@@ -31,6 +31,8 @@ from cna_lens.types import HOOK_SITE, Layout
 Site = Literal["mlp.hook_post", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
 """Where activations are read: the neurons, or d_model wide what the MLP or a block works on."""
 
+EXPERT_HOOK = re.compile(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post")
+
 
 @runtime_checkable
 class HookedModel(Protocol):
@@ -79,10 +81,7 @@ def is_expert_hook(name: str) -> bool:
     >>> is_expert_hook("blocks.0.mlp.experts.1.hook_post"), is_expert_hook("blocks.0.mlp.hook_post")
     (True, False)
     """
-    return (
-        re.fullmatch(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post", name)
-        is not None
-    )
+    return bool(EXPERT_HOOK.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class LayerSites:
         dense: the hook point of the neurons that every token passes: of a dense MLP, or of the
             shared experts, as the model spells it; None where the layer has none.
         experts: the routed experts; None where the layer has none.
-        shared_gate: what weighs the shared experts' output, by its sigmoid; None where nothing does.
+        shared_gate: weighs the shared experts' output, by its sigmoid; None where nothing does.
     """
 
     layer: int
@@ -146,9 +145,8 @@ def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
     sites = neuron_sites(model)
     if sparse := [site.layer for site in sites if site.experts is not None]:
         raise ModelError(
-            f"layer {sparse[0]} of {model_name(model)} is a sparse mixture of experts, for whose "
-            "neurons this cannot be done; use the contrast, standardized or output_weighted ranking "
-            "for scores, and steer or NeuronScaling for steering"
+            f"layer {sparse[0]} of {model_name(model)} is a sparse mixture of experts, whose neurons "
+            "have no gradients here; use the contrast, standardized or output_weighted ranking"
         )
     return tuple(site.dense for site in sites)
 
@@ -226,8 +224,8 @@ def _layer_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> L
         return LayerSites(layer, None, HookedExperts(block.mlp, layer))
     if bridged and (hidden := _experts_elsewhere(block)):
         raise ModelError(
-            f"layer {layer} of {model_name(model)} has experts at {hidden}, which are not its MLP's; "
-            "their neurons cannot be reached, use another model"
+            f"layer {layer} of {model_name(model)} has experts at {hidden}, beside its MLP; their "
+            "neurons cannot be reached, use another model"
         )
     if name in points:
         return LayerSites(layer, name)

@@ -25,7 +25,6 @@ from cna_lens.routing import routing_of
 from cna_lens.universal import most_active
 
 
-
 def layout_of(widths, *experts):
     return Layout(tuple(widths), tuple(Experts(*each) for each in experts))
 
@@ -115,8 +114,8 @@ def test_a_circuit_groups_its_neurons_by_mlp_and_by_layer(circuit):
         (MLP(2, 0), (1,)),
     ]
     assert circuit.by_layer() == {0: (3,), 1: (8, 2, 6), 2: (1,)}
-    assert repr(circuit) == (
-        "Circuit(5 of 19 neurons of all experts, 3 of 3 layers, strongest L1/E1/2 +5, model unknown)"
+    assert "Circuit(5 of 19 neurons of all experts, 3 of 3 layers, strongest L1/E1/2 +5" in repr(
+        circuit
     )
 
 

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import tiny_moe
-import torch
 
 import cna_lens
 
@@ -140,6 +139,6 @@ def test_a_model_in_training_mode_is_refused():
 def test_a_sparse_mixture_whose_experts_cannot_be_reached_is_refused():
     refused(
         tiny_moe.bridge("llama4"),
-        "layer 1 of tiny-llama4_text is a sparse mixture of experts whose neurons cannot be reached: "
-        "its Llama4TextExperts is not run through Transformers' registry",
+        "layer 1 of tiny-llama4_text is a sparse mixture of experts whose neurons cannot be "
+        "reached: its Llama4TextExperts is not run through Transformers' registry",
     )

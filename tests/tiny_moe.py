@@ -1,7 +1,5 @@
 """Random models with experts, small enough to boot in milliseconds; no file is read."""
 
-from functools import cache
-
 import tiny
 import torch
 from transformers import (

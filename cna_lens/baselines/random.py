@@ -30,10 +30,11 @@ def matched_random(
     r"""As many random neurons as the circuit has, layer by layer, and none of the circuit's own.
 
     What ablating these does is what ablating any neurons of these layers does; only what the
-    circuit does beyond it is the circuit's. An expert's neurons are matched by ones of the same
-    expert, which the same tokens are routed to. With `match="magnitude"` each is also about as active
-    as the neuron it stands for: it is drawn from the 10 neurons of the layer, outside the circuit
-    and not drawn yet, that are nearest by the root mean square of the activation,
+    circuit does beyond it is the circuit's. An expert's neurons are matched by others of the same
+    expert, which the same tokens are routed to. With `match="magnitude"` each is also about as
+    active as the neuron it stands for: it is drawn from the 10 neurons of the layer or expert,
+    outside the circuit and not drawn yet, that are nearest by the root mean square of the
+    activation,
 
     $$\sqrt{\bar{a}_{l,j}^2 + \mathrm{var}(a_{l,j})},$$
 

@@ -28,8 +28,8 @@ class ContrastPart(Ranking):
       (f^+ - f^-) \frac{\mu^+ + \mu^-}{2}.$$
 
     Where an expert never runs on one side, its neurons' means there are taken to be those of the
-    other, so that all of the difference is one in routing. Neurons that every token passes differ in
-    activation alone.
+    other, so that all of the difference is one in routing. Neurons that every token passes differ
+    in activation alone.
 
     Source: Kitagawa, Components of a Difference Between Two Rates (Journal of the American
     Statistical Association 50, 1955). Cost: one forward pass for each prompt.
