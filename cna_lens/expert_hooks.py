@@ -122,7 +122,7 @@ def through_point(
 def _steered_output(
     site: LayerSites, hidden: Tensor, router: Router, output: Tensor
 ) -> Tensor | None:
-    experts = cast("FusedExperts", site.experts)
+    experts = _fused(site)
     steered: Tensor | None = None
     for expert in router.chosen():
         point = _points[experts.module][expert]
@@ -144,15 +144,12 @@ def _own_points(model: HookedModel, sites: Sequence[LayerSites]) -> Generator[No
     from transformer_lens.hook_points import HookPoint
 
     registry, points = _registry(model), model.hook_dict
-    modules = [cast("FusedExperts", site.experts).module for site in sites]
-    new = [
-        (site, module) for site, module in zip(sites, modules, strict=True) if module not in _points
-    ]
+    new = [site for site in sites if _fused(site).module not in _points]
     added: list[str] = []
     try:
-        for site, module in new:
-            layer = site.layer
-            own = [HookPoint() for _ in range(site.experts.shape.count)]
+        for site in new:
+            layer, experts = site.layer, _fused(site)
+            own = [HookPoint() for _ in range(experts.shape.count)]
             names = [hook_name(MLP(layer, expert)) for expert in range(len(own))]
             if site.dense is not None:
                 names.append(f"blocks.{layer}.mlp.shared_experts.hook_post")
@@ -162,14 +159,18 @@ def _own_points(model: HookedModel, sites: Sequence[LayerSites]) -> Generator[No
                     point.name = point.name or name
                     registry[name] = point
                     added.append(name)
-            _points[module] = own
-        with behind_experts([site for site, _ in new], _steered_output):
+            _points[experts.module] = own
+        with behind_experts(new, _steered_output):
             yield
     finally:
         for name in added:
             del registry[name]
-        for _, module in new:
-            _points.pop(module, None)
+        for site in new:
+            _points.pop(_fused(site).module, None)
+
+
+def _fused(site: LayerSites) -> FusedExperts:
+    return cast("FusedExperts", site.experts)
 
 
 def _registry(model: HookedModel) -> dict[str, Any]:

@@ -98,8 +98,9 @@ class ActivationStats:
             (self.count, self.mean, self.squared_deviations),
             (other.count, other.mean, other.squared_deviations),
         )
-        routings = (self.routing, other.routing)
-        routing = None if None in routings else routings[0].merge(routings[1])
+        routing = None
+        if self.routing is not None and other.routing is not None:
+            routing = self.routing.merge(other.routing)
         return ActivationStats(self.layout, count, mean, squared_deviations, routing=routing)
 
     def __repr__(self) -> str:

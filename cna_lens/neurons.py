@@ -98,5 +98,5 @@ def as_neuron(given: NeuronLike) -> AnyNeuron:
 class Experts(NamedTuple):
     """How many routed experts a layer has, and how many neurons each of them."""
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride] (nobody counts in it)
     width: int

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.circuit import Circuit
-from cna_lens.sites import DownProjection, HookedModel, down_projection
+from cna_lens.projections import DownProjection, down_projection
+from cna_lens.sites import HookedModel
 from cna_lens.types import AnyNeuron
 
 # Models whose weights a context has scaled, and the neurons, for as long as it lasts.

@@ -23,11 +23,11 @@ from cna_lens.expert_hooks import expert_hooks
 from cna_lens.moments import ActivationStats
 from cna_lens.neurons import Experts
 from cna_lens.positions import Positions, PositionTracker, check_positions
+from cna_lens.projections import down_projection
 from cna_lens.routing import routed_to
 from cna_lens.scaled_weights import edited_neurons, obstacle_to_scaling, scaled_columns
 from cna_lens.sites import (
     HookedModel,
-    down_projection,
     hook_name,
     is_bridge,
     is_expert_hook,

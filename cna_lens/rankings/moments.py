@@ -10,9 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
+from cna_lens.projections import down_projection
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.sites import HookedModel, down_projection, model_name, neuron_sites
+from cna_lens.sites import HookedModel, model_name, neuron_sites
 
 CONSTANT = 1e-6
 """A neuron whose deviation is a smaller share of its mean only varies by float rounding."""
