@@ -1,4 +1,4 @@
-"""Experts' neurons by HookedTransformer's own hook points, and by a bridge of TransformerLens 3.9."""
+"""Experts' neurons by HookedTransformer's own hook points, and by TransformerLens 3.9's bridge."""
 
 import pytest
 import tiny
@@ -12,11 +12,12 @@ from cna_lens import (
     collect,
     expert_hooks,
     find_circuit,
-    generate,
     rank,
     scale,
     steer,
 )
+from cna_lens.routing import routed_to
+from cna_lens.sites import hook_name
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
@@ -111,17 +112,34 @@ def test_hooks_weights_and_model_hooks_steer_alike_and_leave_nothing(hooked):
 
 def test_values_are_what_reaches_the_output_of_the_last_prompt_token(hooked):
     circuit = rank(collect(hooked, PROMPTS), collect(hooked, OTHERS)).top(k=6)
-    values = [0.2 * (place + 1) for place in range(6)]
-    with steer(hooked, circuit, values=values, positions="last_prompt"):
-        stats = collect(hooked, [IDS[0].tolist()], keep="all")
-        generate(hooked, [IDS[0].tolist()], max_new_tokens=2)
-    inside = dict(zip(circuit, stats.matrix()[0, circuit.layout.flat_all(circuit)], strict=True))
-    weights = dict(zip(stats.layout.mlps, stats.route_weights[0].tolist(), strict=True))
-    routed = [neuron for neuron in circuit if weights[neuron.mlp]]
-    assert routed
-    for neuron, value in zip(circuit, values, strict=True):
-        expected = value if neuron in routed else 0.0
-        assert float(inside[neuron]) == pytest.approx(expected, abs=1e-6)
+    values = dict(zip(circuit, [0.2 * (place + 1) for place in range(6)], strict=True))
+
+    def reaching_the_output():
+        seen = {}
+
+        def note(activation, hook):
+            routed = routed_to(hook)
+            weighted = activation * routed.weights[:, None]
+            seen[hook.name] = dict(zip(routed.tokens.tolist(), weighted, strict=True))
+
+        names = {hook_name(neuron.mlp) for neuron in circuit}
+        with torch.no_grad(), expert_hooks(hooked):
+            with hooked.hooks(fwd_hooks=[(name, note) for name in names]):
+                hooked(IDS)
+        return seen
+
+    before = reaching_the_output()
+    with steer(hooked, circuit, values=list(values.values()), positions="last_prompt"):
+        inside = reaching_the_output()
+    changed = 0
+    for neuron, value in values.items():
+        for token, activations in inside[hook_name(neuron.mlp)].items():
+            if token == IDS.shape[1] - 1:
+                assert float(activations[neuron.index]) == pytest.approx(value, abs=1e-6)
+                changed += 1
+            else:
+                torch.testing.assert_close(activations, before[hook_name(neuron.mlp)][token])
+    assert changed
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
