@@ -122,10 +122,9 @@ def test_values_are_what_reaches_the_output_of_the_last_prompt_token(hooked):
             weighted = activation * routed.weights[:, None]
             seen[hook.name] = dict(zip(routed.tokens.tolist(), weighted, strict=True))
 
-        names = {hook_name(neuron.mlp) for neuron in circuit}
-        with torch.no_grad(), expert_hooks(hooked):
-            with hooked.hooks(fwd_hooks=[(name, note) for name in names]):
-                hooked(IDS)
+        notes = [(name, note) for name in {hook_name(neuron.mlp) for neuron in circuit}]
+        with torch.no_grad(), expert_hooks(hooked), hooked.hooks(fwd_hooks=notes):
+            hooked(IDS)
         return seen
 
     before = reaching_the_output()
