@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TL3 := .venv-tl3
+PYTEST := pytest --numprocesses=logical --maxprocesses=4
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
@@ -13,11 +14,11 @@ demo: setup
 	$(VENV)/bin/cna-lens demo
 
 test: setup
-	$(VENV)/bin/pytest
+	$(VENV)/bin/$(PYTEST)
 
 # The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/pytest
+	$(VENV_TL3)/bin/$(PYTEST)
 
 # What pre-commit runs, on every file.
 lint: setup

@@ -1,6 +1,6 @@
 """Scale: change what a circuit's neurons pass on, for the length of a context.
 
-This is one of the two modules that touch hooks; the other is `collection`.
+This is one of the three modules that touch hooks; the others are `collection` and `expert_hooks`.
 """
 
 from __future__ import annotations
