@@ -62,7 +62,8 @@ def scale(circuit: Circuit, multiplier: float) -> list[tuple[str, Hook]]:
     """Hook functions that multiply the circuit's activations at every position.
 
     For TransformerLens's own `model.hooks`, to be combined with your hooks. `steer` does the same
-    and checks that the circuit belongs to the model.
+    and checks that the circuit belongs to the model. A bridge has the hook points of experts only
+    within `expert_hooks`.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with tiny_model.hooks(fwd_hooks=scale(circuit, 0.0)):
@@ -87,6 +88,10 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
 
     Mean ablation is `set_to(circuit, collect(model, benign_prompts))`. With a strength s below 1
     they only move there, $a \leftarrow a + s (v - a)$.
+
+    For an expert's neuron the value is what reaches the output, with the route weight; it is set
+    for the tokens that are routed to the expert, and the statistics' mean is taken over the prompts
+    that were.
 
     Args:
         circuit: the neurons.
@@ -148,8 +153,8 @@ def steer(
         positions: "all"; "prompt"; "last_prompt", the token at which the answer is decided;
             "from_last_prompt", that token and all generated ones; or "generated".
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
-            down projection in place, which costs nothing per token and holds under any code that
-            runs the model; hook points then show the activations before they are scaled. "auto"
+            down projection in place, an expert's too, which costs nothing per token and holds under
+            any code that runs the model; hook points then show the activations before they are scaled. "auto"
             takes weights where that is exact and possible, hooks elsewhere, and the `Steering`
             says which.
         allow_other_model: accept a circuit that was found on a model of another name, such as the
