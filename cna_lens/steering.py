@@ -154,9 +154,9 @@ def steer(
             "from_last_prompt", that token and all generated ones; or "generated".
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
             down projection in place, an expert's too, which costs nothing per token and holds under
-            any code that runs the model; hook points then show the activations before they are scaled. "auto"
-            takes weights where that is exact and possible, hooks elsewhere, and the `Steering`
-            says which.
+            any code that runs the model; hook points then show the activations before they are
+            scaled. "auto" takes weights where that is exact and possible, hooks elsewhere, and the
+            `Steering` says which.
         allow_other_model: accept a circuit that was found on a model of another name, such as the
             base model's on the instruct model. The shape must agree all the same.
 
