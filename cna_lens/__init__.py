@@ -58,11 +58,13 @@ from cna_lens.evidence import (
     stability,
     transfer,
 )
+from cna_lens.expert_hooks import expert_hooks
 from cna_lens.first_token import LogitDifference, LogOdds
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, ngram_quality
 from cna_lens.models import load_model
 from cna_lens.moments import ActivationStats
+from cna_lens.neurons import MLP, ExpertNeuron, Experts, Neuron
 from cna_lens.pipeline import find_circuit
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_files import read_prompts
@@ -72,6 +74,7 @@ from cna_lens.rankings import (
     RANKINGS,
     AttributionPatching,
     Contrast,
+    ContrastPart,
     OutputWeighted,
     Probe,
     RandomScores,
@@ -81,15 +84,17 @@ from cna_lens.rankings import (
     rank,
     score_neurons,
 )
+from cna_lens.routing import RoutingStats
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.steering_method import Applied, SteeringMethod
-from cna_lens.types import Estimate, Layout, Neuron, PromptRecord, Rate, Source
+from cna_lens.types import Estimate, Layout, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
 from cna_lens.vectors import ControlVectors
 from cna_lens.weights import weights_hash
 
 __all__ = [
+    "MLP",
     "RANKINGS",
     "ActivationError",
     "ActivationStats",
@@ -104,9 +109,12 @@ __all__ = [
     "CnaLensWarning",
     "Comparison",
     "Contrast",
+    "ContrastPart",
     "ControlVectors",
     "DirectionalAblation",
     "Estimate",
+    "ExpertNeuron",
+    "Experts",
     "FeatureScaling",
     "GenerationInterrupted",
     "InputError",
@@ -129,6 +137,7 @@ __all__ = [
     "Ranking",
     "Rate",
     "RelP",
+    "RoutingStats",
     "SaeFeatures",
     "Selection",
     "Source",
@@ -153,6 +162,7 @@ __all__ = [
     "directional_ablation",
     "directional_ablation_candidates",
     "diverse_prompts",
+    "expert_hooks",
     "filter_universal",
     "find_circuit",
     "generate",

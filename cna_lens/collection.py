@@ -1,24 +1,24 @@
 """Collect: run prompts, and read each MLP neuron's activation at one token of each prompt.
 
-This is one of the two modules that touch hooks; the other is `steering`.
+This is one of the three modules that touch hooks; the others are `steering` and `expert_hooks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.activations import KeptActivations, PromptActivations
 from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets
 from cna_lens.errors import InputError
+from cna_lens.expert_hooks import expert_hooks
+from cna_lens.expert_readout import ExpertReadout
 from cna_lens.forward import SharedPrefix
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
@@ -27,9 +27,9 @@ from cna_lens.packing import PackedTokens, Row, alone
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
-from cna_lens.readout import EverythingRead, Readout, check_finite
-from cna_lens.sites import HookedModel, Site, model_name, site_hook_names
-from cna_lens.types import HOOK_SITE, Layout, Source
+from cna_lens.readout import EverythingRead, Reading, Readout, check_finite
+from cna_lens.sites import HookedModel, Site, model_name, site_hook_names, sparse_sites
+from cna_lens.types import HOOK_SITE, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 
 
@@ -77,6 +77,10 @@ def collect(
     is computed once; prompts that begin alike after it, such as "How do I", stand in one row, in
     which their common beginning is computed once too; rows run in right-padded batches of like
     length. None of this changes the result beyond float rounding.
+
+    In a layer with experts an activation counts as what reaches the output: the gated activation
+    times its expert's route weight, 0 where the token is not routed to it. How often it is, and how
+    active neurons then are without the weight, is in the statistics' `routing`.
 
     >>> stats = collect(tiny_model, ["Hello.", "A longer one."], chat=False)
     >>> stats.count, stats.layout
@@ -185,12 +189,18 @@ class Reader:
             for which, (encoded, _) in enumerate(sets)
             for row in range(len(encoded.ids))
         ]
-        for batch, activations, layout in self.batches(prompts):
-            for which, (_, reducer) in enumerate(sets):
-                mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
-                if mine:
-                    rows = [owner[batch[i]][1] for i in mine]
-                    reducer.update(rows, activations[mine], layout)
+        # Not in the generator, whose context would outlive an exception of a reducer.
+        with self._experts():
+            for batch, (activations, layout, weights) in self.batches(prompts):
+                for which, (_, reducer) in enumerate(sets):
+                    mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
+                    if mine:
+                        rows = [owner[batch[i]][1] for i in mine]
+                        own = None if weights is None else weights[mine]
+                        reducer.update(rows, activations[mine], layout, own)
+
+    def _experts(self) -> AbstractContextManager[None]:
+        return expert_hooks(self.model) if self.site == HOOK_SITE else nullcontext()
 
     def source(self, encoded: EncodedPrompts) -> Source:
         """Where the activations of a set come from."""
@@ -202,10 +212,8 @@ class Reader:
             site=self.site,
         )
 
-    def batches(
-        self, prompts: Sequence[TokenIds]
-    ) -> Iterator[tuple[list[int], Float[Tensor, "prompt neuron"], Layout]]:
-        """Activations of the prompts, batch by batch, with each batch's places in `prompts`.
+    def batches(self, prompts: Sequence[TokenIds]) -> Iterator[tuple[list[int], Reading]]:
+        """What is read of the prompts, batch by batch, with each batch's places in `prompts`.
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
@@ -215,22 +223,22 @@ class Reader:
         rows = self._rows(suffixes, prefix)
         buckets = self.buckets([row.length for row in rows], prefix, token_budget)
 
-        def run(batch: list[int]) -> tuple[list[int], Float[Tensor, "prompt neuron"], Layout]:
+        def run(batch: list[int]) -> tuple[list[int], Reading]:
             found = [prompt for row in batch for prompt in rows[row].prompts]
             with prompt_lengths([len(prompts[prompt]) for prompt in found]):
-                activations, layout = self._run(
+                reading = self._run(
                     [[suffixes[prompt] for prompt in rows[row].prompts] for row in batch],
                     [places[prompt] - prefix.length for prompt in found],
                     prefix,
                 )
-            return found, activations, layout
+            return found, reading
 
         with tqdm(
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
-            for _, (found, activations, layout) in run_in_halves(buckets, run):
-                check_finite(activations, layout, model_name(self.model))
-                yield found, activations, layout
+            for _, (found, reading) in run_in_halves(buckets, run):
+                check_finite(reading.activations, reading.layout, model_name(self.model))
+                yield found, reading
                 bar.update(len(found))
 
     def places(self, prompts: Sequence[TokenIds]) -> list[int]:
@@ -262,23 +270,25 @@ class Reader:
             self.model,
             suffixes,
             prefix,
-            read=lambda rows, places: self._run(rows, places, prefix)[0],
+            read=lambda rows, places: self._run(rows, places, prefix).activations,
         )
 
     def _run(
         self, rows: Sequence[Sequence[TokenIds]], places: Sequence[int], prefix: SharedPrefix
-    ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
+    ) -> Reading:
         packed = PackedTokens.of(rows, pad_token_id(self.model))
+        in_rows, columns = torch.tensor(packed.rows), torch.tensor(packed.at(places))
+        sparse = sparse_sites(self.model) if self.site == HOOK_SITE else ()
+        experts = ExpertReadout(sparse, in_rows * packed.ids.shape[1] + columns)
         names = tuple(
             name if self.layer in (None, layer) else None
             for layer, name in enumerate(site_hook_names(self.model, self.site))
         )
-        at = torch.tensor(packed.rows), torch.tensor(packed.at(places))
-        readout = Readout(names, *at, tuple(packed.ids.shape))
+        readout = Readout(names, in_rows, columns, tuple(packed.ids.shape), experts)
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
-        with torch.no_grad(), suppress(EverythingRead), hooked:
+        with torch.no_grad(), suppress(EverythingRead), hooked, experts.reading():
             forward_rows(self.model, packed, prefix)
-        return readout.activations()
+        return readout.reading()
 
 
 def _check_position(position: object) -> None:

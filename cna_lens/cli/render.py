@@ -30,7 +30,7 @@ def circuit_record(circuit: Circuit) -> dict[str, Any]:
         "k": len(circuit),
         "n_neurons": circuit.layout.n_neurons,
         "neurons": [
-            {"layer": n.layer, "index": n.index, "score": s}
+            {**n._asdict(), "score": s}
             for n, s in zip(circuit.neurons, circuit.scores, strict=True)
         ],
         "provenance": asdict(circuit.provenance) | {"versions": dict(circuit.provenance.versions)},
@@ -44,14 +44,15 @@ def print_circuit(circuit: Circuit, strongest: int = 8) -> None:
     table = Table("neuron", title=f"The {min(strongest, len(circuit))} strongest neurons")
     table.add_column("score", justify="right")
     for neuron, score in list(zip(circuit.neurons, circuit.scores, strict=True))[:strongest]:
-        table.add_row(f"layer {neuron.layer}, {neuron.index}", f"{score:+.3f}")
+        table.add_row(f"{neuron.mlp}, {neuron.index}", f"{score:+.3f}")
     console.print(table)
 
 
 def _provenance_table(circuit: Circuit) -> Table:
     p = circuit.provenance
     table = Table(show_header=False, box=None, title="Circuit")
-    size = f"{len(circuit)} of {circuit.layout.n_neurons} neurons"
+    counted = " of all experts" if circuit.layout.experts else ""
+    size = f"{len(circuit)} of {circuit.layout.n_neurons} neurons{counted}"
     share = len(circuit) / circuit.layout.n_neurons
     table.add_row("model", escape(p.model or "unknown"))
     table.add_row("size", f"{size} ({share:.2%}), {len(circuit.by_layer())} layers")

@@ -25,7 +25,7 @@ from cna_lens.ranking import NeuronScores
 from cna_lens.sites import HookedModel
 from cna_lens.statistics import paired_bootstrap
 from cna_lens.steering import steer
-from cna_lens.types import Estimate, Layout, Neuron
+from cna_lens.types import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,14 +242,8 @@ def _circuit(scores: NeuronScores, k: int, selection: Selection) -> Circuit:
 
 def _complement(circuit: Circuit) -> Circuit:
     chosen = set(circuit)
-    others = tuple(neuron for neuron in _neurons(circuit.layout) if neuron not in chosen)
+    others = tuple(neuron for neuron in circuit.layout.neurons() if neuron not in chosen)
     return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)
-
-
-def _neurons(layout: Layout) -> list[Neuron]:
-    return [
-        Neuron(layer, index) for layer, width in enumerate(layout.widths) for index in range(width)
-    ]
 
 
 def _share(values: Values, nothing: Values, whole: Values, n_resamples: int, seed: int) -> Estimate:

@@ -113,7 +113,7 @@ class NullDistribution(Evidence):
 
         layout = self.scores.layout
         tested = self.p_value.isfinite()
-        starts = torch.tensor(layout.starts)[layout.layer_of]
+        starts = torch.tensor([layout.start(mlp) for mlp in layout.mlps])[layout.mlp_of]
         chosen = torch.zeros_like(tested)
         chosen[layout.flat_all(self.circuit)] = True
         columns = {
@@ -127,7 +127,11 @@ class NullDistribution(Evidence):
             "familywise_p_value": self.familywise_p_value,
             "in_circuit": chosen,
         }
-        return pd.DataFrame({name: values[tested].numpy() for name, values in columns.items()})
+        frame = pd.DataFrame({name: values[tested].numpy() for name, values in columns.items()})
+        if layout.experts:
+            experts = [layout.mlps[place].expert for place in layout.mlp_of[tested].tolist()]
+            frame.insert(1, "expert", pd.array(experts, dtype="Int64"))
+        return frame
 
     def record(self) -> dict[str, Any]:
         """Sizes at usual rates, and the settings; `to_frame` has the neurons."""

@@ -24,8 +24,5 @@ class Evidence(ABC):
 
 
 def neurons_record(circuit: Circuit) -> list[list[int | float]]:
-    """Layer, index and score of each neuron, strongest first."""
-    return [
-        [neuron.layer, neuron.index, score]
-        for neuron, score in zip(circuit.neurons, circuit.scores, strict=True)
-    ]
+    """Layer, index and score of each neuron, strongest first; its expert after the layer."""
+    return [[*neuron, score] for neuron, score in zip(circuit.neurons, circuit.scores, strict=True)]

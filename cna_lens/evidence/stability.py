@@ -107,7 +107,7 @@ class Stability(Evidence):
         chosen: list[int] = order.indices[order.values > 0].tolist()
         neurons = [layout.neuron(flat) for flat in chosen]
         members = set(self.circuit)
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "layer": [neuron.layer for neuron in neurons],
                 "index": [neuron.index for neuron in neurons],
@@ -115,6 +115,9 @@ class Stability(Evidence):
                 "in_circuit": [neuron in members for neuron in neurons],
             }
         )
+        if layout.experts:
+            frame.insert(1, "expert", pd.array([n.mlp.expert for n in neurons], dtype="Int64"))
+        return frame
 
     def record(self) -> dict[str, Any]:
         """The curve, the core and the settings; `to_frame` has the frequencies."""
