@@ -74,7 +74,8 @@ class Cell:
         strength: from 0 to 1.
         seed: of random controls and random rankings.
         prompts: the set that is asked.
-        block: which of its blocks.
+        limit: at most so many of them, spread over the set.
+        block: which block of these.
         prompts_sha256: of the texts in the block, so that changed prompts are other cells.
     """
 
@@ -85,6 +86,7 @@ class Cell:
     strength: float = 0.0
     seed: int = 0
     prompts: str = ""
+    limit: int | None = None
     block: int = 0
     prompts_sha256: str = ""
 
@@ -129,24 +131,24 @@ def asked(
     strength: float = 1.0,
     *,
     seed: int = 0,
-    prompts: str | None = None,
+    limit: int | None = None,
 ) -> list[Cell]:
     """A cell for each block of harmful requests; at strength 0 the unsteered model's.
 
     Args:
         study: the settings.
         sources: where the requests come from.
-        measure: "answers", "log_odds" or "judged".
+        measure: "answers", "log_odds", "judged" or "shown".
         subject: the model.
         steering: what is done to it.
         strength: from 0 to 1.
         seed: of random controls and rankings.
-        prompts: the set; the study's evaluation set by default.
+        limit: ask at most so many; the study's limit by default.
     """
-    name = prompts or study.evaluation
+    limit = study.limit if limit is None else limit
     if strength == 0 or steering == UNSTEERED:
         steering, strength, seed = UNSTEERED, 0.0, 0
-    texts = sources.harmful_requests(name, study.limit)
+    texts = sources.harmful_requests(study.evaluation, limit)
     return [
         Cell(
             measure=measure,
@@ -155,7 +157,8 @@ def asked(
             steering=steering,
             strength=strength,
             seed=seed,
-            prompts=name,
+            prompts=study.evaluation,
+            limit=limit,
             block=number,
             prompts_sha256=texts_hash(block),
         )
@@ -163,7 +166,19 @@ def asked(
     ]
 
 
+def once(measure: str, subject: Subject, steering: Steering, strength: float = 0.0) -> Cell:
+    """A cell that asks no prompts of the evaluation set.
+
+    Args:
+        measure: "circuit", "localization", "stability" or "capability".
+        subject: the model.
+        steering: what is done to it; for circuits, whose discovery it is.
+        strength: from 0 to 1.
+    """
+    return Cell(measure, subject.source, subject.pair.dtype, steering, strength)
+
+
 def block_texts(study: Study, sources: Sources, cell: Cell) -> tuple[str, ...]:
     """The requests of a cell."""
-    texts = sources.harmful_requests(cell.prompts, study.limit)
+    texts = sources.harmful_requests(cell.prompts, cell.limit)
     return blocks_of(texts, study.block_size)[cell.block]
