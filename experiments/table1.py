@@ -1,6 +1,6 @@
 """Table 1: instruct models at strength 1, with CNA and CAA from 8 + 8 prompts.
 
-    python -m experiments.table1 --config smollm2
+python -m experiments.table1 --config smollm2
 """
 
 from __future__ import annotations

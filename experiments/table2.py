@@ -1,6 +1,6 @@
 """Table 2: base models at strength 1, with CNA and CAA from 8 + 8 prompts.
 
-    python -m experiments.table2 --config smollm2
+python -m experiments.table2 --config smollm2
 """
 
 from __future__ import annotations

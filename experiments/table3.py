@@ -1,6 +1,6 @@
 """Table 3: refusals of JBB before and after the circuit is ablated; discovery on 100 + 100 prompts.
 
-    python -m experiments.table3 --config smollm2
+python -m experiments.table3 --config smollm2
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def cells(study: Study, sources: Sources) -> list[Cell]:
         cell
         for subject in study.subjects("instruct")
         for steering in conditions
-        for cell in asked(
-            study, sources, "answers", subject, steering, seed=study.control_seeds[0]
-        )
+        for cell in asked(study, sources, "answers", subject, steering, seed=study.control_seeds[0])
     ]
 
 

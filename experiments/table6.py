@@ -1,6 +1,6 @@
 """Table 6: how much of a circuit lies in late layers, for three tasks.
 
-    python -m experiments.table6 --config smollm2
+python -m experiments.table6 --config smollm2
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ TITLE = "share of the top neurons in the last layers"
 def cells(study: Study, sources: Sources) -> list[Cell]:  # noqa: ARG001
     """The top neurons of each task on each instruct model."""
     return [
-        task_cell(study, subject, task)
-        for subject in study.subjects("instruct")
-        for task in TASKS
+        task_cell(study, subject, task) for subject in study.subjects("instruct") for task in TASKS
     ]
 
 

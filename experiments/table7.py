@@ -1,6 +1,6 @@
 """Table 7: how much of a circuit lies in the last 3 layers, base against instruct.
 
-    python -m experiments.table7 --config smollm2
+python -m experiments.table7 --config smollm2
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Table 8: the neurons that a base model's and an instruct model's circuits share.
 
-    python -m experiments.table8 --config smollm2
+python -m experiments.table8 --config smollm2
 """
 
 from __future__ import annotations

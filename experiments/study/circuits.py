@@ -47,9 +47,7 @@ def share_late(results: Results, cell: Cell, n_layers: int) -> Estimate:
     )
 
 
-def over_resamples(
-    results: Results, cell: Cell, value: Callable[[list[int]], float]
-) -> Estimate:
+def over_resamples(results: Results, cell: Cell, value: Callable[[list[int]], float]) -> Estimate:
     """A number of a circuit, with the percentiles of its resamples."""
     values = results.of(cell)
     resampled = [value(row) for row in values["resampled"] if row]

@@ -131,9 +131,7 @@ def seconds_per_work(
     work = sum(cost(study, sources, cell).work for cell in done)
     if work:
         return sum(journal[cell.key]["provenance"]["seconds"] for cell in done) / work
-    rates = [
-        pair.tokens_per_second for pair in study.pairs if model in (pair.instruct, pair.base)
-    ]
+    rates = [pair.tokens_per_second for pair in study.pairs if model in (pair.instruct, pair.base)]
     return 1 / rates[0] if rates and rates[0] else None
 
 

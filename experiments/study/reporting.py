@@ -144,9 +144,13 @@ def interval(value: Value, *, share: bool = False) -> str:
     >>> interval(Rate(0.5, 0.25, 0.75, 8))
     '50 % [25, 75] (n = 8)'
     """
-    factor, digits, unit = (100, ".0f", " %") if share or isinstance(value, Rate) else (1, ".2f", "")
-    ends = "" if value.low is None or value.high is None else (
-        f" [{factor * value.low:{digits}}, {factor * value.high:{digits}}]"
+    factor, digits, unit = (
+        (100, ".0f", " %") if share or isinstance(value, Rate) else (1, ".2f", "")
+    )
+    ends = (
+        ""
+        if value.low is None or value.high is None
+        else (f" [{factor * value.low:{digits}}, {factor * value.high:{digits}}]")
     )
     return f"{factor * value.value:{digits}}{unit}{ends} (n = {value.n})"
 

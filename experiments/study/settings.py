@@ -182,8 +182,19 @@ def load_study(config: str | Path) -> Study:
 
 
 def with_settings(study: Study, **settings: Any) -> Study:
-    """The study with those settings changed that are not None."""
-    return replace(study, **{name: value for name, value in settings.items() if value is not None})
+    """The study with those settings changed that are not None.
+
+    Raises:
+        InputError: a value that the setting cannot have.
+    """
+    hints = typing.get_type_hints(Study)
+    given = {name: value for name, value in settings.items() if value is not None}
+    return replace(study, **{name: _as(hints[name], value, name) for name, value in given.items()})
+
+
+def checked_dtype(name: str) -> Dtype:
+    """The precision of that name; InputError where there is none."""
+    return _as(Dtype, name, "dtype")
 
 
 def _made(kind: type, table: Any, where: str) -> Any:
