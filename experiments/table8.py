@@ -58,7 +58,8 @@ def report(study: Study, sources: Sources, results: Results) -> Report:  # noqa:
         tuple(rows),
         differences=(
             *of_models(study, "base", "instruct"),
-            f"the top {study.top} neurons, the paper's {paper.TOP}; its overlaps are read as per cent",
+            f"the top {study.top} neurons, the paper's {paper.TOP}; its "
+            "overlaps are read as per cent",
             *of_discovery(study.discovery, "capitals", "agreement"),
             "intervals are percentiles over prompts resampled alike for both models; n is the "
             "number of neurons",

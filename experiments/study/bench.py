@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -140,11 +140,7 @@ class Bench:
         circuit = scores.top(found.fraction, found.k, sign=sign)
         if found.universal == "after":
             circuit = cna_lens.filter_universal(circuit, self.universal(chat=found.chat))
-            if not len(circuit):
-                raise InputError(
-                    "every neuron of the circuit is universal, and none is left; take "
-                    "universal_filter = 'before', or a larger fraction"
-                )
+            check_not_empty(circuit)
         if found.control is None:
             return circuit
         stats = self._stats(found) if found.control == "magnitude" else None
@@ -191,3 +187,12 @@ class Bench:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+
+def check_not_empty(circuit: Sized) -> None:
+    """Raise InputError where universal neurons were the whole circuit."""
+    if not len(circuit):
+        raise InputError(
+            "every neuron of the circuit is universal, and none is left; take universal_filter = "
+            "'before', or a larger fraction"
+        )

@@ -24,7 +24,7 @@ from cna_lens.metrics import (
     write_answers,
 )
 from cna_lens.ranking import circuit_size
-from experiments.study.bench import Bench
+from experiments.study.bench import Bench, check_not_empty
 from experiments.study.cells import Cell, Discovery, block_texts
 
 Values = dict[str, Any]
@@ -81,18 +81,22 @@ def circuit(bench: Bench, cell: Cell) -> Values:
     resample by resample.
     """
     found = _discovery(cell)
-    chosen = bench.circuit(found, cell.seed)
     with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
         contrast, selection = _contrast(bench, found, Path(folder))
+        layout = contrast.layout
+        neurons = layout.flat_all(selection.circuit(contrast.scores())).tolist()
         generator = torch.Generator().manual_seed(bench.study.seed)
         drawn = bootstrap(contrast, bench.study.n_resamples, generator)
         resampled = contrast.circuits(drawn, selection).tolist()
-    layout = chosen.layout
     if found.universal == "after":
-        excluded = set(layout.flat_all(bench.universal(chat=found.chat).neurons).tolist())
-        resampled = [[flat for flat in row if flat not in excluded] for row in resampled]
+        universal = bench.universal(chat=found.chat)
+        excluded = set(layout.flat_all(universal.neurons).tolist())
+        neurons, *resampled = (
+            [flat for flat in row if flat not in excluded] for row in (neurons, *resampled)
+        )
+        check_not_empty(neurons)
     return {
-        "neurons": layout.flat_all(chosen).tolist(),
+        "neurons": neurons,
         "widths": list(layout.widths),
         "resampled": resampled,
     }
