@@ -96,7 +96,7 @@ def _entry(path: Path, kind: str, number: int, line: bytes) -> tuple[str, dict[s
     try:
         record: dict[str, Any] = json.loads(line)
         return record.pop("key"), record
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"line {number} of {path} is no record of a {kind}; something else wrote to that "
             "file. Delete the line, or give another path"

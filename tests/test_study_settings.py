@@ -30,7 +30,10 @@ def test_a_file_gives_the_study_its_name_and_what_it_leaves_out_its_defaults(rea
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"max_new_token = 5\n{PAIR}", "unknown key 'max_new_token'; did you mean 'max_new_tokens'"),
+        (
+            f"max_new_token = 5\n{PAIR}",
+            "unknown key 'max_new_token'; did you mean 'max_new_tokens'",
+        ),
         (f'{PAIR}dtyp = "float32"\n', "pairs has the unknown key 'dtyp'; did you mean 'dtype'"),
         (f'{PAIR}dtype = "bfloat61"\n', "dtype is 'bfloat61'; did you mean 'bfloat16'"),
         (f'universal_filter = "befor"\n{PAIR}', "did you mean 'before'"),
