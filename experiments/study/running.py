@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,6 +111,7 @@ def run_cells(
     Raises:
         InputError: a model's weights are not those that finished cells were measured on.
     """
+    versions = dict(library_versions())
     wanted = {cell.key: cell for cell in cells}
     missing = [cell for key, cell in wanted.items() if key not in journal]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="cell")
@@ -124,7 +124,8 @@ def run_cells(
             check_weights(journal, mine[0], loaded.weights_sha256)
             for cell in mine:
                 bar.set_postfix_str(str(cell))
-                journal.add(cell.key, _record(cell, loaded, config_sha256))
+                shared = {"config_sha256": config_sha256, "versions": versions}
+                journal.add(cell.key, _record(cell, loaded, shared))
                 bar.update()
             # One model at a time in memory.
             del loaded
@@ -144,20 +145,18 @@ def check_weights(journal: Journal, cell: Cell, weights_sha256: str) -> None:
             )
 
 
-def _record(cell: Cell, loaded: Loaded, config_sha256: str) -> dict[str, Any]:
+def _record(cell: Cell, loaded: Loaded, provenance: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     values = dict(loaded.measure(cell))
     return {
         "cell": cell.record(),
         "values": values,
         "provenance": {
-            "config_sha256": config_sha256,
+            **provenance,
             "weights_sha256": loaded.weights_sha256,
-            "versions": dict(library_versions()),
             "seed": cell.seed,
             "device": getattr(loaded, "device", "unknown"),
             "threads": torch.get_num_threads(),
-            "process": os.getpid(),
             "seconds": round(time.perf_counter() - started, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
