@@ -116,10 +116,15 @@ def run_cells(
     missing = [cell for key, cell in wanted.items() if key not in journal]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="cell")
     bar.disable = bar.disable or not progress
+    loaded: Loaded | None = None
     with bar:
         for model in dict.fromkeys((cell.model, cell.dtype) for cell in missing):
             mine = [cell for cell in missing if (cell.model, cell.dtype) == model]
             bar.set_postfix_str(f"loading {mine[0].model}")
+            if loaded is not None:
+                # One model at a time in memory.
+                loaded = None
+                gc.collect()
             loaded = load(mine[0])
             check_weights(journal, mine[0], loaded.weights_sha256)
             for cell in mine:
@@ -127,9 +132,6 @@ def run_cells(
                 shared = {"config_sha256": config_sha256, "versions": versions}
                 journal.add(cell.key, _record(cell, loaded, shared))
                 bar.update()
-            # One model at a time in memory.
-            del loaded
-            gc.collect()
     return len(missing)
 
 
