@@ -231,11 +231,11 @@ def _options() -> list[str]:
 
 
 def _study(config: str | None, model: str | None, base: str | None, dtype: str) -> Study:
+    if model is None and base is not None:
+        raise InputError(f"--base {base} needs its instruct model in --model")
     if model is None:
         if config is None:
             raise InputError("give --model, or a --config with models, such as smollm2")
-        if base is not None:
-            raise InputError(f"--base {base} needs its instruct model in --model")
         return load_study(config)
     if config is not None:
         study = load_study(config)

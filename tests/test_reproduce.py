@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import harness_tasks
@@ -14,7 +15,7 @@ import torch
 from test_study_running import child
 
 import cna_lens
-from cna_lens import CnaLensError, cli
+from cna_lens import CnaLensError, UniversalRule, cli
 from cna_lens.cli import reproduce as forwarding
 from cna_lens.metrics import refusal_log_odds
 from experiments import paper, run
@@ -271,18 +272,21 @@ def test_both_readings_of_caas_sign_can_be_run(llama, mirror, tmp_path):
     found = {}
     for sign in ("subtract", "add"):
         out = tmp_path / sign
-        assert reproduce("figure2", llama, mirror, out, "--caa-sign", sign) == 0
+        assert reproduce("figure1", llama, mirror, out, "--caa-sign", sign) == 0
         found[sign] = [
-            record["values"]["right"]
+            record["values"]["log_odds"]
             for record in records(out).values()
             if record["cell"]["steering"]["method"] == "caa"
         ]
-        told = (out / "figure2.md").read_text()
+        told = (out / "figure1.md").read_text()
         assert ("are added, as in the authors' code" in told) == (sign == "add")
     assert found["subtract"] != found["add"]
 
 
-def test_both_readings_of_the_universal_filter_can_be_run(llama, mirror, tmp_path):
+def test_both_readings_of_the_universal_filter_can_be_run(llama, mirror, tmp_path, monkeypatch):
+    # Of so few neurons none is in the top 0.1 % on most prompts.
+    easier = partial(cna_lens.universal_neurons, rule=UniversalRule(0.1, 0.5))
+    monkeypatch.setattr(cna_lens, "universal_neurons", easier)
     study, sources = load_study(llama), Sources(mirror)
     bench = Bench(study, sources, study.subjects("instruct")[0], tmp_path, device="cpu")
     circuits = {
@@ -366,7 +370,7 @@ def test_a_model_of_ones_own_needs_no_file(mirror, tmp_path):
         (["table7", "--model", "tiny/llama-Instruct"], "table7 cannot be run: no base model"),
         (["strongreject", "--config", "smoke"], "strongreject cannot be run: no judge"),
         (["table1", "--config", "smoke", "--sign", "posit"], "did you mean 'positive'"),
-        (["table1", "--model", "x", "--dtype", "float"], "did you mean 'float16'"),
+        (["table1", "--model", "x", "--dtype", "float61"], "did you mean 'float16'"),
     ],
 )
 def test_a_mistake_is_one_message(arguments, message, capsys):

@@ -191,13 +191,12 @@ def demo(
         _print_json(result)
 
 
-@app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def reproduce(context: typer.Context) -> None:
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def reproduce(
+    arguments: Annotated[list[str], typer.Argument(help="A name and options; --help lists them.")],
+) -> None:
     """Reproduce a table or figure of the paper, from a checkout; `reproduce --help` says more."""
-    reproduce_command.run(context.args)
+    reproduce_command.run(arguments)
 
 
 def _read(source: str) -> Prompts:

@@ -105,9 +105,15 @@ class Cell:
         parts = [self.measure, self.model]
         if self.steering.method != "unsteered":
             parts.append(f"{self.steering.method} {self.strength:g}")
-        if found is not None:
+        if found is not None and self.steering.method == "caa":
+            parts.append(f"{self.steering.caa_sign} {found.prompts}")
+        elif found is not None:
             size = f"k={found.k}" if found.fraction is None else f"{found.fraction:.2%}"
-            parts.append(" ".join(filter(None, [found.ranking, found.sign, size, found.control])))
+            parts.append(
+                " ".join(
+                    filter(None, [found.prompts, found.ranking, found.sign, size, found.control])
+                )
+            )
         if self.prompts:
             parts.append(f"{self.prompts} block {self.block}")
         return ", ".join(parts)
