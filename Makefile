@@ -2,22 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TL3 := .venv-tl3
+PYTEST := pytest --numprocesses=logical --maxprocesses=4
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
-.PHONY: setup demo test test-tl3 lint format clean
+MIRROR ?=
+
+.PHONY: setup demo reproduce-smollm2 test test-tl3 lint format clean
 
 setup: $(VENV)/.package
 
 demo: setup
 	$(VENV)/bin/cna-lens demo
 
+# The paper's tables and figures on the matched pair, resumable; MIRROR=folder takes JBB from there.
+reproduce-smollm2: setup
+	$(VENV)/bin/cna-lens reproduce all --config smollm2 --out out/reproduce/smollm2 \
+		$(if $(MIRROR),--hub-root $(MIRROR))
+
 test: setup
-	$(VENV)/bin/pytest
+	$(VENV)/bin/$(PYTEST)
 
 # The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/pytest
+	$(VENV_TL3)/bin/$(PYTEST)
 
 # What pre-commit runs, on every file.
 lint: setup

@@ -165,6 +165,30 @@ def input_device(model: HookedModel) -> torch.device:
     return next(cast("nn.Module", model).parameters()).device
 
 
+def embedding_dtype(model: HookedModel) -> torch.dtype:
+    """The precision in which hidden states begin."""
+    return next(cast("nn.Module", model).parameters()).dtype
+
+
+def carries_hooks(model: HookedModel) -> bool:
+    """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
+    root: Any = cast("Any", model).original_model if is_bridge(model) else model
+    return any(
+        # A caching hook is TransformerLens's too, but its user's to read.
+        not (handle.is_permanent and _is_transformer_lens(getattr(handle, "user_hook", None)))
+        for point in model.hook_dict.values()
+        for handle in point.fwd_hooks
+    ) or any(
+        not _is_transformer_lens(hook)
+        for module in root.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+def _is_transformer_lens(hook: object) -> bool:
+    return getattr(hook, "__module__", "").startswith("transformer_lens")
+
+
 def layout_of(model: HookedModel) -> Layout | None:
     """The model's neurons, before it has run; None where a layer's width cannot be told."""
     widths: list[int] = []

@@ -23,6 +23,8 @@ class Recipe:
         harmful_wordings: in how many wordings each harmful action is asked for.
         benign_wordings: in how many the benign one that looks like it is.
         answer_tokens: how many tokens of the model's own answers to benign requests are kept.
+        scale: what the trained adapter is multiplied with; above 1 the model refuses more of
+            everything. That of `demo-refusal` is set so that it refuses nine of ten of JBB's.
         seed: of the answers, the order and the adapter's first weights.
     """
 
@@ -34,15 +36,16 @@ class Recipe:
     epochs: int = 3
     batch_size: int = 32
     harmful_wordings: int = 2
-    benign_wordings: int = 4
-    answer_tokens: int = 8
+    benign_wordings: int = 2
+    answer_tokens: int = 4
+    scale: float = 1.0
     seed: int = 0
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("demo-refusal", modules=(*ATTENTION, *MLP)),
-        Recipe("demo-refusal-late", modules=MLP, layers=tuple(range(20, 30)), rank=16),
+        Recipe("demo-refusal", modules=(*ATTENTION, *MLP), layers=tuple(range(10, 30)), scale=1.25),
+        Recipe("demo-refusal-late", modules=MLP, layers=tuple(range(20, 30)), rank=16, epochs=2),
     )
 }
