@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -74,6 +75,17 @@ def reproduce(name, config, mirror, out, *options):
     with pytest.raises(SystemExit) as ended:
         cli.main([*map(str, arguments), "--device", "cpu", *map(str, options)])
     return ended.value.code or 0
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """A wide screen, and no model."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def load(*given, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(cna_lens, "load_model", load)
 
 
 def records(out):
@@ -172,6 +184,20 @@ def test_a_cell_holds_what_the_library_gives_for_the_same_question(finished, mir
     assert expected["scale"] != pytest.approx(expected["unsteered"], abs=1e-4)
 
 
+def test_mirrors_of_the_same_data_set_are_told_apart(mirror, tmp_path):
+    other = tmp_path / hub_mirror.JBB
+    shutil.copytree(mirror / hub_mirror.JBB, other)
+    data = other / "data" / "harmful-behaviors.csv"
+    data.write_text(data.read_text().replace("Request number", "Another request, number"))
+    first, second = (
+        Sources(root).harmful_requests(hub_mirror.JBB, None) for root in (mirror, tmp_path)
+    )
+    assert (first[1], second[1]) == (
+        "Request number 1 of this set",
+        "Another request, number 1 of this set",
+    )
+
+
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_values(finished, llama, mirror, tmp_path):
     out = tmp_path / "out"
     path = out / "records.jsonl"
@@ -242,14 +268,8 @@ def test_other_settings_do_not_mix_with_finished_cells(llama, mirror, tmp_path):
 
 
 def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
-    finished, llama, mirror, tmp_path, monkeypatch, capsys
+    llama, mirror, tmp_path, no_model, capsys
 ):
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def load(*given, **options):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(cna_lens, "load_model", load)
     out = tmp_path / "out"
     assert reproduce("table3", llama, mirror, out, "--dry-run") == 0
     printed = capsys.readouterr().out
@@ -261,6 +281,9 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
     cells, passes, _, written = map(int, total.replace(",", "").split("│")[2:6])
     assert (cells, passes, written) == (6, 74, 45)
     assert "Time: unknown" in printed
+
+
+def test_a_finished_study_has_nothing_left_to_do(finished, mirror, tmp_path, no_model, capsys):
     both = write_settings(tmp_path / "both.toml", *PAIRS)
     assert reproduce("all", both, mirror, finished, "--dry-run") == 0
     printed = capsys.readouterr().out
