@@ -188,13 +188,13 @@ def test_mirrors_of_the_same_data_set_are_told_apart(mirror, tmp_path):
     other = tmp_path / hub_mirror.JBB
     shutil.copytree(mirror / hub_mirror.JBB, other)
     data = other / "data" / "harmful-behaviors.csv"
-    data.write_text(data.read_text().replace("Request number", "Another request, number"))
+    data.write_text(data.read_text().replace("Request number", "Another request number"))
     first, second = (
         Sources(root).harmful_requests(hub_mirror.JBB, None) for root in (mirror, tmp_path)
     )
     assert (first[1], second[1]) == (
         "Request number 1 of this set",
-        "Another request, number 1 of this set",
+        "Another request number 1 of this set",
     )
 
 
