@@ -6,12 +6,19 @@ PYTEST := pytest --numprocesses=logical --maxprocesses=4
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
-.PHONY: setup demo test test-tl3 lint format clean
+MIRROR ?=
+
+.PHONY: setup demo reproduce-smollm2 test test-tl3 lint format clean
 
 setup: $(VENV)/.package
 
 demo: setup
 	$(VENV)/bin/cna-lens demo
+
+# The paper's tables and figures on the matched pair, resumable; MIRROR=folder takes JBB from there.
+reproduce-smollm2: setup
+	$(VENV)/bin/cna-lens reproduce all --config smollm2 --out out/reproduce/smollm2 \
+		$(if $(MIRROR),--hub-root $(MIRROR))
 
 test: setup
 	$(VENV)/bin/$(PYTEST)

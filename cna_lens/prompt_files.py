@@ -75,15 +75,18 @@ def _read_csv(path: Path) -> list[object]:
 def _read_data_set(source: str, config: str | None, split: str | None) -> list[object]:
     import datasets
 
+    # The cache of `datasets` knows a folder by its last name alone, and would give the rows of
+    # another one; what is streamed is read from the files themselves.
+    in_folder = Path(source).is_dir()
     try:
-        loaded = datasets.load_dataset(source, config, split=split)
+        loaded = datasets.load_dataset(source, config, split=split, streaming=in_folder)
+        if isinstance(loaded, datasets.Dataset | datasets.IterableDataset):
+            return list(cast("Iterable[object]", loaded))
     except Exception as error:
         raise InputError(
             f"{source} is no .txt, .jsonl or .csv file, and as a data set it cannot be loaded: "
             f"{error}"
         ) from error
-    if isinstance(loaded, datasets.Dataset):
-        return list(cast("Iterable[object]", loaded))
     raise InputError(f"{source} has the splits {', '.join(map(str, loaded))}; name one of them")
 
 

@@ -97,12 +97,16 @@ def hugging_face(family, seed=0, dtype=torch.float32):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        # Initial weights are so small that the tokens hardly matter; make them matter.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(6)
+        make_weights_matter(model)
     return model.eval()
+
+
+def make_weights_matter(model):
+    """Initial weights are so small that the tokens hardly matter."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
 
 
 def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
