@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cna_lens.errors import InputError
+from cna_lens.rendering import Cell, Summarized, Summary, Table
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.types import Estimate, Rate
 
@@ -89,8 +90,8 @@ class Row:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Summarized):
     """All outcomes of `compare`, the unsteered one first.
 
     Attributes:
@@ -143,6 +144,35 @@ class Comparison:
     def _change(self, before: Values, after: Values) -> Estimate | None:
         known = any(None not in pair for pair in zip(before, after, strict=True))
         return paired_bootstrap(before, after, seed=self.seed) if known else None
+
+    def _summary(self) -> Summary:
+        n_positive, n_negative = len(self.outcomes[0].positive), len(self.outcomes[0].negative)
+        return Summary(
+            "Comparison of steering methods",
+            [
+                (
+                    "prompts",
+                    f"{n_positive} positive, {n_negative} negative",
+                ),
+                ("intervals", "95 %: Wilson for shares, bootstrap for means"),
+            ],
+            Table(
+                "Methods and strengths",
+                ("method", "strength", "behaviour", "p", "elsewhere", "quality", "KL per token"),
+                tuple(
+                    (
+                        Cell.of(row.method),
+                        Cell.of(row.strength),
+                        Cell.of(row.behaviour),
+                        Cell.of(row.p_value, ".2g"),
+                        Cell.of(row.elsewhere),
+                        Cell.of(row.quality),
+                        Cell.of(row.kl_per_token),
+                    )
+                    for row in self.rows
+                ),
+            ),
+        )
 
     def __repr__(self) -> str:
         """One useful line."""

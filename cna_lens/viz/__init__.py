@@ -1,0 +1,1 @@
+"""Views of results: figures, and pages for a notebook."""
