@@ -10,6 +10,7 @@ prompts that do not, and test whether they cause it:
 """
 
 from cna_lens.activations import PromptActivations
+from cna_lens.answer_log_probs import AnswerLogProbs, answer_log_probs
 from cna_lens.baselines import (
     Anchor,
     Choice,
@@ -60,6 +61,7 @@ from cna_lens.models import load_model
 from cna_lens.moments import ActivationStats
 from cna_lens.pipeline import find_circuit
 from cna_lens.positions import prompt_lengths
+from cna_lens.promoted_tokens import PromotedTokens, promoted_tokens
 from cna_lens.prompt_files import read_prompts
 from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
 from cna_lens.ranking import NeuronScores, circuit_size
@@ -79,6 +81,7 @@ from cna_lens.rankings import (
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.steering_method import Applied, SteeringMethod
+from cna_lens.token_activations import TokenActivations, token_activations
 from cna_lens.types import Estimate, Layout, Neuron, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
 from cna_lens.vectors import ControlVectors
@@ -89,6 +92,7 @@ __all__ = [
     "ActivationError",
     "ActivationStats",
     "Anchor",
+    "AnswerLogProbs",
     "Applied",
     "AttributionPatching",
     "Choice",
@@ -115,6 +119,7 @@ __all__ = [
     "NeuronScores",
     "OutputWeighted",
     "Probe",
+    "PromotedTokens",
     "PromptActivations",
     "PromptRecord",
     "PromptSet",
@@ -128,12 +133,14 @@ __all__ = [
     "Standardized",
     "Steering",
     "SteeringMethod",
+    "TokenActivations",
     "UniversalNeurons",
     "UniversalRecord",
     "UniversalRule",
     "VectorAddition",
     "VectorMismatchError",
     "ablation",
+    "answer_log_probs",
     "bootstrap_mean",
     "caa",
     "caa_candidates",
@@ -160,6 +167,7 @@ __all__ = [
     "ngram_quality",
     "null_distribution",
     "paired_bootstrap",
+    "promoted_tokens",
     "prompt_lengths",
     "prompt_set",
     "random_direction",
@@ -170,6 +178,7 @@ __all__ = [
     "set_to",
     "stability",
     "steer",
+    "token_activations",
     "transfer",
     "universal_neurons",
     "weights_hash",
