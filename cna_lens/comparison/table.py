@@ -112,6 +112,28 @@ class Comparison(Summarized):
         """The table, with 95 % intervals: Wilson for rates, bootstrap for means."""
         return tuple(self._row(outcome) for outcome in self.outcomes)
 
+    def front(self) -> tuple[Row, ...]:
+        """The Pareto front of less behaviour against less KL per token, cheapest first.
+
+        Of the rows above strength 0 those that no other one beats: with at most as much of both,
+        and less of one. Rows without a KL divergence are left out. Points alone are compared,
+        not their intervals.
+        """
+        known = [
+            (row.kl_per_token.value, row.behaviour.value, row)
+            for row in self.rows
+            if row.strength > 0 and row.kl_per_token is not None
+        ]
+        front = [
+            (kl, behaviour, row)
+            for kl, behaviour, row in known
+            if not any(
+                other_kl <= kl and other <= behaviour and (other_kl, other) != (kl, behaviour)
+                for other_kl, other, _ in known
+            )
+        ]
+        return tuple(row for *_, row in sorted(front, key=lambda point: point[:2]))
+
     def to_frame(self) -> pd.DataFrame:
         """The table as a data frame; an interval's ends stand in columns of their own."""
         import pandas as pd
