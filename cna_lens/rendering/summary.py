@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cna_lens.types import Estimate, Rate
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table: what it shows, and the number it is sorted by where it has one."""
+    """One entry of a table.
+
+    Attributes:
+        text: what it shows.
+        number: what it is sorted by; None where it is no number.
+        short: what it shows where there is no room for the interval.
+    """
 
     text: str
     number: float | None = None
+    short: str | None = None
 
     @classmethod
     def of(cls, value: str | float | Rate | Estimate | None, form: str = ".3g") -> Cell:
         """Text as it is, a number in a format, an estimate with its interval, "-" for nothing.
 
         >>> Cell.of(2.0, "+.2f")
-        Cell(text='+2.00', number=2.0)
+        Cell(text='+2.00', number=2.0, short=None)
         >>> Cell.of(Rate(0.2, 0.13, 0.29, 100)).text
         '20.0 % [13.0, 29.0] n=100'
         """
@@ -30,7 +37,8 @@ class Cell:
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, Rate | Estimate):
-            return cls(str(value), value.value)
+            text = str(value)
+            return cls(text, value.value, text.partition(" [")[0])
         return cls(str(value) if isinstance(value, int) else format(value, form), value)
 
 
@@ -52,12 +60,19 @@ class Table:
         """Whether a column holds numbers."""
         return any(row[column].number is not None for row in self.rows)
 
+    def shortened(self) -> Table:
+        """The same without intervals."""
+        rows = tuple(
+            tuple(replace(cell, text=cell.short or cell.text) for cell in row) for row in self.rows
+        )
+        return replace(self, caption=f"{self.caption} (without intervals)", rows=rows)
+
     def first(self, n: int) -> Table:
         """The first rows alone, with a caption that says how many there are."""
         if len(self.rows) <= n:
             return self
         caption = f"{self.caption}, {n} of {len(self.rows)}"
-        return Table(caption, self.columns, self.rows[:n])
+        return replace(self, caption=caption, rows=self.rows[:n])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cna_lens.rendering.summary import Summary, Table
 from cna_lens.rendering.visible import visible
 
 WIDTH = 80
-ROWS = 10
+ROWS = 20
 
 
 def plain_text(summary: Summary) -> str:
@@ -28,7 +28,7 @@ def plain_text(summary: Summary) -> str:
     if summary.per_layer is not None:
         console.print(_layers(summary.per_layer))
     if summary.table is not None:
-        console.print(_rows(summary.table.first(ROWS)))
+        console.print(_fitting(console, summary.table.first(ROWS)))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -42,6 +42,12 @@ def _layers(per_layer: Sequence[int]) -> RichTable:
             bar = "█" * max(1, round(40 * count / widest))
             table.add_row(f"{layer} of {len(per_layer) - 1}", str(count), bar)
     return table
+
+
+def _fitting(console: Console, shown: Table) -> RichTable:
+    """With intervals where they fit into the width."""
+    table = _rows(shown)
+    return table if console.measure(table).maximum < WIDTH else _rows(shown.shortened())
 
 
 def _rows(shown: Table) -> RichTable:

@@ -19,17 +19,30 @@ if missing := [name for name in ("matplotlib", "circuitsvis") if find_spec(name)
 from cna_lens.viz.evidence import necessity, null, overlap, stability
 from cna_lens.viz.figures import ResultFigure
 from cna_lens.viz.layers import layers
+from cna_lens.viz.log_probs import log_probs
+from cna_lens.viz.page import Page, page, share_bundle
+from cna_lens.viz.promotes import promotes, show_promoted
 from cna_lens.viz.scores import scores
 from cna_lens.viz.sweep import pareto, sweep
+from cna_lens.viz.tokens import show_tokens, tokens, top_examples
 
 __all__ = [
+    "Page",
     "ResultFigure",
     "layers",
+    "log_probs",
     "necessity",
     "null",
     "overlap",
+    "page",
     "pareto",
+    "promotes",
     "scores",
+    "share_bundle",
+    "show_promoted",
+    "show_tokens",
     "stability",
     "sweep",
+    "tokens",
+    "top_examples",
 ]

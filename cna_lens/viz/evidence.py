@@ -17,13 +17,15 @@ from cna_lens.viz.figures import (
     Style,
     bars,
     drawn,
+    legend_above,
+    legend_below,
     line_look,
     shown,
     whole_numbers,
 )
 
 # Monotone in lightness: the same order in colour and in grey.
-SEQUENTIAL = "cividis_r"
+SEQUENTIAL = "Blues"
 
 
 def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
@@ -38,7 +40,7 @@ def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
         style: "screen", or "paper" for a column of 3.3 inches.
     """
     often = found.frequency[found.circuit.layout.flat_all(found.circuit)].sort(descending=True)
-    interval = f"{found.confidence:.0%} of {found.n_resamples} resamples"
+    confidence = f"{100 * found.confidence:g} % of {found.n_resamples} resamples"
     with drawn(style, 2) as (figure, axes):
         curves = {
             "with the circuit": {size.size: size.with_all for size in found.sizes},
@@ -54,9 +56,11 @@ def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
         alone = line_look(0) | {"linestyle": "none"}
         _curve(axes[0], [all_of_them], [found.jaccard], None, alone)
         axes[0].set(
-            xlabel="prompts of each side", ylabel=f"Jaccard index ({interval})", ylim=(-0.03, 1.03)
+            xlabel=f"prompts of each side (bars: {confidence})",
+            ylabel="Jaccard index",
+            ylim=(-0.03, 1.03),
         )
-        axes[0].legend()
+        legend_above(axes[0])
         ranks = range(1, len(found.circuit) + 1)
         axes[1].step(ranks, often.values, where="mid", color=COLOURS[0])
         axes[1].fill_between(ranks, often.values, step="mid", color=COLOURS[0], alpha=0.25)
@@ -112,7 +116,7 @@ def overlap(found: Transfer, *, style: Style = "screen") -> ResultFigure:
                     fontsize="small",
                     color="white" if matrix[row, column] > 0.5 else "black",
                 )
-        figure.colorbar(image, ax=axis, shrink=0.8, label="Jaccard index (by chance)")
+        figure.colorbar(image, ax=axis, shrink=0.8, label="Jaccard index (in brackets: by chance)")
         figure.description = "Jaccard indices. " + "; ".join(
             f"{each.first} and {each.second}: {each.jaccard:.3g}, by chance "
             f"{each.random_by_layer:.3g}"
@@ -135,7 +139,14 @@ def null(found: NullDistribution, *, style: Style = "screen") -> ResultFigure:
     p = found.pooled_p_value[found.pooled_p_value.isfinite()].sort().values.numpy()
     size = len(found.circuit)
     with drawn(style, 2) as (figure, axes):
-        axes[0].hist(found.as_strong.numpy(), bins=30, color=COLOURS[3], label="shuffled labels")
+        axes[0].hist(
+            found.as_strong.numpy(),
+            bins=_whole_bins(int(found.as_strong.min()), int(found.as_strong.max())),
+            color=COLOURS[3],
+            edgecolor="#ffffff",
+            linewidth=0.4,
+            label="shuffled labels",
+        )
         axes[0].axvline(size, color="#000000", linestyle="--", label=f"circuit, k = {size}")
         axes[0].set(
             xlabel="neurons above the circuit's weakest contrast",
@@ -151,7 +162,7 @@ def null(found: NullDistribution, *, style: Style = "screen") -> ResultFigure:
         )
         axes[1].set_ylim(bottom=0.5)
         for axis in axes:
-            axis.legend()
+            legend_above(axis)
         figure.description = (
             f"Observed against shuffled: shuffled labels put {found.chance_share()} of the "
             f"circuit's size above its weakest contrast. {found!r}"
@@ -173,9 +184,9 @@ def necessity(found: Necessity, *, style: Style = "screen") -> ResultFigure:
         raise InputError("the result has no rankings and sizes to show")
     rankings = tuple(dict.fromkeys(point.ranking for point in found.points))
     with drawn(style, 2) as (figure, axes):
-        for axis, name, label in (
-            (axes[0], "faithfulness", "kept by the circuit alone"),
-            (axes[1], "completeness", "left without the circuit"),
+        for axis, name, title in (
+            (axes[0], "faithfulness", "metric kept by the circuit alone"),
+            (axes[1], "completeness", "metric left without the circuit"),
         ):
             for place, ranking in enumerate(rankings):
                 points = sorted(
@@ -188,16 +199,23 @@ def necessity(found: Necessity, *, style: Style = "screen") -> ResultFigure:
             axis.set_xscale("symlog", linthresh=1)
             axis.set_xlim(left=0)
             axis.set(
+                title=f"{title}, n = {found.n_prompts}",
                 xlabel="neurons of the circuit, k",
-                ylabel=f"share of the metric {label}, n = {found.n_prompts}",
+                ylabel=f"{name} (share)",
             )
-            axis.legend()
+        legend_below(figure, axes[0])
         figure.description = f"{found!r}. " + "; ".join(
             f"{point.ranking} k = {point.k}: faithfulness {point.faithfulness}, completeness "
             f"{point.completeness}"
             for point in found.points
         )
     return figure
+
+
+def _whole_bins(least: int, most: int) -> list[float]:
+    """Edges between whole numbers, at most 40 bins."""
+    step = max(1, (most - least) // 40 + 1)
+    return [edge - 0.5 for edge in range(least, most + step + 1, step)]
 
 
 def _curve(

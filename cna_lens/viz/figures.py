@@ -37,13 +37,20 @@ _COMMON = {
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
+    "axes.titlelocation": "left",
     "legend.frameon": False,
     # Text stays text, and the same figure gives the same bytes.
     "pdf.fonttype": 42,
     "svg.hashsalt": "cna-lens",
 }
 _SIZES: dict[Style, dict[str, Any]] = {
-    "screen": {"font.size": 10, "lines.linewidth": 1.8, "lines.markersize": 5, "figure.dpi": 110},
+    "screen": {
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 5,
+        "figure.dpi": 110,
+    },
     "paper": {
         "font.size": 7,
         "axes.titlesize": 7,
@@ -160,10 +167,23 @@ def bars(values: Sequence[Rate | Estimate], scale: float = 1) -> list[list[float
     ]
 
 
-def whole_numbers(*axes: Axis) -> None:
+def whole_numbers(*axes: Axis, at_most: int = 9) -> None:
     """Ticks at whole numbers only, as for layers and neurons."""
     for axis in axes:
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(at_most, integer=True))
+
+
+def legend_below(figure: ResultFigure, axis: Axes) -> None:
+    """One legend for all panels, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    columns = 2 if figure.get_figwidth() < 8 else 4
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def legend_above(axis: Axes) -> None:
+    """A legend of one panel, where it hides nothing."""
+    columns = len(axis.get_legend_handles_labels()[1])
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2)
 
 
 def shown(text: str, longest: int = 28) -> str:

@@ -15,6 +15,7 @@ from cna_lens.viz.figures import (
     ResultFigure,
     Style,
     drawn,
+    legend_below,
     line_look,
     shown,
     whole_numbers,
@@ -50,8 +51,8 @@ def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen"
     with drawn(style, len(panels)) as (figure, axes):
         for axis, (title, found) in zip(axes, panels.items(), strict=True):
             _draw(axis, found)
-            if title:
-                axis.set_title(title)
+            axis.set_title(title)
+        legend_below(figure, axes[0])
         counts = {
             f"{title} {name}".strip(): per_layer(circuit, circuit.layout)
             for title, found in panels.items()
@@ -92,4 +93,3 @@ def _draw(axis: Axes, circuits: Mapping[str, Circuit]) -> None:
     axis.set(xlabel="layer", ylabel="neurons")
     axis.set_ylim(bottom=0)
     whole_numbers(axis.xaxis, axis.yaxis)
-    axis.legend()

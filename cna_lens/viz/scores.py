@@ -49,9 +49,10 @@ def scores(
     sides = {"positive": 1, "negative": -1}
     maps = {name: _strongest(found, sign) for name, sign in sides.items()}
     most = max(float(np.nanmax(values)) for values in maps.values())
-    height = min(9.0, max(2.4, 1.2 + 0.07 * found.layout.n_layers))
+    tall = 2.2 if style == "paper" else min(7.0, max(3.2, 1.2 + 0.07 * found.layout.n_layers))
+    size = (6 if style == "paper" else 26) / max(1, len(circuit or ()) / 200)
     norm = PowerNorm(0.5, vmin=0, vmax=most or 1)
-    with drawn(style, 2, height=height * (0.75 if style == "paper" else 1)) as (figure, axes):
+    with drawn(style, 2, height=tall) as (figure, axes):
         for axis, (name, values) in zip(axes, maps.items(), strict=True):
             axis.imshow(
                 values,
@@ -68,13 +69,13 @@ def scores(
             axis.scatter(
                 [index for _, index in marked],
                 [layer for layer, _ in marked],
-                s=26 if style == "screen" else 9,
+                s=size,
                 facecolors="none",
                 edgecolors="#d55e00",
-                linewidths=1.2 if style == "screen" else 0.7,
+                linewidths=0.6 if style == "paper" else 1.0,
             )
             axis.set(title=f"{name} scores", xlabel="neuron", ylabel="layer")
-            whole_numbers(axis.xaxis, axis.yaxis)
+            whole_numbers(axis.xaxis, axis.yaxis, at_most=5)
         figure.colorbar(axes[0].images[0], ax=axes, label=f"|score| ({found.unit})", shrink=0.8)
         figure.description = (
             f"Scores of {found.layout.n_neurons} neurons in {found.layout.n_layers} layers by "

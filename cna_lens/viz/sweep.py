@@ -10,7 +10,16 @@ from cna_lens.comparison import Comparison
 from cna_lens.comparison.table import Row
 from cna_lens.errors import InputError
 from cna_lens.types import Estimate, Rate
-from cna_lens.viz.figures import ResultFigure, Style, bars, drawn, line_look, shown, spans
+from cna_lens.viz.figures import (
+    ResultFigure,
+    Style,
+    bars,
+    drawn,
+    legend_below,
+    line_look,
+    shown,
+    spans,
+)
 
 Value = Rate | Estimate | None
 
@@ -33,17 +42,17 @@ def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
     methods = _methods(rows)
     n = baseline.behaviour.n
     with drawn(style, 2) as (figure, axes):
-        for axis, label, value in (
-            (axes[0], f"answers with the behaviour (%), n = {n}", _behaviour),
-            (axes[1], f"4-gram quality, n ≤ {n}", lambda row: row.quality),
+        for axis, title, label, value in (
+            (axes[0], f"answers with the behaviour, n = {n}", "%", _behaviour),
+            (axes[1], f"quality of the answers, n ≤ {n}", "4-gram quality", _quality),
         ):
             _draw_baseline(axis, value(baseline), scale=_scale(value(baseline)))
             for place, (name, steered) in enumerate(methods.items()):
                 _draw_method(axis, place, name, [baseline, *steered], value)
-            axis.set(xlabel="strength", ylabel=label)
+            axis.set(title=title, xlabel="strength", ylabel=label)
         axes[0].set_ylim(-3, 103)
         axes[1].set_ylim(-0.03, 1.03)
-        _legend(figure, axes[0])
+        legend_below(figure, axes[0])
         figure.description = "Behaviour and quality against strength. " + "; ".join(
             f"{row.method} at {row.strength:g}: behaviour {row.behaviour}, quality {row.quality}"
             for row in comparison.rows
@@ -108,10 +117,10 @@ def pareto(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
         axis.set_xlim(left=0)
         axis.set_ylim(-3, 103)
         axis.set(
-            xlabel=f"KL per token (nats), n = {n_negative}",
-            ylabel=f"answers with the behaviour (%), n = {baseline.behaviour.n}",
+            xlabel=f"KL per token (nats), n = {n_negative} prompts",
+            ylabel=f"behaviour (% of {baseline.behaviour.n} answers)",
         )
-        _legend(figure, axis)
+        legend_below(figure, axis)
         figure.description = "Behaviour left against KL per token. Not beaten: " + "; ".join(
             f"{row.method} at {row.strength:g}: behaviour {row.behaviour}, KL {row.kl_per_token}"
             for row in front
@@ -130,6 +139,10 @@ def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _behaviour(row: Row) -> Rate:
     return row.behaviour
+
+
+def _quality(row: Row) -> Estimate | None:
+    return row.quality
 
 
 def _scale(value: Value) -> float:
@@ -153,9 +166,3 @@ def _draw_method(
     centres, lows, highs = spans(found, _scale(found[0]) if found else 1)
     axis.plot(strengths, centres, label=shown(name), **look)
     axis.fill_between(strengths, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
-
-
-def _legend(figure: ResultFigure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    columns = 2 if figure.style == "paper" else 4
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
