@@ -44,7 +44,7 @@ def coloured_tokens(
     notes = [f"{choice.largest:.3g} {unit}" for choice in choices]
     scale = (
         '<div class="cna-scale" role="img" aria-label="Orange is negative, white 0, blue positive">'
-        f'<span>−<span data-notes="{embedded_json(notes)}">{escaped(notes[0])}</span></span>'
+        f'<span>-<span data-notes="{embedded_json(notes)}">{escaped(notes[0])}</span></span>'
         f'<i style="background:linear-gradient(90deg,{NEGATIVE},#fff,{POSITIVE})"></i>'
         f'<span>+<span data-notes="{embedded_json(notes)}">{escaped(notes[0])}</span></span></div>'
     )

@@ -62,7 +62,7 @@ class Page:
         return f"Page({self.title!r}, {len(self.bodies)} views)"
 
 
-def page(*views: Shown, title: str = "cna_lens") -> Page:
+def page(*views: object, title: str = "cna_lens") -> Page:
     """Several views, figures and results below each other, with CircuitsVis's script once.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from cna_lens.circuit import Circuit
@@ -98,9 +99,9 @@ def top_examples(
     if n < 1:
         raise InputError(f"n is {n}, expected at least 1 prompt")
     found = token_activations(model, [neuron], prompts, chat=chat).strongest(n)
+    peaks = [float(values.nan_to_num(-math.inf).max()) for values in found.values]
     headings = [
-        f"{place + 1} of {len(prompts)}: at most {float(values.nan_to_num(-float('inf')).max()):+.3g}"
-        for place, values in enumerate(found.values)
+        f"{place + 1} of {len(prompts)}: at most {peak:+.3g}" for place, peak in enumerate(peaks)
     ]
     title = f"Where {_name(found.neurons[0])} of {found.model} is most active"
     return _page(title, found, headings)
