@@ -102,8 +102,8 @@ class ResultFigure(Figure):
         image = base64.b64encode(self._image("png")).decode()
         width = round(self.get_figwidth() * 110)
         return styled(
-            f'<img alt="{escaped(self.description)}" width="{width}" '
-            f'src="data:image/png;base64,{image}">'
+            f'<div class="cna-figure"><img alt="{escaped(self.description)}" width="{width}" '
+            f'style="min-width:{min(width, 620)}px" src="data:image/png;base64,{image}"></div>'
         )
 
 

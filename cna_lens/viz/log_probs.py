@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cna_lens.answer_log_probs import AnswerLogProbs, TokenPrediction
 from cna_lens.errors import InputError
-from cna_lens.rendering import embedded_json, escaped, styled
+from cna_lens.rendering import embedded_json, escaped, styled, text_html
 from cna_lens.viz.coloured import Values, coloured_tokens, rounded, token_label
 from cna_lens.viz.page import Page
 
@@ -32,9 +32,10 @@ def log_probs(found: Sequence[AnswerLogProbs]) -> Page:
     if not found:
         raise InputError("there is no answer to show")
     title = "Answers without and with steering"
+    note = text_html("cna-note", "The redder, the likelier; white is below -5 nats.")
     answers = "".join(_answer(place, answer) for place, answer in enumerate(found))
     return Page(
-        [styled(f'<p class="cna-title">{escaped(title)}</p>{answers}')], title, scripts=True
+        [styled(f'<p class="cna-title">{escaped(title)}</p>{note}{answers}')], title, scripts=True
     )
 
 
