@@ -24,7 +24,7 @@ class Cell:
     short: str | None = None
 
     @classmethod
-    def of(cls, value: str | float | Rate | Estimate | None, form: str = ".3g") -> Cell:
+    def of(cls, value: str | int | float | Rate | Estimate | None, form: str = ".3g") -> Cell:
         """Text as it is, a number in a format, an estimate with its interval, "-" for nothing.
 
         >>> Cell.of(2.0, "+.2f")

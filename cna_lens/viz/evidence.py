@@ -56,17 +56,19 @@ def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
         alone = line_look(0) | {"linestyle": "none"}
         _curve(axes[0], [all_of_them], [found.jaccard], None, alone)
         axes[0].set(
-            xlabel=f"prompts of each side (bars: {confidence})",
+            title=f"with {confidence}",
+            xlabel="prompts of each side",
             ylabel="Jaccard index",
             ylim=(-0.03, 1.03),
         )
-        legend_above(axes[0])
+        legend_below(figure, axes[0])
         ranks = range(1, len(found.circuit) + 1)
         axes[1].step(ranks, often.values, where="mid", color=COLOURS[0])
         axes[1].fill_between(ranks, often.values, step="mid", color=COLOURS[0], alpha=0.25)
         axes[1].set(
+            title=f"chosen again in {found.n_resamples} resamples",
             xlabel=f"neurons of the circuit (k = {len(found.circuit)})",
-            ylabel=f"share of {found.n_resamples} resamples",
+            ylabel="share of resamples",
             ylim=(0, 1.03),
         )
         whole_numbers(axes[0].xaxis, axes[1].xaxis)

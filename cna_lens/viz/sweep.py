@@ -43,7 +43,7 @@ def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
     n = baseline.behaviour.n
     with drawn(style, 2) as (figure, axes):
         for axis, title, label, value in (
-            (axes[0], f"answers with the behaviour, n = {n}", "%", _behaviour),
+            (axes[0], f"answers with the behaviour, n = {n}", "% of answers", _behaviour),
             (axes[1], f"quality of the answers, n ≤ {n}", "4-gram quality", _quality),
         ):
             _draw_baseline(axis, value(baseline), scale=_scale(value(baseline)))
