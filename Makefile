@@ -5,7 +5,7 @@ VENV_TL3 := .venv-tl3
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
-.PHONY: setup demo test test-tl3 lint format clean
+.PHONY: setup demo test test-browser test-tl3 lint format clean
 
 setup: $(VENV)/.package
 
@@ -13,11 +13,15 @@ demo: setup
 	$(VENV)/bin/cna-lens demo
 
 test: setup
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m 'not browser'
+
+# The views in Chromium, which must be installed.
+test-browser: setup
+	$(VENV)/bin/pytest -m browser
 
 # The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/pytest
+	$(VENV_TL3)/bin/pytest -m 'not browser'
 
 # What pre-commit runs, on every file.
 lint: setup
