@@ -24,6 +24,9 @@ from cna_lens.steering import check_circuit
 from cna_lens.token_texts import token_texts
 from cna_lens.types import Neuron
 
+# Prompts have different numbers of tokens, so that no dimension is named "token".
+OfPrompt = Float[Tensor, "_ neuron"]
+
 
 @dataclass(frozen=True, eq=False)
 class TokenActivations:
@@ -39,7 +42,7 @@ class TokenActivations:
     model: str
     neurons: tuple[Neuron, ...]
     tokens: tuple[tuple[str, ...], ...]
-    values: tuple[Float[Tensor, "token neuron"], ...]
+    values: tuple[OfPrompt, ...]
 
     def __post_init__(self) -> None:
         """Refuse activations that do not belong to these tokens and neurons."""
@@ -111,9 +114,9 @@ def token_activations(
         if batch_size == "auto"
         else length_buckets(lengths, max_prompts=batch_size)
     )
-    values: dict[int, Float[Tensor, "token neuron"]] = {}
+    values: dict[int, OfPrompt] = {}
 
-    def run(batch: list[int]) -> list[Float[Tensor, "token neuron"]]:
+    def run(batch: list[int]) -> list[OfPrompt]:
         return _read(model, [ids[place] for place in batch], chosen, names)
 
     with tqdm(total=len(ids), desc="reading", unit="prompt", disable=not progress) as bar:
@@ -150,7 +153,7 @@ def _read(
     prompts: Sequence[TokenIds],
     neurons: tuple[Neuron, ...],
     names: tuple[str | None, ...],
-) -> list[Float[Tensor, "token neuron"]]:
+) -> list[OfPrompt]:
     ids, mask = pad(prompts, pad_token_id(model))
     read = torch.empty((*ids.shape, len(neurons)))
     columns: dict[int, list[int]] = {}

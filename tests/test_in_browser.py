@@ -1,4 +1,4 @@
-"""Every view in a real Chromium without a network: seen, coloured, silent, and asking for nothing."""
+"""Every view in a real Chromium without a network: seen, coloured, silent, asking for nothing."""
 
 import re
 

@@ -96,8 +96,10 @@ def test_the_html_of_a_circuit_holds_every_neuron_and_counts_each_layer():
     for layer, indices in circuit.by_layer().items():
         assert f"layer {layer}: {len(indices)}" in image["aria-label"]
     tall = [float(bar["height"]) for bar in parsed.attributes("rect")]
-    counts = [len(circuit.by_layer().get(layer, ())) for layer in range(6)]
+    counts = [len(indices) for indices in circuit.by_layer().values()]
     assert tall == pytest.approx([72 * count / max(counts) for count in counts], abs=0.01)
+    left = [float(bar["x"]) for bar in parsed.attributes("rect")]
+    assert left == pytest.approx([100 * layer + 10 for layer in circuit.by_layer()], abs=0.01)
 
 
 def test_the_printed_circuit_names_its_strongest_neurons_and_where_it_comes_from():

@@ -39,7 +39,7 @@ class Cell:
         if isinstance(value, Rate | Estimate):
             text = str(value)
             return cls(text, value.value, text.partition(" [")[0])
-        return cls(str(value) if isinstance(value, int) else format(value, form), value)
+        return cls(str(value) if isinstance(value, int) else format(value, form), float(value))
 
 
 @dataclass(frozen=True)

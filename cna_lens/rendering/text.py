@@ -26,14 +26,15 @@ def plain_text(summary: Summary) -> str:
         facts.add_row(_text(name), _text(value))
     console.print(facts)
     if summary.per_layer is not None:
-        console.print(_layers(summary.per_layer))
+        console.print("Neurons per layer", _layers(summary.per_layer), sep="\n")
     if summary.table is not None:
-        console.print(_fitting(console, summary.table.first(ROWS)))
+        shown = _fitting(console, summary.table.first(ROWS))
+        console.print(_text(shown.caption), _rows(shown), sep="\n")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _layers(per_layer: Sequence[int]) -> RichTable:
-    table = RichTable("layer", title="Neurons per layer", title_justify="left")
+    table = RichTable("layer")
     table.add_column("neurons", justify="right")
     table.add_column("")
     widest = max(per_layer, default=0)
@@ -44,14 +45,13 @@ def _layers(per_layer: Sequence[int]) -> RichTable:
     return table
 
 
-def _fitting(console: Console, shown: Table) -> RichTable:
+def _fitting(console: Console, table: Table) -> Table:
     """With intervals where they fit into the width."""
-    table = _rows(shown)
-    return table if console.measure(table).maximum < WIDTH else _rows(shown.shortened())
+    return table if console.measure(_rows(table)).maximum < WIDTH else table.shortened()
 
 
 def _rows(shown: Table) -> RichTable:
-    table = RichTable(title=_text(shown.caption), title_justify="left")
+    table = RichTable()
     for place, name in enumerate(shown.columns):
         table.add_column(_text(name), justify="right" if shown.is_number(place) else "left")
     for row in shown.rows:

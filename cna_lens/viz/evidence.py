@@ -222,7 +222,7 @@ def _whole_bins(least: int, most: int) -> list[float]:
 
 def _curve(
     axis: Axes,
-    x: Sequence[float],
+    x: Sequence[int],
     estimates: Sequence[Estimate],
     name: str | None,
     look: dict[str, Any],

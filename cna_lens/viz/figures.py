@@ -145,7 +145,7 @@ def line_look(place: int) -> dict[str, Any]:
 
 
 def spans(
-    values: Sequence[Rate | Estimate], scale: float = 1
+    values: Sequence[Rate | Estimate], scale: float = 1.0
 ) -> tuple[list[float], list[float], list[float]]:
     """Values with both ends of their intervals, which are the value where there is none."""
     return (
@@ -155,7 +155,7 @@ def spans(
     )
 
 
-def bars(values: Sequence[Rate | Estimate], scale: float = 1) -> list[list[float]]:
+def bars(values: Sequence[Rate | Estimate], scale: float = 1.0) -> list[list[float]]:
     """How far intervals reach below and above, as error bars.
 
     Never less than nothing: percentiles of resamples need not hold the value itself.

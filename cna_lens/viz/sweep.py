@@ -77,7 +77,7 @@ def pareto(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
     baseline, *rows = comparison.rows
     methods = _methods(rows)
     with drawn(style, 1, height=2.6 if style == "paper" else 4.6) as (figure, (axis,)):
-        _draw_baseline(axis, baseline.behaviour, scale=100)
+        _draw_baseline(axis, baseline.behaviour, scale=100.0)
         for place, (name, steered) in enumerate(methods.items()):
             points = [(row, row.kl_per_token) for row in steered if row.kl_per_token is not None]
             costs = [cost for _, cost in points]
@@ -87,7 +87,7 @@ def pareto(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
                 [cost.value for cost in costs],
                 [100 * each.value for each in left],
                 xerr=bars(costs),
-                yerr=bars(left, 100),
+                yerr=bars(left, 100.0),
                 label=shown(name),
                 elinewidth=0.7,
                 **look,
@@ -146,7 +146,7 @@ def _quality(row: Row) -> Estimate | None:
 
 
 def _scale(value: Value) -> float:
-    return 100 if isinstance(value, Rate) else 1
+    return 100.0 if isinstance(value, Rate) else 1.0
 
 
 def _draw_baseline(axis: Axes, value: Value, scale: float) -> None:
@@ -163,6 +163,6 @@ def _draw_method(
     strengths = sorted(known)
     found = [known[strength] for strength in strengths]
     look = line_look(place)
-    centres, lows, highs = spans(found, _scale(found[0]) if found else 1)
+    centres, lows, highs = spans(found, _scale(found[0]) if found else 1.0)
     axis.plot(strengths, centres, label=shown(name), **look)
     axis.fill_between(strengths, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
