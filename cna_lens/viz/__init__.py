@@ -20,7 +20,7 @@ from cna_lens.viz.evidence import necessity, null, overlap, stability
 from cna_lens.viz.figures import ResultFigure
 from cna_lens.viz.layers import layers
 from cna_lens.viz.log_probs import log_probs
-from cna_lens.viz.page import Page, page, share_bundle
+from cna_lens.viz.pages import Page, page, share_bundle
 from cna_lens.viz.promotes import promotes, show_promoted
 from cna_lens.viz.scores import scores
 from cna_lens.viz.sweep import pareto, sweep

@@ -74,8 +74,8 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
     ]
     values, largest = choices[0]
     spans = "".join(
-        f'<span style="{_ground(value / largest)}" title="{value:.4g}">{escaped(label)}</span>'
-        for label, value in zip(_labels(tokens, values), values, strict=True)
+        f'<span style="{_ground(value / largest)}" title="{value:.4g}">{escaped(shown_token(text))}</span>'
+        for text, value in zip(_with_values(tokens, values), values, strict=True)
     )
     return (
         f'<div class="cna-tokens" dir="auto" data-circuitsvis="ColoredTokens" '
@@ -86,32 +86,40 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
 def _with_what_is_not_finite(
     tokens: Sequence[str], values: Sequence[float]
 ) -> dict[str, list[str]]:
-    return {} if all(map(math.isfinite, values)) else {"tokens": _labels(tokens, values)}
+    if all(map(math.isfinite, values)):
+        return {}
+    return {"tokens": list(map(token_label, _with_values(tokens, values)))}
 
 
-def _labels(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
+def _with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
+    """The tokens, with the value behind those whose value is not finite."""
     return [
-        token_label(token) + ("" if math.isfinite(value) else f"⟨{value}⟩")
+        token + ("" if math.isfinite(value) else f"⟨{value}⟩")
         for token, value in zip(tokens, values, strict=True)
     ]
 
 
-def token_label(token: str) -> str:
-    """A token as CircuitsVis shows it as it stands.
+def shown_token(token: str) -> str:
+    r"""A token of which something can be seen.
 
-    CircuitsVis puts tokens into the page as HTML and into tooltips as text. Before a character
-    that would begin a tag or an entity stands an invisible joiner, behind which none begins; so
-    both show the same, and nothing is executed. Spaces alone would be invisible.
+    >>> shown_token("a\n"), shown_token("  "), shown_token("")
+    ('a↵', '␣␣', '∅')
+    """
+    shown = visible(token)
+    return shown if shown.strip() else "␣" * len(shown) or "∅"
+
+
+def token_label(token: str) -> str:
+    r"""A token as CircuitsVis shows it as it stands.
+
+    CircuitsVis puts tokens into the page as HTML and into tooltips as text. Behind a character
+    that would begin a tag or an entity stands an invisible joiner, so that none begins; both show
+    the same, and nothing is executed.
 
     >>> token_label("</script>").replace("\u2060", "|")
     '<|/script>'
-    >>> token_label("  ")
-    '␣␣'
     """
-    shown = visible(token)
-    if not shown.strip():
-        shown = "␣" * len(shown) or "∅"
-    return re.sub("[<&]", lambda found: found[0] + WORD_JOINER, shown)
+    return re.sub("[<&]", lambda found: found[0] + WORD_JOINER, shown_token(token))
 
 
 def rounded(value: float) -> float:

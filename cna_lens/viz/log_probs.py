@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from cna_lens.answer_log_probs import AnswerLogProbs, TokenPrediction
 from cna_lens.errors import InputError
 from cna_lens.rendering import embedded_json, escaped, styled, text_html
-from cna_lens.viz.coloured import Values, coloured_tokens, rounded, token_label
-from cna_lens.viz.page import Page
+from cna_lens.viz.coloured import Values, coloured_tokens, rounded, shown_token, token_label
+from cna_lens.viz.pages import Page
 
 
 def log_probs(found: Sequence[AnswerLogProbs]) -> Page:
@@ -69,7 +69,7 @@ def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
         "correctTokenLogProb": [rounded(at.log_prob) for at in predicted],
     }
     spans = "".join(
-        f'<span title="{at.log_prob:.3g}">{escaped(token_label(token))}</span>'
+        f'<span title="{at.log_prob:.3g}">{escaped(shown_token(token))}</span>'
         for token, at in zip(tokens, predicted, strict=True)
     )
     return (

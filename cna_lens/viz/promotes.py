@@ -8,7 +8,7 @@ from cna_lens.rendering.html import table_html
 from cna_lens.rendering.visible import visible
 from cna_lens.sites import HookedModel
 from cna_lens.types import Neuron
-from cna_lens.viz.page import Page
+from cna_lens.viz.pages import Page
 
 
 def promotes(model: HookedModel, neuron: Neuron | tuple[int, int], k: int = 10) -> Page:

@@ -13,7 +13,7 @@ from cna_lens.sites import HookedModel
 from cna_lens.token_activations import TokenActivations, token_activations
 from cna_lens.types import Neuron
 from cna_lens.viz.coloured import Values, coloured_tokens
-from cna_lens.viz.page import Page
+from cna_lens.viz.pages import Page
 
 UNIT = "activation"
 
