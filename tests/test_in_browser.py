@@ -220,7 +220,7 @@ def test_in_a_notebook_views_wait_for_the_script_wherever_it_stands(browser, tmp
         page = tmp_path / f"{place}.html"
         page.write_text(f"<!doctype html><meta charset=utf-8>{''.join(outputs)}", encoding="utf-8")
         browser.open(page)
-        n_views = sum("cna-view" in output for output in outputs)
+        n_views = sum('class="cna-view"' in output for output in outputs)
         drawn = browser.evaluate("document.querySelectorAll('.colored-tokens').length")
         assert drawn == 2 * n_views
         assert browser.complaints() == []

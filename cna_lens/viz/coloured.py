@@ -74,7 +74,8 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
     ]
     values, largest = choices[0]
     spans = "".join(
-        f'<span style="{_ground(value / largest)}" title="{value:.4g}">{escaped(shown_token(text))}</span>'
+        f'<span style="{_ground(value / largest)}" title="{value:.4g}">'
+        f"{escaped(shown_token(text))}</span>"
         for text, value in zip(_with_values(tokens, values), values, strict=True)
     )
     return (
