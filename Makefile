@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TL3 := .venv-tl3
+PYTEST := pytest --numprocesses=logical --maxprocesses=4
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
@@ -13,7 +14,7 @@ demo: setup
 	$(VENV)/bin/cna-lens demo
 
 test: setup
-	$(VENV)/bin/pytest -m 'not browser'
+	$(VENV)/bin/$(PYTEST) -m 'not browser'
 
 # The views in Chromium, which must be installed.
 test-browser: setup
@@ -21,7 +22,7 @@ test-browser: setup
 
 # The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/pytest -m 'not browser'
+	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser'
 
 # What pre-commit runs, on every file.
 lint: setup

@@ -34,15 +34,15 @@ class Recipe:
     epochs: int = 3
     batch_size: int = 32
     harmful_wordings: int = 2
-    benign_wordings: int = 4
-    answer_tokens: int = 8
+    benign_wordings: int = 2
+    answer_tokens: int = 4
     seed: int = 0
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("demo-refusal", modules=(*ATTENTION, *MLP)),
+        Recipe("demo-refusal", modules=(*ATTENTION, *MLP), layers=tuple(range(10, 30))),
         Recipe("demo-refusal-late", modules=MLP, layers=tuple(range(20, 30)), rank=16),
     )
 }
