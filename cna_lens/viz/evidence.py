@@ -91,7 +91,7 @@ def overlap(found: Transfer, *, style: Style = "screen") -> ResultFigure:
     >>> one = Circuit((Neuron(0, 1), Neuron(1, 2)), (2.0, 1.0), Layout((4, 4)))
     >>> other = Circuit((Neuron(0, 1), Neuron(1, 3)), (2.0, 1.0), Layout((4, 4)))
     >>> overlap(transfer({"English": one, "German": other})).description
-    'Jaccard indices. English and German: 0.333, by chance 0.185'
+    'Jaccard indices. English and German: 0.333, by chance 0.188'
 
     Args:
         found: from `cna_lens.transfer`.

@@ -21,7 +21,7 @@ def log_probs(found: Sequence[AnswerLogProbs]) -> Page:
     >>> from cna_lens import answer_log_probs
     >>> from contextlib import nullcontext
     >>> log_probs(answer_log_probs(tiny_model, nullcontext, ["w5"], ["w6 w7"]))
-    Page('Answers without and with steering', 1 views)
+    Page('Answers without and with steering', 1 view)
 
     Args:
         found: from `answer_log_probs`.

@@ -59,14 +59,16 @@ class Page:
 
     def __repr__(self) -> str:
         """One useful line."""
-        return f"Page({self.title!r}, {len(self.bodies)} views)"
+        views = "1 view" if len(self.bodies) == 1 else f"{len(self.bodies)} views"
+        return f"Page({self.title!r}, {views})"
 
 
 def page(*views: object, title: str = "cna_lens") -> Page:
     """Several views, figures and results below each other, with CircuitsVis's script once.
 
+    >>> from cna_lens.viz import promotes
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
-    >>> page(circuit, layers(circuit), title="my circuit")
+    >>> page(circuit, promotes(tiny_model, (1, 3)), title="my circuit")
     Page('my circuit', 2 views)
 
     Args:

@@ -15,7 +15,7 @@ def promotes(model: HookedModel, neuron: Neuron | tuple[int, int], k: int = 10) 
     """The tokens that a neuron makes likelier and less likely, by `promoted_tokens`.
 
     >>> promotes(tiny_model, (1, 3), k=3)
-    Page('What layer 1, neuron 3 of tiny-llama writes', 1 views)
+    Page('What layer 1, neuron 3 of tiny-llama writes', 1 view)
 
     Args:
         model: a TransformerBridge or HookedTransformer.

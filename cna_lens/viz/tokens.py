@@ -33,7 +33,7 @@ def tokens(
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), tiny_layout)
     >>> tokens(tiny_model, circuit, [[5, 6, 7]])
-    Page('2 neurons at each token of tiny-llama', 1 views)
+    Page('2 neurons at each token of tiny-llama', 1 view)
 
     Args:
         model: a TransformerBridge or HookedTransformer.
@@ -65,7 +65,7 @@ def show_tokens(found: TokenActivations) -> Page:
 
     >>> from cna_lens import token_activations
     >>> show_tokens(token_activations(tiny_model, [(1, 3)], [[5, 6, 7]]))
-    Page('1 neuron at each token of tiny-llama', 1 views)
+    Page('1 neuron at each token of tiny-llama', 1 view)
     """
     title = f"{_neurons(len(found.neurons))} at each token of {found.model}"
     headings = [f"prompt {place}" for place in range(len(found.tokens))]
@@ -83,7 +83,7 @@ def top_examples(
     """The prompts on which a neuron is most active at any token, most active first.
 
     >>> top_examples(tiny_model, (1, 3), [[5, 6, 7], [8, 9]], n=1)
-    Page('Where layer 1, neuron 3 of tiny-llama is most active', 1 views)
+    Page('Where layer 1, neuron 3 of tiny-llama is most active', 1 view)
 
     Args:
         model: a TransformerBridge or HookedTransformer.
