@@ -1,6 +1,7 @@
 """Every view in a real Chromium without a network: seen, coloured, silent, asking for nothing."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import results
@@ -156,6 +157,16 @@ def test_what_is_not_a_number_is_written_beside_its_token(browser, tmp_path):
         "</script>⟨-inf⟩",
         LABELS[3],
     ]
+    assert browser.complaints() == []
+
+
+def test_a_token_of_probability_0_is_shown(browser, tmp_path):
+    impossible = results.answer()
+    never = replace(impossible.steered[0], log_prob=float("-inf"))
+    answer = replace(impossible, steered=(never, *impossible.steered[1:]))
+    browser.open(viz.log_probs([answer]).save(tmp_path / "never.html"))
+    assert [plain(token["text"]) for token in tokens_shown(browser, 1)] == LABELS
+    assert plain(tokens_shown(browser, 2)[0]["text"]) == "<|im_start|>⟨-inf⟩"
     assert browser.complaints() == []
 
 

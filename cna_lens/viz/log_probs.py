@@ -11,6 +11,8 @@ from cna_lens.rendering import embedded_json, escaped, styled, text_html
 from cna_lens.viz.coloured import Values, coloured_tokens, rounded, shown_token, token_label
 from cna_lens.viz.pages import Page
 
+LEAST = -9999.0
+
 
 def log_probs(found: Sequence[AnswerLogProbs]) -> Page:
     """How likely each token of an answer is without and with steering, side by side.
@@ -63,10 +65,10 @@ def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
     props = {
         # The component shows no first token, which others are predicted from.
         "prompt": ["…", *map(token_label, tokens)],
-        "topKLogProbs": [[rounded(each) for _, each in at.likeliest] for at in predicted],
+        "topKLogProbs": [[_drawn(each) for _, each in at.likeliest] for at in predicted],
         "topKTokens": [[token_label(token) for token, _ in at.likeliest] for at in predicted],
         "correctTokenRank": [at.rank for at in predicted],
-        "correctTokenLogProb": [rounded(at.log_prob) for at in predicted],
+        "correctTokenLogProb": [_drawn(at.log_prob) for at in predicted],
     }
     spans = "".join(
         f'<span title="{at.log_prob:.3g}">{escaped(shown_token(token))}</span>'
@@ -76,3 +78,8 @@ def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
         f'<div class="cna-tokens cna-log-probs" dir="auto" data-circuitsvis="TokenLogProbs" '
         f'data-props="{embedded_json(props)}" data-choices="[{{}}]">{spans}</div>'
     )
+
+
+def _drawn(log_prob: float) -> float:
+    # CircuitsVis draws no token at minus infinity; all below -5 are white alike.
+    return rounded(max(LEAST, log_prob))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -128,7 +129,8 @@ def _scripts(shared: bool) -> str:
 def _bundle() -> str:
     """CircuitsVis's own build, fit to stand in a page: a classic script of 1.3 MB."""
     source = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    code = source[: source.rindex("//# sourceMappingURL=")]
+    # Whoever opens the browser's tools would ask the network for the source map.
+    code = re.sub(r"//# sourceMappingURL=\S*", "", source)
     # The build holds this tag in a string, where the escaped form says the same.
     return f"if (!window.CircuitsVis) {{\n{code}\n".replace("</script", "<\\/script") + (
         'window.CircuitsVis = CircuitsVis;\n}\ndocument.dispatchEvent(new Event("circuitsvis"));'
