@@ -8,7 +8,7 @@ DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
 MIRROR ?=
 
-.PHONY: setup demo reproduce-smollm2 test test-tl3 lint format clean
+.PHONY: setup demo reproduce-smollm2 test test-browser test-tl3 lint format clean
 
 setup: $(VENV)/.package
 
@@ -21,12 +21,16 @@ reproduce-smollm2: setup
 		$(if $(MIRROR),--hub-root $(MIRROR))
 
 test: setup
-	$(VENV)/bin/$(PYTEST)
+	$(VENV)/bin/$(PYTEST) -m 'not browser'
+
+# The views in Chromium, which must be installed.
+test-browser: setup
+	$(VENV)/bin/pytest -m browser
 
 # The same tests on the last TransformerLens that has HookedTransformer, and those that need it:
 # that class, and SAELens.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/$(PYTEST)
+	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser'
 
 # What pre-commit runs, on every file.
 lint: setup

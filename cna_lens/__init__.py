@@ -10,6 +10,7 @@ prompts that do not, and test whether they cause it:
 """
 
 from cna_lens.activations import PromptActivations
+from cna_lens.answer_log_probs import AnswerLogProbs, answer_log_probs
 from cna_lens.baselines import (
     Anchor,
     Choice,
@@ -67,6 +68,7 @@ from cna_lens.moments import ActivationStats
 from cna_lens.neurons import MLP, ExpertNeuron, Experts, Neuron
 from cna_lens.pipeline import find_circuit
 from cna_lens.positions import prompt_lengths
+from cna_lens.promoted_tokens import PromotedTokens, promoted_tokens
 from cna_lens.prompt_files import read_prompts
 from cna_lens.prompt_sets import PromptSet, diverse_prompts, prompt_set
 from cna_lens.ranking import NeuronScores, circuit_size
@@ -88,6 +90,7 @@ from cna_lens.routing import RoutingStats
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.steering_method import Applied, SteeringMethod
+from cna_lens.token_activations import TokenActivations, token_activations
 from cna_lens.types import Estimate, Layout, PromptRecord, Rate, Source
 from cna_lens.universal import UniversalNeurons, UniversalRule, filter_universal
 from cna_lens.vectors import ControlVectors
@@ -99,6 +102,7 @@ __all__ = [
     "ActivationError",
     "ActivationStats",
     "Anchor",
+    "AnswerLogProbs",
     "Applied",
     "AttributionPatching",
     "Choice",
@@ -129,6 +133,7 @@ __all__ = [
     "NeuronScores",
     "OutputWeighted",
     "Probe",
+    "PromotedTokens",
     "PromptActivations",
     "PromptRecord",
     "PromptSet",
@@ -145,12 +150,14 @@ __all__ = [
     "Standardized",
     "Steering",
     "SteeringMethod",
+    "TokenActivations",
     "UniversalNeurons",
     "UniversalRecord",
     "UniversalRule",
     "VectorAddition",
     "VectorMismatchError",
     "ablation",
+    "answer_log_probs",
     "bootstrap_mean",
     "caa",
     "caa_candidates",
@@ -179,6 +186,7 @@ __all__ = [
     "ngram_quality",
     "null_distribution",
     "paired_bootstrap",
+    "promoted_tokens",
     "prompt_lengths",
     "prompt_set",
     "random_direction",
@@ -190,6 +198,7 @@ __all__ = [
     "set_to",
     "stability",
     "steer",
+    "token_activations",
     "transfer",
     "universal_neurons",
     "weights_hash",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cna_lens.errors import CircuitFileError, InputError
 from cna_lens.files import write_atomically
 from cna_lens.neurons import MLP, AnyNeuron, Experts, as_neuron
+from cna_lens.rendering import Cell, Summarized, Summary, neuron_table, per_layer
 from cna_lens.types import HOOK_SITE, Layout, PromptRecord
 
 if TYPE_CHECKING:
@@ -86,9 +87,25 @@ class Provenance:
     universal: UniversalRecord | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What is known, in words."""
+        facts = [("model", self.model or "unknown")]
+        if self.positive and self.negative:
+            count = f"{self.positive.count} positive, {self.negative.count} negative"
+            facts.append(("prompts", count))
+        if self.rank:
+            unit = f" ({self.unit})" if self.unit else ""
+            facts.append(("ranking", f"{self.rank}{unit}, sign {self.sign}, token {self.position}"))
+        if self.universal:
+            excluded = f"{self.universal.n_neurons} neurons excluded"
+            facts.append(("universal", f"{excluded}, {self.universal.applied} the top k"))
+        if self.weights_sha256:
+            facts.append(("weights", self.weights_sha256[:16]))
+        return facts
+
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Summarized):
     """A set of neurons, strongest first, each with its signed score.
 
     The word is the paper's; there are no edges. Circuits come from `cna_lens.find_circuit`, or
@@ -109,6 +126,8 @@ class Circuit:
     Circuit(2 of 14 neurons of all experts, 1 of 2 layers, strongest L1/E0/2 +2.5, model unknown)
     >>> circuit.by_mlp()
     {MLP(layer=1, expert=None): (3,), MLP(layer=1, expert=0): (2,)}
+
+    `print` shows a table, and a notebook a page of it.
 
     Attributes:
         neurons: the neurons, strongest first.
@@ -161,6 +180,21 @@ class Circuit:
             f"Circuit({len(self)} of {self.layout.n_neurons} neurons{counted}, "
             f"{len(self.by_layer())} of {self.layout.n_layers} layers, {strongest}"
             f"model {self.provenance.model or 'unknown'})"
+        )
+
+    def _summary(self) -> Summary:
+        scores = [Cell.of(score, "+.3f") for score in self.scores]
+        share = len(self) / max(1, self.layout.n_neurons)
+        counted = "neurons of all experts" if self.layout.experts else "neurons"
+        size = f"{len(self)} of {self.layout.n_neurons} {counted} ({share:.2%})"
+        return Summary(
+            title="Circuit",
+            facts=[
+                ("size", f"{size}, {len(self.by_layer())} of {self.layout.n_layers} layers"),
+                *self.provenance.facts(),
+            ],
+            table=neuron_table("Strongest neurons", self.neurons, {"score": scores}),
+            per_layer=per_layer(self, self.layout),
         )
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError, VectorMismatchError
-from cna_lens.sites import HookedModel, Site, check_model, layout_of, model_name, site_hook_names
+from cna_lens.projections import layout_of
+from cna_lens.sites import HookedModel, Site, check_model, model_name, site_hook_names
 
 
 @runtime_checkable

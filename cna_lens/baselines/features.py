@@ -190,6 +190,7 @@ class _FeatureMoments(RunningMoments):
         rows: Sequence[int],
         activations: Float[Tensor, "prompt d_in"],
         layout: Layout,  # noqa: ARG002 (that of the layer, which the features replace)
+        route_weights: Tensor | None = None,  # noqa: ARG002 (autoencoders read no experts)
     ) -> None:
         with torch.no_grad():
             features = features_of(self.sae, activations)
