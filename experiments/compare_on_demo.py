@@ -105,7 +105,7 @@ def vector_methods(model: HookedModel) -> list[SteeringMethod]:
         sparing = [method for method in candidates if _mean_kl(model, method, benign) <= MAX_KL]
         return choose(model, sparing, refusal_log_odds, harmful, progress=True).best
 
-    early = range(math.floor(0.8 * model.cfg.n_layers))
+    early = range(1, math.floor(0.8 * model.cfg.n_layers))
     return [
         replace(cna_lens.caa(model, positive, negative), name="CAA, MLP outputs of all layers"),
         chosen(caa_candidates(model, positive, negative)),
