@@ -186,7 +186,9 @@ def directional_ablation_candidates(
             batch_size=batch_size,
             progress=progress,
         )
-        differing = (layer for layer in vectors.layers if bool(vectors.at_layer(layer).vectors.any()))
+        differing = (
+            layer for layer in vectors.layers if bool(vectors.at_layer(layer).vectors.any())
+        )
         found += [
             DirectionalAblation(
                 vectors.at_layer(layer),
