@@ -19,6 +19,7 @@ from cna_lens import (
     Neuron,
     NeuronScores,
     UniversalRule,
+    matched_random,
 )
 from cna_lens.neurons import as_neuron
 from cna_lens.routing import routing_of
@@ -149,6 +150,19 @@ def test_a_count_of_neurons_in_each_place_is_three_or_two_numbers(without_type_c
         MIXED.flat((1, 1, 1, 1))
     with pytest.raises(TypeError):
         MIXED.flat((1, 0.5))
+
+
+def test_a_control_alike_in_magnitude_looks_at_the_neurons_own_expert():
+    layout = layout_of((60,), (2, 30))
+    # In the second expert, neurons of odd index are far more active than those of even index.
+    second = torch.arange(30) + 100 * (torch.arange(30) % 2)
+    mean = torch.cat([torch.arange(30), second]).double()
+    stats = ActivationStats.of(mean[None], layout)
+    circuit = Circuit((ExpertNeuron(0, 1, 4),), (1.0,), layout)
+    for seed in range(10):
+        (drawn,) = matched_random(circuit, seed, match="magnitude", stats=stats)
+        assert drawn.mlp == MLP(0, 1)
+        assert drawn.index % 2 == 0
 
 
 def test_routing_of_a_batch_worked_by_hand():

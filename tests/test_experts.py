@@ -263,7 +263,8 @@ def test_the_parts_of_a_contrast_sum_to_it_and_tell_routing_from_activation(mixt
     torch.testing.assert_close(sum(parts), rank(positive, negative).values)
     one_side = (positive.routing.neuron_frequency > 0) ^ (negative.routing.neuron_frequency > 0)
     assert bool(one_side.any())
-    assert not bool(parts[0][one_side].any())
+    for sets in ((positive, negative), (negative, positive)):
+        assert not bool(rank(*sets, ContrastPart("activation")).values[one_side].any())
     often = positive.routing.neuron_frequency == negative.routing.neuron_frequency
     assert not bool(parts[1][often].any())
     # Twice as active where routed, as often: all of it is activation.
