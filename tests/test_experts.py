@@ -326,5 +326,5 @@ def test_rankings_by_gradient_refuse_experts_before_anything_runs(mixtral, ranki
     monkeypatch.setattr(type(mixtral), "forward", lambda *_, **__: pytest.fail("it ran"))
     metric = cna_lens.LogOdds(openings=("w5",))
     method = {"attribution_patching": cna_lens.AttributionPatching, "relp": cna_lens.RelP}[ranking]
-    with pytest.raises(ModelError, match=r"layer 0 .*experts.*use the contrast"):
+    with pytest.raises(ModelError, match=r"layer 0 .*experts.*rankings contrast"):
         find_circuit(mixtral, PROMPTS, OTHERS, rank=method(metric), progress=False)

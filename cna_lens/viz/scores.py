@@ -104,4 +104,9 @@ def _on_side(circuit: Circuit | None, sign: int) -> list[tuple[int, int]]:
     if circuit is None:
         return []
     pairs = zip(circuit.neurons, circuit.scores, strict=True)
-    return [(neuron.layer, neuron.index) for neuron, score in pairs if sign * score > 0]
+    layout = circuit.layout
+    return [
+        (neuron.layer, layout.flat(neuron) - layout.starts[neuron.layer])
+        for neuron, score in pairs
+        if sign * score > 0
+    ]
