@@ -146,8 +146,8 @@ def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
     if sparse := [site.layer for site in sites if site.experts is not None]:
         raise ModelError(
             f"layer {sparse[0]} of {model_name(model)} is a sparse mixture of experts, whose "
-            "neurons are not reached this way; collect, steer, and the rankings contrast, standardized and "
-            "output_weighted reach them"
+            "neurons are not reached this way; collect, steer, and the rankings contrast, "
+            "standardized and output_weighted reach them"
         )
     return tuple(site.dense for site in sites)
 
