@@ -270,7 +270,7 @@ def test_a_circuit_of_other_experts_is_refused(models, mixtral):
         CircuitMismatchError, match=r"4 experts of 8 neurons in layer 0.*has 0 of 0"
     ):
         steer(
-            models["deepseek_v3"],
+            tiny_moe.bridge("deepseek_v3"),
             Circuit((ExpertNeuron(0, 1, 2),), (1.0,), circuit.layout),
             0.0,
             allow_other_model=True,

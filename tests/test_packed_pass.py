@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 
 import pytest
 import reference
@@ -291,7 +292,9 @@ def test_transformer_lenss_own_hooks_allow_packing():
     )
     model = boot(config, "OPTForCausalLM")
     assert why_not(model, PROMPTS) is None
-    model.add_caching_hooks()
+    # TransformerLens 3.9's bridge has no caching hooks to add.
+    one_hook = partial(model.add_hook, POST.format(0), lambda x, hook: None)
+    getattr(model, "add_caching_hooks", one_hook)()
     assert "hook" in why_not(model, PROMPTS)
 
 
@@ -373,6 +376,11 @@ UNABLE = {
         "reads a prompt otherwise",
     ),
 }
+
+
+# The bridge of TransformerLens 3 gives other activations of MPT with padding, packed or not.
+if find_spec("transformer_lens.HookedTransformer"):
+    del UNABLE["ALiBi by columns"]
 
 
 @pytest.mark.parametrize("kind", UNABLE)

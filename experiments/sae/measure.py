@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import sae_lens
 import torch
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def measure(
         "reconstruction": reconstruction(model, sae, (*harmful, *benign), seed),
         "effect": [asdict(row) for row in comparison.rows],
         "threads": torch.get_num_threads(),
-        "versions": dict(library_versions()),
+        "versions": dict(library_versions()) | {"sae-lens": sae_lens.__version__},
     }
 
 
