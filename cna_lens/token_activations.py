@@ -52,12 +52,22 @@ class TokenActivations:
         if shapes != expected:
             raise InputError(f"the activations have the shapes {shapes}, expected {expected}")
 
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The first neuron's largest activation on each prompt, behind the prompt's first token.
+
+        At the first token some neurons are a hundred times as active as anywhere else, whatever
+        the prompt (Sun et al., Massive Activations in Large Language Models, 2024). It counts
+        only where a prompt has no other one.
+        """
+        behind_first = [
+            values[1:, 0] if len(values) > 1 else values[:, 0] for values in self.values
+        ]
+        return tuple(float(values.nan_to_num(-torch.inf).max()) for values in behind_first)
+
     def strongest(self, n: int = 10) -> TokenActivations:
-        """The prompts on which the first neuron is most active at any token, most active first."""
-        peaks = torch.tensor(
-            [float(values[:, 0].nan_to_num(-torch.inf).max()) for values in self.values]
-        )
-        order = peaks.sort(descending=True, stable=True).indices[:n].tolist()
+        """The prompts on which the first neuron is most active, by `peaks`, most active first."""
+        order = torch.tensor(self.peaks).sort(descending=True, stable=True).indices[:n].tolist()
         return TokenActivations(
             self.model,
             self.neurons,

@@ -115,7 +115,7 @@ def test_tokens_are_coloured_by_the_neuron_that_is_picked_on_its_own_scale(brows
                  picker.selectedIndex = {place}; picker.dispatchEvent(new Event("change")); }})()"""
         )
         browser.evaluate("new Promise(done => setTimeout(done, 100))")
-        largest = max(float(values[:, place].abs().max()) for values in found.values)
+        largest = max(float(values[1:, place].abs().max()) for values in found.values)
         note = browser.evaluate("document.querySelector('[data-notes]').textContent")
         assert note == f"{largest:.3g} activation"
         for host, values in enumerate(found.values):
@@ -124,9 +124,21 @@ def test_tokens_are_coloured_by_the_neuron_that_is_picked_on_its_own_scale(brows
                 red, _, blue = map(int, re.findall(r"\d+", token["ground"])[:3])
                 if abs(share) > 0.05:
                     assert (blue > red) == (share > 0)
-                full = {True: (0, 114, 178), False: (213, 94, 0)}[share > 0]
-                # CircuitsVis mixes in another colour space; the red of blue only falls.
-                assert (min(full) < red < 255 or blue < 255) == (abs(share) > 0.01)
+                if abs(share) >= 1:
+                    full = "rgb(0, 114, 178)" if share > 0 else "rgb(213, 94, 0)"
+                    assert token["ground"] == full
+
+
+def test_an_enormous_first_token_leaves_the_others_their_colours(browser, saved, tmp_path):
+    found = results.token_activations()
+    for values in found.values:
+        values[0] = -1e4
+    browser.open(saved["tokens"])
+    usual = [token["ground"] for token in tokens_shown(browser)]
+    browser.open(viz.show_tokens(found).save(tmp_path / "first.html"))
+    grounds = [token["ground"] for token in tokens_shown(browser)]
+    assert grounds[1:] == usual[1:]
+    assert grounds[0] == "rgb(213, 94, 0)"
 
 
 def test_a_tooltip_shows_the_token_and_executes_nothing(browser, saved):

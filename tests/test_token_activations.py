@@ -51,15 +51,17 @@ def test_no_hook_stays_behind(llama):
     assert reference.hooks(llama) == before
 
 
-def test_the_strongest_prompts_come_first_whatever_is_not_a_number():
+def test_the_strongest_prompts_come_first_by_the_tokens_behind_their_first():
     nan = float("nan")
+    rows = ([900.0, 1.0, -9.0], [nan], [800.0, nan, 4.0], [-1.0])
     found = cna_lens.TokenActivations(
         "made up",
         (Neuron(0, 0),),
-        (("a", "b"), ("c",), ("d", "e"), ("f",)),
-        tuple(torch.tensor(rows)[:, None] for rows in ([1.0, -9.0], [nan], [nan, 4.0], [-1.0])),
+        (("a", "b", "c"), ("d",), ("e", "f", "g"), ("h",)),
+        tuple(torch.tensor(row)[:, None] for row in rows),
     )
-    assert found.strongest(3).tokens == (("d", "e"), ("a", "b"), ("f",))
+    assert found.peaks == (1.0, -float("inf"), 4.0, -1.0)
+    assert found.strongest(3).tokens == (("e", "f", "g"), ("a", "b", "c"), ("h",))
     assert len(found.strongest().tokens) == 4
 
 

@@ -23,15 +23,18 @@ class Values:
     Attributes:
         name: what the picker calls them.
         rows: the values, text by text; what is not finite is written beside its token.
+        first_token_counts: whether the scale reaches to the values of the texts' first tokens.
     """
 
     name: str
     rows: Sequence[Sequence[float]]
+    first_token_counts: bool = True
 
     @property
     def largest(self) -> float:
-        """The largest magnitude of a finite value, at least a little."""
-        finite = [abs(value) for row in self.rows for value in row if math.isfinite(value)]
+        """The largest magnitude of a finite value on the scale, at least a little."""
+        rows = [row if self.first_token_counts or len(row) == 1 else row[1:] for row in self.rows]
+        finite = [abs(value) for row in rows for value in row if math.isfinite(value)]
         return max(finite, default=0.0) or 1e-9
 
 

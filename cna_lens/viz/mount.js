@@ -1,3 +1,5 @@
+// Draws every view that is not drawn yet. It stands behind each view, and behind CircuitsVis, so
+// that whichever of them a page holds last draws the view.
 (() => {
   const draw = (host, choice) => {
     const props = { ...JSON.parse(host.dataset.props), ...JSON.parse(host.dataset.choices)[choice] };
@@ -6,22 +8,18 @@
     host.replaceChildren(place);
     window.CircuitsVis.render(place.id, window.CircuitsVis[host.dataset.circuitsvis], props);
   };
-  const mount = () => {
-    if (!window.CircuitsVis) return;
-    for (const view of document.querySelectorAll(".cna-view:not([data-ready])")) {
-      view.dataset.ready = "";
-      const hosts = [...view.querySelectorAll("[data-circuitsvis]")];
-      const picker = view.querySelector("select");
-      const notes = [...view.querySelectorAll("[data-notes]")];
-      const show = () => {
-        const choice = picker ? picker.selectedIndex : 0;
-        for (const note of notes) note.textContent = JSON.parse(note.dataset.notes)[choice];
-        for (const host of hosts) draw(host, choice);
-      };
-      if (picker) picker.onchange = show;
-      show();
-    }
-  };
-  document.addEventListener("circuitsvis", mount);
-  mount();
+  if (!window.CircuitsVis) return;
+  for (const view of document.querySelectorAll(".cna-view:not([data-ready])")) {
+    view.dataset.ready = "";
+    const hosts = [...view.querySelectorAll("[data-circuitsvis]")];
+    const picker = view.querySelector("select");
+    const notes = [...view.querySelectorAll("[data-notes]")];
+    const show = () => {
+      const choice = picker ? picker.selectedIndex : 0;
+      for (const note of notes) note.textContent = JSON.parse(note.dataset.notes)[choice];
+      for (const host of hosts) draw(host, choice);
+    };
+    if (picker) picker.onchange = show;
+    show();
+  }
 })();

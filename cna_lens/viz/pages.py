@@ -133,5 +133,5 @@ def _bundle() -> str:
     code = re.sub(r"//# sourceMappingURL=\S*", "", source)
     # The build holds this tag in a string, where the escaped form says the same.
     return f"if (!window.CircuitsVis) {{\n{code}\n".replace("</script", "<\\/script") + (
-        'window.CircuitsVis = CircuitsVis;\n}\ndocument.dispatchEvent(new Event("circuitsvis"));'
+        "window.CircuitsVis = CircuitsVis;\n}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from cna_lens.circuit import Circuit
@@ -29,7 +28,8 @@ def tokens(
     """Each prompt's tokens, coloured by a neuron of the circuit that a picker chooses.
 
     `show_tokens` of `token_activations`. Each neuron has its own scale, the same for all prompts:
-    blue is positive, orange negative, white 0.
+    blue is positive, orange negative, white 0. A prompt's first token, at which some neurons are a
+    hundred times as active as anywhere else, is coloured too, but does not stretch the scale.
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), tiny_layout)
     >>> tokens(tiny_model, circuit, [[5, 6, 7]])
@@ -80,7 +80,7 @@ def top_examples(
     n: int = 10,
     chat: Chat = "auto",
 ) -> Page:
-    """The prompts on which a neuron is most active at any token, most active first.
+    """The prompts on which a neuron is most active at any token but the first, strongest first.
 
     >>> top_examples(tiny_model, (1, 3), [[5, 6, 7], [8, 9]], n=1)
     Page('Where layer 1, neuron 3 of tiny-llama is most active', 1 view)
@@ -99,9 +99,9 @@ def top_examples(
     if n < 1:
         raise InputError(f"n is {n}, expected at least 1 prompt")
     found = token_activations(model, [neuron], prompts, chat=chat).strongest(n)
-    peaks = [float(values.nan_to_num(-math.inf).max()) for values in found.values]
     headings = [
-        f"{place + 1} of {len(prompts)}: at most {peak:+.3g}" for place, peak in enumerate(peaks)
+        f"{place + 1} of {len(prompts)}: at most {peak:+.3g}"
+        for place, peak in enumerate(found.peaks)
     ]
     title = f"Where {_name(found.neurons[0])} of {found.model} is most active"
     return _page(title, found, headings)
@@ -109,7 +109,11 @@ def top_examples(
 
 def _page(title: str, found: TokenActivations, headings: Sequence[str]) -> Page:
     choices = [
-        Values(_name(neuron), [values[:, place].tolist() for values in found.values])
+        Values(
+            _name(neuron),
+            [values[:, place].tolist() for values in found.values],
+            first_token_counts=False,
+        )
         for place, neuron in enumerate(found.neurons)
     ]
     body = coloured_tokens(headings, found.tokens, choices, UNIT)
