@@ -22,14 +22,15 @@ from cna_lens import (
 )
 from cna_lens.metrics import kl_per_token
 from cna_lens.positions import whole_prompts
+from cna_lens.ranking import Sign
 from cna_lens.sites import HookedModel, model_name
 from cna_lens.versions import library_versions
 from experiments.sae.cost import cost
 from experiments.sae.text import Texts, answered
 from experiments.sae.train import RECORD, activations_of
 
-FRACTIONS = (0.001, 0.01)
-"""The paper's share of neurons, of which so small an autoencoder has two features, and 1 %."""
+SELECTIONS: tuple[tuple[float, Sign], ...] = ((0.001, "abs"), (0.01, "abs"), (0.01, "positive"))
+"""Shares and signs: the paper's, of which so small an autoencoder has two features, and 1 %."""
 
 HELD_OUT_TOKENS = 2_000
 HELD_OUT_SEED = 1_000_000
@@ -99,24 +100,24 @@ def steering_methods(
     cna_lens.collect(model, positive[:1])  # the first pass of all is slower
     methods: list[SteeringMethod] = []
     found: list[dict[str, Any]] = []
-    for fraction in FRACTIONS:
-        share = f"{100 * fraction:g} %"
+    for fraction, sign in SELECTIONS:
+        chosen = f"{100 * fraction:g} %" + (f", {sign}" if sign != "abs" else "")
         with cost() as of_circuit:
             circuit = cna_lens.find_circuit(
-                model, positive, negative, fraction=fraction, hash_weights=False
+                model, positive, negative, fraction=fraction, sign=sign, hash_weights=False
             )
         with cost() as of_features:
             features = cna_lens.sae_features(
-                model, sae, positive, negative, fraction=fraction, progress=True
+                model, sae, positive, negative, fraction=fraction, sign=sign, progress=True
             )
         methods += [
-            NeuronScaling(circuit, name=f"neurons, {share}"),
-            NeuronScaling(cna_lens.matched_random(circuit, seed), name=f"random neurons, {share}"),
-            FeatureScaling(features, name=f"features, {share}"),
-            FeatureScaling(features.random(seed), name=f"random active features, {share}"),
+            NeuronScaling(circuit, name=f"neurons, {chosen}"),
+            NeuronScaling(cna_lens.matched_random(circuit, seed), name=f"random neurons, {chosen}"),
+            FeatureScaling(features, name=f"features, {chosen}"),
+            FeatureScaling(features.random(seed), name=f"random active features, {chosen}"),
         ]
         found += [
-            {"what": what, "fraction": fraction, "n": len(scores), **asdict(spent)}
+            {"what": f"{what}, {chosen}", "n": len(scores), **asdict(spent)}
             | {"positive_scores": sum(score > 0 for score in scores)}
             for what, scores, spent in (
                 ("neurons", circuit.scores, of_circuit),
