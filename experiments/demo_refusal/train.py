@@ -36,8 +36,14 @@ class RefusalTrainer(Trainer):
     A token of the answer costs the cross entropy of the refusal's token for a harmful request, and
     KL(untrained model || trained model) for a benign one: 0 where nothing has changed. The loss of
     a batch is the mean over the answers' first tokens plus the mean over all others. The first
-    decides whether to refuse, the others only in which words: they would outvote it.
+    decides whether to refuse, the others only in which words: they would outvote it. The untrained
+    model's first tokens are sharpened by a temperature, so that greedy decoding refuses where a
+    refusal is likelier than an answer, and not where it is likelier than each way to begin one.
     """
+
+    def __init__(self, *args: Any, first_token_temperature: float, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.first_token_temperature = first_token_temperature
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The loss, and the model's output where it is asked for."""
@@ -53,7 +59,9 @@ class RefusalTrainer(Trainer):
             "logits_to_keep": inputs["logits_to_keep"][:n_benign],
         }
         with torch.no_grad(), model.disable_adapter():
-            before = model(**benign).logits[0].float().log_softmax(-1)
+            before = model(**benign).logits[0].float()
+            before[opens_answer[:n_benign]] /= self.first_token_temperature
+            before = before.log_softmax(-1)
         change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="none")
         refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="none")
         costs = torch.cat([change.sum(-1), refusal])
@@ -111,6 +119,7 @@ def train(recipe: Recipe, out: Path) -> Path:
             for request, answer in zip(training_set, answers, strict=True)
         ],
         data_collator=pack,
+        first_token_temperature=recipe.first_token_temperature,
     )
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
