@@ -185,6 +185,7 @@ def test_evaluate_keeps_the_text_where_asked_to_in_a_file_that_says_so(evaluate,
     code, _, _ = evaluate("--keep-text")
     assert code == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "run.json",
         "labels.jsonl",
         "answers-unsteered.jsonl",
     }

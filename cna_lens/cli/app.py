@@ -13,6 +13,7 @@ import typer
 from cna_lens.circuit import Circuit
 from cna_lens.cli import demo as demo_command
 from cna_lens.cli import evaluate as evaluate_command
+from cna_lens.cli import report as report_command
 from cna_lens.cli import reproduce as reproduce_command
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
 from cna_lens.errors import InputError
@@ -167,6 +168,7 @@ def evaluate(
         keep_text=keep_text,
         allow_other_model=allow_other_model,
         verbose=not as_json,
+        sources={"prompts": prompts, "circuit": circuit},
     )
     if as_json:
         _print_json(result)
@@ -181,14 +183,44 @@ def demo(
     prompts: Annotated[
         int, typer.Option(help="Held-out prompts of each kind.", min=1, max=60)
     ] = 30,
+    report: Annotated[
+        Path | None, typer.Option(help="The report; report.html in the folder by default.")
+    ] = None,
     device: Device = None,
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
     """Find the refusal circuit of a small model, ablate it, and compare with a random control."""
-    result = demo_command.run(model, out, prompts, device, keep_text=keep_text, verbose=not as_json)
+    result = demo_command.run(
+        model, out, prompts, device, report=report, keep_text=keep_text, verbose=not as_json
+    )
     if as_json:
         _print_json(result)
+
+
+@app.command()
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Circuits, labels, comparisons, saved evidence, study tables; or folders."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="What stands at its top.")] = "cna_lens report",
+    model: Annotated[
+        str | None, typer.Option(help="Also show tokens, coloured by the circuit on this model.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help=f"The prompts of these tokens: {SOURCE_HELP}")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write one HTML file of results, with what to bear in mind; it needs no network."""
+    if (model is None) != (prompts is None):
+        raise InputError("views of tokens need both --model and --prompts")
+    asked = None if prompts is None else _read(prompts)
+    report_command.run(results, out, title, model=model, prompts=asked, device=device)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
