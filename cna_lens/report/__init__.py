@@ -1,8 +1,7 @@
 """One HTML file of what was found: it needs no network, and says what to bear in mind.
 
-from cna_lens.report import make_report, write_report
-write_report(["out/demo"], "report.html")
-make_report({"refusal": circuit, "chance": null}).save("report.html")
+`write_report(["out/demo"], "report.html")` reads files and folders; of results at hand
+`make_report({"refusal": circuit, "chance": null}).save("report.html")` is the report.
 """
 
 from cna_lens.report.document import Report, make_report, write_report

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 from cna_lens.metrics import Answered
 from cna_lens.rendering import Cell, Table
@@ -12,24 +13,11 @@ from cna_lens.report.verdict import verdict
 from cna_lens.statistics import mcnemar, paired_bootstrap
 from cna_lens.types import Estimate
 
-COLUMNS = (
-    "prompts",
-    "condition",
-    "refused",
-    "no longer refused",
-    "newly refused",
-    "McNemar p",
-    "quality",
-    "change of quality",
-    "words, median",
-)
-
 
 def answers_section(name: str, answered: Sequence[Answered]) -> Section:
     """Rates beside the control's, paired tests against the unsteered model, and a figure."""
     kinds = dict.fromkeys(each.kind for each in answered)
     of_kind = {kind: [each for each in answered if each.kind == kind] for kind in kinds}
-    compared = {kind: (_unsteered(conditions), conditions) for kind, conditions in of_kind.items()}
     said = [verdict(each) for each in of_kind.values() if _is_paired(each)]
     return Section(
         f"Answers: {name}",
@@ -40,17 +28,7 @@ def answers_section(name: str, answered: Sequence[Answered]) -> Section:
             ("p", "exact McNemar test against the unsteered model, not corrected for many tests"),
         ),
         pictures=_pictures(answered),
-        tables=(
-            Table(
-                "Answers under each condition",
-                COLUMNS,
-                tuple(
-                    _row(before, each)
-                    for before, conditions in compared.values()
-                    for each in conditions
-                ),
-            ),
-        ),
+        tables=tuple(table for table in (_rates(answered), _changes(of_kind)) if table.rows),
         caveats=tuple(_caveats(of_kind)),
     )
 
@@ -73,31 +51,58 @@ def _is_paired(conditions: Sequence[Answered]) -> bool:
     return len(set(asked)) == 1
 
 
-def _row(before: Answered | None, after: Answered) -> tuple[Cell, ...]:
-    evaluation = after.evaluation
-    words = sorted(record.words for record in evaluation.records)
-    changes = (Cell.of(None),) * 3
-    if before is not None and not after.is_unsteered:
-        pairs = list(zip(before.evaluation.refused, evaluation.refused, strict=True))
-        changes = (
-            Cell.of(pairs.count((True, False))),
-            Cell.of(pairs.count((False, True))),
-            Cell.of(mcnemar(before.evaluation.refused, evaluation.refused), ".2g"),
-        )
-    return (
-        Cell.of(after.kind),
-        Cell.of(after.condition),
-        Cell.of(evaluation.refusal_rate),
-        *changes,
-        Cell.of(evaluation.quality),
-        Cell.of(None if after.is_unsteered else _quality_change(before, after)),
-        Cell.of(words[len(words) // 2]),
+def _rates(answered: Sequence[Answered]) -> Table:
+    return Table(
+        "Answers under each condition",
+        ("prompts", "condition", "refused", "quality", "median of words"),
+        tuple(
+            (
+                Cell.of(each.kind),
+                Cell.of(each.condition),
+                Cell.of(each.evaluation.refusal_rate),
+                Cell.of(each.evaluation.quality),
+                Cell.of(median(record.words for record in each.evaluation.records), "g"),
+            )
+            for each in answered
+        ),
     )
 
 
-def _quality_change(before: Answered | None, after: Answered) -> Estimate | None:
-    if before is None:
-        return None
+def _changes(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
+    return Table(
+        "Changes since the unsteered model, prompt by prompt",
+        (
+            "prompts",
+            "condition",
+            "no longer refused",
+            "newly refused",
+            "McNemar p",
+            "change of quality",
+        ),
+        tuple(
+            _change(before, each)
+            for conditions in of_kind.values()
+            if (before := _unsteered(conditions)) is not None
+            for each in conditions
+            if not each.is_unsteered
+        ),
+    )
+
+
+def _change(before: Answered, after: Answered) -> tuple[Cell, ...]:
+    refused = before.evaluation.refused, after.evaluation.refused
+    pairs = list(zip(*refused, strict=True))
+    return (
+        Cell.of(after.kind),
+        Cell.of(after.condition),
+        Cell.of(pairs.count((True, False))),
+        Cell.of(pairs.count((False, True))),
+        Cell.of(mcnemar(*refused), ".2g"),
+        Cell.of(_quality_change(before, after)),
+    )
+
+
+def _quality_change(before: Answered, after: Answered) -> Estimate | None:
     one, other = (
         [record.scores.get("quality") for record in each.evaluation.records]
         for each in (before, after)
@@ -106,7 +111,7 @@ def _quality_change(before: Answered | None, after: Answered) -> Estimate | None
     return paired_bootstrap(one, other) if known else None
 
 
-def _caveats(of_kind: dict[str, list[Answered]]) -> list[str]:
+def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> list[str]:
     found = [
         "A refusal is told by how an answer opens. One that agrees and then says nothing of use "
         "counts as no refusal, and one that refuses in unusual words may be missed.",
@@ -128,6 +133,8 @@ def _caveats(of_kind: dict[str, list[Answered]]) -> list[str]:
                 "compared prompt by prompt."
             )
         before = _unsteered(conditions)
+        if before is None:
+            continue
         for each in conditions:
             change = _quality_change(before, each)
             if change is not None and change.high is not None and change.high < 0:

@@ -49,8 +49,8 @@ def _where(circuit: Circuit) -> str:
     positive = sum(score > 0 for score in circuit.scores)
     return (
         f"{len(circuit)} of {circuit.layout.n_neurons} neurons, {positive} of them more active on "
-        f"prompts with the behaviour and {len(circuit) - positive} less; most are in layer {layer} "
-        f"of 0 to {len(counts) - 1} ({counts[layer]} neurons)."
+        f"prompts with the behaviour and {len(circuit) - positive} less. Of the layers 0 to "
+        f"{len(counts) - 1}, layer {layer} has most of them, {counts[layer]}."
     )
 
 

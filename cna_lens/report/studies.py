@@ -88,9 +88,7 @@ class StudyTable:
 
 def study_section(name: str, study: StudyTable) -> Section:
     """The values beside the paper's; where the set-up differs is what to bear in mind."""
-    facts = [
-        (key, str(value)) for key, value in study.provenance.items() if key != "command"
-    ]
+    facts = [(key, str(value)) for key, value in study.provenance.items() if key != "command"]
     readings = [("read as", text) for text in study.readings]
     command = study.provenance.get("command")
     return Section(
