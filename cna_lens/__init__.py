@@ -61,7 +61,7 @@ from cna_lens.evidence import (
 )
 from cna_lens.expert_hooks import expert_hooks
 from cna_lens.first_token import LogitDifference, LogOdds
-from cna_lens.generation import generate
+from cna_lens.generation import generate, stream
 from cna_lens.metrics import is_refusal, ngram_quality
 from cna_lens.models import load_model
 from cna_lens.moments import ActivationStats
@@ -198,6 +198,7 @@ __all__ = [
     "set_to",
     "stability",
     "steer",
+    "stream",
     "token_activations",
     "transfer",
     "universal_neurons",

@@ -13,6 +13,7 @@ import typer
 from cna_lens.circuit import Circuit
 from cna_lens.cli import demo as demo_command
 from cna_lens.cli import evaluate as evaluate_command
+from cna_lens.cli import play as play_command
 from cna_lens.cli import report as report_command
 from cna_lens.cli import reproduce as reproduce_command
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
@@ -196,6 +197,39 @@ def demo(
     )
     if as_json:
         _print_json(result)
+
+
+@app.command()
+def play(
+    model: Model,
+    circuit: Annotated[Path, typer.Option(help="A circuit file.")],
+    multiplier: Annotated[
+        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
+    ] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.", min=1)] = 64,
+    positive: Annotated[
+        str | None,
+        typer.Option(help=f"Prompts for CAA, by default the packaged ones: {SOURCE_HELP}"),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="Its other prompts.")] = None,
+    device: Device = None,
+    allow_other_model: Annotated[
+        bool, typer.Option(help="Accept a circuit found on a model of another name.")
+    ] = False,
+) -> None:
+    """Type prompts and see both answers as they are written. Nothing is stored unless you /save."""
+    if (positive is None) != (negative is None):
+        raise InputError("CAA needs both --positive and --negative, or neither")
+    discovery = None if not positive or not negative else (_read(positive), _read(negative))
+    play_command.run(
+        model,
+        circuit,
+        multiplier=multiplier,
+        length=max_new_tokens,
+        discovery=discovery,
+        device=device,
+        allow_other_model=allow_other_model,
+    )
 
 
 @app.command()
