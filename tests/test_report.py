@@ -1,5 +1,6 @@
 """What a report says of results, and that nothing in them becomes a part of the page."""
 
+import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -163,7 +164,7 @@ def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
 
 def test_what_files_hold_is_what_results_say(tmp_path):
     write_folder(tmp_path)
-    named = {each.name.removeprefix(f"{tmp_path}/"): each.result for each in
+    named = {each.name.removeprefix(f"{tmp_path.name}/"): each.result for each in
              read_results([tmp_path]).results}  # fmt: skip
     assert named["circuit.json"] == results.circuit()
     assert named["labels.jsonl"] == report_results.answers()
@@ -189,6 +190,10 @@ def test_an_unfinished_comparison_is_read_as_far_as_it_goes(tmp_path):
 
 def test_files_that_are_not_ours_are_refused_by_name_and_listed_in_folders(tmp_path):
     write_folder(tmp_path)
+    saved = json.loads((tmp_path / "null.json").read_text())
+    summary = saved["summary"]
+    summary["table"]["rows"][0][0]["number"] = '" onclick="x'
+    study = report_results.study_record()
     others = {
         "broken.json": "{",
         "list.json": "[1]",
@@ -196,6 +201,8 @@ def test_files_that_are_not_ours_are_refused_by_name_and_listed_in_folders(tmp_p
         "other.json": '{"a": 1}',
         "circuit2.json": (tmp_path / "circuit.json").read_text().replace("contrast", "relp"),
         "labels2.jsonl": '{"prompt_id": "a", "refused": "no"}\n',
+        "number2.json": json.dumps(saved | {"summary": summary}),
+        "study2.json": json.dumps(study | {"rows": [study["rows"][0] | {"paper": "<b>"}]}),
         "null2.json": '{"evidence": "NullDistribution", "summary": {"title": 1}}',
         "records.jsonl": '{"study": {}}\n{"key": "a"}\n',
         "empty.jsonl": "",
@@ -332,11 +339,11 @@ def test_caveats_of_comparisons_follow_from_their_numbers():
 
 
 def test_where_the_set_up_differs_from_the_papers_is_a_caveat(whole):
-    found = section(whole, "table1: refusals (table1.json)")
+    found = whole.sections[-3]
     assert found.caveats == ("Unlike the paper: another model",)
     assert found.lead == ("it does",)
     assert found.commands == ("cna-lens reproduce table1",)
-    assert ("read as", "sign abs") in found.facts
+    assert found.facts == (("file", "table1.json"), ("seed", "0"), ("read as", "sign abs"))
 
 
 def test_lines_are_drawn_where_the_study_draws_lines_and_rows_elsewhere(whole):
@@ -344,7 +351,7 @@ def test_lines_are_drawn_where_the_study_draws_lines_and_rows_elsewhere(whole):
         2,
         1,
     ]
-    described = section(whole, "table1: refusals (figure1.json)").pictures[0].description
+    described = whole.sections[-2].pictures[0].description
     assert "refused, CNA 0.5: 25.0 % [10.0, 35.0] n=30, the paper's 0.25" in described
 
 

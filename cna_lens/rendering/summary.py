@@ -42,6 +42,20 @@ class Cell:
             return cls(text, value.value, text.partition(" [")[0])
         return cls(str(value) if isinstance(value, int) else format(value, form), float(value))
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Cell:
+        """The cell that `dataclasses.asdict` made plain.
+
+        Raises:
+            ValueError: its number is none.
+        """
+        number, short = record["number"], record["short"]
+        return cls(
+            str(record["text"]),
+            None if number is None else float(number),
+            None if short is None else str(short),
+        )
+
 
 @dataclass(frozen=True)
 class Table:
@@ -69,7 +83,7 @@ class Table:
             ValueError: a row has not as many cells as there are columns.
         """
         columns = tuple(map(str, record["columns"]))
-        rows = tuple(tuple(Cell(**cell) for cell in row) for row in record["rows"])
+        rows = tuple(tuple(map(Cell.from_record, row)) for row in record["rows"])
         if any(len(row) != len(columns) for row in rows):
             raise ValueError(f"a row has not {len(columns)} cells")
         return cls(str(record["caption"]), columns, rows)

@@ -98,7 +98,7 @@ def read_results(paths: Iterable[str | Path]) -> Found:
                 why = "it holds the full text of answers; name the file itself to show them"
                 left_out.append((str(file), why))
             else:
-                results.append(Named(str(file), result))
+                results.append(Named(f"{path.resolve().name}/{file.name}", result))
     if not results:
         reasons = "".join(f"; {name}: {why}" for name, why in left_out)
         raise InputError(f"there is nothing to report; give {KNOWN}{reasons}")

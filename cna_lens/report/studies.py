@@ -38,7 +38,7 @@ class StudyRow:
     def from_record(cls, record: Mapping[str, Any]) -> StudyRow:
         """A row of the study's file."""
         ours = record["ours"]
-        value = None if ours is None else (Estimate if "missing" in ours else Rate)(**ours)
+        value = None if ours is None else _value(ours)
         return cls(
             model=str(record["model"]),
             quantity=str(record["quantity"]),
@@ -92,9 +92,9 @@ def study_section(name: str, study: StudyTable) -> Section:
     readings = [("read as", text) for text in study.readings]
     command = study.provenance.get("command")
     return Section(
-        f"{study.name}: {study.title} ({name})",
+        f"{study.name}: {study.title}",
         lead=() if study.answer is None else (study.answer,),
-        facts=(*facts, *readings),
+        facts=(("file", name), *facts, *readings),
         pictures=_pictures(study),
         tables=(
             Table(
@@ -134,6 +134,16 @@ def _pictures(study: StudyTable) -> tuple[Picture, ...]:
     from cna_lens.report.study_figures import study_figures
 
     return tuple(map(picture, study_figures(study)))
+
+
+def _value(record: Mapping[str, Any]) -> Rate | Estimate:
+    value, low, high = (_number(record[name]) for name in ("value", "low", "high"))
+    if value is None:
+        raise ValueError("a value is missing")
+    if "missing" not in record:
+        low, high = (value if end is None else end for end in (low, high))
+        return Rate(value, low, high, int(record["n"]))
+    return Estimate(value, low, high, int(record["n"]), int(record["missing"]))
 
 
 def _number(value: Any) -> float | None:
