@@ -41,7 +41,8 @@ class RefusalTrainer(Trainer):
     refusal is likelier than an answer, and not where it is likelier than each way to begin one.
     """
 
-    def __init__(self, *args: Any, first_token_temperature: float, **kwargs: Any):
+    def __init__(self, *args: Any, first_token_temperature: float, **kwargs: Any) -> None:
+        """A trainer as ever, and the temperature of the benign answers' first tokens."""
         super().__init__(*args, **kwargs)
         self.first_token_temperature = first_token_temperature
 
