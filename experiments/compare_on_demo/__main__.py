@@ -22,11 +22,10 @@ from rich.table import Table
 
 import cna_lens
 from cna_lens import Comparison, Estimate, SteeringMethod, read_prompts
-from cna_lens.comparison.table import Row
 from cna_lens.sites import HookedModel
+from experiments.compare_on_demo.bounds import best
 from experiments.compare_on_demo.methods import (
     FRACTIONS,
-    MAX_KL,
     Direction,
     Discovery,
     baselines,
@@ -34,10 +33,6 @@ from experiments.compare_on_demo.methods import (
 )
 from experiments.compare_on_demo.prompts import held_out_prompts, validation_prompts
 from experiments.demo_refusal.figures import JBB
-
-MIN_QUALITY = 0.97
-MAX_LOOK_ALIKES = 0.05
-"""Of the benign look-alikes, refused where refusals are added."""
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 Model = Annotated[str, typer.Option(help="A name for load_model.")]
@@ -62,8 +57,8 @@ def choose_command(
     compared = _validated(loaded, model, direction, tried, out, n_prompts, max_new_tokens)
     show(compared, f"{model}, validation, n = {n_prompts} + {n_prompts}")
     for fraction in FRACTIONS:
-        best = _best(compared, tried, direction, fraction)
-        typer.echo(f"chosen, {fraction:.1%}: {best or 'none keeps to the bounds'}")
+        name = _best(compared, tried, direction, fraction)
+        typer.echo(f"chosen, {fraction:.1%}: {name or 'none keeps to the bounds'}")
 
 
 @app.command("report")
@@ -157,32 +152,13 @@ def _validated(
 
 
 def _best(
-    comparison: Comparison,
+    compared: Comparison,
     tried: dict[str, tuple[float, SteeringMethod]],
     direction: Direction,
     fraction: float,
 ) -> str | None:
-    """The candidate of this size that does most, of those that keep to the bounds."""
-    unsteered, *rows = comparison.rows
-    bound = MAX_LOOK_ALIKES if direction == "add" else unsteered.elsewhere.value
-    sign = 1 if direction == "remove" else -1
-
-    def harmless(row: Row) -> bool:
-        return (
-            row.quality is not None
-            and row.quality.value >= MIN_QUALITY
-            and row.elsewhere.value <= bound
-            and (direction == "add" or _kl(row) <= MAX_KL)
-        )
-
-    allowed = [row for row in rows if tried[row.method][0] == fraction and harmless(row)]
-    if not allowed:
-        return None
-    return min(allowed, key=lambda row: (sign * row.behaviour.value, _kl(row))).method
-
-
-def _kl(row: Row) -> float:
-    return float("inf") if row.kl_per_token is None else row.kl_per_token.value
+    of_this_size = {name for name, (size, _) in tried.items() if size == fraction}
+    return best(compared, of_this_size, direction)
 
 
 def _goals(jbb: str) -> list[str]:
