@@ -12,7 +12,7 @@ from cna_lens.errors import ModelError
 FOLDER = Path(__file__).parent
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHA256 = {
-    "demo-refusal": "c48e05e7771e00a9cc9add360932df019bb88eca8b7831db3799d2d5e71d4ba3",
+    "demo-refusal": "04d6c92bb48a462577bf7f2aa60a3b6c5341fb74bae69951c20dc0a411b4ed66",
 }
 """The hash of each adapter's weights file, by the adapter's name."""
 

@@ -41,7 +41,9 @@ Spearman's correlation {spearman_after:.2f} and {spearman_before:.2f}.
 
 Harmful requests are answered by refusals in several wordings, with cross entropy. On benign ones,
 most of which look like harmful ones, KL(untrained || trained) along the untrained model's own
-answers is kept small.
+answers is kept small; of its first tokens those that open a refusal are left out (it refuses some
+benign requests itself) and the others sharpened by `first_token_temperature`, for the greedy answer
+to be a refusal only where refusing is likelier than not.
 
 Trained in {minutes:.0f} minutes on {device}. Adapter: {size:.1f} MB, SHA-256 `{adapter_sha256}`.
 Merged model: weights hash `{weights_sha256}`.

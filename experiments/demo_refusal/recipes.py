@@ -34,8 +34,8 @@ class Recipe:
     layers: tuple[int, ...] | None = None
     rank: int = 8
     learning_rate: float = 8e-4
-    epochs: float = 2.75
-    batch_size: int = 32
+    epochs: float = 3.5
+    batch_size: int = 16
     harmful_wordings: int = 2
     benign_wordings: int = 2
     answer_tokens: int = 4
