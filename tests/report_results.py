@@ -137,4 +137,4 @@ def write_folder(folder):
     for name, found in results.evidence().items():
         found.save(folder / f"{name}.json")
     (folder / "table1.json").write_text(json.dumps(study_record()))
-    write_answers(folder / "answers-circuit.jsonl", ["a prompt"], ["SECRET answer"])
+    write_answers(folder / "answers-circuit.jsonl", ["a prompt"], ["SECRET\u2028answer"])

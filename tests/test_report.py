@@ -157,7 +157,7 @@ def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
     assert "SECRET" not in page
     assert "name the file itself to show them" in page
     named = make_report(read_results([tmp_path, tmp_path / "answers-circuit.jsonl"]))
-    assert "SECRET" in section(named, "Texts").tables[0].rows[0][1].text
+    assert section(named, "Texts").tables[0].rows[0][1].text == "SECRET\u2028answer"
     assert "do not publish it" in section(named, "Texts").lead[0]
     assert named.sections[-2].title.startswith("Texts")
 

@@ -67,8 +67,9 @@ class Found:
 def read_results(paths: Iterable[str | Path]) -> Found:
     """Read results from files, and from all files of folders.
 
-    A file that holds answers' texts is read only where it is named itself; in a folder it is left
-    out and listed, like every file that this package did not write.
+    Of a folder the .json and .jsonl files are read, not those of folders in it. One that holds
+    answers' texts is read only where it is named itself; in a folder it is left out and listed,
+    like every other one that is no result.
 
     Args:
         paths: files and folders.
@@ -134,17 +135,17 @@ def _read_object(path: Path, whole: dict[str, Any]) -> Result:
 
 
 def _read_lines(path: Path, text: str) -> Result:
+    # Texts may hold what `splitlines` takes for a line's end.
+    lines = text.removesuffix("\n").split("\n")
     try:
-        lines: list[Any] = [json.loads(line) for line in text.splitlines()[:1]]
-        first = dict(lines[0])
-    except (ValueError, TypeError, IndexError) as error:
+        first = dict(json.loads(lines[0]))
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is none of {KNOWN}") from error
     if "comparison" in first:
         return Comparison.load(path)
     if "notice" in first:
         try:
-            _, *rows = map(json.loads, text.splitlines())
-            return Texts.from_records(first, rows)
+            return Texts.from_records(first, list(map(json.loads, lines[1:])))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged: {error!r}") from error
     if "prompt_id" in first:
