@@ -111,7 +111,8 @@ def stream(
 ) -> Iterator[str]:
     """The answer that `generate` gives, as it is written: all of its text after each token.
 
-    A character whose bytes are not all written yet is held back.
+    A character whose bytes are not all written yet is held back. Bad settings are refused at
+    once, not when the first text is asked for.
 
     >>> *_, answer = stream(tiny_model, "w5 w6", max_new_tokens=4, chat=False)
     >>> [answer] == generate(tiny_model, ["w5 w6"], max_new_tokens=4, chat=False)
@@ -135,11 +136,15 @@ def stream(
     _check_context(model, encoded, max_new_tokens)
     choose = Chooser(temperature, seeds_of(encoded, seed))
     stops = end_of_turn_ids(model)
-    for _, answer, is_finished in _answers(
-        model, encoded, [0], SharedPrefix(0), choose, stops, max_new_tokens
-    ):
-        text = _text(model, answer)
-        yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+    def texts() -> Iterator[str]:
+        for _, answer, is_finished in _answers(
+            model, encoded, [0], SharedPrefix(0), choose, stops, max_new_tokens
+        ):
+            text = _text(model, answer)
+            yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+    return texts()
 
 
 def check_settings(max_new_tokens: int, temperature: float) -> None:

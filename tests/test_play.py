@@ -63,7 +63,7 @@ def test_a_stream_is_what_generate_gives_and_only_grows(llama):
 @pytest.mark.parametrize("settings", [{"max_new_tokens": 0}, {"temperature": -1.0}])
 def test_a_stream_refuses_what_generate_refuses(llama, settings):
     with pytest.raises(InputError, match="expected"):
-        next(stream(llama, "w5", **settings))
+        stream(llama, "w5", **settings)
 
 
 def test_a_prompt_is_answered_without_and_with_steering(player, llama):

@@ -76,10 +76,12 @@ class Player:
         self, prompt: str, settings: Settings, steering: AbstractContextManager[Any]
     ) -> Iterator[Written]:
         with steering:
+            # Before anything is shown of a prompt that is too long.
+            texts = stream(self._model, prompt, max_new_tokens=settings.length)
             (log_odds,) = refusal_log_odds(self._model, [prompt])
             written = Written(log_odds=log_odds)
             yield written
-            for text in stream(self._model, prompt, max_new_tokens=settings.length):
+            for text in texts:
                 written = replace(written, text=text)
                 yield written
         yield replace(written, finished=True)
