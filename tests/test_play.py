@@ -60,6 +60,13 @@ def test_a_stream_is_what_generate_gives_and_only_grows(llama):
     assert sampled == expected != texts[-1]
 
 
+def test_half_a_character_is_held_back_unless_the_answer_ends_with_it(llama, monkeypatch):
+    decoded = ["a\ufffd", "a\ufffd\ufffd", "aé", "aé\ufffd"]
+    monkeypatch.setattr("cna_lens.generation._text", lambda model, ids: decoded[len(ids) - 1])
+    monkeypatch.setattr("cna_lens.generation.end_of_turn_ids", lambda model: frozenset())
+    assert list(stream(llama, "w5", max_new_tokens=4)) == ["a", "a", "aé", "aé\ufffd"]
+
+
 @pytest.mark.parametrize("settings", [{"max_new_tokens": 0}, {"temperature": -1.0}])
 def test_a_stream_refuses_what_generate_refuses(llama, settings):
     with pytest.raises(InputError, match="expected"):
