@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections import defaultdict
 from dataclasses import asdict, replace
+from itertools import cycle
 
 import results
 
@@ -31,6 +33,13 @@ HOSTILE = (
     "<svg onload=document.title='executed'>",
     "https://example.com/<base href=//evil>",
 )
+
+
+def hostile_texts():
+    """Puts a hostile text behind each text, and the same one behind the same text."""
+    following = cycle(HOSTILE)
+    found = defaultdict(lambda: next(following))
+    return lambda plain: f"{plain}{found[plain]}"
 
 
 def answers(text=lambda plain: plain, n=12):

@@ -4,12 +4,11 @@ import json
 import re
 from dataclasses import replace
 from functools import partial
-from itertools import cycle
 
 import pytest
 import report_results
 import results
-from report_results import HOSTILE, everything, write_folder
+from report_results import HOSTILE, everything, hostile_texts, write_folder
 from test_rendering import Parsed
 
 from cna_lens import (
@@ -136,8 +135,7 @@ def test_hostile_texts_are_shown_and_change_no_element(no_figures, hostile):
 
 
 def test_hostile_texts_are_described_in_figures_and_change_no_element(shown):
-    each = cycle(HOSTILE)
-    page = Page(make_report(everything(lambda plain: f"{plain}{next(each)}")).html())
+    page = Page(make_report(everything(hostile_texts())).html())
     assert page.structure == shown.structure
     descriptions = " ".join(image["alt"] for image in page.attributes("img"))
     assert sum(visible(hostile) in descriptions for hostile in HOSTILE) > 8

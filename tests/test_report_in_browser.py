@@ -1,11 +1,9 @@
 """A report of every kind of result in a real Chromium without a network."""
 
-from itertools import cycle
-
 import pytest
 import results
 from browser import Browser
-from report_results import HOSTILE, everything
+from report_results import everything, hostile_texts
 from test_in_browser import contrast
 
 from cna_lens import viz
@@ -31,11 +29,9 @@ def with_tokens(report):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
-    each = cycle(HOSTILE)
-    hostile = everything(lambda plain: f"{plain}{next(each)}")
     reports = {
         "plain": make_report(everything(), title="A report"),
-        "hostile": make_report(hostile, title=results.HOSTILE),
+        "hostile": make_report(everything(hostile_texts()), title=results.HOSTILE),
     }
     return {
         name: with_tokens(report).save(folder / f"{name}.html") for name, report in reports.items()
