@@ -141,7 +141,7 @@ def test_the_length_is_that_of_both_answers(player, llama):
         ("/k 4", "/k takes 1 to 3"),
         ("/k 1.5", "/k takes 1 to 3"),
         ("/length 0", "number of tokens from 1"),
-        ("/method cas", "no method 'cas'; do you mean caa? There are cna, random, caa"),
+        ("/method rand", "no method 'rand'; do you mean random? There are cna, random, caa"),
         ("/scope lst", "no scope 'lst'; do you mean last?"),
         ("/method caa", "set it to 0 to 1 first"),
         ("/save", "/save needs a file"),
