@@ -173,15 +173,23 @@ def test_quit_ends_and_what_stands_behind_is_not_read(player):
     assert typed.loop.exchanges == []
 
 
-def test_lines_are_edited_and_history_comes_back(player):
+def test_lines_are_edited_before_they_are_taken(player):
     typed = Typed(player)
-    typed("w5 w7\x7f6\r\x1b[A\r\r")
-    assert [each.prompt for each in typed.loop.exchanges] == ["w5 w6", "w5 w6"]
+    typed("w5 w7\x7f6\x01w3 \r")
+    assert [each.prompt for each in typed.loop.exchanges] == ["w3 w5 w6"]
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, which a process in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("side", ["unsteered", "steered"])
 def test_ctrl_c_stops_an_answer_and_neither_the_program_nor_steers_on(
-    player, llama, monkeypatch, side
+    player, llama, monkeypatch, ctrl_c, side
 ):
     calls = []
 
@@ -189,7 +197,7 @@ def test_ctrl_c_stops_an_answer_and_neither_the_program_nor_steers_on(
         calls.append(prompt)
         for place, text in enumerate(stream(model, prompt, **settings)):
             if place == 2 and len(calls) == (1 if side == "unsteered" else 2):
-                signal.raise_signal(signal.SIGINT)
+                ctrl_c()
             yield text
 
     (before,) = generate(llama, ["w5 w6"], max_new_tokens=6)
