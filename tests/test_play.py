@@ -241,7 +241,7 @@ def test_nothing_is_stored_until_save_names_a_file(player, tmp_path, monkeypatch
 
 def test_a_prompt_too_long_for_the_model_is_a_message_and_not_the_end(player):
     typed = Typed(player)
-    screen = typed(f"{'w5 ' * 2000}\rw5\r")
+    screen = typed(f"{'w5 ' * 300}\rw5\r")
     assert "context holds" in screen
     assert [each.prompt for each in typed.loop.exchanges][-1] == "w5"
     assert typed.loop.exchanges[-1].steered.finished
