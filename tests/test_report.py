@@ -138,7 +138,7 @@ def test_hostile_texts_are_described_in_figures_and_change_no_element(shown):
     page = Page(make_report(everything(hostile_texts())).html())
     assert page.structure == shown.structure
     descriptions = " ".join(image["alt"] for image in page.attributes("img"))
-    assert sum(visible(hostile) in descriptions for hostile in HOSTILE) > 8
+    assert sum(visible(hostile) in descriptions for hostile in HOSTILE) >= 5
     assert_nothing_can_run(page)
 
 
