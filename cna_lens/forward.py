@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cna_lens.batching import TokenIds, shared_prefix_length
 from cna_lens.positions import needs_whole_prompts, prompt_lengths
-from cna_lens.sites import HookedModel, input_device, is_bridge
+from cna_lens.sites import HookedModel, input_device, is_bridge, model_name
 
 MIN_SHARED_PREFIX = 4
 """A shorter prefix is not worth a forward pass of its own."""
@@ -56,6 +56,8 @@ class SharedPrefix:
         # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
         with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
             _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
+        if not all(hasattr(layer, "keys") for layer in cache.layers):
+            return cls(0, reason=f"{model_name(model)} keeps more than keys and values of its past")
         return cls(length, cache)
 
     def expand(self, batch: int) -> Any:
@@ -106,14 +108,31 @@ def cannot_share(model: HookedModel) -> str | None:
     return None
 
 
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
+
+
 def sliding_window(model: HookedModel) -> int | None:
     """The number of positions a token can look back in a layer with a window, None without one."""
     if not is_bridge(model):
         return getattr(model.cfg, "window_size", None)
-    window = getattr(
-        cast("Any", model).original_model.config.get_text_config(), "sliding_window", None
-    )
-    return window if isinstance(window, int) else None
+    config = cast("Any", model).original_model.config.get_text_config()
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    return min((window for window in windows if isinstance(window, int)), default=None)
+
+
+def padding_moves_tokens(model: HookedModel, longest: int) -> bool:
+    """Whether padding between a shared prefix and a prompt changes what the prompt's tokens see.
+
+    It takes up places in a sliding window, and MPT's position biases count it.
+
+    Args:
+        model: a TransformerBridge.
+        longest: tokens of the longest prompt and its answer.
+    """
+    window = sliding_window(model)
+    if window is not None and window < longest:
+        return True
+    return is_bridge(model) and _model_type(model) == "mpt"
 
 
 def supports_cache(model: HookedModel) -> bool:
@@ -128,12 +147,22 @@ def _parameters(original: Any) -> frozenset[str]:
 def _bridge_pass(
     model: HookedModel,
     ids: Int64[Tensor, "batch pos"],
-    logits_to_keep: int | Int64[Tensor, " kept"] = 1,
+    logits_to_keep: Int64[Tensor, " kept"] | None = None,
     **kwargs: Any,
 ) -> Any:
     if _keeps_logits(model):
-        kwargs["logits_to_keep"] = logits_to_keep
+        # By a number instead of positions Gemma 4 would also leave them out of its last layers.
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        kwargs["logits_to_keep"] = last if logits_to_keep is None else logits_to_keep
+    # With a mask TransformerLens lets GPT-1 see later tokens; without one, padding on the right
+    # changes nothing for the tokens before it.
+    if _model_type(model) == "openai-gpt":
+        del kwargs["attention_mask"]
     return model.forward(ids, **kwargs)
+
+
+def _model_type(model: HookedModel) -> str:
+    return str(cast("Any", model).original_model.config.model_type)
 
 
 def _keeps_logits(model: HookedModel) -> bool:

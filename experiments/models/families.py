@@ -241,7 +241,8 @@ FAMILIES = (
     Family("Hunyuan", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", _HEADS_OF_8),
     Family("Jais 2", "jais2", "Jais2ForCausalLM", _HEADS_OF_8),
     Family("NanoChat", "nanochat", "NanoChatForCausalLM", _HEADS_OF_8, down="fc2", up="fc1"),
-    Family("BitNet", "bitnet", "BitNetForCausalLM", _GROUPED),
+    # Its neurons pass a norm of their own before the down projection.
+    Family("BitNet", "bitnet", "BitNetForCausalLM", _GROUPED, up="ffn_sub_norm"),
     Family(
         "ModernBERT decoder",
         "modernbert-decoder",
@@ -254,7 +255,7 @@ FAMILIES = (
         "LFM2",
         "lfm2",
         "Lfm2ForCausalLM",
-        {**_GROUPED, "layer_types": ["conv", "full_attention"]},
+        {**_GROUPED, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
         _FEED_FORWARD,
         "w2",
         "w3",
@@ -273,7 +274,13 @@ FAMILIES = (
         _FEED_FORWARD,
     ),
     Family("OLMo hybrid", "olmo_hybrid", "OlmoHybridForCausalLM", _HEADS_OF_8),
-    Family("Jamba", "jamba", "JambaForCausalLM", {**_GROUPED, "num_experts": 1}, _FEED_FORWARD),
+    Family(
+        "Jamba",
+        "jamba",
+        "JambaForCausalLM",
+        {**_GROUPED, "num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1},
+        _FEED_FORWARD,
+    ),
     Family(
         "Nemotron-H",
         "nemotron_h",
