@@ -52,6 +52,8 @@ class SharedPrefix:
             return cls(0, reason="the steering in force reads a token of each whole prompt")
         if reason := cannot_share(model):
             return cls(0, reason=reason)
+        if _model_type(model) == "mpt":
+            return cls(0, reason="MPT's position biases count the padding behind a prefix")
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))
         # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
         with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
@@ -118,21 +120,6 @@ def sliding_window(model: HookedModel) -> int | None:
     config = cast("Any", model).original_model.config.get_text_config()
     windows = [getattr(config, name, None) for name in WINDOWS]
     return min((window for window in windows if isinstance(window, int)), default=None)
-
-
-def padding_moves_tokens(model: HookedModel, longest: int) -> bool:
-    """Whether padding between a shared prefix and a prompt changes what the prompt's tokens see.
-
-    It takes up places in a sliding window, and MPT's position biases count it.
-
-    Args:
-        model: a TransformerBridge.
-        longest: tokens of the longest prompt and its answer.
-    """
-    window = sliding_window(model)
-    if window is not None and window < longest:
-        return True
-    return is_bridge(model) and _model_type(model) == "mpt"
 
 
 def supports_cache(model: HookedModel) -> bool:

@@ -25,7 +25,7 @@ from cna_lens.batching import (
 )
 from cna_lens.decoding import decoder_for, needs_equal_lengths
 from cna_lens.errors import GenerationInterrupted, InputError
-from cna_lens.forward import SharedPrefix, padding_moves_tokens
+from cna_lens.forward import SharedPrefix, sliding_window
 from cna_lens.memory import answers_at_once, is_out_of_memory
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompts import Chat, Prompt, encode, pad_token_id
@@ -117,7 +117,10 @@ def _check_context(model: HookedModel, encoded: Sequence[TokenIds], max_new_toke
 
 
 def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> SharedPrefix:
-    if padding_moves_tokens(model, max(map(len, encoded)) + max_new_tokens):
+    # The padding between prefix and prompt takes up places in a sliding window, so that a row
+    # would see less of its past than alone.
+    window = sliding_window(model)
+    if window is not None and window < max(map(len, encoded)) + max_new_tokens:
         return SharedPrefix(0)
     return SharedPrefix.of(model, encoded)
 

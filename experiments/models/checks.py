@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 import cna_lens
+from cna_lens.forward import SharedPrefix
 from experiments.models import plain
 from experiments.models.tiny_models import N_PLANTED, NEGATIVE, POSITIVE, TinyModel
 
 NEW_TOKENS = 5
 MULTIPLIERS = (0.0, -1.5)
+WAYS: tuple[Literal["hooks", "weights"], ...] = ("hooks", "weights")
 WRONG_WIDTH = 7
 
 Check = Callable[[TinyModel], None]
@@ -59,7 +62,7 @@ def steering(tiny: TinyModel) -> None:
         with plain.changed(tiny.down, _scaled(chosen, multiplier)):
             expected = plain.logits(tiny.plain, ids)
         assert not torch.allclose(expected, unsteered, rtol=1e-2, atol=1e-2), "nothing changed"
-        for via in _ways():
+        for via in WAYS:
             with cna_lens.steer(tiny.model, chosen, multiplier, via=via):
                 _assert_close(_logits(tiny, ids), expected, f"via {via}, m = {multiplier}")
     _assert_close(_logits(tiny, ids), unsteered, "afterwards")
@@ -96,9 +99,7 @@ def answers(tiny: TinyModel) -> None:
             plain.greedy(tiny.plain, ids, NEW_TOKENS, stops) for ids in (*POSITIVE, NEGATIVE[0])
         ]
     with cna_lens.steer(tiny.model, chosen, multiplier, via="hooks"):
-        found = cna_lens.generate(
-            tiny.model, [*POSITIVE, NEGATIVE[0]], max_new_tokens=NEW_TOKENS
-        )
+        found = cna_lens.generate(tiny.model, [*POSITIVE, NEGATIVE[0]], max_new_tokens=NEW_TOKENS)
     texts = [tiny.model.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
     assert found == texts, f"{found}, expected {texts}"
 
@@ -108,17 +109,44 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 )
 
 
-def refusal(tiny: TinyModel) -> str | None:
-    """Why discovery refuses the model, None where it does not."""
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of a family.
+
+    Attributes:
+        widths: neurons of each layer; empty where they cannot be reached.
+        failures: what went wrong, by the name of the check.
+        refused: why discovery refuses the model, None where it does not.
+        not_shared: why no prefix is shared, None where one is.
+    """
+
+    widths: tuple[int, ...]
+    failures: Mapping[str, str]
+    refused: str | None
+    not_shared: str | None
+
+
+def outcome(tiny: TinyModel) -> Outcome:
+    """All checks on one model; one that fails does not keep the others from running."""
+    if refused := _refusal(tiny):
+        return Outcome((), {}, refused, None)
+    failures: dict[str, str] = {}
+    for name, check in CHECKS.items():
+        try:
+            check(tiny)
+        # Whatever goes wrong is what is found.
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+    prefix = SharedPrefix.of(tiny.model, [tuple(ids) for ids in POSITIVE])
+    return Outcome(tiny.widths, failures, None, prefix.reason)
+
+
+def _refusal(tiny: TinyModel) -> str | None:
     try:
         _circuit(tiny, 1)
     except cna_lens.ModelError as error:
         return str(error)
     return None
-
-
-def _ways() -> tuple[Literal["hooks"], Literal["weights"]]:
-    return ("hooks", "weights")
 
 
 def _circuit(tiny: TinyModel, k: int) -> cna_lens.Circuit:

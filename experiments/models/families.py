@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
+
+from experiments.models.pruned_llama import prune
 
 VOCABULARY = 64
 LAYERS = 2
@@ -48,7 +52,7 @@ _OPT = {
 _ONE_WINDOWED = {**_WINDOWED, "layer_types": ["sliding_attention", "full_attention"]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One family of models.
 
@@ -60,8 +64,9 @@ class Family:
         mlp: where a layer's MLP is in the Hugging Face model.
         down: its down projection.
         up: its projection whose last rows make the neurons, behind the gate's if both are fused.
+        prune: what is done to the model before TransformerLens wraps it; a layer may have no MLP.
         reachable: whether the neurons have hook points; where not, the model must be refused.
-        needs_transformer_lens_4: whether TransformerLens 3.9 cannot run it.
+        needs_transformer_lens_4: whether TransformerLens 3.9 computes something else.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Family:
     mlp: str = "model.layers.{}.mlp"
     down: str = "down_proj"
     up: str = "up_proj"
+    prune: Callable[[nn.Module], None] | None = None
     reachable: bool = True
     needs_transformer_lens_4: bool = False
 
@@ -129,9 +135,7 @@ FAMILIES = (
         "fc_out",
         "fc_in",
     ),
-    Family(
-        "StarCoder", "gpt_bigcode", "GPTBigCodeForCausalLM", _GPT2, _GPT2_MLP, "c_proj", "c_fc"
-    ),
+    Family("StarCoder", "gpt_bigcode", "GPTBigCodeForCausalLM", _GPT2, _GPT2_MLP, "c_proj", "c_fc"),
     Family("Starcoder2", "starcoder2", "Starcoder2ForCausalLM", _GROUPED, down="c_proj", up="c_fc"),
     Family("OPT", "opt", "OPTForCausalLM", _OPT, "model.decoder.layers.{}", "fc2", "fc1"),
     Family(
@@ -186,6 +190,13 @@ FAMILIES = (
     Family("Phi-2", "phi", "PhiForCausalLM", _USUAL, down="fc2", up="fc1"),
     Family("Phi-3", "phi3", "Phi3ForCausalLM", _GROUPED, up="gate_up_proj"),
     Family("Llama", "llama", "LlamaForCausalLM", _GROUPED),
+    Family(
+        "Llama, pruned",
+        "llama",
+        "LlamaForCausalLM",
+        {**_GROUPED, "num_hidden_layers": 3},
+        prune=prune,
+    ),
     Family("Mistral", "mistral", "MistralForCausalLM", _WINDOWED),
     Family("Ministral 3", "ministral3", "Ministral3ForCausalLM", _HEADS_OF_8),
     Family("Qwen2", "qwen2", "Qwen2ForCausalLM", _GROUPED),
@@ -228,8 +239,8 @@ FAMILIES = (
     Family("SmolLM3", "smollm3", "SmolLM3ForCausalLM", _GROUPED),
     Family("Granite", "granite", "GraniteForCausalLM", _GROUPED),
     Family("StableLM", "stablelm", "StableLmForCausalLM", _GROUPED),
-    Family("Cohere", "cohere", "CohereForCausalLM", _GROUPED),
-    Family("Cohere 2", "cohere2", "Cohere2ForCausalLM", _WINDOWED),
+    Family("Cohere", "cohere", "CohereForCausalLM", _GROUPED, needs_transformer_lens_4=True),
+    Family("Cohere 2", "cohere2", "Cohere2ForCausalLM", _WINDOWED, needs_transformer_lens_4=True),
     Family("GLM", "glm", "GlmForCausalLM", _HEADS_OF_8, up="gate_up_proj"),
     Family("GLM-4", "glm4", "Glm4ForCausalLM", _HEADS_OF_8, up="gate_up_proj"),
     Family("Nemotron", "nemotron", "NemotronForCausalLM", _HEADS_OF_8),

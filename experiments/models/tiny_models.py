@@ -17,6 +17,7 @@ from cna_lens.sites import HookedModel
 from experiments.benchmarks.random_models import word_tokenizer
 from experiments.models import plain
 from experiments.models.families import VOCABULARY, Family
+from experiments.models.pruned_llama import allow_layers_without_mlp
 
 N_PLANTED = 3
 GAIN = 1000
@@ -75,6 +76,8 @@ def random_model(family: Family) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if family.prune:
+            family.prune(model)
     # Initial weights are so small that the tokens hardly matter; make them matter.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -86,14 +89,24 @@ def random_model(family: Family) -> nn.Module:
 def _boot(family: Family, model: nn.Module) -> HookedModel:
     from transformer_lens.model_bridge import TransformerBridge
 
+    name = f"tiny-{family.model_type}"
     with tempfile.TemporaryDirectory() as folder:
-        bridge = TransformerBridge.boot_transformers(
-            f"tiny-{family.model_type}",
-            hf_model=model,
-            tokenizer=word_tokenizer(Path(folder), VOCABULARY),
-            device="cpu",
-            dtype=torch.float32,
-        )
+        tokenizer = word_tokenizer(Path(folder), VOCABULARY)
+        if family.prune:
+            from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+            bridge = build_bridge_from_module(
+                model,
+                family.architecture,
+                hf_config=model.config,
+                tokenizer=tokenizer,
+                model_name=name,
+                post_adapter_hook=allow_layers_without_mlp,
+            )
+        else:
+            bridge = TransformerBridge.boot_transformers(
+                name, hf_model=model, tokenizer=tokenizer, device="cpu", dtype=torch.float32
+            )
     return bridge.eval()
 
 
