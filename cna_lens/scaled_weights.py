@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.circuit import Circuit
-from cna_lens.sites import DownProjection, HookedModel, down_projection
+from cna_lens.sites import DownProjection, HookedModel, down_projection, projection_kind
 from cna_lens.types import Neuron
 
 # Models whose weights a context has scaled, and the neurons, for as long as it lasts.
@@ -56,10 +56,13 @@ def obstacle_to_scaling(model: HookedModel, circuit: Circuit) -> str | None:
     for layer in circuit.by_layer():
         projection = down_projection(model, layer)
         if projection is None:
-            return f"the down projection of layer {layer} is no plain linear layer"
+            return (
+                f"the down projection of layer {layer} is no plain matrix "
+                f"(a {projection_kind(model, layer)})"
+            )
         weight = projection.weight
-        if type(weight) is not nn.Parameter or not weight.is_floating_point():
-            return f"the down projection of layer {layer} is quantised or parametrised"
+        if type(weight) is not nn.Parameter:
+            return f"the down projection of layer {layer} is parametrised"
         if weight.device.type == "meta":
             return f"the down projection of layer {layer} is offloaded"
         if uses[id(weight)] > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -196,16 +196,39 @@ class DownProjection:
 
 
 def down_projection(model: HookedModel, layer: int) -> DownProjection | None:
-    """A layer's down projection, None where it cannot be told which parameter that is."""
-    mlp = getattr(cast("Any", model).blocks[layer], "mlp", None)
-    if isinstance(w_out := getattr(mlp, "W_out", None), nn.Parameter):
-        return DownProjection(w_out, 0)
-    linear = getattr(getattr(mlp, "out", None), "original_component", None)
-    weight = getattr(linear, "weight", None)
-    if weight is None or weight.ndim != 2:
+    """A layer's down projection, None where it is no plain matrix, as where it is quantised."""
+    module = _projection_module(model, layer)
+    if not is_bridge(model):
+        w_out = getattr(module, "W_out", None)
+        return DownProjection(w_out, 0) if isinstance(w_out, nn.Parameter) else None
+    weight = getattr(module, "weight", None)
+    if not _is_plain_matrix(weight):
         return None
-    if isinstance(linear, nn.Linear):
+    if isinstance(module, nn.Linear):
         return DownProjection(weight, 1)
-    if type(linear).__name__ == "Conv1D":
+    if type(module).__name__ == "Conv1D":
         return DownProjection(weight, 0)
     return None
+
+
+def projection_kind(model: HookedModel, layer: int) -> str:
+    """What a layer's down projection is, for messages: "Linear4bit with torch.uint8 weights"."""
+    module = _projection_module(model, layer)
+    weight = getattr(module, "weight", None)
+    kind = f" with {weight.dtype} weights" if isinstance(weight, Tensor) else ""
+    return f"{type(module).__name__}{kind}"
+
+
+def _projection_module(model: HookedModel, layer: int) -> Any:
+    mlp: Any = getattr(cast("Any", model).blocks[layer], "mlp", None)
+    if not is_bridge(model):
+        return mlp
+    # Its W_out is made anew each time, and raises where weights are quantised.
+    return getattr(getattr(mlp, "out", None), "original_component", None)
+
+
+def _is_plain_matrix(weight: object) -> TypeGuard[Tensor]:
+    """Whether the numbers of a weight are those it stands for, without scales beside them."""
+    if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter):
+        return False
+    return weight.ndim == 2 and weight.is_floating_point() and weight.element_size() > 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from cna_lens.errors import InputError, ModelError
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.sites import HookedModel, down_projection, mlp_hook_names, model_name
+from cna_lens.sites import HookedModel, down_projection, mlp_hook_names, model_name, projection_kind
 
 CONSTANT = 1e-6
 """A neuron whose deviation is a smaller share of its mean only varies by float rounding."""
@@ -122,10 +122,11 @@ def _output_norms(model: HookedModel) -> Float64[Tensor, " neuron"]:
         if name is None:
             continue
         projection = down_projection(model, layer)
-        if projection is None:
+        if projection is None or projection.weight.is_meta:
+            kind = "offloaded" if projection else f"a {projection_kind(model, layer)}"
             raise ModelError(
-                f"the down projection of layer {layer} of {model_name(model)} cannot be told, "
-                "which output_weighted needs; use another ranking"
+                f"the down projection of layer {layer} of {model_name(model)} is {kind}; "
+                "output_weighted needs its numbers, use another ranking"
             )
         weight = projection.weight.detach().cpu().double()
         norms.append(weight.norm(dim=1 - projection.neuron_dim))
