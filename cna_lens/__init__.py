@@ -76,6 +76,7 @@ from cna_lens.rankings import (
     rank,
     score_neurons,
 )
+from cna_lens.requirements import Requirements, requirements
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
 from cna_lens.steering_method import Applied, SteeringMethod
@@ -123,6 +124,7 @@ __all__ = [
     "Ranking",
     "Rate",
     "RelP",
+    "Requirements",
     "Selection",
     "Source",
     "Standardized",
@@ -165,6 +167,7 @@ __all__ = [
     "random_direction",
     "rank",
     "read_prompts",
+    "requirements",
     "scale",
     "score_neurons",
     "set_to",

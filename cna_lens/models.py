@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import platformdirs
 import torch
-from safetensors import SafetensorError
 
 from cna_lens import adapters
 from cna_lens.errors import ModelError
+from cna_lens.load_errors import LOAD_ERRORS, cannot_load
 from cna_lens.sites import HookedModel
 from cna_lens.weights import weights_hash
 
@@ -74,6 +74,26 @@ def _load_demo_with_adapter(
     return _boot(name, adapters.FOLDER / name, device, dtype, options)
 
 
+def read_config(source: str | Path) -> Any:
+    """A model's configuration alone; of a name on the Hub nothing else is fetched.
+
+    Args:
+        source: what `load_model` takes, or a config.json.
+
+    Raises:
+        ModelError: it cannot be had; the message says what to do.
+    """
+    from transformers import AutoConfig
+
+    path = demo_gguf() if source == "demo" or source in adapters.SHA256 else Path(source)
+    try:
+        if path.suffix == ".gguf":
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoConfig.from_pretrained(path if path.exists() else str(source))
+    except LOAD_ERRORS as error:
+        raise cannot_load(source, error) from error
+
+
 def demo_gguf() -> Path:
     """The demo model's file in its installed wheel.
 
@@ -111,8 +131,8 @@ def _boot(
         bridge = TransformerBridge.boot_transformers(
             name, device=device, dtype=dtype, **boot_options
         )
-    except OSError as error:
-        raise _cannot_load(source, error) from error
+    except LOAD_ERRORS as error:
+        raise cannot_load(source, error) from error
     return cast("HookedModel", bridge)
 
 
@@ -139,22 +159,14 @@ def _read_folder(
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _cannot_load(folder, error) from error
+    except LOAD_ERRORS as error:
+        raise cannot_load(folder, error) from error
     if expected_hash is not None and weights_hash(model) != expected_hash:
         raise ModelError(
             f"the weights of {name} in {folder} are not those expected; delete that folder, "
             f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
         )
     return model, tokenizer
-
-
-def _cannot_load(source: str | Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{source} could not be loaded: {error}. Expected 'demo', a Hub name that this machine can "
-        "reach or has in its cache, a folder with config.json, weights and tokenizer, or a .gguf "
-        "file"
-    )
 
 
 def _load_gguf(
@@ -180,7 +192,10 @@ def dequantised_folder(gguf: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _dequantise(gguf, unfinished)
+        try:
+            _dequantise(gguf, unfinished)
+        except LOAD_ERRORS as error:
+            raise cannot_load(gguf, error) from error
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     finally:

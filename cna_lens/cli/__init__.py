@@ -1,4 +1,4 @@
-"""The command line: cna-lens find, show, steer, evaluate, demo."""
+"""The command line: cna-lens find, show, steer, evaluate, estimate, demo."""
 
 from __future__ import annotations
 
