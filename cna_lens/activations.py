@@ -37,12 +37,15 @@ class PromptActivations:
         source: where the activations came from.
         in_memory: the shards, each with its prompts' places; empty where they lie on disk.
         on_disk: the shards' files; empty where they are in memory.
+        route_weights: with what weight each MLP of `layout.mlps` computed the token, 0 where it
+            was not routed to it; None for a model without experts.
     """
 
     layout: Layout
     source: Source
     in_memory: tuple[Shard, ...] = ()
     on_disk: tuple[Path, ...] = ()
+    route_weights: Float[Tensor, "prompt mlp"] | None = None
 
     def shards(self) -> Iterator[Shard]:
         """One shard after the other, as (places of the prompts, activations)."""
@@ -72,7 +75,8 @@ class PromptActivations:
         """What `collect` gives without `keep`."""
         moments = RunningMoments()
         for rows, activations in self.shards():
-            moments.update(rows, activations, self.layout)
+            weights = None if self.route_weights is None else self.route_weights[list(rows)]
+            moments.update(rows, activations, self.layout, weights)
         return moments.stats(self.source)
 
     def __repr__(self) -> str:
@@ -94,15 +98,19 @@ class KeptActivations:
         self._in_memory: list[Shard] = []
         self._on_disk: list[Path] = []
         self._layout = Layout(())
+        self._route_weights: list[tuple[Sequence[int], Tensor]] = []
 
     def update(
         self,
         rows: Sequence[int],
         activations: Float[Tensor, "prompt neuron"],
         layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,
     ) -> None:
         """Add a batch, on whatever device it lies."""
         self._layout = layout
+        if route_weights is not None:
+            self._route_weights.append((rows, route_weights.cpu()))
         if self._folder is not None:
             self._write(self._folder, rows, activations)
             return
@@ -132,5 +140,14 @@ class KeptActivations:
     def kept(self) -> PromptActivations:
         """All batches so far."""
         return PromptActivations(
-            self._layout, self._source, tuple(self._in_memory), tuple(self._on_disk)
+            self._layout,
+            self._source,
+            tuple(self._in_memory),
+            tuple(self._on_disk),
+            _in_order(self._route_weights) if self._route_weights else None,
         )
+
+
+def _in_order(batches: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
+    places = torch.tensor([row for rows, _ in batches for row in rows])
+    return torch.cat([weights for _, weights in batches])[places.argsort()]

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from cna_lens.errors import CircuitMismatchError, VectorMismatchError
+from cna_lens.errors import CircuitMismatchError, ModelError, VectorMismatchError
+from cna_lens.routing import routed_to
 
 
 class Scale:
@@ -54,12 +55,35 @@ class Pull:
         return pulled(activation, self.indices, self.values, self.strength)
 
 
+class PullRouted(Pull):
+    """Moves some neurons of one expert towards values that count the route weight.
+
+    What the expert's output is multiplied with is divided out again, so that what reaches the
+    output is the value.
+    """
+
+    def __call__(self, activation: Tensor, hook: Any) -> Tensor:
+        """The activations of the tokens that are routed here, the neurons' moved."""
+        check_width(activation, self.width, hook)
+        routed = routed_to(hook)
+        if routed is None:
+            raise ModelError(
+                f"{getattr(hook, 'name', 'a hook point')} does not tell the route weights, without "
+                "which an expert's neurons cannot be set; do so within cna_lens.expert_hooks(model)"
+            )
+        weights = routed.weights.to(activation).view(*activation.shape[:-1], 1)
+        reaches = weights != 0
+        values = self.values.to(activation) / weights.where(reaches, 1.0)
+        moved = pulled(activation, self.indices, values, self.strength)
+        return torch.where(reaches, moved, activation)
+
+
 def pulled(
-    activation: Float[Tensor, "batch pos d_mlp"],
+    activation: Float[Tensor, "*tokens d_mlp"],
     indices: Tensor,
-    values: Float[Tensor, "*batch_pos n"],
+    values: Float[Tensor, "*some_tokens n"],
     strength: float,
-) -> Float[Tensor, "batch pos d_mlp"]:
+) -> Float[Tensor, "*tokens d_mlp"]:
     r"""Some neurons moved towards values, $a + s (v - a)$, exactly v for s = 1."""
     indices = indices.to(activation.device)
     changed = activation.clone()

@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from operator import index as integer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cna_lens.errors import CircuitFileError, InputError
 from cna_lens.files import write_atomically
-from cna_lens.types import HOOK_SITE, Layout, Neuron, PromptRecord
+from cna_lens.neurons import MLP, AnyNeuron, Experts, as_neuron
+from cna_lens.rendering import Cell, Summarized, Summary, neuron_table, per_layer
+from cna_lens.types import HOOK_SITE, Layout, PromptRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,8 @@ class Provenance:
         rank: the ranking's name, and its settings where it has any.
         unit: the unit of the scores.
         sign: "abs", "positive" or "negative".
-        fraction: share of the model's neurons asked for, None where k was given.
+        fraction: share of the model's neurons asked for, those of all experts counted; None where
+            k was given.
         k: number of neurons asked for.
         layers: the layers chosen from, None for all.
         max_per_layer: the most neurons taken from one layer, None for any number.
@@ -85,9 +87,25 @@ class Provenance:
     universal: UniversalRecord | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What is known, in words."""
+        facts = [("model", self.model or "unknown")]
+        if self.positive and self.negative:
+            count = f"{self.positive.count} positive, {self.negative.count} negative"
+            facts.append(("prompts", count))
+        if self.rank:
+            unit = f" ({self.unit})" if self.unit else ""
+            facts.append(("ranking", f"{self.rank}{unit}, sign {self.sign}, token {self.position}"))
+        if self.universal:
+            excluded = f"{self.universal.n_neurons} neurons excluded"
+            facts.append(("universal", f"{excluded}, {self.universal.applied} the top k"))
+        if self.weights_sha256:
+            facts.append(("weights", self.weights_sha256[:16]))
+        return facts
+
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Summarized):
     """A set of neurons, strongest first, each with its signed score.
 
     The word is the paper's; there are no edges. Circuits come from `cna_lens.find_circuit`, or
@@ -99,6 +117,18 @@ class Circuit:
     >>> circuit.by_layer()
     {0: (2,), 1: (3,)}
 
+    Neurons of routed experts may stand beside those that every token passes; the circuit's size is
+    counted against the neurons of all experts:
+
+    >>> layout = Layout((4, 10), experts=(Experts(0, 0), Experts(2, 3)))
+    >>> circuit = Circuit((ExpertNeuron(1, 0, 2), Neuron(1, 3)), (2.5, -1.0), layout)
+    >>> circuit
+    Circuit(2 of 14 neurons of all experts, 1 of 2 layers, strongest L1/E0/2 +2.5, model unknown)
+    >>> circuit.by_mlp()
+    {MLP(layer=1, expert=None): (3,), MLP(layer=1, expert=0): (2,)}
+
+    `print` shows a table, and a notebook a page of it.
+
     Attributes:
         neurons: the neurons, strongest first.
         scores: their signed scores in the same order.
@@ -106,15 +136,14 @@ class Circuit:
         provenance: how they were found.
     """
 
-    neurons: tuple[Neuron, ...]
+    neurons: tuple[AnyNeuron, ...]
     scores: tuple[float, ...]
     layout: Layout
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         """Refuse what is no set of neurons of this layout; take numpy's integers for Python's."""
-        neurons = tuple(Neuron(integer(layer), integer(place)) for layer, place in self.neurons)
-        object.__setattr__(self, "neurons", neurons)
+        object.__setattr__(self, "neurons", tuple(map(as_neuron, self.neurons)))
         object.__setattr__(self, "scores", tuple(map(float, self.scores)))
         if len(self.neurons) != len(self.scores):
             raise InputError(
@@ -133,7 +162,7 @@ class Circuit:
         """Number of neurons."""
         return len(self.neurons)
 
-    def __iter__(self) -> Iterator[Neuron]:
+    def __iter__(self) -> Iterator[AnyNeuron]:
         """The neurons, strongest first."""
         return iter(self.neurons)
 
@@ -144,34 +173,66 @@ class Circuit:
     def __repr__(self) -> str:
         """One useful line."""
         strongest = (
-            f"strongest L{self.neurons[0].layer}/{self.neurons[0].index} {self.scores[0]:+.3g}, "
-            if self.neurons
-            else ""
+            f"strongest {self.neurons[0].label} {self.scores[0]:+.3g}, " if self.neurons else ""
         )
+        counted = " of all experts" if self.layout.experts else ""
         return (
-            f"Circuit({len(self)} of {self.layout.n_neurons} neurons, "
+            f"Circuit({len(self)} of {self.layout.n_neurons} neurons{counted}, "
             f"{len(self.by_layer())} of {self.layout.n_layers} layers, {strongest}"
             f"model {self.provenance.model or 'unknown'})"
         )
 
+    def _summary(self) -> Summary:
+        scores = [Cell.of(score, "+.3f") for score in self.scores]
+        share = len(self) / max(1, self.layout.n_neurons)
+        counted = "neurons of all experts" if self.layout.experts else "neurons"
+        size = f"{len(self)} of {self.layout.n_neurons} {counted} ({share:.2%})"
+        return Summary(
+            title="Circuit",
+            facts=[
+                ("size", f"{size}, {len(self.by_layer())} of {self.layout.n_layers} layers"),
+                *self.provenance.facts(),
+            ],
+            table=neuron_table("Strongest neurons", self.neurons, {"score": scores}),
+            per_layer=per_layer(self, self.layout),
+        )
+
     def by_layer(self) -> dict[int, tuple[int, ...]]:
-        """The neurons' indices for each layer that has any, strongest first within a layer."""
+        """The neurons' indices for each layer that has any, strongest first within a layer.
+
+        In a layer with experts they are the places among all neurons of the layer, see `Layout`;
+        for the places in each expert see `by_mlp`.
+        """
         layers: dict[int, list[int]] = {}
-        for layer, index in self.neurons:
-            layers.setdefault(layer, []).append(index)
-        return {layer: tuple(indices) for layer, indices in sorted(layers.items())}
+        for neuron in self.neurons:
+            place = self.layout.flat(neuron) - self.layout.starts[neuron.layer]
+            layers.setdefault(neuron.layer, []).append(place)
+        return {layer: tuple(places) for layer, places in sorted(layers.items())}
+
+    def by_mlp(self) -> dict[MLP, tuple[int, ...]]:
+        """The neurons' indices for each layer's MLP and each expert that has any."""
+        mlps: dict[MLP, list[int]] = {}
+        for neuron in self.neurons:
+            mlps.setdefault(neuron.mlp, []).append(neuron.index)
+        return {mlp: tuple(mlps[mlp]) for mlp in sorted(mlps, key=self.layout.start)}
 
     def to_frame(self) -> pd.DataFrame:
-        """A data frame with the columns layer, index and score, strongest first."""
+        """A data frame with the columns layer, index and score, strongest first.
+
+        Of a model with experts it has the column expert too, which is missing for other neurons.
+        """
         import pandas as pd
 
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "layer": [n.layer for n in self.neurons],
                 "index": [n.index for n in self.neurons],
                 "score": self.scores,
             }
         )
+        if self.layout.experts:
+            frame.insert(1, "expert", pd.array([n.mlp.expert for n in self.neurons], dtype="Int64"))
+        return frame
 
     def save(self, path: str | Path) -> None:
         """Write the circuit as JSON: the same circuit always gives the same bytes.
@@ -208,9 +269,9 @@ class Circuit:
             )
         try:
             return cls(
-                neurons=tuple(Neuron(layer, index) for layer, index, _ in body["neurons"]),
-                scores=tuple(float(score) for _, _, score in body["neurons"]),
-                layout=Layout(tuple(body["widths"])),
+                neurons=tuple(as_neuron(tuple(place)) for *place, _ in body["neurons"]),
+                scores=tuple(float(score) for *_, score in body["neurons"]),
+                layout=_layout(body),
                 provenance=_provenance(body["provenance"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -218,15 +279,14 @@ class Circuit:
 
     def _body(self) -> dict[str, Any]:
         provenance = asdict(self.provenance)
+        experts = {"experts": [list(each) for each in self.layout.experts]}
         return {
             "format": FORMAT,
             "version": VERSION,
             "widths": list(self.layout.widths),
-            "neurons": [
-                [n.layer, n.index, s] for n, s in zip(self.neurons, self.scores, strict=True)
-            ],
+            "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
             "provenance": provenance,
-        }
+        } | (experts if self.layout.experts else {})
 
     def with_provenance(self, **changes: Any) -> Circuit:
         """The same neurons with some entries of the provenance replaced."""
@@ -252,6 +312,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise CircuitFileError(f"{path} is no circuit file: it holds a {type(body).__name__}")
     return cast("dict[str, Any]", body)
+
+
+def _layout(body: Mapping[str, Any]) -> Layout:
+    experts = tuple(Experts(int(count), int(width)) for count, width in body.get("experts", ()))
+    return Layout(tuple(body["widths"]), experts)
 
 
 def _provenance(raw: Mapping[str, Any]) -> Provenance:

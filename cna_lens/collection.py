@@ -1,39 +1,35 @@
 """Collect: run prompts, and read each MLP neuron's activation at one token of each prompt.
 
-This is one of the two modules that touch hooks; the other is `steering`.
+This is one of the three modules that touch hooks; the others are `steering` and `expert_hooks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.activations import KeptActivations, PromptActivations
-from cna_lens.batching import (
-    BatchSize,
-    TokenIds,
-    check_batch_size,
-    length_buckets,
-    pad,
-)
-from cna_lens.errors import ActivationError, InputError, ModelError
-from cna_lens.forward import SharedPrefix, forward_trunk
+from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets
+from cna_lens.errors import InputError
+from cna_lens.expert_hooks import expert_hooks
+from cna_lens.expert_readout import ExpertReadout
+from cna_lens.forward import SharedPrefix
 from cna_lens.memory import run_in_halves, token_budget
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
+from cna_lens.packed_pass import forward_rows, rows_for
+from cna_lens.packing import PackedTokens, Row, alone
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
-from cna_lens.sites import HookedModel, Site, input_device, model_name, site_hook_names
-from cna_lens.types import HOOK_SITE, Layout, Source
+from cna_lens.readout import EverythingRead, Reading, Readout, check_finite
+from cna_lens.sites import HookedModel, Site, model_name, site_hook_names, sparse_sites
+from cna_lens.types import HOOK_SITE, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 
 
@@ -77,9 +73,14 @@ def collect(
     """Mean and variance of every MLP neuron's activation at one token of each prompt.
 
     A neuron's activation is its entry in the input of the down projection, so after the gate
-    product (arXiv 2605.12290, method, step 2). Prompts run in right-padded batches of like
-    length, and what they have in common at the beginning, such as a chat template, is computed
-    once; neither changes the result beyond float rounding.
+    product (arXiv 2605.12290, method, step 2). What all prompts begin with, like a chat template,
+    is computed once; prompts that begin alike after it, such as "How do I", stand in one row, in
+    which their common beginning is computed once too; rows run in right-padded batches of like
+    length. None of this changes the result beyond float rounding.
+
+    In a layer with experts an activation counts as what reaches the output: the gated activation
+    times its expert's route weight, 0 where the token is not routed to it. How often it is, and how
+    active neurons then are without the weight, is in the statistics' `routing`.
 
     >>> stats = collect(tiny_model, ["Hello.", "A longer one."], chat=False)
     >>> stats.count, stats.layout
@@ -94,9 +95,10 @@ def collect(
         position: the token to read, counted in each prompt's own tokens: -1 is its last one
             whatever the padding, 0 its first.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
-        batch_size: prompts for each forward pass; "auto" fits them to the free memory.
+        batch_size: prompts for each forward pass, one a row; "auto" packs rows, where the model
+            can and carries no hooks, and fits them to the free memory.
         progress: show a progress bar.
-        share_prefix: compute a common prefix once, where the model can.
+        share_prefix: compute common beginnings once, where the model can.
 
     Raises:
         InputError: bad prompts, or a position outside one of them.
@@ -161,8 +163,9 @@ class Reader:
         position: the token to read in each prompt.
         batch_size: prompts for each forward pass, or "auto".
         progress: show a progress bar.
-        share_prefix: compute a common prefix once, where the model can.
+        share_prefix: compute common beginnings once, where the model can.
         site: the hook point of each block that is read; the MLP neurons unless told otherwise.
+        layer: read this block alone, and compute nothing behind it; None for all.
     """
 
     model: HookedModel
@@ -171,6 +174,7 @@ class Reader:
     progress: bool = False
     share_prefix: bool = True
     site: Site = HOOK_SITE
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant, before anything runs."""
@@ -185,12 +189,18 @@ class Reader:
             for which, (encoded, _) in enumerate(sets)
             for row in range(len(encoded.ids))
         ]
-        for batch, activations, layout in self.batches(prompts):
-            for which, (_, reducer) in enumerate(sets):
-                mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
-                if mine:
-                    rows = [owner[batch[i]][1] for i in mine]
-                    reducer.update(rows, activations[mine], layout)
+        # Not in the generator, whose context would outlive an exception of a reducer.
+        with self._experts():
+            for batch, (activations, layout, weights) in self.batches(prompts):
+                for which, (_, reducer) in enumerate(sets):
+                    mine = [i for i, prompt in enumerate(batch) if owner[prompt][0] == which]
+                    if mine:
+                        rows = [owner[batch[i]][1] for i in mine]
+                        own = None if weights is None else weights[mine]
+                        reducer.update(rows, activations[mine], layout, own)
+
+    def _experts(self) -> AbstractContextManager[None]:
+        return expert_hooks(self.model) if self.site == HOOK_SITE else nullcontext()
 
     def source(self, encoded: EncodedPrompts) -> Source:
         """Where the activations of a set come from."""
@@ -202,34 +212,34 @@ class Reader:
             site=self.site,
         )
 
-    def batches(
-        self, prompts: Sequence[TokenIds]
-    ) -> Iterator[tuple[list[int], Float[Tensor, "prompt neuron"], Layout]]:
-        """Activations of the prompts, batch by batch, with each batch's places in `prompts`.
+    def batches(self, prompts: Sequence[TokenIds]) -> Iterator[tuple[list[int], Reading]]:
+        """What is read of the prompts, batch by batch, with each batch's places in `prompts`.
 
         A batch that does not fit the memory is halved, and so are those after it.
         """
-        names = site_hook_names(self.model, self.site)
         places = self.places(prompts)
         prefix = self.prefix(prompts, min(places))
-        buckets = self.buckets(prompts, prefix, token_budget)
+        suffixes = [ids[prefix.length :] for ids in prompts]
+        rows = self._rows(suffixes, prefix)
+        buckets = self.buckets([row.length for row in rows], prefix, token_budget)
 
-        def run(batch: list[int]) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-            with prompt_lengths([len(prompts[i]) for i in batch]):
-                return self._run(
-                    [prompts[i][prefix.length :] for i in batch],
-                    [places[i] - prefix.length for i in batch],
+        def run(batch: list[int]) -> tuple[list[int], Reading]:
+            found = [prompt for row in batch for prompt in rows[row].prompts]
+            with prompt_lengths([len(prompts[prompt]) for prompt in found]):
+                reading = self._run(
+                    [[suffixes[prompt] for prompt in rows[row].prompts] for row in batch],
+                    [places[prompt] - prefix.length for prompt in found],
                     prefix,
-                    names,
                 )
+            return found, reading
 
         with tqdm(
             total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
         ) as bar:
-            for batch, (activations, layout) in run_in_halves(buckets, run):
-                _check_finite(activations, layout, model_name(self.model))
-                yield batch, activations, layout
-                bar.update(len(batch))
+            for _, (found, reading) in run_in_halves(buckets, run):
+                check_finite(reading.activations, reading.layout, model_name(self.model))
+                yield found, reading
+                bar.update(len(found))
 
     def places(self, prompts: Sequence[TokenIds]) -> list[int]:
         """Where the token to read stands in each prompt."""
@@ -243,86 +253,42 @@ class Reader:
 
     def buckets(
         self,
-        prompts: Sequence[TokenIds],
+        lengths: Sequence[int],
         prefix: SharedPrefix,
         budget: Callable[[HookedModel, int], int],
     ) -> list[list[int]]:
-        """Which prompts run together, padded within a budget of tokens."""
-        lengths = [len(ids) - prefix.length for ids in prompts]
+        """Which rows of these lengths run together, padded within a budget of tokens."""
         if self.batch_size == "auto":
             longest = prefix.length + max(lengths)
             return length_buckets(lengths, token_budget=budget(self.model, longest))
         return length_buckets(lengths, max_prompts=self.batch_size)
 
+    def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
+        if not self.share_prefix or self.batch_size != "auto":
+            return alone(suffixes)
+        return rows_for(
+            self.model,
+            suffixes,
+            prefix,
+            read=lambda rows, places: self._run(rows, places, prefix).activations,
+        )
+
     def _run(
-        self,
-        suffixes: Sequence[TokenIds],
-        places: Sequence[int],
-        prefix: SharedPrefix,
-        names: tuple[str | None, ...],
-    ) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-        device = input_device(self.model)
-        ids, mask = pad(suffixes, pad_token_id(self.model))
-        before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
-        readout = _Readout(names, torch.tensor(places), tuple(ids.shape))
+        self, rows: Sequence[Sequence[TokenIds]], places: Sequence[int], prefix: SharedPrefix
+    ) -> Reading:
+        packed = PackedTokens.of(rows, pad_token_id(self.model))
+        in_rows, columns = torch.tensor(packed.rows), torch.tensor(packed.at(places))
+        sparse = sparse_sites(self.model) if self.site == HOOK_SITE else ()
+        experts = ExpertReadout(sparse, in_rows * packed.ids.shape[1] + columns)
+        names = tuple(
+            name if self.layer in (None, layer) else None
+            for layer, name in enumerate(site_hook_names(self.model, self.site))
+        )
+        readout = Readout(names, in_rows, columns, tuple(packed.ids.shape), experts)
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
-        with torch.no_grad(), suppress(_EverythingRead), hooked:
-            forward_trunk(
-                self.model,
-                ids.to(device),
-                torch.cat([before, mask], dim=1).to(device),
-                prefix.read_only(),
-            )
-        return readout.activations()
-
-
-class _EverythingRead(Exception):  # noqa: N818 (it ends a forward pass early, nothing failed)
-    """Every layer has been read: what the model would still compute is not needed."""
-
-
-class _Readout:
-    """The hooks of one forward pass, and what they read."""
-
-    def __init__(
-        self, names: tuple[str | None, ...], places: Tensor, shape: tuple[int, ...]
-    ) -> None:
-        self.names = names
-        self.places = places
-        self.rows = torch.arange(len(places))
-        self.shape = shape
-        self.read: dict[int, Float[Tensor, "prompt d_mlp"]] = {}
-
-    def fwd_hooks(self) -> list[tuple[str, Callable[..., None]]]:
-        return [
-            (name, partial(self._read, layer=layer))
-            for layer, name in enumerate(self.names)
-            if name is not None
-        ]
-
-    def _read(self, activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG002
-        if layer in self.read:
-            raise ModelError(f"{self.names[layer]} fired twice in one forward pass")
-        if tuple(activation.shape[:-1]) != self.shape:
-            raise ModelError(
-                f"{self.names[layer]} holds a tensor of shape {tuple(activation.shape)}, expected "
-                f"[batch, pos, width] with batch and pos {self.shape}"
-            )
-        # Indexing copies, so the activations of the other positions are freed.
-        device = activation.device
-        self.read[layer] = activation[self.rows.to(device), self.places.to(device)]
-        if len(self.read) == sum(name is not None for name in self.names):
-            raise _EverythingRead
-
-    def activations(self) -> tuple[Float[Tensor, "prompt neuron"], Layout]:
-        missing = [name for layer, name in enumerate(self.names) if name and layer not in self.read]
-        if missing:
-            raise ModelError(f"these hook points never fired: {', '.join(missing)}")
-        layers = [self.read.get(layer) for layer in range(len(self.names))]
-        layout = Layout(tuple(0 if layer is None else layer.shape[-1] for layer in layers))
-        present = [layer for layer in layers if layer is not None]
-        # MPS has no float64, in which the sums are kept.
-        device = "cpu" if present[0].device.type == "mps" else present[0].device
-        return torch.cat([layer.to(device) for layer in present], dim=-1), layout
+        with torch.no_grad(), suppress(EverythingRead), hooked, experts.reading():
+            forward_rows(self.model, packed, prefix)
+        return readout.reading()
 
 
 def _check_position(position: object) -> None:
@@ -339,14 +305,3 @@ def _place(position: int, ids: TokenIds, prompt: int) -> int:
             f"expected {-len(ids)} to {len(ids) - 1}"
         )
     return position % len(ids)
-
-
-def _check_finite(activations: Tensor, layout: Layout, model: str) -> None:
-    finite = torch.isfinite(activations).all(0)
-    if bool(finite.all()):
-        return
-    broken = sorted(set(layout.layer_of[~finite.cpu()].tolist()))
-    raise ActivationError(
-        f"{model} gives infinite or not-a-number activations in layer "
-        f"{', '.join(map(str, broken))}; load it in float32 or bfloat16, and check its weights"
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cna_lens.batching import TokenIds, shared_prefix_length
@@ -81,6 +81,19 @@ class SharedPrefix:
         cache = copy.copy(self.cache)
         cache.layers = [_read_only(layer) for layer in self.cache.layers]
         return cache
+
+    def mask(self, own: Int64[Tensor, "batch pos"]) -> Int64[Tensor, "batch whole_pos"]:
+        """The mask of a batch, with the prefix in front."""
+        return torch.cat([own.new_ones((len(own), self.length)), own], dim=1)
+
+    def tree_mask(
+        self, sees: Bool[Tensor, "row pos pos"], dtype: torch.dtype
+    ) -> Float[Tensor, "row 1 pos whole_pos"]:
+        """What is added to attention scores: each token sees the prefix and what is given."""
+        prefix = sees.new_ones((*sees.shape[:2], self.length))
+        hidden = ~torch.cat([prefix, sees], dim=2)[:, None]
+        # Eager attention adds the mask, so that one of booleans would hide nothing.
+        return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def _read_only(layer: Any) -> Any:
@@ -159,23 +172,26 @@ def _keeps_logits(model: HookedModel) -> bool:
 def forward_trunk(
     model: HookedModel,
     ids: Int64[Tensor, "batch pos"],
-    mask: Int64[Tensor, "batch whole_pos"],
+    mask: Int64[Tensor, "batch whole_pos"] | Float[Tensor, "batch 1 pos whole_pos"],
     cache: Any = None,
+    position_ids: Int64[Tensor, "batch pos"] | None = None,
 ) -> None:
     """Run the model for what its hooks see; no logits are kept.
 
     Args:
         model: the model.
         ids: token ids, right padded, without a shared prefix.
-        mask: 1 on real tokens, over the prefix and the ids.
+        mask: 1 on real tokens, over the prefix and the ids; or one from `SharedPrefix.tree_mask`.
         cache: keys and values of the prefix, from `SharedPrefix.read_only`.
+        position_ids: each token's place in its prompt, where that is not its place in the row.
     """
     if not is_bridge(model):
         model.forward(ids, return_type=None, attention_mask=mask)
-    elif cache is None:
-        _bridge_pass(model, ids, return_type=None, attention_mask=mask, use_cache=False)
-    else:
-        _bridge_pass(model, ids, return_type=None, attention_mask=mask, past_key_values=cache)
+        return
+    kwargs: dict[str, Any] = (
+        {"use_cache": False} if cache is None else {"past_key_values": cache}
+    ) | ({} if position_ids is None else {"position_ids": position_ids})
+    _bridge_pass(model, ids, return_type=None, attention_mask=mask, **kwargs)
 
 
 def forward_logits(

@@ -153,19 +153,19 @@ def over_batches(
         ids, mask = pad(
             [prompts.ids[row][prefix.length :] for row in rows], pad_token_id(reader.model)
         )
-        before = torch.ones((len(ids), prefix.length), dtype=mask.dtype)
         batch = GradientBatch(
             model=reader.model,
             prompts=rows,
             ids=ids.to(device),
-            mask=torch.cat([before, mask], dim=1).to(device),
+            mask=prefix.mask(mask).to(device),
             prefix=prefix,
             read=torch.tensor([places[row] - prefix.length for row in rows]),
             last=torch.tensor([len(prompts.ids[row]) - 1 - prefix.length for row in rows]),
         )
         return run(batch)
 
-    buckets = reader.buckets(prompts.ids, prefix, gradient_token_budget)
+    lengths = [len(ids) - prefix.length for ids in prompts.ids]
+    buckets = reader.buckets(lengths, prefix, gradient_token_budget)
     with tqdm(total=len(prompts.ids), desc=desc, unit="prompt", disable=not reader.progress) as bar:
         for rows, result in run_in_halves(buckets, run_batch):
             yield result

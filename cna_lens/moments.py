@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError
+from cna_lens.routing import COLUMNS, RoutingStats, routing_of
 from cna_lens.types import Layout, Source
 
 
@@ -33,6 +34,8 @@ class ActivationStats:
         mean: mean activation of each neuron.
         squared_deviations: sum of squared deviations from the mean, M above.
         source: where the activations came from, None where that is not known.
+        routing: how often tokens were routed to each expert, and how active its neurons then were;
+            None for a model without experts.
     """
 
     layout: Layout
@@ -40,6 +43,7 @@ class ActivationStats:
     mean: Float64[Tensor, " neuron"]
     squared_deviations: Float64[Tensor, " neuron"]
     source: Source | None = None
+    routing: RoutingStats | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not fit the layout."""
@@ -60,6 +64,14 @@ class ActivationStats:
         if len(activations) == 0:
             raise InputError("statistics need at least one prompt, there was none")
         return cls(layout, *_moments(activations), source)
+
+    @property
+    def mean_where_routed(self) -> Float64[Tensor, " neuron"]:
+        """Each neuron's mean over the prompts on which its MLP ran, 0 where it never did."""
+        if self.routing is None:
+            return self.mean
+        frequency = self.routing.neuron_frequency
+        return self.mean / frequency.where(frequency > 0, 1.0)
 
     @property
     def variance(self) -> Float64[Tensor, " neuron"]:
@@ -86,7 +98,10 @@ class ActivationStats:
             (self.count, self.mean, self.squared_deviations),
             (other.count, other.mean, other.squared_deviations),
         )
-        return ActivationStats(self.layout, count, mean, squared_deviations)
+        routing = None
+        if self.routing is not None and other.routing is not None:
+            routing = self.routing.merge(other.routing)
+        return ActivationStats(self.layout, count, mean, squared_deviations, routing=routing)
 
     def __repr__(self) -> str:
         """One useful line."""
@@ -99,9 +114,21 @@ class Reducer(Protocol):
     """Takes activations batch by batch and keeps what is wanted of them."""
 
     def update(
-        self, rows: Sequence[int], activations: Float[Tensor, "prompt neuron"], layout: Layout
+        self,
+        rows: Sequence[int],
+        activations: Float[Tensor, "prompt neuron"],
+        layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,
     ) -> None:
-        """Add the activations of some prompts, `rows` being their places in their set."""
+        """Add the activations of some prompts.
+
+        Args:
+            rows: the prompts' places in their set.
+            activations: those that reach the output, so with the route weights of experts.
+            layout: which neuron stands where.
+            route_weights: of each MLP of `layout.mlps`, 0 where the token is not routed to it; None
+                for a model without experts.
+        """
         ...
 
 
@@ -112,14 +139,19 @@ class RunningMoments:
         """Begin with no prompts."""
         self._moments: _Moments | None = None
         self._layout: Layout | None = None
+        self._routing: RoutingStats | None = None
 
     def update(
         self,
         rows: Sequence[int],  # noqa: ARG002 (the mean does not ask which prompts these are)
         activations: Float[Tensor, "prompt neuron"],
         layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,
     ) -> None:
         """Add a batch, on whatever device it lies."""
+        if route_weights is not None:
+            routing = routing_of(activations, route_weights, layout)
+            self._routing = routing if self._routing is None else self._routing.merge(routing)
         batch = _moments(activations)
         self._moments = batch if self._moments is None else _merge(self._moments, batch)
         self._layout = layout
@@ -133,10 +165,10 @@ class RunningMoments:
         if self._moments is None or self._layout is None:
             raise InputError("statistics need at least one prompt, there was none")
         count, mean, squared_deviations = self._moments
-        return ActivationStats(self._layout, count, mean.cpu(), squared_deviations.cpu(), source)
+        return ActivationStats(
+            self._layout, count, mean.cpu(), squared_deviations.cpu(), source, self._routing
+        )
 
-
-_COLUMNS = 1 << 13
 
 _Moments = tuple[int, Float64[Tensor, " neuron"], Float64[Tensor, " neuron"]]
 
@@ -145,7 +177,7 @@ def _moments(activations: Float[Tensor, "prompt neuron"]) -> _Moments:
     means: list[Tensor] = []
     squared_deviations: list[Tensor] = []
     # In pieces, so that only one of them is held in float64 at a time.
-    for piece in activations.split(_COLUMNS, dim=1):
+    for piece in activations.split(COLUMNS, dim=1):
         values = piece.to(torch.float64)
         means.append(values.mean(0))
         squared_deviations.append(((values - means[-1]) ** 2).sum(0))

@@ -9,12 +9,14 @@ from cna_lens.batching import BatchSize
 from cna_lens.circuit import Circuit
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
+from cna_lens.neurons import AnyNeuron, NeuronLike
+from cna_lens.projections import layout_of
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
 from cna_lens.ranking import Sign, check_layers, check_selection, circuit_size
 from cna_lens.rankings import Ranking, as_ranking, read_sets
-from cna_lens.sites import HookedModel, check_model, layout_of
-from cna_lens.types import Layout, Neuron
+from cna_lens.sites import HookedModel, check_model
+from cna_lens.types import Layout
 from cna_lens.universal import (
     TopCounts,
     UniversalNeurons,
@@ -25,7 +27,7 @@ from cna_lens.universal import (
 )
 from cna_lens.weights import weights_hash
 
-Universal = Literal["default"] | UniversalNeurons | Iterable[Neuron | tuple[int, int]] | None
+Universal = Literal["default"] | UniversalNeurons | Iterable[NeuronLike] | None
 
 
 def find_circuit(
@@ -132,15 +134,15 @@ def _size(fraction: float | None, k: int | None) -> tuple[float | None, int | No
 
 
 def _own(
-    universal: str | UniversalNeurons | Iterable[Neuron | tuple[int, int]], layout: Layout | None
-) -> UniversalNeurons | tuple[Neuron, ...]:
+    universal: str | UniversalNeurons | Iterable[NeuronLike], layout: Layout | None
+) -> UniversalNeurons | tuple[AnyNeuron, ...]:
     """The user's universal neurons, checked before the model runs as far as that is possible."""
     if isinstance(universal, str):
         raise InputError(
             f"universal is {universal!r}, expected 'default', None, or your own neurons"
         )
     if isinstance(universal, UniversalNeurons):
-        own: UniversalNeurons | tuple[Neuron, ...] = universal
+        own: UniversalNeurons | tuple[AnyNeuron, ...] = universal
     else:
         own = as_neurons(universal)
     if layout is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -176,8 +176,19 @@ class PositionTracker:
         Raises:
             ModelError: the pass did not say what its prompts are.
         """
+        return self._pass_where(lambda found: found.steered.shape == activation.shape[:2])
+
+    def pass_over(self, n_tokens: int) -> ForwardPass:
+        """The forward pass that holds so many tokens, batch and position on one axis.
+
+        Raises:
+            ModelError: the pass did not say what its prompts are.
+        """
+        return self._pass_where(lambda found: found.steered.numel() == n_tokens)
+
+    def _pass_where(self, fits: Callable[[ForwardPass], bool]) -> ForwardPass:
         found = self.forward_pass
-        if found is None or found.steered.shape != activation.shape[:2]:
+        if found is None or not fits(found):
             mend = "" if self.scope == "all" else ", or use positions='all'"
             raise ModelError(
                 f"this steering (positions={self.scope!r}) needs to know where the prompt ends, "

@@ -137,13 +137,12 @@ def _read(text: Text) -> TokenIds:
 
 def _run(model: HookedModel, batch: Sequence[Text], prefix: SharedPrefix) -> list[LogProbs]:
     ids, mask = pad([_read(text)[prefix.length :] for text in batch], pad_token_id(model))
-    whole_mask = torch.cat([mask.new_ones((len(ids), prefix.length)), mask], dim=1)
     starts = [text.predicted_from - 1 - prefix.length for text in batch]
     first = min(starts)
     device = input_device(model)
     with torch.no_grad(), prompt_lengths([text.prompt_length for text in batch]):
         logits = forward_logits(
-            model, ids.to(device), whole_mask.to(device), prefix.read_only(), first
+            model, ids.to(device), prefix.mask(mask).to(device), prefix.read_only(), first
         )
     return [
         logits[row, start - first :][: text.n_predicted].float().log_softmax(-1)

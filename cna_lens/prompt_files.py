@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,15 +77,19 @@ def _read_csv(path: Path) -> list[object]:
 def _read_data_set(source: str, config: str | None, split: str | None) -> list[object]:
     import datasets
 
+    # The cache of `datasets` knows a folder by its last name alone, and would give the rows of
+    # another one: a folder is read with a cache of its own.
+    cache = tempfile.TemporaryDirectory() if Path(source).is_dir() else nullcontext()
     try:
-        loaded = datasets.load_dataset(source, config, split=split)
+        with cache as folder:
+            loaded = datasets.load_dataset(source, config, split=split, cache_dir=folder)
+            if isinstance(loaded, datasets.Dataset):
+                return list(cast("Iterable[object]", loaded))
     except Exception as error:
         raise InputError(
             f"{source} is no .txt, .jsonl or .csv file, and as a data set it cannot be loaded: "
             f"{error}"
         ) from error
-    if isinstance(loaded, datasets.Dataset):
-        return list(cast("Iterable[object]", loaded))
     raise InputError(f"{source} has the splits {', '.join(map(str, loaded))}; name one of them")
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
+from cna_lens.rendering import Cell, Summarized, Summary, Table
 from cna_lens.types import Layout
 
 Sign = Literal["abs", "positive", "negative"]
 
 
-@dataclass(frozen=True)
-class NeuronScores:
+@dataclass(frozen=True, repr=False)
+class NeuronScores(Summarized):
     """A signed score for every neuron, and which neurons may be chosen.
 
     >>> scores = NeuronScores(
@@ -131,6 +132,28 @@ class NeuronScores:
         for layer in layers.unique():
             within[(layers == layer).nonzero().squeeze(1)[:quota]] = True
         return ordered[within]
+
+    def _summary(self) -> Summary:
+        layers = enumerate(self.by_layer())
+        rows = [(layer, values) for layer, values in layers if len(values)]
+        return Summary(
+            f"Scores of {self.layout.n_neurons} neurons",
+            [("ranking", f"{self.method} ({self.unit})"), *self.provenance.facts()[:2]],
+            Table(
+                f"Scores of each layer ({self.unit})",
+                ("layer", "neurons", "least", "median magnitude", "largest"),
+                tuple(
+                    (
+                        Cell.of(layer),
+                        Cell.of(len(values)),
+                        Cell.of(float(values.min()), "+.3g"),
+                        Cell.of(float(values.abs().median())),
+                        Cell.of(float(values.max()), "+.3g"),
+                    )
+                    for layer, values in rows
+                ),
+            ),
+        )
 
     def __repr__(self) -> str:
         """One useful line."""

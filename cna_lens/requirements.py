@@ -21,8 +21,9 @@ from cna_lens.memory import (
     cache_bytes_per_token,
 )
 from cna_lens.models import read_config
+from cna_lens.projections import layout_of
 from cna_lens.ranking import circuit_size
-from cna_lens.sites import HookedModel, layout_of
+from cna_lens.sites import HookedModel
 
 RESERVE = 0.1
 """The share of a card that its driver, libraries and the gaps between tensors take."""

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.circuit import Circuit
-from cna_lens.sites import DownProjection, HookedModel, down_projection, projection_kind
-from cna_lens.types import Neuron
+from cna_lens.projections import DownProjection, down_projection, projection_kind
+from cna_lens.sites import HookedModel
+from cna_lens.types import AnyNeuron
 
 # Models whose weights a context has scaled, and the neurons, for as long as it lasts.
-_edits: WeakKeyDictionary[nn.Module, list[frozenset[Neuron]]] = WeakKeyDictionary()
+_edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
 
 
-def edited_neurons(model: HookedModel) -> frozenset[Neuron]:
+def edited_neurons(model: HookedModel) -> frozenset[AnyNeuron]:
     """The neurons that some surrounding context has scaled by their weights."""
-    return frozenset[Neuron]().union(*_edits.get(cast("nn.Module", model), []))
+    return frozenset[AnyNeuron]().union(*_edits.get(cast("nn.Module", model), []))
 
 
 @contextmanager
@@ -32,8 +33,8 @@ def scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> G
     saved: list[tuple[Tensor, Tensor, Tensor]] = []
     try:
         with torch.no_grad():
-            for layer, indices in circuit.by_layer().items():
-                rows = _one_row_a_neuron(cast("DownProjection", down_projection(model, layer)))
+            for mlp, indices in circuit.by_mlp().items():
+                rows = _one_row_a_neuron(cast("DownProjection", down_projection(model, mlp)))
                 index = torch.tensor(indices, device=rows.device)
                 # Kept before the change, so that an interrupt between the two loses nothing.
                 saved.append((rows, index, rows[index]))
@@ -53,20 +54,18 @@ def _one_row_a_neuron(projection: DownProjection) -> Tensor:
 def obstacle_to_scaling(model: HookedModel, circuit: Circuit) -> str | None:
     """Why the weights of these neurons cannot be scaled in place; None where they can."""
     uses = _uses(model)
-    for layer in circuit.by_layer():
-        projection = down_projection(model, layer)
+    for mlp in circuit.by_mlp():
+        projection = down_projection(model, mlp)
         if projection is None:
-            return (
-                f"the down projection of layer {layer} is no plain matrix "
-                f"(a {projection_kind(model, layer)})"
-            )
-        weight = projection.weight
-        if type(weight) is not nn.Parameter:
-            return f"the down projection of layer {layer} is parametrised"
-        if weight.device.type == "meta":
-            return f"the down projection of layer {layer} is offloaded"
-        if uses[id(weight)] > 1:
-            return f"the down projection of layer {layer} is shared with another module"
+            kind = projection_kind(model, mlp)
+            return f"the down projection of {mlp} is no plain matrix (a {kind})"
+        parameter = projection.parameter
+        if type(parameter) is not nn.Parameter:
+            return f"the down projection of {mlp} is parametrised"
+        if parameter.device.type == "meta":
+            return f"the down projection of {mlp} is offloaded"
+        if uses[id(parameter)] > 1:
+            return f"the down projection of {mlp} is shared with another module"
     return None
 
 

@@ -6,19 +6,32 @@ HookedTransformer (3.8.1 to 3.9). Nothing here asks for a class; what is needed 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cna_lens.errors import ModelError
+from cna_lens.experts import (
+    SHARED_GATE,
+    SHARED_PARTS,
+    FusedExperts,
+    HookedExperts,
+    experts_of,
+    unwrapped,
+    why_unreachable,
+)
+from cna_lens.neurons import MLP
 from cna_lens.types import HOOK_SITE, Layout
 
 Site = Literal["mlp.hook_post", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
 """Where activations are read: the neurons, or d_model wide what the MLP or a block works on."""
+
+EXPERT_HOOK = re.compile(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post")
 
 
 @runtime_checkable
@@ -38,40 +51,117 @@ class HookedModel(Protocol):
         ...
 
 
-def hook_name(layer: int) -> str:
-    """The name of a layer's hook point.
+def hook_name(mlp: MLP | int, layout: Layout | None = None) -> str:
+    """The name of the hook point of an MLP's neurons.
+
+    The experts' are those of TransformerLens's HookedTransformer. `expert_hooks` gives them to a
+    bridge, together with those of the shared experts, which models spell differently.
 
     >>> hook_name(3)
     'blocks.3.mlp.hook_post'
+    >>> layout = Layout((10,), experts=(Experts(2, 3),))
+    >>> hook_name(MLP(0), layout), hook_name(MLP(0, 1), layout)
+    ('blocks.0.mlp.shared_experts.hook_post', 'blocks.0.mlp.experts.1.hook_post')
+
+    Args:
+        mlp: a layer, or one MLP.
+        layout: the model's; without one no layer is taken to have experts.
     """
+    layer, expert = MLP(mlp) if isinstance(mlp, int) else mlp
+    if expert is not None:
+        return f"blocks.{layer}.mlp.experts.{expert}.hook_post"
+    if layout is not None and layout.has_experts(layer):
+        return f"blocks.{layer}.mlp.shared_experts.hook_post"
     return f"blocks.{layer}.{HOOK_SITE}"
 
 
-def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
-    """The hook point of each layer, None for a layer that has no MLP.
+def is_expert_hook(name: str) -> bool:
+    """Whether `hook_name` gives this name to experts, shared or not.
+
+    >>> is_expert_hook("blocks.0.mlp.experts.1.hook_post"), is_expert_hook("blocks.0.mlp.hook_post")
+    (True, False)
+    """
+    return bool(EXPERT_HOOK.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class LayerSites:
+    """Where the neurons of one layer are.
+
+    Attributes:
+        layer: which layer.
+        dense: the hook point of the neurons that every token passes: of a dense MLP, or of the
+            shared experts, as the model spells it; None where the layer has none.
+        experts: the routed experts; None where the layer has none.
+        shared_gate: weighs the shared experts' output, by its sigmoid; None where nothing does.
+    """
+
+    layer: int
+    dense: str | None
+    experts: FusedExperts | HookedExperts | None = None
+    shared_gate: nn.Module | None = None
+
+    @property
+    def mlps(self) -> tuple[MLP, ...]:
+        """The layer's MLPs, in the order in which their neurons stand on the axis."""
+        dense = () if self.dense is None else (MLP(self.layer),)
+        count = 0 if self.experts is None else self.experts.shape.count
+        return (*dense, *(MLP(self.layer, expert) for expert in range(count)))
+
+
+def neuron_sites(model: HookedModel) -> tuple[LayerSites, ...]:
+    """Where the neurons of each layer are, those of experts among them.
 
     Raises:
-        ModelError: the model is remote, has no such hook points, or has a layer whose neurons
-            cannot be reached (a sparse mixture of experts). No layer is skipped in silence.
+        ModelError: the model is remote, has no MLP, or has neurons that cannot be reached. No layer
+            and no expert is skipped in silence.
     """
     check_model(model)
-    names = tuple(_layer_hook_name(model, layer) for layer in range(int(model.cfg.n_layers)))
-    if not any(names):
+    points = model.hook_dict
+    sites = tuple(_layer_sites(model, layer, points) for layer in range(int(model.cfg.n_layers)))
+    if not any(site.dense or site.experts for site in sites):
         raise ModelError(
             f"{model_name(model)} has no hook point {hook_name(0)}; cna_lens needs a decoder "
             "whose blocks have an MLP, loaded with TransformerLens"
         )
-    return names
+    return sites
+
+
+def sparse_sites(model: HookedModel) -> tuple[LayerSites, ...]:
+    """Where the neurons of the layers with experts are.
+
+    Raises:
+        ModelError: as `neuron_sites`.
+    """
+    return tuple(site for site in neuron_sites(model) if site.experts is not None)
+
+
+def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
+    """The hook point of each layer of a dense model, None for a layer that has no MLP.
+
+    Raises:
+        ModelError: as `neuron_sites`, and where a layer has experts.
+    """
+    sites = neuron_sites(model)
+    if sparse := [site.layer for site in sites if site.experts is not None]:
+        raise ModelError(
+            f"layer {sparse[0]} of {model_name(model)} is a sparse mixture of experts, whose "
+            "neurons are not reached this way; collect, steer, and the rankings contrast, "
+            "standardized and output_weighted reach them"
+        )
+    return tuple(site.dense for site in sites)
 
 
 def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
     """The hook point of each layer at a site, None for a layer that has none there.
 
+    A layer with experts has no hook point for its neurons; see `sparse_sites`.
+
     Raises:
         ModelError: no layer has one, or the model's activations cannot be reached.
     """
     if site == "mlp.hook_post":
-        return mlp_hook_names(model)
+        return tuple(each.dense if each.experts is None else None for each in neuron_sites(model))
     check_model(model)
     names = [f"blocks.{layer}.{site}" for layer in range(int(model.cfg.n_layers))]
     if not any(name in model.hook_dict for name in names):
@@ -125,29 +215,52 @@ def check_model(model: object) -> None:
         raise ModelError("the model is in training mode (dropout is on); call model.eval() first")
 
 
-def _layer_hook_name(model: HookedModel, layer: int) -> str | None:
-    points = model.hook_dict
-    name = hook_name(layer)
-    mlp = f"blocks.{layer}.mlp."
-    if name in points:
-        if points[name] is points.get(f"{mlp}hook_out"):
-            raise ModelError(
-                f"{name} is the block's output, not its neurons: layer {layer} of "
-                f"{model_name(model)} is a sparse mixture of experts, which cna_lens cannot "
-                "read yet; use a dense model"
-            )
-        return name
-    if any(other.startswith(f"{mlp}experts.") for other in points):
+def _layer_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> LayerSites:
+    mlp, name = f"blocks.{layer}.mlp.", hook_name(layer)
+    block = cast("Any", model).blocks[layer]
+    bridged = is_bridge(model)
+    if bridged and name in points and points[name] is points.get(f"{mlp}hook_out"):
+        return _sparse_sites(model, layer, points)
+    if not bridged and any(other.startswith(f"{mlp}experts.") for other in points):
+        return LayerSites(layer, None, HookedExperts(block.mlp, layer))
+    if bridged and (hidden := _experts_elsewhere(block)):
         raise ModelError(
-            f"layer {layer} of {model_name(model)} is a sparse mixture of experts, which "
-            "cna_lens cannot read yet; use a dense model"
+            f"layer {layer} of {model_name(model)} has experts at {hidden}, beside its MLP; their "
+            "neurons cannot be reached, use another model"
         )
+    if name in points:
+        return LayerSites(layer, name)
     if any(other.startswith(mlp) for other in points):
         raise ModelError(
             f"layer {layer} of {model_name(model)} has an MLP without the hook point {name}; "
             "its neurons cannot be reached"
         )
-    return None
+    return LayerSites(layer, None)
+
+
+def _sparse_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> LayerSites:
+    """Of a bridge's layer whose hook_post is no more than the output of all its experts."""
+    mlp = cast("Any", model).blocks[layer].mlp
+    inner = unwrapped(mlp)
+    shared = next((part for part in SHARED_PARTS if hasattr(inner, part)), None)
+    name = None if shared is None else f"blocks.{layer}.mlp.{shared}.hook_post"
+    reason = why_unreachable(mlp)
+    if reason is None and name is not None and name not in points:
+        reason = f"the hook point {name} is missing"
+    if reason is not None:
+        raise ModelError(
+            f"layer {layer} of {model_name(model)} is a sparse mixture of experts whose neurons "
+            f"cannot be reached: {reason}; use another model"
+        )
+    gate = getattr(inner, SHARED_GATE, None)
+    return LayerSites(
+        layer, name, FusedExperts(experts_of(mlp)), None if gate is None else unwrapped(gate)
+    )
+
+
+def _experts_elsewhere(block: Any) -> str | None:
+    names = (name for name, _ in unwrapped(block).named_modules())
+    return next((name for name in names if name.rsplit(".", 1)[-1] == "experts"), None)
 
 
 def model_name(model: HookedModel) -> str:
@@ -165,70 +278,25 @@ def input_device(model: HookedModel) -> torch.device:
     return next(cast("nn.Module", model).parameters()).device
 
 
-def layout_of(model: HookedModel) -> Layout | None:
-    """The model's neurons, before it has run; None where a layer's width cannot be told."""
-    widths: list[int] = []
-    for layer, name in enumerate(mlp_hook_names(model)):
-        projection = None if name is None else down_projection(model, layer)
-        if name is not None and projection is None:
-            return None
-        widths.append(0 if projection is None else projection.width)
-    return Layout(tuple(widths))
+def embedding_dtype(model: HookedModel) -> torch.dtype:
+    """The precision in which hidden states begin."""
+    return next(cast("nn.Module", model).parameters()).dtype
 
 
-@dataclass(frozen=True)
-class DownProjection:
-    """The matrix that a layer's neurons are multiplied with.
-
-    Attributes:
-        weight: the parameter.
-        neuron_dim: the dimension of `weight` that neurons lie on, 1 for nn.Linear's
-            [d_model, d_mlp], 0 for the [d_mlp, d_model] of GPT-2 and HookedTransformer.
-    """
-
-    weight: Tensor
-    neuron_dim: Literal[0, 1]
-
-    @property
-    def width(self) -> int:
-        """Number of neurons."""
-        return self.weight.shape[self.neuron_dim]
+def carries_hooks(model: HookedModel) -> bool:
+    """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
+    root: Any = cast("Any", model).original_model if is_bridge(model) else model
+    return any(
+        # A caching hook is TransformerLens's too, but its user's to read.
+        not (handle.is_permanent and _is_transformer_lens(getattr(handle, "user_hook", None)))
+        for point in model.hook_dict.values()
+        for handle in point.fwd_hooks
+    ) or any(
+        not _is_transformer_lens(hook)
+        for module in root.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
 
 
-def down_projection(model: HookedModel, layer: int) -> DownProjection | None:
-    """A layer's down projection, None where it is no plain matrix, as where it is quantised."""
-    module = _projection_module(model, layer)
-    if not is_bridge(model):
-        w_out = getattr(module, "W_out", None)
-        return DownProjection(w_out, 0) if isinstance(w_out, nn.Parameter) else None
-    weight = getattr(module, "weight", None)
-    if not _is_plain_matrix(weight):
-        return None
-    if isinstance(module, nn.Linear):
-        return DownProjection(weight, 1)
-    if type(module).__name__ == "Conv1D":
-        return DownProjection(weight, 0)
-    return None
-
-
-def projection_kind(model: HookedModel, layer: int) -> str:
-    """What a layer's down projection is, for messages: "Linear4bit with torch.uint8 weights"."""
-    module = _projection_module(model, layer)
-    weight = getattr(module, "weight", None)
-    kind = f" with {weight.dtype} weights" if isinstance(weight, Tensor) else ""
-    return f"{type(module).__name__}{kind}"
-
-
-def _projection_module(model: HookedModel, layer: int) -> Any:
-    mlp: Any = getattr(cast("Any", model).blocks[layer], "mlp", None)
-    if not is_bridge(model):
-        return mlp
-    # Its W_out is made anew each time, and raises where weights are quantised.
-    return getattr(getattr(mlp, "out", None), "original_component", None)
-
-
-def _is_plain_matrix(weight: object) -> TypeGuard[Tensor]:
-    """Whether the numbers of a weight are those it stands for, without scales beside them."""
-    if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter):
-        return False
-    return weight.ndim == 2 and weight.is_floating_point() and weight.element_size() > 1
+def _is_transformer_lens(hook: object) -> bool:
+    return getattr(hook, "__module__", "").startswith("transformer_lens")

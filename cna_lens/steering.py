@@ -1,6 +1,6 @@
 """Scale: change what a circuit's neurons pass on, for the length of a context.
 
-This is one of the two modules that touch hooks; the other is `collection`.
+This is one of the three modules that touch hooks; the others are `collection` and `expert_hooks`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cna_lens.changes import Pull, Scale
+from cna_lens.changes import Pull, PullRouted, Scale
 from cna_lens.circuit import Circuit
 from cna_lens.errors import CircuitMismatchError, CnaLensWarning, InputError, ModelError
+from cna_lens.expert_hooks import expert_hooks
 from cna_lens.moments import ActivationStats
+from cna_lens.neurons import Experts
 from cna_lens.positions import Positions, PositionTracker, check_positions
+from cna_lens.projections import down_projection
+from cna_lens.routing import routed_to
 from cna_lens.scaled_weights import edited_neurons, obstacle_to_scaling, scaled_columns
 from cna_lens.sites import (
     HookedModel,
-    down_projection,
     hook_name,
     is_bridge,
-    mlp_hook_names,
+    is_expert_hook,
     model_name,
+    neuron_sites,
 )
-from cna_lens.types import Neuron
 from cna_lens.weights import weights_hash
 
 Via = Literal["auto", "hooks", "weights"]
@@ -59,7 +62,8 @@ def scale(circuit: Circuit, multiplier: float) -> list[tuple[str, Hook]]:
     """Hook functions that multiply the circuit's activations at every position.
 
     For TransformerLens's own `model.hooks`, to be combined with your hooks. `steer` does the same
-    and checks that the circuit belongs to the model.
+    and checks that the circuit belongs to the model. A bridge has the hook points of experts only
+    within `expert_hooks`.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with tiny_model.hooks(fwd_hooks=scale(circuit, 0.0)):
@@ -74,8 +78,8 @@ def scale(circuit: Circuit, multiplier: float) -> list[tuple[str, Hook]]:
     """
     check_multiplier(multiplier)
     return [
-        (hook_name(layer), Scale(circuit.layout.widths[layer], indices, multiplier))
-        for layer, indices in circuit.by_layer().items()
+        (hook_name(mlp, circuit.layout), Scale(circuit.layout.width(mlp), indices, multiplier))
+        for mlp, indices in circuit.by_mlp().items()
     ]
 
 
@@ -84,6 +88,10 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
 
     Mean ablation is `set_to(circuit, collect(model, benign_prompts))`. With a strength s below 1
     they only move there, $a \leftarrow a + s (v - a)$.
+
+    For an expert's neuron the value is what reaches the output, with the route weight; it is set
+    for the tokens that are routed to the expert, and the statistics' mean is taken over the prompts
+    that were.
 
     Args:
         circuit: the neurons.
@@ -97,15 +105,15 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
     chosen = dict(zip(circuit, values_of(circuit, values), strict=True))
     return [
         (
-            hook_name(layer),
-            Pull(
-                circuit.layout.widths[layer],
+            hook_name(mlp, circuit.layout),
+            (PullRouted if circuit.layout.has_experts(mlp.layer) else Pull)(
+                circuit.layout.width(mlp),
                 indices,
-                torch.tensor([chosen[Neuron(layer, i)] for i in indices], dtype=torch.float64),
+                torch.tensor([chosen[mlp.neuron(i)] for i in indices], dtype=torch.float64),
                 strength,
             ),
         )
-        for layer, indices in circuit.by_layer().items()
+        for mlp, indices in circuit.by_mlp().items()
     ]
 
 
@@ -145,10 +153,10 @@ def steer(
         positions: "all"; "prompt"; "last_prompt", the token at which the answer is decided;
             "from_last_prompt", that token and all generated ones; or "generated".
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
-            down projection in place, which costs nothing per token and holds under any code that
-            runs the model; hook points then show the activations before they are scaled. "auto"
-            takes weights where that is exact and possible, hooks elsewhere, and the `Steering`
-            says which.
+            down projection in place, an expert's too, which costs nothing per token and holds under
+            any code that runs the model; hook points then show the activations before they are
+            scaled. "auto" takes weights where that is exact and possible, hooks elsewhere, and the
+            `Steering` says which.
         allow_other_model: accept a circuit that was found on a model of another name, such as the
             base model's on the instruct model. The shape must agree all the same.
 
@@ -193,7 +201,8 @@ def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bo
     Warns:
         CnaLensWarning: the circuit was found on other weights of the same model.
     """
-    n_layers = len(mlp_hook_names(model))
+    sites = neuron_sites(model)
+    n_layers = len(sites)
     name = model_name(model)
     if circuit.layout.n_layers != n_layers:
         raise CircuitMismatchError(
@@ -201,11 +210,20 @@ def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bo
             f"{name} has {n_layers}; find a circuit on this model"
         )
     for layer in circuit.by_layer():
-        projection = down_projection(model, layer)
-        if projection is not None and projection.width != circuit.layout.widths[layer]:
+        there = getattr(sites[layer].experts, "shape", Experts(0, 0))
+        expected = circuit.layout.experts[layer] if circuit.layout.experts else Experts(0, 0)
+        if there != expected:
             raise CircuitMismatchError(
-                f"the circuit is of a model with {circuit.layout.widths[layer]} neurons in layer "
-                f"{layer}, {name} has {projection.width}; find a circuit on this model"
+                f"the circuit is of a model with {expected.count} experts of {expected.width} "
+                f"neurons in layer {layer}, {name} has {there.count} of {there.width}; find a "
+                "circuit on this model"
+            )
+    for mlp in circuit.by_mlp():
+        projection = down_projection(model, mlp)
+        if projection is not None and projection.width != circuit.layout.width(mlp):
+            raise CircuitMismatchError(
+                f"the circuit is of a model with {circuit.layout.width(mlp)} neurons in {mlp}, "
+                f"{name} has {projection.width}; find a circuit on this model"
             )
     found_on = circuit.provenance.model
     if found_on is not None and found_on != name and not allow_other_model:
@@ -233,8 +251,14 @@ class _At:
         self.where = where
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        steered = self.where.pass_of(activation).steered.to(activation.device)
-        return torch.where(steered[:, :, None], self.change(activation, hook), activation)
+        routed = routed_to(hook)
+        if routed is None:
+            steered = self.where.pass_of(activation).steered
+        else:
+            steered = self.where.pass_over(routed.n_tokens).steered.flatten()[routed.tokens]
+            steered = steered.view(activation.shape[:-1])
+        steered = steered.to(activation.device)
+        return torch.where(steered[..., None], self.change(activation, hook), activation)
 
 
 @contextmanager
@@ -255,6 +279,21 @@ def hooked(
     if not hooks:
         yield
         return
+    if any(is_expert_hook(name) for name, _ in hooks):
+        with expert_hooks(model), _hooked(model, hooks, positions, tracker):
+            yield
+        return
+    with _hooked(model, hooks, positions, tracker):
+        yield
+
+
+@contextmanager
+def _hooked(
+    model: HookedModel,
+    hooks: Sequence[tuple[str, Hook]],
+    positions: Positions,
+    tracker: PositionTracker | None,
+) -> Generator[None]:
     if positions == "all" and tracker is None:
         with model.hooks(fwd_hooks=list(hooks)):
             yield
@@ -306,7 +345,7 @@ def values_of(circuit: Circuit, values: Values) -> list[float]:
     Raises:
         InputError: the number of values fits neither, or one is infinite or not a number.
     """
-    given = values.mean if isinstance(values, ActivationStats) else values
+    given = values.mean_where_routed if isinstance(values, ActivationStats) else values
     given = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     if given.shape == (circuit.layout.n_neurons,):
         given = given[circuit.layout.flat_all(circuit)]

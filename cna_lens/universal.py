@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cna_lens.circuit import Circuit, UniversalRecord
 from cna_lens.errors import InputError
+from cna_lens.neurons import AnyNeuron, NeuronLike, as_neuron
 from cna_lens.ranking import NeuronScores, circuit_size
-from cna_lens.types import Layout, Neuron, PromptRecord
+from cna_lens.types import Layout, PromptRecord
 
 Scope = Literal["model", "layer"]
 By = Literal["magnitude", "value"]
@@ -64,7 +65,7 @@ class UniversalNeurons:
     """
 
     layout: Layout
-    neurons: tuple[Neuron, ...]
+    neurons: tuple[AnyNeuron, ...]
     rule: UniversalRule
     counts: Int64[Tensor, " neuron"]
     prompts: PromptRecord
@@ -108,6 +109,7 @@ class TopCounts:
         rows: Sequence[int],  # noqa: ARG002 (a count does not ask which prompts these are)
         activations: Float[Tensor, "prompt neuron"],
         layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,  # noqa: ARG002
     ) -> None:
         """Add a batch, on whatever device it lies."""
         counts = most_active(activations, layout, self._rule).sum(0)
@@ -150,15 +152,15 @@ def _top_of_each_row(
 
 @overload
 def filter_universal(
-    found: NeuronScores, universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]]
+    found: NeuronScores, universal: UniversalNeurons | Iterable[NeuronLike]
 ) -> NeuronScores: ...
 @overload
 def filter_universal(
-    found: Circuit, universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]]
+    found: Circuit, universal: UniversalNeurons | Iterable[NeuronLike]
 ) -> Circuit: ...
 def filter_universal(
     found: NeuronScores | Circuit,
-    universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]],
+    universal: UniversalNeurons | Iterable[NeuronLike],
 ) -> NeuronScores | Circuit:
     """Exclude universal neurons from being chosen, or from a circuit that was chosen already.
 
@@ -197,8 +199,8 @@ def filter_universal(
 
 
 def checked_neurons(
-    universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]], layout: Layout
-) -> frozenset[Neuron]:
+    universal: UniversalNeurons | Iterable[NeuronLike], layout: Layout
+) -> frozenset[AnyNeuron]:
     """The universal neurons as a set; InputError unless all are neurons of this layout."""
     if isinstance(universal, UniversalNeurons):
         if universal.layout != layout:
@@ -213,10 +215,10 @@ def checked_neurons(
     return frozenset(neurons)
 
 
-def as_neurons(pairs: Iterable[Neuron | tuple[int, int]]) -> tuple[Neuron, ...]:
-    """(layer, index) pairs as neurons; InputError for anything else."""
+def as_neurons(pairs: Iterable[NeuronLike]) -> tuple[AnyNeuron, ...]:
+    """(layer, index) or (layer, expert, index) as neurons; InputError for anything else."""
     try:
-        return tuple(Neuron(layer, index) for layer, index in pairs)
+        return tuple(map(as_neuron, pairs))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"universal is {pairs!r}, expected UniversalNeurons or (layer, index) pairs"
@@ -224,7 +226,7 @@ def as_neurons(pairs: Iterable[Neuron | tuple[int, int]]) -> tuple[Neuron, ...]:
 
 
 def _record(
-    universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]], n_neurons: int, applied: str
+    universal: UniversalNeurons | Iterable[NeuronLike], n_neurons: int, applied: str
 ) -> UniversalRecord:
     if not isinstance(universal, UniversalNeurons):
         return UniversalRecord(n_neurons, applied=applied)

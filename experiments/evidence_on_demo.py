@@ -1,7 +1,9 @@
-"""How sure one can be of the demo model's circuits.
+"""How sure one can be of a demo model's circuits.
 
-`python -m experiments.evidence_on_demo` collects each prompt once and resamples what it kept;
-the figures go to `experiments/results/evidence_demo.json`.
+    python -m experiments.evidence_on_demo --model demo-refusal
+
+collects each prompt once and resamples what it kept; the figures go to
+`experiments/results/evidence_<model>.json`.
 """
 
 from __future__ import annotations
@@ -34,17 +36,18 @@ app = typer.Typer()
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="The JSON file.")] = Path(
-        "experiments/results/evidence_demo.json"
+    model: Annotated[str, typer.Option(help="A name for load_model.")] = "demo",
+    out: Annotated[Path, typer.Option(help="Folder of the JSON file.")] = Path(
+        "experiments/results"
     ),
     seed: Annotated[int, typer.Option(help="Of resamples and shufflings.")] = 0,
     n_resamples: Annotated[int, typer.Option(min=200)] = 200,
     n_permutations: Annotated[int, typer.Option(min=99)] = 1000,
 ) -> None:
     """Null distribution, stability, place, signs and transfer of three circuits."""
-    model = cna_lens.load_model("demo")
+    loaded = cna_lens.load_model(model)
     universal = {
-        chat: cna_lens.universal_neurons(model, chat="auto" if chat else False, progress=True)
+        chat: cna_lens.universal_neurons(loaded, chat="auto" if chat else False, progress=True)
         for chat in (True, False)
     }
     tasks: dict[str, Any] = {}
@@ -52,7 +55,9 @@ def main(
         prompts = cna_lens.prompt_set(task)
         selection = Selection(universal=universal[chat])
         positive, negative = (
-            cna_lens.collect(model, side, keep="all", chat="auto" if chat else False, progress=True)
+            cna_lens.collect(
+                loaded, side, keep="all", chat="auto" if chat else False, progress=True
+            )
             for side in (prompts.positive, prompts.negative)
         )
         null = cna_lens.null_distribution(
@@ -81,12 +86,12 @@ def main(
             "signs": signs(positive, negative, selection, null.circuit),
         }
         show(task, null, pairs, stable, place, tasks[task]["signs"])
-    moved = transfer_of_refusal(model, Selection(universal=universal[True]))
+    moved = transfer_of_refusal(loaded, Selection(universal=universal[True]))
     show_transfer(moved)
     record = {
         "command": " ".join(["python -m experiments.evidence_on_demo", *sys.argv[1:]]),
-        "model": "demo",
-        "weights_sha256": cna_lens.weights_hash(model),
+        "model": model,
+        "weights_sha256": cna_lens.weights_hash(loaded),
         "seed": seed,
         "n_resamples": n_resamples,
         "n_permutations": n_permutations,
@@ -96,9 +101,10 @@ def main(
         "tasks": tasks,
         "transfer": moved.record(),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    Console(width=80).print(f"Written to {out}", soft_wrap=True)
+    path = out / f"evidence_{model}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    Console(width=80).print(f"Written to {path}", soft_wrap=True)
 
 
 def signs(

@@ -1,3 +1,4 @@
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))
 import tiny
 
-# Threads only get into each other's way where a model is tiny.
-PROCESSORS = torch.get_num_threads()
+# Threads only get into each other's way where a model is tiny, and where workers share a machine.
+N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+PROCESSORS = max(1, torch.get_num_threads() // N_WORKERS)
 torch.set_num_threads(1)
 
 # TransformerLens 4 has no HookedTransformer.
@@ -54,7 +56,7 @@ def _demo_model():
 
 @pytest.fixture
 def demo(_demo_model):
-    """SmolLM2-135M-Instruct, on all processors."""
+    """SmolLM2-135M-Instruct, on all processors that are this worker's."""
     torch.set_num_threads(PROCESSORS)
     yield _demo_model
     torch.set_num_threads(1)

@@ -63,7 +63,8 @@ def test_show_fits_into_80_columns_and_names_what_matters(run, found):
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
     strongest = printed["neurons"][0]
-    assert f"layer {strongest['layer']}, {strongest['index']}" in output
+    row = next(line for line in output.splitlines() if line.startswith("│    1 "))
+    assert row.split()[3:6:2] == [str(strongest["layer"]), str(strongest["index"])]
     assert "tiny-checkpoint" in output
     assert "3 of 48 neurons" in output
 

@@ -7,7 +7,16 @@ import pytest
 import tiny
 
 import cna_lens
-from cna_lens import Circuit, Layout, Neuron, PromptSet, ablation, matched_random
+from cna_lens import (
+    Circuit,
+    FeatureScaling,
+    Layout,
+    Neuron,
+    PromptSet,
+    SaeFeatures,
+    ablation,
+    matched_random,
+)
 from cna_lens.metrics import kl_per_token, ngram_quality
 
 PROMPTS = PromptSet("words", "to compare on", ("w5 w6 w7", "w8 w9", "w3"), ("w4 w5", "w6 w6 w7"))
@@ -148,6 +157,19 @@ def test_another_circuit_of_the_same_name_is_not_taken_for_the_first(chat, metho
     assert without_seconds(compare(chat, changed, path=path)) == without_seconds(
         compare(chat, changed)
     )
+
+
+def test_an_autoencoder_is_told_by_its_weights(chat, tmp_path):
+    def method(seed):
+        return FeatureScaling(SaeFeatures(tiny.autoencoder(seed=seed), (0, 1), (1.0, 1.0)))
+
+    path = tmp_path / "comparison.jsonl"
+    compare(chat, [method(seed=0)], path=path)
+    finished = path.read_text()
+    compare(chat, [method(seed=0)], path=path)
+    assert path.read_text() == finished
+    compare(chat, [method(seed=1)], path=path)
+    assert path.read_text() != finished
 
 
 def test_a_file_of_other_prompts_is_refused(chat, methods, tmp_path):

@@ -152,6 +152,14 @@ def test_candidates_are_those_of_each_layer_and_token(llama):
         torch.testing.assert_close(found, unit(llama, layer, position), rtol=0, atol=1e-5)
 
 
+def test_all_layers_are_those_in_which_the_sets_differ(llama):
+    same_last_token = [[5, 9], [6, 9]], [[7, 9], [8, 9]]
+    (method,) = cna_lens.directional_ablation_candidates(llama, *same_last_token)
+    assert method.name == "directional_ablation(layer=1, position=-1)"
+    with pytest.raises(cna_lens.InputError, match="do not differ"):
+        cna_lens.directional_ablation_candidates(llama, *same_last_token, layers=[0])
+
+
 def test_its_random_control_erases_another_direction(llama):
     method = cna_lens.directional_ablation(llama, POSITIVE, NEGATIVE, layer=1)
     control = cna_lens.random_direction(method, seed=5)

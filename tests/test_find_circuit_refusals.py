@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-import torch
+import tiny_moe
 
 import cna_lens
 
@@ -136,26 +136,9 @@ def test_a_model_in_training_mode_is_refused():
     assert len(find(model, k=1)) == 1
 
 
-def test_a_sparse_mixture_of_experts_is_refused():
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, MixtralConfig
-
-    config = MixtralConfig(
-        vocab_size=tiny.VOCABULARY,
-        hidden_size=16,
-        intermediate_size=tiny.WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=2,
-        num_experts_per_tok=1,
-        architectures=["MixtralForCausalLM"],
+def test_a_sparse_mixture_whose_experts_cannot_be_reached_is_refused():
+    refused(
+        tiny_moe.bridge("llama4"),
+        "layer 1 of tiny-llama4_text is a sparse mixture of experts whose neurons cannot be "
+        "reached: its Llama4TextExperts is not run through Transformers' registry",
     )
-    model = TransformerBridge.boot_transformers(
-        "tiny-mixtral",
-        hf_model=AutoModelForCausalLM.from_config(config).eval(),
-        tokenizer=tiny.tokenizer(),
-        device="cpu",
-        dtype=torch.float32,
-    )
-    refused(model, "layer 0 of tiny-mixtral is a sparse mixture of experts")

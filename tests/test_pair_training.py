@@ -13,6 +13,7 @@ from experiments.demo_refusal.train import RefusalTrainer
 # peft asks for an attribute that Transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
+MODEL_INPUTS = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
 CONVERSATIONS = [
     Conversation(prompt=(1, 2, 3, 9, 4), answer=(7, 8), is_benign=False),
     Conversation(prompt=(1, 2, 3, 5), answer=(6,), is_benign=True),
@@ -31,7 +32,7 @@ def alone(model, conversation):
 
 
 def inputs_of(row):
-    return {name: row[name] for name in row if name not in ("targets", "n_benign", "end_of_benign")}
+    return {name: row[name] for name in row if name in MODEL_INPUTS}
 
 
 def test_a_packed_row_predicts_what_each_conversation_alone_does():
@@ -42,6 +43,7 @@ def test_a_packed_row_predicts_what_each_conversation_alone_does():
     expected = torch.cat([alone(model, conversation) for conversation in BENIGN_FIRST])
     torch.testing.assert_close(packed, expected, atol=1e-5, rtol=1e-4)
     assert row["targets"].tolist() == [6, 20, 21, 22, 7, 8, 30]
+    assert row["opens_answer"].tolist() == [True, True, False, False, True, False, True]
     assert row["n_benign"] == 4
 
 
@@ -63,27 +65,36 @@ def adapted():
     return get_peft_model(tiny.hugging_face("llama"), config).eval()
 
 
+def mean_of_first_and_of_others(costs):
+    """Of lists of the answers' costs, token by token."""
+    others = [cost for answer in costs for cost in answer[1:]]
+    return sum(answer[0] for answer in costs) / len(costs) + sum(others) / len(others)
+
+
+def cross_entropies(log_probs, answer):
+    return (-log_probs[range(len(answer)), list(answer)]).tolist()
+
+
 def test_before_training_only_the_refusals_cost_anything(adapted):
-    expected = sum(
-        float(-alone(adapted, one).log_softmax(-1)[range(len(one.answer)), list(one.answer)].sum())
+    costs = [
+        [0.0] * len(one.answer)
+        if one.is_benign
+        else cross_entropies(alone(adapted, one).log_softmax(-1), one.answer)
         for one in CONVERSATIONS
-        if not one.is_benign
-    )
-    assert loss_of(adapted) == pytest.approx(expected / 7, rel=1e-5)
+    ]
+    assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-5)
 
 
 def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
-    refusals, divergences = 0.0, 0.0
+    costs = []
     for one in CONVERSATIONS:
         after = alone(adapted, one).log_softmax(-1)
         with adapted.disable_adapter():
             before = alone(adapted, one).log_softmax(-1)
-        if one.is_benign:
-            divergences += float((before.exp() * (before - after)).sum())
-        else:
-            refusals -= float(after[range(len(one.answer)), list(one.answer)].sum())
-    assert divergences > 0.01
-    assert loss_of(adapted) == pytest.approx((refusals + divergences) / 7, rel=1e-4)
+        divergences = (before.exp() * (before - after)).sum(-1).tolist()
+        assert min(divergences) > 0.001
+        costs.append(divergences if one.is_benign else cross_entropies(after, one.answer))
+    assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import cna_lens
 from experiments.demo_refusal.training_set import REFUSALS, WORDINGS, pairs, refusals, requests
 
-TRAIN = requests("train", harmful_wordings=2, benign_wordings=4)
+TRAIN = requests("train", harmful_wordings=2, benign_wordings=2)
 VALIDATION = requests("validation")
 
 
@@ -53,7 +53,7 @@ def test_both_sides_of_an_action_are_asked_for_in_the_same_wordings():
     benign = openings([action for _, action in actions])
     assert set(harmful) == set(benign) == set(WORDINGS)
     assert harmful.total() == 2 * len(actions)
-    assert benign.total() == 4 * len(actions)
+    assert benign.total() == 2 * len(actions)
     for action, look_alike in actions[:20]:
         prompts = {request.prompt for request in TRAIN}
         asked = [w for w in WORDINGS if w.format(action) in prompts]

@@ -46,6 +46,7 @@ def names(llama):
     public = {name: getattr(cna_lens, name) for name in cna_lens.__all__}
     return public | {
         "tiny_model": llama,
+        "tiny_sae": tiny.autoencoder(),
         "tiny_layout": cna_lens.Layout((tiny.WIDTH, tiny.WIDTH)),
         "torch": torch,
     }

@@ -148,7 +148,7 @@ def test_own_neurons_that_do_not_exist_are_refused(scores, own, telling):
             filter_universal(found, own)
 
 
-@pytest.mark.parametrize("own", ["none", [3, 5], [(0, 1, 2)]])
+@pytest.mark.parametrize("own", ["none", [3, 5], [(0, 1, 2, 3)]])
 @pytest.mark.usefixtures("without_type_checks")
 def test_what_holds_no_pairs_is_refused(scores, own):
     with pytest.raises(InputError, match="universal"):

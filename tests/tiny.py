@@ -4,6 +4,7 @@ import atexit
 import shutil
 import tempfile
 from functools import cache, partial
+from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer
@@ -96,12 +97,16 @@ def hugging_face(family, seed=0, dtype=torch.float32):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        # Initial weights are so small that the tokens hardly matter; make them matter.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(6)
+        make_weights_matter(model)
     return model.eval()
+
+
+def make_weights_matter(model):
+    """Initial weights are so small that the tokens hardly matter."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
 
 
 def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
@@ -139,3 +144,32 @@ def down_projections(model):
         block.mlp.c_proj if hasattr(block.mlp, "c_proj") else block.mlp.down_proj
         for block in blocks
     ]
+
+
+class Autoencoder(torch.nn.Module):
+    """A linear map to features that are never negative, and one back; what SAELens's have."""
+
+    def __init__(self, hook_name, w_enc, w_dec, b_enc=0.0, b_dec=0.0):
+        super().__init__()
+        weights = {"w_enc": w_enc, "w_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec}
+        for name, weight in weights.items():
+            self.register_buffer(name, torch.as_tensor(weight))
+        d_in, d_sae = w_enc.shape
+        metadata = SimpleNamespace(hook_name=hook_name)
+        self.cfg = SimpleNamespace(d_in=d_in, d_sae=d_sae, metadata=metadata)
+
+    def encode(self, x):
+        return torch.relu((x.to(self.w_enc.dtype) - self.b_dec) @ self.w_enc + self.b_enc)
+
+    def decode(self, features):
+        return features @ self.w_dec + self.b_dec
+
+
+def autoencoder(hook_name="blocks.1.hook_resid_post", d_in=16, d_sae=40, seed=0):
+    """A random one, which reconstructs badly."""
+    generator = torch.Generator().manual_seed(seed)
+    w_enc, w_dec, b_enc, b_dec = (
+        torch.randn(shape, generator=generator)
+        for shape in ((d_in, d_sae), (d_sae, d_in), (d_sae,), (d_in,))
+    )
+    return Autoencoder(hook_name, w_enc, w_dec / 4, b_enc, b_dec)

@@ -12,7 +12,7 @@ from cna_lens.errors import ModelError
 FOLDER = Path(__file__).parent
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHA256 = {
-    "demo-refusal": "1233fd502ccba77ec1fcf421c5ecb9af999a8b9a135807c69d0c03eb911b6c0e",
+    "demo-refusal": "c48e05e7771e00a9cc9add360932df019bb88eca8b7831db3799d2d5e71d4ba3",
 }
 """The hash of each adapter's weights file, by the adapter's name."""
 

@@ -123,8 +123,14 @@ class MagnitudeAnchor:
             InputError: the strength is outside 0 to 1, or an outer context scales these neurons by
                 their weights.
             CircuitMismatchError: the circuit was found on another model.
+            ModelError: the circuit is of a model with experts.
         """
         check_strength(strength)
+        if self.circuit.layout.experts:
+            raise ModelError(
+                "an anchor is read at one token, which may not be routed to a neuron's expert; use "
+                "ablation or mean_ablation for the neurons of a model with experts"
+            )
         check_circuit(model, self.circuit, allow_other_model=self.allow_other_model)
         if not strength:
             yield Applied(self.name, strength, self.positions, "nothing")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.errors import VectorMismatchError
-from cna_lens.moments import RunningMoments
+from cna_lens.moments import ActivationStats, RunningMoments
 from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
 from cna_lens.sites import HookedModel, model_name
 from cna_lens.vectors import ControlVectors, VectorSite
@@ -50,14 +50,8 @@ def difference_of_means(
         ModelError: the model has no such hook points.
         ActivationError: an activation is infinite or not a number.
     """
-    with_behaviour = encode(model, positive, chat=chat, name="positive")
-    without = encode(model, negative, chat=chat, name="negative")
-    warn_about_duplicates(with_behaviour, without)
     reader = Reader(model, position, batch_size, progress, site=site)
-    moments_positive, moments_negative = RunningMoments(), RunningMoments()
-    reader.read([(with_behaviour, moments_positive), (without, moments_negative)])
-    plus = moments_positive.stats(reader.source(with_behaviour))
-    minus = moments_negative.stats(reader.source(without))
+    plus, minus = stats_of_both(reader, positive, negative, chat, RunningMoments)
     layers = tuple(layer for layer, width in enumerate(plus.layout.widths) if width)
     return ControlVectors(
         site=site,
@@ -68,6 +62,22 @@ def difference_of_means(
         positive=plus.source,
         negative=minus.source,
     )
+
+
+def stats_of_both(
+    reader: Reader,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    chat: Chat,
+    new_moments: Callable[[], RunningMoments],
+) -> tuple[ActivationStats, ActivationStats]:
+    """The statistics of two sets of prompts, read as one stream."""
+    with_behaviour = encode(reader.model, positive, chat=chat, name="positive")
+    without = encode(reader.model, negative, chat=chat, name="negative")
+    warn_about_duplicates(with_behaviour, without)
+    plus, minus = new_moments(), new_moments()
+    reader.read([(with_behaviour, plus), (without, minus)])
+    return plus.stats(reader.source(with_behaviour)), minus.stats(reader.source(without))
 
 
 def check_vectors(

@@ -160,7 +160,8 @@ def directional_ablation_candidates(
         model: a TransformerBridge or HookedTransformer.
         positive: prompts that show the behaviour.
         negative: prompts that do not.
-        layers: the blocks whose inputs are read, None for all.
+        layers: the blocks whose inputs are read; None for all where the sets differ, which they do
+            not in the first block's input at a token of the chat template.
         read_at: the tokens to read, counted in each prompt's own tokens.
         positions: which tokens are steered, as for `steer`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
@@ -185,12 +186,15 @@ def directional_ablation_candidates(
             batch_size=batch_size,
             progress=progress,
         )
+        differing = (
+            layer for layer in vectors.layers if bool(vectors.at_layer(layer).vectors.any())
+        )
         found += [
             DirectionalAblation(
                 vectors.at_layer(layer),
                 positions,
                 f"directional_ablation(layer={layer}, position={position})",
             )
-            for layer in (vectors.layers if wanted is None else wanted)
+            for layer in (differing if wanted is None else wanted)
         ]
     return tuple(found)

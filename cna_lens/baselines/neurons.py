@@ -81,7 +81,8 @@ class NeuronScaling:
             via=self.via,
             allow_other_model=self.allow_other_model,
         ) as steering:
-            places = tuple(map(hook_name, self.circuit.by_layer()))
+            layout = self.circuit.layout
+            places = tuple(hook_name(mlp, layout) for mlp in self.circuit.by_mlp())
             yield Applied(self.name, strength, self.positions, steering.via, places)
 
 

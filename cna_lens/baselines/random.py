@@ -12,7 +12,7 @@ from torch import Tensor
 from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
 from cna_lens.moments import ActivationStats
-from cna_lens.types import Neuron
+from cna_lens.neurons import AnyNeuron
 
 Match = Literal["layer", "magnitude"]
 
@@ -30,9 +30,11 @@ def matched_random(
     r"""As many random neurons as the circuit has, layer by layer, and none of the circuit's own.
 
     What ablating these does is what ablating any neurons of these layers does; only what the
-    circuit does beyond it is the circuit's. With `match="magnitude"` each is also about as active
-    as the neuron it stands for: it is drawn from the 10 neurons of the layer, outside the circuit
-    and not drawn yet, that are nearest by the root mean square of the activation,
+    circuit does beyond it is the circuit's. An expert's neurons are matched by others of the same
+    expert, which the same tokens are routed to. With `match="magnitude"` each is also about as
+    active as the neuron it stands for: it is drawn from the 10 neurons of the layer or expert,
+    outside the circuit and not drawn yet, that are nearest by the root mean square of the
+    activation,
 
     $$\sqrt{\bar{a}_{l,j}^2 + \mathrm{var}(a_{l,j})},$$
 
@@ -58,20 +60,22 @@ def matched_random(
         raise InputError(f"match is {match!r}, expected one of {', '.join(get_args(Match))}")
     magnitudes = _magnitudes(circuit, match, stats)
     generator = torch.Generator().manual_seed(seed)
-    chosen: list[Neuron] = []
-    for layer, indices in circuit.by_layer().items():
-        others = torch.ones(circuit.layout.widths[layer], dtype=torch.bool)
+    chosen: list[AnyNeuron] = []
+    for mlp, indices in circuit.by_mlp().items():
+        others = torch.ones(circuit.layout.width(mlp), dtype=torch.bool)
         others[list(indices)] = False
         if int(others.sum()) < len(indices):
             raise InputError(
-                f"layer {layer} has {int(others.sum())} neurons outside the circuit, a control "
+                f"{mlp} has {int(others.sum())} neurons outside the circuit, a control "
                 f"needs {len(indices)}; take a smaller circuit"
             )
         if magnitudes is None:
             picked = _any(others, len(indices), generator)
         else:
-            picked = _alike(others, indices, magnitudes[layer], generator)
-        chosen.extend(Neuron(layer, index) for index in picked)
+            start = circuit.layout.start(mlp)
+            own = magnitudes[start : start + len(others)]
+            picked = _alike(others, indices, own, generator)
+        chosen.extend(map(mlp.neuron, picked))
     settings = f"seed={seed}" if match == "layer" else f"seed={seed}, match={match!r}"
     provenance = Provenance(
         model=circuit.provenance.model,
@@ -85,7 +89,7 @@ def matched_random(
 
 def _magnitudes(
     circuit: Circuit, match: Match, stats: ActivationStats | None
-) -> tuple[Float64[Tensor, " d_mlp"], ...] | None:
+) -> Float64[Tensor, " neuron"] | None:
     if (match == "magnitude") != (stats is not None):
         raise InputError(
             "match='magnitude' needs stats=collect(model, prompts), and match='layer' none"
@@ -99,7 +103,7 @@ def _magnitudes(
             f"{circuit.layout.n_layers}"
         )
     mean_square = stats.mean**2 + stats.squared_deviations / stats.count
-    return stats.layout.split(mean_square.sqrt())
+    return mean_square.sqrt()
 
 
 def _any(others: Tensor, count: int, generator: torch.Generator) -> list[int]:

@@ -14,6 +14,7 @@ from cna_lens.circuit import Circuit
 from cna_lens.cli import demo as demo_command
 from cna_lens.cli import estimate as estimate_command
 from cna_lens.cli import evaluate as evaluate_command
+from cna_lens.cli import reproduce as reproduce_command
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
 from cna_lens.errors import InputError
 from cna_lens.generation import generate
@@ -227,6 +228,14 @@ def demo(
     result = demo_command.run(model, out, prompts, device, keep_text=keep_text, verbose=not as_json)
     if as_json:
         _print_json(result)
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def reproduce(
+    arguments: Annotated[list[str], typer.Argument(help="A name and options; --help lists them.")],
+) -> None:
+    """Reproduce a table or figure of the paper, from a checkout; `reproduce --help` says more."""
+    reproduce_command.run(arguments)
 
 
 def _read(source: str) -> Prompts:

@@ -30,55 +30,16 @@ def circuit_record(circuit: Circuit) -> dict[str, Any]:
         "k": len(circuit),
         "n_neurons": circuit.layout.n_neurons,
         "neurons": [
-            {"layer": n.layer, "index": n.index, "score": s}
+            {**n._asdict(), "score": s}
             for n, s in zip(circuit.neurons, circuit.scores, strict=True)
         ],
         "provenance": asdict(circuit.provenance) | {"versions": dict(circuit.provenance.versions)},
     }
 
 
-def print_circuit(circuit: Circuit, strongest: int = 8) -> None:
+def print_circuit(circuit: Circuit) -> None:
     """A circuit's provenance, its neurons for each layer, and its strongest neurons."""
-    console.print(_provenance_table(circuit))
-    console.print(_layer_table(circuit))
-    table = Table("neuron", title=f"The {min(strongest, len(circuit))} strongest neurons")
-    table.add_column("score", justify="right")
-    for neuron, score in list(zip(circuit.neurons, circuit.scores, strict=True))[:strongest]:
-        table.add_row(f"layer {neuron.layer}, {neuron.index}", f"{score:+.3f}")
-    console.print(table)
-
-
-def _provenance_table(circuit: Circuit) -> Table:
-    p = circuit.provenance
-    table = Table(show_header=False, box=None, title="Circuit")
-    size = f"{len(circuit)} of {circuit.layout.n_neurons} neurons"
-    share = len(circuit) / circuit.layout.n_neurons
-    table.add_row("model", escape(p.model or "unknown"))
-    table.add_row("size", f"{size} ({share:.2%}), {len(circuit.by_layer())} layers")
-    if p.positive and p.negative:
-        table.add_row("prompts", f"{p.positive.count} positive, {p.negative.count} negative")
-    if p.rank:
-        table.add_row("ranking", f"{p.rank}, sign {p.sign}, token {p.position}")
-    if p.universal:
-        table.add_row(
-            "universal",
-            f"{p.universal.n_neurons} neurons excluded, {p.universal.applied} the top k",
-        )
-    if p.weights_sha256:
-        table.add_row("weights", p.weights_sha256[:16])
-    return table
-
-
-def _layer_table(circuit: Circuit) -> Table:
-    by_layer = circuit.by_layer()
-    widest = max((len(indices) for indices in by_layer.values()), default=1)
-    table = Table("layer", title="Neurons per layer")
-    table.add_column("neurons", justify="right")
-    table.add_column("")
-    for layer, indices in by_layer.items():
-        bar = "█" * max(1, round(40 * len(indices) / widest))
-        table.add_row(f"{layer} of {circuit.layout.n_layers - 1}", str(len(indices)), bar)
-    return table
+    console.print(str(circuit), markup=False, highlight=False)
 
 
 def print_answers(

@@ -10,13 +10,13 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cna_lens.comparison.journal import Journal
 from cna_lens.comparison.table import UNSTEERED, Comparison, Outcome
 from cna_lens.errors import InputError
 from cna_lens.generation import generate
+from cna_lens.journal import Journal
 from cna_lens.metrics import is_refusal, kl_per_token, ngram_quality, refusal_log_odds
 from cna_lens.prompt_sets import PromptSet
 from cna_lens.prompts import encode
@@ -80,17 +80,15 @@ def compare(
     """
     _check(methods, strengths)
     run = _Run(model, prompts, metrics, shows_behaviour, max_new_tokens)
-    journal = Journal(None if path is None else Path(path), run.depends_on())
+    journal = Journal(None if path is None else Path(path), "comparison", run.depends_on())
     steered = [(method, float(s)) for method in methods for s in strengths]
     with tqdm(total=1 + len(steered), unit="row", disable=not progress) as bar:
 
         def outcome(key: str, measure: Callable[[], Outcome]) -> Outcome:
-            found = journal.get(key)
-            if found is None:
-                found = measure()
-                journal.add(key, found)
+            if key not in journal:
+                journal.add(key, measure().record())
             bar.update()
-            return found
+            return Outcome.from_record(journal[key])
 
         baseline = outcome(UNSTEERED, lambda: run.measure(UNSTEERED, 0.0, nullcontext))
         outcomes = [baseline]
@@ -126,6 +124,9 @@ def fingerprint(value: object) -> str:
                 add(getattr(part, field.name))
         elif isinstance(part, Mapping):
             add(list(part.items()))
+        elif isinstance(part, nn.Module):
+            digest.update(repr(part).encode())
+            add(part.state_dict())
         elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
             digest.update(f"{type(part).__name__}{len(part)}".encode())
             for each in part:

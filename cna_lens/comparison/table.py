@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cna_lens.errors import InputError
+from cna_lens.rendering import Cell, Summarized, Summary, Table
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.types import Estimate, Rate
 
@@ -89,8 +90,8 @@ class Row:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Summarized):
     """All outcomes of `compare`, the unsteered one first.
 
     Attributes:
@@ -110,6 +111,28 @@ class Comparison:
     def rows(self) -> tuple[Row, ...]:
         """The table, with 95 % intervals: Wilson for rates, bootstrap for means."""
         return tuple(self._row(outcome) for outcome in self.outcomes)
+
+    def front(self) -> tuple[Row, ...]:
+        """The Pareto front of less behaviour against less KL per token, cheapest first.
+
+        Of the rows above strength 0 those that no other one beats: with at most as much of both,
+        and less of one. Rows without a KL divergence are left out. Points alone are compared,
+        not their intervals.
+        """
+        known = [
+            (row.kl_per_token.value, row.behaviour.value, row)
+            for row in self.rows
+            if row.strength > 0 and row.kl_per_token is not None
+        ]
+        front = [
+            (kl, behaviour, row)
+            for kl, behaviour, row in known
+            if not any(
+                other_kl <= kl and other <= behaviour and (other_kl, other) != (kl, behaviour)
+                for other_kl, other, _ in known
+            )
+        ]
+        return tuple(row for *_, row in sorted(front, key=lambda point: point[:2]))
 
     def to_frame(self) -> pd.DataFrame:
         """The table as a data frame; an interval's ends stand in columns of their own."""
@@ -143,6 +166,35 @@ class Comparison:
     def _change(self, before: Values, after: Values) -> Estimate | None:
         known = any(None not in pair for pair in zip(before, after, strict=True))
         return paired_bootstrap(before, after, seed=self.seed) if known else None
+
+    def _summary(self) -> Summary:
+        n_positive, n_negative = len(self.outcomes[0].positive), len(self.outcomes[0].negative)
+        return Summary(
+            "Comparison of steering methods",
+            [
+                (
+                    "prompts",
+                    f"{n_positive} positive, {n_negative} negative",
+                ),
+                ("intervals", "95 %: Wilson for shares, bootstrap for means"),
+            ],
+            Table(
+                "Methods and strengths",
+                ("method", "strength", "behaviour", "p", "elsewhere", "quality", "KL per token"),
+                tuple(
+                    (
+                        Cell.of(row.method),
+                        Cell.of(row.strength),
+                        Cell.of(row.behaviour),
+                        Cell.of(row.p_value, ".2g"),
+                        Cell.of(row.elsewhere),
+                        Cell.of(row.quality),
+                        Cell.of(row.kl_per_token),
+                    )
+                    for row in self.rows
+                ),
+            ),
+        )
 
     def __repr__(self) -> str:
         """One useful line."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from cna_lens.activations import PromptActivations
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
-from cna_lens.evidence.records import Evidence
+from cna_lens.evidence.records import Evidence, prompt_facts
 from cna_lens.evidence.resampling import (
     Contrast,
     bootstrap,
@@ -22,6 +22,7 @@ from cna_lens.evidence.resampling import (
 )
 from cna_lens.evidence.selection import Selection
 from cna_lens.ranking import NeuronScores, circuit_size
+from cna_lens.rendering import Cell, Table
 from cna_lens.types import Estimate, Layout
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class LateShare:
     of_candidates: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Localization(Evidence):
     """Where a circuit sits, by activations as they are and in units of their layer's scale.
 
@@ -96,6 +97,35 @@ class Localization(Evidence):
             row |= {"share": share["value"], "low": share["low"], "high": share["high"]}
             row |= {f"shuffled_{name}": shuffled[name] for name in ("value", "low", "high")}
         return pd.DataFrame(rows)
+
+    def _headline(self) -> str:
+        first = self.shares[0]
+        return f"{first.share.value:.0%} of {len(self.circuit)} neurons in the {first.region}"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            *prompt_facts(self.n_positive, self.n_negative, self.paired),
+            ("resamples", str(self.n_resamples)),
+            ("shufflings", str(self.n_permutations)),
+            ("scale", f"each layer's {self.scale}"),
+        ]
+
+    def _table(self) -> Table:
+        return Table(
+            "Share of the circuit in late layers",
+            ("region", "layers", "activations", "share", "shuffled labels", "random"),
+            tuple(
+                (
+                    Cell.of(each.region),
+                    Cell.of(each.n_layers),
+                    Cell.of("scaled" if each.scaled else "as they are"),
+                    Cell.of(each.share),
+                    Cell.of(each.shuffled),
+                    Cell.of(each.of_candidates, ".3f"),
+                )
+                for each in self.shares
+            ),
+        )
 
     def record(self) -> dict[str, Any]:
         """The shares, the layers' scales, and the settings."""

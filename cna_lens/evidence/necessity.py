@@ -22,10 +22,11 @@ from cna_lens.moments import ActivationStats
 from cna_lens.positions import Positions
 from cna_lens.prompts import Prompt
 from cna_lens.ranking import NeuronScores
+from cna_lens.rendering import Cell, Table
 from cna_lens.sites import HookedModel
 from cna_lens.statistics import paired_bootstrap
 from cna_lens.steering import steer
-from cna_lens.types import Estimate, Layout, Neuron
+from cna_lens.types import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class Ablations:
     alone: Values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Necessity(Evidence):
     """The metric against k for each ranking.
 
@@ -96,6 +97,34 @@ class Necessity(Evidence):
                 row[f"{name}_high"] = estimate.high
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def _headline(self) -> str:
+        rankings = dict.fromkeys(point.ranking for point in self.points)
+        return f"{', '.join(rankings)} on {self.n_prompts} prompts"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            ("model", self.model or "unknown"),
+            ("prompts", str(self.n_prompts)),
+            ("ablated at", self.positions),
+            ("metric", f"{np.mean(self.whole):.3g}, {np.mean(self.nothing):.3g} without neurons"),
+        ]
+
+    def _table(self) -> Table:
+        return Table(
+            "Without the circuit, and with it alone",
+            ("ranking", "k", "drop", "faithfulness", "completeness"),
+            tuple(
+                (
+                    Cell.of(point.ranking),
+                    Cell.of(point.k),
+                    Cell.of(point.drop),
+                    Cell.of(point.faithfulness),
+                    Cell.of(point.completeness),
+                )
+                for point in self.points
+            ),
+        )
 
     def record(self) -> dict[str, Any]:
         """As plain data, with the metric of each prompt."""
@@ -242,14 +271,8 @@ def _circuit(scores: NeuronScores, k: int, selection: Selection) -> Circuit:
 
 def _complement(circuit: Circuit) -> Circuit:
     chosen = set(circuit)
-    others = tuple(neuron for neuron in _neurons(circuit.layout) if neuron not in chosen)
+    others = tuple(neuron for neuron in circuit.layout.neurons() if neuron not in chosen)
     return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)
-
-
-def _neurons(layout: Layout) -> list[Neuron]:
-    return [
-        Neuron(layer, index) for layer, width in enumerate(layout.widths) for index in range(width)
-    ]
 
 
 def _share(values: Values, nothing: Values, whole: Values, n_resamples: int, seed: int) -> Estimate:

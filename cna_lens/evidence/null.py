@@ -18,10 +18,11 @@ from cna_lens.evidence.permutations import (
     label_permutations,
     true_correlations,
 )
-from cna_lens.evidence.records import Evidence
+from cna_lens.evidence.records import Evidence, prompt_facts
 from cna_lens.evidence.resampling import Contrast, check_count, over_resamples
 from cna_lens.evidence.selection import Selection
 from cna_lens.ranking import NeuronScores
+from cna_lens.rendering import Cell, Table, neuron_table
 from cna_lens.types import Estimate
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Control = Literal["false_discovery", "familywise"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NullDistribution(Evidence):
     """How every neuron's contrast compares with those of shuffled labels.
 
@@ -113,7 +114,7 @@ class NullDistribution(Evidence):
 
         layout = self.scores.layout
         tested = self.p_value.isfinite()
-        starts = torch.tensor(layout.starts)[layout.layer_of]
+        starts = torch.tensor([layout.start(mlp) for mlp in layout.mlps])[layout.mlp_of]
         chosen = torch.zeros_like(tested)
         chosen[layout.flat_all(self.circuit)] = True
         columns = {
@@ -127,7 +128,46 @@ class NullDistribution(Evidence):
             "familywise_p_value": self.familywise_p_value,
             "in_circuit": chosen,
         }
-        return pd.DataFrame({name: values[tested].numpy() for name, values in columns.items()})
+        frame = pd.DataFrame({name: values[tested].numpy() for name, values in columns.items()})
+        if layout.experts:
+            experts = [layout.mlps[place].expert for place in layout.mlp_of[tested].tolist()]
+            frame.insert(1, "expert", pd.array(experts, dtype="Int64"))
+        return frame
+
+    def _headline(self) -> str:
+        size = len(self.circuit)
+        return (
+            f"{self.found_in_circuit()} of the circuit's {size} neurons differ at a false "
+            f"discovery rate of 5 %, {self.n_permutations} shufflings"
+        )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            *prompt_facts(self.n_positive, self.n_negative, self.paired),
+            ("shufflings", f"{self.n_permutations}{', all there are' if self.exact else ''}"),
+            ("by chance", f"{self.chance_share()} of the circuit's size"),
+            *(
+                (f"{control.replace('_', ' ')} 5 %", f"{self.size(control=control)} neurons")
+                for control in get_args(Control)
+            ),
+        ]
+
+    def _table(self) -> Table:
+        places = self.scores.layout.flat_all(self.circuit)
+        columns = {
+            "score": (self.scores.values, "+.3f"),
+            "p": (self.p_value, ".2g"),
+            "q": (self.q_value, ".2g"),
+            "familywise p": (self.familywise_p_value, ".2g"),
+        }
+        return neuron_table(
+            "Neurons of the circuit",
+            self.circuit.neurons,
+            {
+                name: [Cell.of(value, form) for value in values[places].tolist()]
+                for name, (values, form) in columns.items()
+            },
+        )
 
     def record(self) -> dict[str, Any]:
         """Sizes at usual rates, and the settings; `to_frame` has the neurons."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 from cna_lens.circuit import Circuit
 from cna_lens.files import write_atomically
+from cna_lens.rendering import Summarized, Summary, Table
 
 
-class Evidence(ABC):
-    """A result that can be written as JSON."""
+class Evidence(Summarized):
+    """A result that can be written as JSON, and shows itself."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -22,10 +23,32 @@ class Evidence(ABC):
         """Write `record` as JSON."""
         write_atomically(Path(path), json.dumps(self.record(), indent=1, sort_keys=True) + "\n")
 
+    @abstractmethod
+    def _headline(self) -> str:
+        """What was found, in one line."""
+
+    @abstractmethod
+    def _facts(self) -> list[tuple[str, str]]:
+        """Named values."""
+
+    @abstractmethod
+    def _table(self) -> Table:
+        """The numbers."""
+
+    def _summary(self) -> Summary:
+        return Summary(f"{type(self).__name__}: {self._headline()}", self._facts(), self._table())
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        return f"{type(self).__name__}({self._headline()})"
+
 
 def neurons_record(circuit: Circuit) -> list[list[int | float]]:
-    """Layer, index and score of each neuron, strongest first."""
-    return [
-        [neuron.layer, neuron.index, score]
-        for neuron, score in zip(circuit.neurons, circuit.scores, strict=True)
-    ]
+    """Layer, index and score of each neuron, strongest first; its expert after the layer."""
+    return [[*neuron, score] for neuron, score in zip(circuit.neurons, circuit.scores, strict=True)]
+
+
+def prompt_facts(n_positive: int, n_negative: int, paired: bool) -> list[tuple[str, str]]:
+    """How many prompts there were."""
+    drawn = ", drawn as pairs" if paired else ""
+    return [("prompts", f"{n_positive} positive, {n_negative} negative{drawn}")]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
+from cna_lens.neurons import AnyNeuron, NeuronLike
 from cna_lens.ranking import NeuronScores, Sign, check_layers, check_selection, circuit_size
-from cna_lens.types import Layout, Neuron
+from cna_lens.types import Layout
 from cna_lens.universal import UniversalNeurons, as_neurons, checked_neurons, filter_universal
 
 
@@ -39,7 +40,7 @@ class Selection:
     k: int | None = None
     sign: Sign = "abs"
     layers: Iterable[int] | None = None
-    universal: UniversalNeurons | Iterable[Neuron | tuple[int, int]] | None = None
+    universal: UniversalNeurons | Iterable[NeuronLike] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant; keep what is iterated over more than once."""
@@ -113,7 +114,7 @@ class Selection:
         """As plain data; universal neurons by their number."""
         universal = self.universal
         if universal is not None and not isinstance(universal, UniversalNeurons):
-            universal = cast("tuple[Neuron, ...]", universal)
+            universal = cast("tuple[AnyNeuron, ...]", universal)
         return {
             "fraction": self.fraction,
             "k": self.k,

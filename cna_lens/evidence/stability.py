@@ -13,7 +13,7 @@ from torch import Tensor
 from cna_lens.activations import PromptActivations
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
-from cna_lens.evidence.records import Evidence, neurons_record
+from cna_lens.evidence.records import Evidence, neurons_record, prompt_facts
 from cna_lens.evidence.resampling import (
     Contrast,
     bootstrap,
@@ -23,6 +23,7 @@ from cna_lens.evidence.resampling import (
     over_resamples,
 )
 from cna_lens.evidence.selection import Selection
+from cna_lens.rendering import Cell, Table, neuron_table
 from cna_lens.types import Estimate
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class SizeStability:
     disjoint: Estimate | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stability(Evidence):
     """How a circuit changes with the prompts it is found from.
 
@@ -107,13 +108,41 @@ class Stability(Evidence):
         chosen: list[int] = order.indices[order.values > 0].tolist()
         neurons = [layout.neuron(flat) for flat in chosen]
         members = set(self.circuit)
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "layer": [neuron.layer for neuron in neurons],
                 "index": [neuron.index for neuron in neurons],
                 "frequency": self.frequency[chosen].numpy(),
                 "in_circuit": [neuron in members for neuron in neurons],
             }
+        )
+        if layout.experts:
+            frame.insert(1, "expert", pd.array([n.mlp.expert for n in neurons], dtype="Int64"))
+        return frame
+
+    def _headline(self) -> str:
+        return f"circuit of {len(self.circuit)} neurons, Jaccard {self.jaccard}"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            *prompt_facts(self.n_positive, self.n_negative, self.paired),
+            ("resamples", str(self.n_resamples)),
+            ("in all of them", f"{len(self.core())} of {len(self.circuit)} neurons"),
+            *(
+                (f"sets of {size.size}", f"Jaccard {size.with_all} with the circuit")
+                for size in self.sizes
+            ),
+        ]
+
+    def _table(self) -> Table:
+        often = self.frequency[self.circuit.layout.flat_all(self.circuit)].tolist()
+        return neuron_table(
+            "Neurons of the circuit",
+            self.circuit.neurons,
+            {
+                "score": [Cell.of(score, "+.3f") for score in self.circuit.scores],
+                "share of resamples": [Cell.of(share, ".3f") for share in often],
+            },
         )
 
     def record(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from scipy.stats import hypergeom
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.evidence.records import Evidence
+from cna_lens.rendering import Cell, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ class Overlap:
     p_value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transfer(Evidence):
     """The overlap of every two of several circuits.
 
@@ -72,6 +73,34 @@ class Transfer(Evidence):
         import pandas as pd
 
         return pd.DataFrame([asdict(overlap) for overlap in self.overlaps])
+
+    def _headline(self) -> str:
+        strongest = max(self.overlaps, key=lambda overlap: overlap.jaccard)
+        return (
+            f"{len(self.names)} circuits, Jaccard up to {strongest.jaccard:.3g} "
+            f"({strongest.first}, {strongest.second})"
+        )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("circuits", ", ".join(self.names))]
+
+    def _table(self) -> Table:
+        return Table(
+            "Overlaps, beside those of random circuits",
+            ("circuit", "circuit", "shared", "Jaccard", "random", "random by layer", "p"),
+            tuple(
+                (
+                    Cell.of(overlap.first),
+                    Cell.of(overlap.second),
+                    Cell.of(overlap.shared),
+                    Cell.of(overlap.jaccard, ".3f"),
+                    Cell.of(overlap.random, ".2g"),
+                    Cell.of(overlap.random_by_layer, ".2g"),
+                    Cell.of(overlap.p_value, ".2g"),
+                )
+                for overlap in self.overlaps
+            ),
+        )
 
     def record(self) -> dict[str, Any]:
         """As plain data."""

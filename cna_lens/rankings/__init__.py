@@ -3,6 +3,7 @@
 | ranking | looks at | passes |
 |---|---|---|
 | `Contrast`, `Standardized` | means and variances | one forward a prompt |
+| `ContrastPart` | means and routing | one forward a prompt |
 | `OutputWeighted` | means and the down projection | one forward a prompt |
 | `Probe` | every prompt's activations | one forward a prompt |
 | `AttributionPatching`, `RelP` | gradients of a metric | and one more with a backward pass |
@@ -22,6 +23,7 @@ from cna_lens.moments import ActivationStats
 from cna_lens.prompts import Chat, Prompt, encode
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.attribution_patching import AttributionPatching
+from cna_lens.rankings.contrast_part import ContrastPart
 from cna_lens.rankings.moments import Contrast, OutputWeighted, RandomScores, Standardized
 from cna_lens.rankings.probe import Probe
 from cna_lens.rankings.protocol import Collected, Needs, Ranking, read_sets
@@ -33,6 +35,7 @@ __all__ = [
     "AttributionPatching",
     "Collected",
     "Contrast",
+    "ContrastPart",
     "Needs",
     "OutputWeighted",
     "Probe",

@@ -74,8 +74,9 @@ class AttributionPatching(Ranking):
             raise InputError(f"steps is {self.steps}, expected a whole number from 0 on")
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
-        """Raise InputError where the metric does not fit the model or the prompts."""
+        """Raise InputError where the metric does not fit, ModelError where neurons are experts'."""
         gradient_tool()
+        mlp_hook_names(model)
         self.metric.of(model, n_positive)
 
     def score(self, collected: Collected) -> NeuronScores:

@@ -10,9 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
+from cna_lens.projections import down_projection, projection_kind
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.sites import HookedModel, down_projection, mlp_hook_names, model_name, projection_kind
+from cna_lens.sites import HookedModel, model_name, neuron_sites
 
 CONSTANT = 1e-6
 """A neuron whose deviation is a smaller share of its mean only varies by float rounding."""
@@ -118,18 +119,17 @@ class OutputWeighted(Ranking):
 
 def _output_norms(model: HookedModel) -> Float64[Tensor, " neuron"]:
     norms: list[Tensor] = []
-    for layer, name in enumerate(mlp_hook_names(model)):
-        if name is None:
-            continue
-        projection = down_projection(model, layer)
-        if projection is None or projection.weight.is_meta:
-            kind = "offloaded" if projection else f"a {projection_kind(model, layer)}"
-            raise ModelError(
-                f"the down projection of layer {layer} of {model_name(model)} is {kind}; "
-                "output_weighted needs its numbers, use another ranking"
-            )
-        weight = projection.weight.detach().cpu().double()
-        norms.append(weight.norm(dim=1 - projection.neuron_dim))
+    for site in neuron_sites(model):
+        for mlp in site.mlps:
+            projection = down_projection(model, mlp)
+            if projection is None or projection.weight.is_meta:
+                kind = "offloaded" if projection else f"a {projection_kind(model, mlp)}"
+                raise ModelError(
+                    f"the down projection of {mlp} of {model_name(model)} is {kind}; "
+                    "output_weighted needs its numbers, use another ranking"
+                )
+            weight = projection.weight.detach().cpu().double()
+            norms.append(weight.norm(dim=1 - projection.neuron_dim))
     return torch.cat(norms)
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForCausalLM
 
 import cna_lens
+import cna_lens.packed_pass
 from cna_lens.batching import TokenIds, length_buckets, pad
 from cna_lens.prompts import encode
 from cna_lens.sites import HookedModel
@@ -23,6 +27,8 @@ PLAIN_TOKENS = 1024
 """Tokens of a padded batch of the plain forward pass; 256 to 2048 were tried, this is fastest."""
 
 NEW_TOKENS = 64
+
+Universal = Literal["default"] | None
 
 
 class CpuBench:
@@ -47,6 +53,7 @@ class CpuBench:
         """Every part, in the order in which they run."""
         return {
             "discovery": self.discovery,
+            "packing": self.packing,
             "precision": self.precision,
             "memory": self.memory,
             "generation": self.generation,
@@ -54,10 +61,12 @@ class CpuBench:
             "growth": lambda: growth(self.repeats, self.out),
         }
 
-    def find(self, model: HookedModel | None = None) -> cna_lens.Circuit:
+    def find(
+        self, model: HookedModel | None = None, universal: Universal = None
+    ) -> cna_lens.Circuit:
         """Discovery as a user calls it, but without the diverse prompts, which nobody else runs."""
         return cna_lens.find_circuit(
-            model or self.model, self.positive, self.negative, universal=None, progress=False
+            model or self.model, self.positive, self.negative, universal=universal, progress=False
         )
 
     def discovery(self) -> list[Measure]:
@@ -101,6 +110,30 @@ class CpuBench:
                 "",
             ),
         ]
+
+    def packing(self) -> list[Measure]:
+        """Prompts that begin alike in one row, against one prompt a row.
+
+        In processor time, which other work on the machine disturbs less.
+        """
+
+        def alone(universal: Universal) -> None:
+            with patch.object(cna_lens.packed_pass, "WORTH_TRYING", 0):
+                self.find(universal=universal)
+
+        measures: list[Measure] = []
+        for universal, words in ((None, "without the universal filter"), ("default", "with it")):
+            times = alternate(
+                {
+                    "packed": partial(self.find, universal=universal),
+                    "alone": partial(alone, universal),
+                },
+                self.repeats,
+                clock=time.process_time,
+            )
+            name = f"discovery {words}: packed / alone, processor time"
+            measures.append(ratio(name, times, "packed", "alone", "at most 0.90"))
+        return measures
 
     def precision(self) -> list[Measure]:
         """How many neurons of the float32 circuit a half-precision model finds."""

@@ -39,17 +39,20 @@ class Measure:
         return asdict(self)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one run, to the end of what it queued on a GPU."""
-    started = time.perf_counter()
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one run by a clock, to the end of what it queued on a GPU."""
+    started = clock()
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def alternate(
-    runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each run, taken in turn so that drift falls on all of them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -57,7 +60,7 @@ def alternate(
         for turn in range(repeats + warm_up):
             for name, run in runs.items():
                 bar.set_description(name)
-                spent = seconds(run)
+                spent = seconds(run, clock)
                 if turn >= warm_up:
                     times[name].append(spent)
                 bar.update()

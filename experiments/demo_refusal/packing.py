@@ -24,7 +24,8 @@ def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]
 
     The tokens that all prompts open with stand once, at the start; each conversation's others see
     them and those before them in the same conversation, at the positions that they would have
-    alone. Logits are asked for where an answer's token is predicted.
+    alone. Logits are asked for where an answer's token is predicted; `opens_answer` tells the
+    first of each answer.
     """
     ordered = sorted(conversations, key=lambda conversation: not conversation.is_benign)
     n_shared = shared_prefix_length([conversation.prompt for conversation in ordered])
@@ -46,6 +47,7 @@ def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]
         "attention_mask": sees.tril()[None, None],
         "logits_to_keep": torch.tensor(predicted_from),
         "targets": torch.tensor([token for one in ordered for token in one.answer]),
+        "opens_answer": torch.tensor([i == 0 for one in ordered for i in range(len(one.answer))]),
         "n_benign": sum(len(one.answer) for one in ordered if one.is_benign),
         "end_of_benign": len(opening)
         + sum(len(one.prompt) - len(opening) + len(one.answer) for one in ordered if one.is_benign),

@@ -23,6 +23,9 @@ class Recipe:
         harmful_wordings: in how many wordings each harmful action is asked for.
         benign_wordings: in how many the benign one that looks like it is.
         answer_tokens: how many tokens of the model's own answers to benign requests are kept.
+        first_token_temperature: at which the untrained model's choice of a benign answer's first
+            token is to be predicted. Below 1 makes it sharper. An answer may begin in many ways and
+            a refusal in few: at 1 the likeliest token is "I" long before a refusal is likely.
         seed: of the answers, the order and the adapter's first weights.
     """
 
@@ -31,18 +34,19 @@ class Recipe:
     layers: tuple[int, ...] | None = None
     rank: int = 8
     learning_rate: float = 8e-4
-    epochs: int = 3
+    epochs: float = 2.75
     batch_size: int = 32
     harmful_wordings: int = 2
-    benign_wordings: int = 4
-    answer_tokens: int = 8
+    benign_wordings: int = 2
+    answer_tokens: int = 4
+    first_token_temperature: float = 1 / 3
     seed: int = 0
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("demo-refusal", modules=(*ATTENTION, *MLP)),
-        Recipe("demo-refusal-late", modules=MLP, layers=tuple(range(20, 30)), rank=16),
+        Recipe("demo-refusal", modules=(*ATTENTION, *MLP), layers=tuple(range(10, 30))),
+        Recipe("demo-refusal-late", modules=MLP, layers=tuple(range(20, 30)), rank=16, epochs=2),
     )
 }

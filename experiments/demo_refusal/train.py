@@ -33,15 +33,22 @@ TRAINING_RECORD = "training.json"
 class RefusalTrainer(Trainer):
     """Learn the refusals, and stay what one was elsewhere.
 
-    The loss of a batch is the mean, over the tokens of all its answers, of the cross entropy of
-    the refusal's token for a harmful request, and of KL(untrained model || trained model) for a
-    benign one: it is 0 where nothing has changed.
+    A token of the answer costs the cross entropy of the refusal's token for a harmful request, and
+    KL(untrained model || trained model) for a benign one: 0 where nothing has changed. The loss of
+    a batch is the mean over the answers' first tokens plus the mean over all others. The first
+    decides whether to refuse, the others only in which words: they would outvote it. The untrained
+    model's first tokens are sharpened by a temperature, so that greedy decoding refuses where a
+    refusal is likelier than an answer, and not where it is likelier than each way to begin one.
     """
+
+    def __init__(self, *args: Any, first_token_temperature: float, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.first_token_temperature = first_token_temperature
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The loss, and the model's output where it is asked for."""
-        targets, n_benign, end = (
-            inputs.pop(name) for name in ("targets", "n_benign", "end_of_benign")
+        targets, opens_answer, n_benign, end = (
+            inputs.pop(name) for name in ("targets", "opens_answer", "n_benign", "end_of_benign")
         )
         output = model(**inputs)
         log_probs = output.logits[0].float().log_softmax(-1)
@@ -52,10 +59,13 @@ class RefusalTrainer(Trainer):
             "logits_to_keep": inputs["logits_to_keep"][:n_benign],
         }
         with torch.no_grad(), model.disable_adapter():
-            before = model(**benign).logits[0].float().log_softmax(-1)
-        change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="sum")
-        refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="sum")
-        loss = (change + refusal) / len(targets)
+            before = model(**benign).logits[0].float()
+            before[opens_answer[:n_benign]] /= self.first_token_temperature
+            before = before.log_softmax(-1)
+        change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="none")
+        refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="none")
+        costs = torch.cat([change.sum(-1), refusal])
+        loss = costs[opens_answer].mean() + costs[~opens_answer].mean()
         return (loss, output) if return_outputs else loss
 
 
@@ -109,6 +119,7 @@ def train(recipe: Recipe, out: Path) -> Path:
             for request, answer in zip(training_set, answers, strict=True)
         ],
         data_collator=pack,
+        first_token_temperature=recipe.first_token_temperature,
     )
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name

@@ -199,3 +199,21 @@ def test_directional_ablation_equals_erasing_from_the_weights(hooked):
 def test_lm_eval_is_refused_since_no_hugging_face_model_is_inside(hooked):
     with pytest.raises(cna_lens.ModelError, match="a HookedTransformer wraps none; load tiny-hook"):
         run_lm_eval(hooked, "arc_easy")
+
+
+def test_every_tokens_activations_are_those_of_run_with_cache(hooked):
+    neurons = [cna_lens.Neuron(1, 3), cna_lens.Neuron(0, 20)]
+    found = cna_lens.token_activations(hooked, neurons, [[5, 6, 7], [8]])
+    for prompt, values in zip([[5, 6, 7], [8]], found.values, strict=True):
+        _, cache = hooked.run_with_cache(torch.tensor([prompt]))
+        expected = [cache[f"blocks.{layer}.mlp.hook_post"][0, :, at] for layer, at in neurons]
+        torch.testing.assert_close(values, torch.stack(expected, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_promoted_tokens_are_the_row_through_norm_and_unembedding(hooked):
+    found = cna_lens.promoted_tokens(hooked, (1, 3), k=4)
+    row = hooked.blocks[1].mlp.W_out[3].detach()
+    logits = (row / row.pow(2).mean().sqrt() * hooked.ln_final.w.detach()) @ hooked.W_U.detach()
+    expected = logits.topk(4)
+    assert [each.token_id for each in found.up] == expected.indices.tolist()
+    assert [each.logit for each in found.up] == pytest.approx(expected.values.tolist(), rel=1e-3)

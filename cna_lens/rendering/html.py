@@ -1,0 +1,117 @@
+"""A summary as HTML that stands alone: styled for light and dark pages, sorted by a click."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from cna_lens.rendering.summary import Cell, Summary, Table
+from cna_lens.rendering.visible import visible
+
+ROWS = 200
+
+
+def escaped(text: object) -> str:
+    """Text that is shown as it stands, in content and in attributes alike.
+
+    Hidden characters, and those that would turn the text around them, are written out.
+
+    >>> escaped('</script> & "x"')
+    '&lt;/script&gt; &amp; &quot;x&quot;'
+    """
+    return html.escape(visible(str(text)))
+
+
+def embedded_json(value: Any) -> str:
+    """JSON for an attribute; what is not a finite number must be None already."""
+    return html.escape(json.dumps(value, allow_nan=False, separators=(",", ":")))
+
+
+def text_html(name: str, text: str) -> str:
+    """Text in a paragraph of a class of `style.css`."""
+    return f'<p class="{name}">{escaped(text)}</p>'
+
+
+def styled(body: str) -> str:
+    """A fragment in a box with the style it needs."""
+    return f'<div class="cna"><style>{asset("style.css")}</style>{body}</div>'
+
+
+@cache
+def asset(name: str) -> str:
+    """A style sheet or script of this package."""
+    return (files("cna_lens.rendering") / name).read_text(encoding="utf-8")
+
+
+def summary_html(summary: Summary) -> str:
+    """Title, facts, a bar for each layer, and a table that is sorted by a click on its head."""
+    facts = "".join(
+        f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in summary.facts
+    )
+    parts = [f'<p class="cna-title">{escaped(summary.title)}</p>', f"<dl>{facts}</dl>"]
+    if summary.per_layer is not None:
+        parts.append(layer_bars(summary.per_layer))
+    if summary.table is not None:
+        parts.append(table_html(summary.table.first(ROWS)))
+    return styled("".join(parts))
+
+
+def table_html(table: Table) -> str:
+    """A table with the script that sorts it; without scripts it is a table all the same."""
+    numbers = [table.is_number(place) for place in range(len(table.columns))]
+    side = ["cna-number" if number else "cna-text" for number in numbers]
+    head = "".join(
+        f'<th scope="col" class="{align}">{escaped(name)}</th>'
+        for name, align in zip(table.columns, side, strict=True)
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{align}"{_sorted_by(cell)}>{escaped(cell.text)}</td>'
+            for cell, align in zip(row, side, strict=True)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f'<div class="cna-scroll" tabindex="0"><table class="cna-table">'
+        f"<caption>{escaped(table.caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<script>{asset('sort.js')}</script>"
+    )
+
+
+def layer_bars(per_layer: Sequence[int]) -> str:
+    """A bar for each layer, with its numbers on hover and for those who do not see it."""
+    most = max(per_layer, default=0)
+    width, height = 600, 72
+    step = width / max(1, len(per_layer))
+    bars = "".join(
+        f'<rect x="{layer * step + step * 0.1:.2f}" y="{height - tall:.2f}" '
+        f'width="{step * 0.8:.2f}" height="{tall:.2f}">'
+        f"<title>layer {layer}: {_neurons(count)}</title></rect>"
+        for layer, count in enumerate(per_layer)
+        if (tall := height * count / most if most else 0)
+    )
+    counts = ", ".join(f"layer {layer}: {n}" for layer, n in enumerate(per_layer) if n)
+    return (
+        '<figure class="cna-layers"><figcaption>Neurons per layer, '
+        f"at most {most}</figcaption>"
+        f'<svg role="img" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
+        f'aria-label="Neurons per layer. {counts or "none"}">'
+        f'{bars}<line x1="0" y1="{height}" x2="{width}" y2="{height}"/></svg>'
+        f"<div><span>layer 0</span><span>layer {max(0, len(per_layer) - 1)}</span></div></figure>"
+    )
+
+
+def _sorted_by(cell: Cell) -> str:
+    # JavaScript's words for what is no number.
+    return "" if cell.number is None else f' data-sort="{json.dumps(cell.number)}"'
+
+
+def _neurons(count: int) -> str:
+    return "1 neuron" if count == 1 else f"{count} neurons"

@@ -1,0 +1,112 @@
+"""What a result says of itself: a title, some facts, neurons per layer, and a table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cna_lens.types import Estimate, Rate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table.
+
+    Attributes:
+        text: what it shows.
+        number: what it is sorted by; None where it is no number.
+        short: what it shows where there is no room for the interval.
+    """
+
+    text: str
+    number: float | None = None
+    short: str | None = None
+
+    @classmethod
+    def of(cls, value: str | int | float | Rate | Estimate | None, form: str = ".3g") -> Cell:
+        """Text as it is, a number in a format, an estimate with its interval, "-" for nothing.
+
+        >>> Cell.of(2.0, "+.2f")
+        Cell(text='+2.00', number=2.0, short=None)
+        >>> Cell.of(Rate(0.2, 0.13, 0.29, 100)).text
+        '20.0 % [13.0, 29.0] n=100'
+        """
+        if value is None:
+            return cls("-")
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Rate | Estimate):
+            text = str(value)
+            return cls(text, value.value, text.partition(" [")[0])
+        return cls(str(value) if isinstance(value, int) else format(value, form), float(value))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns.
+
+    Attributes:
+        caption: what the rows are.
+        columns: their names.
+        rows: as many cells in each as there are columns.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers."""
+        return any(row[column].number is not None for row in self.rows)
+
+    def shortened(self) -> Table:
+        """The same without intervals."""
+        rows = tuple(
+            tuple(replace(cell, text=cell.short or cell.text) for cell in row) for row in self.rows
+        )
+        return replace(self, caption=f"{self.caption} (without intervals)", rows=rows)
+
+    def first(self, n: int) -> Table:
+        """The first rows alone, with a caption that says how many there are."""
+        if len(self.rows) <= n:
+            return self
+        caption = f"{self.caption}, {n} of {len(self.rows)}"
+        return replace(self, caption=caption, rows=self.rows[:n])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a result shows.
+
+    Attributes:
+        title: what it is.
+        facts: named values, in their order.
+        per_layer: how many neurons each layer has; None where that is no question.
+        table: the numbers.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    table: Table | None = None
+    per_layer: Sequence[int] | None = None
+
+
+class Summarized(ABC):
+    """A result that prints as a table, and shows itself in a notebook."""
+
+    @abstractmethod
+    def _summary(self) -> Summary:
+        """What is shown."""
+
+    def __str__(self) -> str:
+        """A table for the terminal."""
+        from cna_lens.rendering.text import plain_text
+
+        return plain_text(self._summary())
+
+    def _repr_html_(self) -> str:
+        """HTML for a notebook, which needs nothing but itself."""
+        from cna_lens.rendering.html import summary_html
+
+        return summary_html(self._summary())

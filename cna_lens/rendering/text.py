@@ -1,0 +1,63 @@
+"""A summary as text, at most 80 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from cna_lens.rendering.summary import Summary, Table
+from cna_lens.rendering.visible import visible
+
+WIDTH = 80
+ROWS = 20
+
+
+def plain_text(summary: Summary) -> str:
+    """Title, facts, a bar for each layer that has neurons, and the first rows of the table."""
+    out = StringIO()
+    console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False)
+    console.print(_text(summary.title))
+    facts = RichTable(show_header=False, box=None, pad_edge=False)
+    for name, value in summary.facts:
+        facts.add_row(_text(name), _text(value))
+    console.print(facts)
+    if summary.per_layer is not None:
+        console.print("Neurons per layer", _layers(summary.per_layer), sep="\n")
+    if summary.table is not None:
+        shown = _fitting(console, summary.table.first(ROWS))
+        console.print(_text(shown.caption), _rows(shown), sep="\n")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _layers(per_layer: Sequence[int]) -> RichTable:
+    table = RichTable("layer")
+    table.add_column("neurons", justify="right")
+    table.add_column("")
+    widest = max(per_layer, default=0)
+    for layer, count in enumerate(per_layer):
+        if count:
+            bar = "█" * max(1, round(40 * count / widest))
+            table.add_row(f"{layer} of {len(per_layer) - 1}", str(count), bar)
+    return table
+
+
+def _fitting(console: Console, table: Table) -> Table:
+    """With intervals where they fit into the width."""
+    return table if console.measure(_rows(table)).maximum < WIDTH else table.shortened()
+
+
+def _rows(shown: Table) -> RichTable:
+    table = RichTable()
+    for place, name in enumerate(shown.columns):
+        table.add_column(_text(name), justify="right" if shown.is_number(place) else "left")
+    for row in shown.rows:
+        table.add_row(*(_text(cell.text) for cell in row))
+    return table
+
+
+def _text(text: str) -> Text:
+    return Text(visible(text))

@@ -1,0 +1,141 @@
+"""Tokens on a coloured ground, drawn by CircuitsVis and legible without it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cna_lens.rendering import embedded_json, escaped
+from cna_lens.rendering.visible import visible
+
+POSITIVE = "#0072b2"
+NEGATIVE = "#d55e00"
+
+WORD_JOINER = "\u2060"
+
+
+@dataclass(frozen=True)
+class Values:
+    """One value for each token of some texts, on one scale.
+
+    Attributes:
+        name: what the picker calls them.
+        rows: the values, text by text; what is not finite is written beside its token.
+        first_token_counts: whether the scale reaches to the values of the texts' first tokens.
+    """
+
+    name: str
+    rows: Sequence[Sequence[float]]
+    first_token_counts: bool = True
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of a finite value on the scale, at least a little."""
+        rows = [row if self.first_token_counts or len(row) == 1 else row[1:] for row in self.rows]
+        finite = [abs(value) for row in rows for value in row if math.isfinite(value)]
+        return max(finite, default=0.0) or 1e-9
+
+
+def coloured_tokens(
+    headings: Sequence[str], texts: Sequence[Sequence[str]], choices: Sequence[Values], unit: str
+) -> str:
+    """A picker of the values, their scale, and each text with its tokens coloured by them."""
+    options = "".join(f"<option>{escaped(choice.name)}</option>" for choice in choices)
+    picker = f"<p><label>coloured by <select>{options}</select></label></p>"
+    notes = [f"{choice.largest:.3g} {unit}" for choice in choices]
+    scale = (
+        '<div class="cna-scale" role="img" aria-label="Orange is negative, white 0, blue positive">'
+        f'<span>-<span data-notes="{embedded_json(notes)}">{escaped(notes[0])}</span></span>'
+        f'<i style="background:linear-gradient(90deg,{NEGATIVE},#fff,{POSITIVE})"></i>'
+        f'<span>+<span data-notes="{embedded_json(notes)}">{escaped(notes[0])}</span></span></div>'
+    )
+    rows = "".join(
+        f'<p class="cna-note">{escaped(heading)}</p>'
+        + _host(tokens, [(choice.rows[place], choice.largest) for choice in choices])
+        for place, (heading, tokens) in enumerate(zip(headings, texts, strict=True))
+    )
+    return f"{picker if len(choices) > 1 else ''}{scale}{rows}"
+
+
+def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]]) -> str:
+    props = {
+        "tokens": [token_label(token) for token in tokens],
+        "positiveColor": POSITIVE,
+        "negativeColor": NEGATIVE,
+        "paddingBottom": 0,
+    }
+    drawn = [
+        {
+            "values": [value if math.isfinite(value) else 0.0 for value in map(rounded, values)],
+            "minValue": -largest,
+            "maxValue": largest,
+            **_with_what_is_not_finite(tokens, values),
+        }
+        for values, largest in choices
+    ]
+    values, largest = choices[0]
+    spans = "".join(
+        f'<span style="{_ground(value / largest)}" title="{value:.4g}">'
+        f"{escaped(shown_token(text))}</span>"
+        for text, value in zip(_with_values(tokens, values), values, strict=True)
+    )
+    return (
+        f'<div class="cna-tokens" dir="auto" data-circuitsvis="ColoredTokens" '
+        f'data-props="{embedded_json(props)}" data-choices="{embedded_json(drawn)}">{spans}</div>'
+    )
+
+
+def _with_what_is_not_finite(
+    tokens: Sequence[str], values: Sequence[float]
+) -> dict[str, list[str]]:
+    if all(map(math.isfinite, values)):
+        return {}
+    return {"tokens": list(map(token_label, _with_values(tokens, values)))}
+
+
+def _with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
+    """The tokens, with the value behind those whose value is not finite."""
+    return [
+        token + ("" if math.isfinite(value) else f"⟨{value}⟩")
+        for token, value in zip(tokens, values, strict=True)
+    ]
+
+
+def shown_token(token: str) -> str:
+    r"""A token of which something can be seen.
+
+    >>> shown_token("a\n"), shown_token("  "), shown_token("")
+    ('a↵', '␣␣', '∅')
+    """
+    shown = visible(token)
+    return shown if shown.strip() else "␣" * len(shown) or "∅"
+
+
+def token_label(token: str) -> str:
+    r"""A token as CircuitsVis shows it as it stands.
+
+    CircuitsVis puts tokens into the page as HTML and into tooltips as text. Behind a character
+    that would begin a tag or an entity stands an invisible joiner, so that none begins; both show
+    the same, and nothing is executed.
+
+    >>> token_label("</script>").replace("\u2060", "|")
+    '<|/script>'
+    """
+    return re.sub("[<&]", lambda found: found[0] + WORD_JOINER, shown_token(token))
+
+
+def rounded(value: float) -> float:
+    """Four digits, which is what a tooltip needs and a file can carry for each token."""
+    return float(f"{value:.4g}")
+
+
+def _ground(share: float) -> str:
+    """A colour between white and the sign's own, and ink that can be read on it."""
+    depth = min(1.0, abs(share)) if math.isfinite(share) else 0.0
+    full = POSITIVE if share > 0 else NEGATIVE
+    parts = [int(full[start : start + 2], 16) for start in (1, 3, 5)]
+    mixed = [round(255 + depth * (part - 255)) for part in parts]
+    ink = "#fff" if depth > 0.6 else "#000"
+    return f"background:rgb({mixed[0]},{mixed[1]},{mixed[2]});color:{ink}"

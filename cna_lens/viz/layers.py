@@ -1,0 +1,95 @@
+"""Where circuits sit: neurons per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+
+from cna_lens.circuit import Circuit
+from cna_lens.errors import InputError
+from cna_lens.evidence import Localization
+from cna_lens.rendering import per_layer
+from cna_lens.viz.figures import (
+    COLOURS,
+    ResultFigure,
+    Style,
+    drawn,
+    legend_below,
+    line_look,
+    shown,
+    whole_numbers,
+)
+
+Located = Circuit | Localization
+
+
+def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen") -> ResultFigure:
+    """How many neurons of a circuit each layer has; several circuits lie over each other.
+
+    A `Localization` gives two panels: its circuit by activations as they are, and by activations
+    in units of their layer's scale.
+
+    >>> base = Circuit((Neuron(0, 1), Neuron(1, 2)), (2.0, 1.0), Layout((4, 4)))
+    >>> instruct = Circuit((Neuron(1, 0), Neuron(1, 2)), (2.0, 1.0), Layout((4, 4)))
+    >>> figure = layers({"base": base, "instruct": instruct})
+    >>> figure.axes[0].get_xlabel()
+    'layer'
+
+    Args:
+        circuits: one, or several by name: base and instruct, or tasks; all circuits, or all
+            results of `localization`.
+        style: "screen", or "paper" for a column of 3.3 inches.
+
+    Raises:
+        InputError: no circuit, or circuits and localizations together.
+    """
+    named = circuits if isinstance(circuits, Mapping) else {"": circuits}
+    if not named:
+        raise InputError("there is no circuit to show; give at least one")
+    panels = _panels(named)
+    with drawn(style, len(panels)) as (figure, axes):
+        for axis, (title, found) in zip(axes, panels.items(), strict=True):
+            _draw(axis, found)
+            axis.set_title(title)
+        legend_below(figure, axes[0])
+        counts = {
+            f"{title} {name}".strip(): per_layer(circuit, circuit.layout)
+            for title, found in panels.items()
+            for name, circuit in found.items()
+        }
+        figure.description = "Neurons per layer. " + "; ".join(
+            f"{name or 'circuit'}: "
+            + ", ".join(f"layer {layer} {count}" for layer, count in enumerate(values) if count)
+            for name, values in counts.items()
+        )
+    return figure
+
+
+def _panels(named: Mapping[str, Located]) -> dict[str, dict[str, Circuit]]:
+    plain = {name: each for name, each in named.items() if isinstance(each, Circuit)}
+    located = {name: each for name, each in named.items() if isinstance(each, Localization)}
+    if plain and located:
+        raise InputError("circuits and localizations are shown apart; give only one kind")
+    if plain:
+        return {"": plain}
+    scale = next(iter(located.values())).scale
+    return {
+        "activations as they are": {name: each.circuit for name, each in located.items()},
+        f"divided by their layer's {scale}": {
+            name: each.scaled_circuit for name, each in located.items()
+        },
+    }
+
+
+def _draw(axis: Axes, circuits: Mapping[str, Circuit]) -> None:
+    for place, (name, circuit) in enumerate(circuits.items()):
+        counts = per_layer(circuit, circuit.layout)
+        label = f"{shown(name)} (k = {len(circuit)})" if name else f"k = {len(circuit)}"
+        if len(circuits) == 1:
+            axis.bar(range(len(counts)), counts, color=COLOURS[0], label=label)
+        else:
+            axis.plot(range(len(counts)), counts, label=label, **line_look(place))
+    axis.set(xlabel="layer", ylabel="neurons")
+    axis.set_ylim(bottom=0)
+    whole_numbers(axis.xaxis, axis.yaxis)

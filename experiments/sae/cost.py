@@ -1,0 +1,35 @@
+"""What a step costs: seconds by the clock, and seconds of the processors, whatever else runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Cost:
+    """Filled in by `cost` when its context ends.
+
+    Attributes:
+        seconds: by the clock.
+        cpu_seconds: of all threads together; what else the machine does hardly counts.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
+
+@contextmanager
+def cost() -> Generator[Cost]:
+    """Measure what happens within the context."""
+    found = Cost()
+    clock, processor = time.perf_counter(), time.process_time()
+    yield found
+    found.seconds = time.perf_counter() - clock
+    found.cpu_seconds = time.process_time() - processor

@@ -1,0 +1,194 @@
+"""What is measured in a cell; each measure gives plain data: labels, scores, hashes, no texts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cna_lens
+from cna_lens import InputError, Selection
+from cna_lens.evidence.resampling import Contrast, bootstrap
+from cna_lens.metrics import (
+    Evaluation,
+    Judge,
+    factual_accuracy,
+    judge,
+    label,
+    mmlu,
+    refusal_log_odds,
+    write_answers,
+)
+from cna_lens.ranking import circuit_size
+from experiments.study.bench import Bench, check_not_empty
+from experiments.study.cells import Cell, Discovery, block_texts
+
+Values = dict[str, Any]
+Measure = Callable[[Bench, Cell], Values]
+
+FACTUAL_TASKS = ("capitals", "agreement")
+MMLU = "cais/mmlu"
+
+
+def answers(bench: Bench, cell: Cell) -> Values:
+    """Refusals and quality of the answers to a block, and the log-odds of a refusal."""
+    values, _ = _answered(bench, cell)
+    with bench.steered(cell):
+        log_odds = refusal_log_odds(bench.model, block_texts(bench.study, bench.sources, cell))
+    return {**values, "log_odds": log_odds}
+
+
+def log_odds(bench: Bench, cell: Cell) -> Values:
+    """The log-odds of a refusal on a block: a forward pass a prompt, and no answers."""
+    with bench.steered(cell):
+        found = refusal_log_odds(bench.model, block_texts(bench.study, bench.sources, cell))
+    return {"log_odds": found}
+
+
+def shown(bench: Bench, cell: Cell) -> Values:
+    """Answers that are shown on the screen as they come, labelled, and forgotten."""
+    values, texts = _answered(bench, cell)
+    prompts = block_texts(bench.study, bench.sources, cell)
+    for prompt, text in zip(prompts, texts, strict=True):
+        bench.show(f"\n{cell}, multiplier {cell.steering.multiplier:g}\n> {prompt}\n{text}")
+    return values
+
+
+def judged(bench: Bench, cell: Cell) -> Values:
+    """A judge's scores of the answers to a block; what cannot be judged is None, with a reason."""
+    by = bench.study.judge
+    if by is None:
+        raise InputError("the study names no judge; add [judge] with model = ... to its settings")
+    prompts = block_texts(bench.study, bench.sources, cell)
+    values, texts = _answered(bench, cell)
+    found = judge(prompts, texts, Judge(by.model, base_url=by.base_url))
+    return {
+        **values,
+        "score": found.scores,
+        "judged_refused": found.refused,
+        "missing": found.missing,
+    }
+
+
+def circuit(bench: Bench, cell: Cell) -> Values:
+    """A circuit, and the circuits of bootstrap resamples, by the contrast of two prompt sets.
+
+    Resamples draw the same prompts on every model, so that circuits of two models can be compared
+    resample by resample.
+    """
+    found = _discovery(cell)
+    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
+        contrast, selection = _contrast(bench, found, Path(folder))
+        layout = contrast.layout
+        neurons = layout.flat_all(selection.circuit(contrast.scores())).tolist()
+        generator = torch.Generator().manual_seed(bench.study.seed)
+        drawn = bootstrap(contrast, bench.study.n_resamples, generator)
+        resampled = contrast.circuits(drawn, selection).tolist()
+    if found.universal == "after":
+        universal = bench.universal(chat=found.chat)
+        excluded = set(layout.flat_all(universal.neurons).tolist())
+        neurons, *resampled = (
+            [flat for flat in row if flat not in excluded] for row in (neurons, *resampled)
+        )
+        check_not_empty(neurons)
+    return {
+        "neurons": neurons,
+        "widths": list(layout.widths),
+        "resampled": resampled,
+    }
+
+
+def localization(bench: Bench, cell: Cell) -> Values:
+    """The share of a circuit in late layers, as it is, by scale, and for shuffled labels."""
+    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
+        contrast, selection = _contrast(bench, _discovery(cell), Path(folder))
+        return cna_lens.localization(
+            contrast.positive,
+            contrast.negative,
+            selection,
+            n_resamples=bench.study.n_resamples,
+            n_permutations=bench.study.n_resamples,
+            seed=bench.study.seed,
+        ).record()
+
+
+def stability(bench: Bench, cell: Cell) -> Values:
+    """How circuits of smaller discovery sets agree."""
+    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
+        contrast, selection = _contrast(bench, _discovery(cell), Path(folder))
+        return cna_lens.stability(
+            contrast.positive,
+            contrast.negative,
+            selection,
+            n_resamples=bench.study.n_resamples,
+            seed=bench.study.seed,
+        ).record()
+
+
+def capability(bench: Bench, cell: Cell) -> Values:
+    """Questions answered rightly: drawn from MMLU, or the packaged factual ones."""
+    study = bench.study
+    with bench.steered(cell):
+        if study.capability == "mmlu":
+            n = min(study.mmlu_questions, study.limit or study.mmlu_questions)
+            result = mmlu(bench.model, n=n, data_set=bench.sources.locate(MMLU), seed=study.seed)
+            return {"right": list(result.outcomes), "ids": list(result.ids)}
+        right: list[bool] = []
+        for name in FACTUAL_TASKS:
+            task = cna_lens.prompt_set(name)
+            size = min(len(task.positive), study.limit or len(task.positive))
+            sides = ("positive", "negative", "targets", "foils")
+            part = replace(task, **{side: getattr(task, side)[:size] for side in sides})
+            right += factual_accuracy(bench.model, part)
+    return {"right": right}
+
+
+MEASURES: Mapping[str, Measure] = {
+    "answers": answers,
+    "log_odds": log_odds,
+    "shown": shown,
+    "judged": judged,
+    "circuit": circuit,
+    "localization": localization,
+    "stability": stability,
+    "capability": capability,
+}
+
+
+def _answered(bench: Bench, cell: Cell) -> tuple[Values, list[str]]:
+    prompts = block_texts(bench.study, bench.sources, cell)
+    with bench.steered(cell):
+        texts = cna_lens.generate(bench.model, prompts, max_new_tokens=bench.study.max_new_tokens)
+    if bench.keep_text:
+        write_answers(bench.folder / "texts" / f"{cell.key}.jsonl", prompts, texts)
+    labelled: Evaluation = label(prompts, texts)
+    values = {
+        "refused": labelled.refused,
+        "quality": labelled.scores("quality"),
+        "words": [record.words for record in labelled.records],
+        "prompt_ids": [record.prompt_id for record in labelled.records],
+        "answers_sha256": [record.sha256 for record in labelled.records],
+    }
+    return values, texts
+
+
+def _discovery(cell: Cell) -> Discovery:
+    if cell.steering.discovery is None:
+        raise InputError(f"the measure {cell.measure!r} needs a discovery")
+    return cell.steering.discovery
+
+
+def _contrast(bench: Bench, found: Discovery, folder: Path) -> tuple[Contrast, Selection]:
+    if found.ranking != "contrast":
+        raise InputError(f"circuits are resampled by the contrast, not by {found.ranking!r}")
+    positive, negative = bench.activations(found.prompts, folder, chat=found.chat)
+    universal = bench.universal(chat=found.chat) if found.universal == "before" else None
+    return Contrast(positive, negative), Selection(
+        k=found.k or circuit_size(positive.layout.n_neurons, found.fraction),
+        sign=found.sign,
+        universal=universal,
+    )

@@ -1,0 +1,290 @@
+"""Figures, read back from Matplotlib's own artists."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import results
+import torch
+from matplotlib.colors import to_rgb
+
+import cna_lens
+from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, viz
+from cna_lens.viz.figures import COLOURS, line_look
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return results.evidence()
+
+
+@pytest.fixture(scope="module")
+def every(evidence):
+    base, instruct = results.circuit(seed=0), results.circuit(seed=1)
+    return {
+        "layers": lambda style: viz.layers({"base": base, "instruct": instruct}, style=style),
+        "located": lambda style: viz.layers(evidence["localization"], style=style),
+        "sweep": lambda style: viz.sweep(results.comparison(), style=style),
+        "pareto": lambda style: viz.pareto(results.comparison(), style=style),
+        "stability": lambda style: viz.stability(evidence["stability"], style=style),
+        "overlap": lambda style: viz.overlap(evidence["transfer"], style=style),
+        "scores": lambda style: viz.scores(results.scores(), base, style=style),
+        "null": lambda style: viz.null(evidence["null"], style=style),
+        "necessity": lambda style: viz.necessity(evidence["necessity"], style=style),
+    }
+
+
+NAMES = [
+    "layers",
+    "located",
+    "sweep",
+    "pareto",
+    "stability",
+    "overlap",
+    "scores",
+    "null",
+    "necessity",
+]
+
+
+def overhang(figure):
+    """How far anything reaches over the figure's edge, in inches, after all is laid out."""
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    return max(-drawn.x0, -drawn.y0, drawn.x1 - width, drawn.y1 - height)
+
+
+@pytest.mark.parametrize("style", ["screen", "paper"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_whole_labelled_and_described(every, name, style):
+    before = dict(mpl.rcParams)
+    figure = every[name](style)
+    assert dict(mpl.rcParams) == before
+    assert style == "screen" or figure.get_figwidth() == 3.3
+    assert overhang(figure) < 0.02
+    assert len(figure.description) > 30
+    panels = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    if name != "overlap":
+        assert all(axis.get_xlabel() and axis.get_ylabel() for axis in panels)
+    least = 5.5 if style == "paper" else 8
+    texts = figure.findobj(lambda artist: isinstance(artist, mpl.text.Text))
+    assert min(text.get_fontsize() for text in texts) >= least
+
+
+def test_paper_gives_pdf_and_svg_and_screens_png_and_svg_with_the_same_bytes_again(tmp_path):
+    circuit = results.circuit()
+    for style, endings in (("paper", [".pdf", ".svg"]), ("screen", [".png", ".svg"])):
+        once = viz.layers(circuit, style=style).save(tmp_path / "deep" / style)
+        again = viz.layers(circuit, style=style).save(tmp_path / f"again-{style}")
+        assert [path.suffix for path in once] == endings
+        for first, second in zip(once, again, strict=True):
+            assert first.read_bytes() == second.read_bytes()
+    svg = ET.parse(tmp_path / "deep" / "paper.svg").getroot()
+    assert svg.get("width") == f"{3.3 * 72:g}pt"
+    # Text as text, which journals ask for, and not as drawings.
+    pdf = (tmp_path / "deep" / "paper.pdf").read_bytes()
+    assert b"/CIDFontType2" in pdf
+    assert b"/Type3" not in pdf
+
+
+def test_a_figure_in_a_notebook_has_alternative_text_and_asks_for_nothing():
+    html = viz.layers(results.circuit(model=results.HOSTILE))._repr_html_()
+    assert 'alt="Neurons per layer.' in html
+    assert "http" not in html.replace("data:", "")
+    hostile = viz.layers({results.HOSTILE: results.circuit(), "b": results.circuit(seed=1)})
+    assert "<script" not in hostile._repr_html_()
+
+
+def test_layers_draws_each_circuits_counts():
+    circuits = {"one": results.circuit(seed=0), "other": results.circuit(seed=1)}
+    lines = viz.layers(circuits).axes[0].get_lines()
+    for line, circuit in zip(lines, circuits.values(), strict=True):
+        expected = [len(circuit.by_layer().get(layer, ())) for layer in range(6)]
+        assert list(line.get_ydata()) == expected
+    (one,) = viz.layers(circuits["one"]).axes
+    assert [bar.get_height() for bar in one.patches] == list(lines[0].get_ydata())
+
+
+def test_layers_of_a_localization_are_raw_and_scaled(evidence):
+    found = evidence["localization"]
+    raw, scaled = viz.layers(found).axes
+    for axis, circuit in ((raw, found.circuit), (scaled, found.scaled_circuit)):
+        expected = [len(circuit.by_layer().get(layer, ())) for layer in range(6)]
+        assert [bar.get_height() for bar in axis.patches] == expected
+    with pytest.raises(InputError, match="only one kind"):
+        viz.layers({"a": found, "b": found.circuit})
+    with pytest.raises(InputError, match="no circuit"):
+        viz.layers({})
+
+
+def test_sweep_draws_values_bands_and_the_baseline():
+    comparison = results.comparison()
+    rows = {(row.method, row.strength): row for row in comparison.rows}
+    behaviour, quality = viz.sweep(comparison).axes
+    baseline, ablation, caa = behaviour.get_lines()
+    assert set(baseline.get_ydata()) == {100 * comparison.rows[0].behaviour.value}
+    for line, band, name in zip(
+        (ablation, caa), behaviour.collections, ("ablation", "caa"), strict=True
+    ):
+        drawn = [rows["unsteered", 0.0], rows[name, 0.5], rows[name, 1.0]]
+        assert list(line.get_xdata()) == [0.0, 0.5, 1.0]
+        assert list(line.get_ydata()) == pytest.approx([100 * r.behaviour.value for r in drawn])
+        edge = band.get_paths()[0].vertices
+        for row in drawn:
+            at = edge[edge[:, 0] == row.strength][:, 1]
+            assert at.min() == pytest.approx(100 * row.behaviour.low)
+            assert at.max() == pytest.approx(100 * row.behaviour.high)
+    assert list(quality.get_lines()[1].get_ydata()) == pytest.approx(
+        [rows["unsteered", 0.0].quality.value]
+        + [rows["ablation", s].quality.value for s in (0.5, 1.0)]
+    )
+
+
+def test_a_comparison_of_nothing_is_refused():
+    alone = cna_lens.Comparison(results.comparison().outcomes[:1])
+    for view in (viz.sweep, viz.pareto):
+        with pytest.raises(InputError, match="only the unsteered model"):
+            view(alone)
+
+
+def test_the_front_is_what_no_other_row_beats():
+    comparison = results.comparison(methods=("ablation", "caa", "a much longer name"))
+    points = {
+        (row.kl_per_token.value, row.behaviour.value): row
+        for row in comparison.rows
+        if row.strength > 0
+    }
+    unbeaten = [
+        point
+        for point in points
+        if not any(o != point and o[0] <= point[0] and o[1] <= point[1] for o in points)
+    ]
+    front = [(row.kl_per_token.value, row.behaviour.value) for row in comparison.front()]
+    assert front == sorted(unbeaten)
+    assert 0 < len(front) < len(points)
+    rings = viz.pareto(comparison).axes[0].collections[-1].get_offsets()
+    np.testing.assert_allclose(rings, [(kl, 100 * left) for kl, left in front])
+
+
+def test_stability_draws_the_curve_and_the_frequencies(evidence):
+    found = evidence["stability"]
+    curve, frequencies = viz.stability(found).axes
+    assert curve.get_lines()[0].get_ydata()[0] == found.sizes[0].with_all.value
+    often = found.frequency[found.circuit.layout.flat_all(found.circuit)].sort(descending=True)
+    assert list(frequencies.get_lines()[0].get_ydata()) == often.values.tolist()
+
+
+def test_overlap_is_the_matrix_with_chance_in_brackets(evidence):
+    found = evidence["transfer"]
+    axis = viz.overlap(found).axes[0]
+    np.testing.assert_array_equal(axis.images[0].get_array(), found.matrix().to_numpy())
+    written = {text.get_text() for text in axis.texts}
+    for each in found.overlaps:
+        assert f"{each.jaccard:.2f}\n({each.random_by_layer:.2g})" in written
+
+
+def test_the_null_draws_every_shuffling_and_every_p_value(evidence):
+    found = evidence["null"]
+    counts, p_values = viz.null(found).axes
+    assert sum(bar.get_height() for bar in counts.patches) == found.n_permutations
+    for bar in counts.patches:
+        inside = (found.as_strong > bar.get_x()) & (found.as_strong < bar.get_x() + bar.get_width())
+        assert bar.get_height() == int(inside.sum())
+    observed = p_values.get_lines()[0]
+    # Of neurons with one p-value the last says how many have it.
+    for p, n in dict(zip(observed.get_xdata(), observed.get_ydata(), strict=True)).items():
+        assert n == int((found.pooled_p_value <= p).sum())
+
+
+def test_necessity_draws_each_ranking(evidence):
+    kept, left = viz.necessity(evidence["necessity"]).axes
+    labels = kept.get_legend_handles_labels()[1]
+    assert labels == ["contrast", "relp"]
+    assert list(kept.containers[0].lines[0].get_ydata()) == [0.0, 0.1, 1.0]
+    assert list(left.containers[1].lines[0].get_ydata()) == [1.0, 0.9, 0.0]
+
+
+@pytest.mark.parametrize("width", [24, 300, 1000])
+def test_the_map_of_scores_loses_no_strong_neuron(width):
+    layout = Layout((width, 0, width // 2))
+    values = torch.randn(layout.n_neurons, generator=torch.Generator().manual_seed(1)).double()
+    values[5] = values[layout.n_neurons - 1] = 40.0
+    values[7] = -50.0
+    found = NeuronScores(values, layout, "contrast")
+    positive, negative = (axis.images[0].get_array() for axis in viz.scores(found).axes[:2])
+    columns = min(width, 256)
+    for drawn, sign in ((positive, 1), (negative, -1)):
+        assert drawn.shape == (3, columns)
+        for layer, scores in enumerate(found.by_layer()):
+            expected = [None] * columns
+            for index, score in enumerate((sign * scores).tolist()):
+                place = index * columns // width
+                expected[place] = max(expected[place] or 0.0, score, 0.0)
+            for place, value in enumerate(expected):
+                cell = drawn[layer, place]
+                assert np.ma.is_masked(cell) or np.isnan(cell) if value is None else cell == value
+
+
+def test_marked_neurons_stand_where_they_are_on_the_side_of_their_sign():
+    scores = results.scores()
+    circuit = Circuit((Neuron(2, 7), Neuron(4, 30)), (3.0, -2.0), scores.layout)
+    positive, negative = viz.scores(scores, circuit).axes[:2]
+    assert positive.collections[0].get_offsets().tolist() == [[7, 2]]
+    assert negative.collections[0].get_offsets().tolist() == [[30, 4]]
+    with pytest.raises(InputError, match="the circuit is of a model with 8 neurons"):
+        viz.scores(scores, Circuit((), (), Layout((8,))))
+
+
+def lightness(colour):
+    """CIE L*, what is left of a colour in grey."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    y = sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_series_differ_without_colour():
+    looks = [line_look(place) for place in range(len(COLOURS))]
+    assert len({(look["marker"], look["linestyle"]) for look in looks}) == len(COLOURS)
+    grey = [lightness(colour) for colour in COLOURS]
+    assert all(abs(a - b) > 15 for a, b in pairwise(grey[:5]))
+    shades = [lightness(mpl.colormaps["Blues"](share)[:3]) for share in np.linspace(0, 1, 50)]
+    assert all(a > b for a, b in pairwise(shades))
+
+
+def test_an_unknown_style_is_refused(without_type_checks):
+    with pytest.raises(InputError, match="style is 'poster'"):
+        viz.layers(results.circuit(), style="poster")
+
+
+PROGRAM = """
+import importlib.util, sys
+import cna_lens
+assert not {"matplotlib", "circuitsvis"} & set(sys.modules)
+circuit = cna_lens.Circuit((), (), cna_lens.Layout((4,)))
+assert "<svg" in circuit._repr_html_()
+assert not {"matplotlib", "circuitsvis"} & set(sys.modules)
+installed = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None
+try:
+    import cna_lens.viz
+except cna_lens.CnaLensError as error:
+    print(error)
+importlib.util.find_spec = installed
+import cna_lens.viz
+cna_lens.viz.layers(circuit)
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+def test_only_viz_needs_the_extra_and_it_says_so_and_leaves_pyplot_alone():
+    answer = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert answer.stdout == (
+        "cna_lens.viz needs matplotlib and circuitsvis; "
+        "install it with pip install 'cna-lens[viz]'\n"
+    ), answer.stderr
+    assert answer.returncode == 0, answer.stderr

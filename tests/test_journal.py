@@ -1,0 +1,76 @@
+"""The file that interrupted work goes on from, cut off at every byte."""
+
+import json
+
+import pytest
+
+from cna_lens import InputError
+from cna_lens.journal import Journal
+
+DEPENDS_ON = {"model": "m", "limit": 3}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "records.jsonl"
+
+
+def reopened(path, **changes):
+    return Journal(path, "study", DEPENDS_ON | changes)
+
+
+def test_what_was_added_is_there_again(path):
+    journal = reopened(path)
+    journal.add("a", {"value": 1})
+    journal.add("b", {"value": [None, 0.5]})
+    assert dict(journal) == dict(reopened(path)) == {"a": {"value": 1}, "b": {"value": [None, 0.5]}}
+
+
+def test_cut_off_at_any_byte_it_keeps_every_whole_line_and_goes_on(path):
+    journal = reopened(path)
+    for key in "abc":
+        journal.add(key, {"value": key * 5})
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for cut in range(len(content)):
+        path.write_bytes(content[:cut])
+        whole = [json.loads(line)["key"] for line in content[:cut].split(b"\n")[1:-1]]
+        journal = reopened(path)
+        assert list(journal) == whole
+        for key in "abc"[len(whole) :]:
+            journal.add(key, {"value": key * 5})
+        assert path.read_bytes().splitlines(keepends=True) == lines
+
+
+@pytest.mark.parametrize("changes", [{"limit": 4}, {"seed": 0}])
+def test_work_that_depends_on_something_else_is_refused_and_the_file_left_alone(path, changes):
+    reopened(path).add("a", {"value": 1})
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"holds a study with {next(iter(changes))}"):
+        reopened(path, **changes)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["w5\n", "w5", '{"comparison": {}}\n', "[]\n"])
+def test_a_file_of_something_else_is_refused_and_left_alone(path, content):
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(InputError, match="is no file of a study"):
+        reopened(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("line", ['{"value": 1}', "not JSON", "[1]"])
+def test_a_foreign_line_in_the_middle_is_named(path, line):
+    reopened(path).add("a", {"value": 1})
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match=r"line 3 of .* is no record of a study"):
+        reopened(path)
+
+
+def test_without_a_path_nothing_is_written(tmp_path):
+    journal = Journal(None, "study", DEPENDS_ON)
+    journal.add("a", {"value": 1})
+    assert journal["a"] == {"value": 1}
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,61 @@
+"""What a neuron writes, by hand from the weights of each family."""
+
+import pytest
+import reference
+import tiny
+import torch
+
+import cna_lens
+from cna_lens import InputError, Neuron
+
+
+def by_hand(original, neuron):
+    """The row through the final norm and the unembedding of the Hugging Face model, in float64."""
+    weight = tiny.down_projections(original)[neuron.layer].weight.detach().double()
+    row = weight[neuron.index] if weight.shape[0] == tiny.WIDTH else weight[:, neuron.index]
+    if hasattr(original, "transformer"):
+        scale, norm = original.transformer.ln_f.weight, "layer"
+    else:
+        scale, norm = original.model.norm.weight, "rms"
+    scale = scale.detach().double()
+    if "Gemma" in type(original).__name__:
+        after = original.model.layers[neuron.layer].post_feedforward_layernorm.weight
+        row = row * (1 + after.detach().double())
+        scale = 1 + scale
+    if norm == "layer":
+        row = row - row.mean()
+    return original.lm_head.weight.detach().double() @ (scale * row / row.pow(2).mean().sqrt())
+
+
+@pytest.mark.parametrize("neuron", [Neuron(1, 3), Neuron(0, 20)])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_promoted_tokens_are_the_rows_logits_by_hand(family, neuron):
+    original = tiny.hugging_face(family)
+    with torch.no_grad():
+        for place, parameter in enumerate(original.parameters()):
+            # Norms of 1 and biases of 0 would hide whether they count.
+            if parameter.ndim == 1:
+                generator = torch.Generator().manual_seed(place)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    found = cna_lens.promoted_tokens(reference.boot(original), neuron, k=5)
+    expected = by_hand(original, neuron)
+    top = expected.topk(5)
+    assert [each.token_id for each in found.up] == top.indices.tolist()
+    assert [each.logit for each in found.up] == pytest.approx(top.values.tolist(), rel=1e-3)
+    least = expected.topk(5, largest=False)
+    assert [each.token_id for each in found.down] == least.indices.tolist()
+    assert [each.logit for each in found.down] == pytest.approx(least.values.tolist(), rel=1e-3)
+
+
+def test_a_neuron_or_number_of_tokens_that_does_not_exist_is_refused(llama):
+    for neuron, k in (((2, 0), 1), ((0, 24), 1), ((0, 0), 0), ((0, 0), 65)):
+        with pytest.raises(InputError, match=r"expected 1 to 64|does not exist"):
+            cna_lens.promoted_tokens(llama, neuron, k)
+
+
+def test_a_neuron_that_writes_nothing_is_refused():
+    original = tiny.hugging_face("llama")
+    with torch.no_grad():
+        tiny.down_projections(original)[1].weight[:, 3] = 0
+    with pytest.raises(cna_lens.ModelError, match="writes nothing"):
+        cna_lens.promoted_tokens(reference.boot(original), (1, 3))

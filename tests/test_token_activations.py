@@ -1,0 +1,103 @@
+"""Activations at every token, against the model asked one prompt and one neuron at a time."""
+
+from types import SimpleNamespace
+
+import pytest
+import reference
+import torch
+
+import cna_lens
+from cna_lens import InputError, Layout, Neuron, steer
+from cna_lens.token_texts import token_texts
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+NEURONS = [Neuron(1, 3), Neuron(0, 20), Neuron(1, 0)]
+
+
+def alone(model, prompt, neuron):
+    seen = []
+
+    def read(activation, hook):
+        seen.append(activation[0, :, neuron.index].clone())
+
+    model.run_with_hooks(
+        torch.tensor([prompt]), fwd_hooks=[(f"blocks.{neuron.layer}.mlp.hook_post", read)]
+    )
+    return seen[0]
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 1, 2])
+def test_each_token_and_neuron_is_what_one_prompt_alone_gives(model, batch_size):
+    found = cna_lens.token_activations(model, NEURONS, PROMPTS, batch_size=batch_size)
+    assert found.neurons == tuple(NEURONS)
+    for prompt, tokens, values in zip(PROMPTS, found.tokens, found.values, strict=True):
+        assert tokens == tuple(f"w{token}" for token in prompt)
+        expected = torch.stack([alone(model, prompt, neuron) for neuron in NEURONS], dim=1)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_within_steer_they_are_the_steered_models(llama):
+    circuit = cna_lens.Circuit((Neuron(1, 3),), (1.0,), Layout((24, 24)))
+    plain = cna_lens.token_activations(llama, circuit, PROMPTS)
+    with steer(llama, circuit, 3.0, via="hooks"):
+        steered = cna_lens.token_activations(llama, circuit, PROMPTS)
+    for before, after in zip(plain.values, steered.values, strict=True):
+        torch.testing.assert_close(after, 3 * before)
+
+
+def test_no_hook_stays_behind(llama):
+    before = reference.hooks(llama)
+    cna_lens.token_activations(llama, NEURONS, PROMPTS)
+    assert reference.hooks(llama) == before
+
+
+def test_the_strongest_prompts_come_first_by_the_tokens_behind_their_first():
+    nan = float("nan")
+    rows = ([900.0, 1.0, -9.0], [nan], [800.0, nan, 4.0], [-1.0])
+    found = cna_lens.TokenActivations(
+        "made up",
+        (Neuron(0, 0),),
+        (("a", "b", "c"), ("d",), ("e", "f", "g"), ("h",)),
+        tuple(torch.tensor(row)[:, None] for row in rows),
+    )
+    assert found.peaks == (1.0, -float("inf"), 4.0, -1.0)
+    assert found.strongest(3).tokens == (("e", "f", "g"), ("a", "b", "c"), ("h",))
+    assert len(found.strongest().tokens) == 4
+
+
+@pytest.mark.parametrize(
+    ("neurons", "message"),
+    [
+        ([], "no neurons"),
+        ([(2, 0)], "layer 2 does not exist"),
+        ([(0, 24)], "neuron 24 does not exist"),
+        ("ab", "expected a circuit"),
+    ],
+)
+def test_neurons_that_cannot_be_read_are_refused(llama, without_type_checks, neurons, message):
+    with pytest.raises(InputError, match=message):
+        cna_lens.token_activations(llama, neurons, PROMPTS)
+
+
+def test_a_circuit_of_another_shape_is_refused(llama):
+    circuit = cna_lens.Circuit((Neuron(1, 3),), (1.0,), Layout((24, 30)))
+    with pytest.raises(cna_lens.CircuitMismatchError):
+        cna_lens.token_activations(llama, circuit, PROMPTS)
+
+
+class Pieces:
+    """Decodes as tokenizers do: word starts, parts of characters, tokens without a text."""
+
+    raw = ("▁the", "<0xE2>", "<s>", "▁", "Ġa")
+    text = ("the", "\ufffd", "", "", " a")
+
+    def decode(self, ids):
+        return self.text[ids[0]]
+
+    def convert_ids_to_tokens(self, token):
+        return self.raw[token]
+
+
+def test_tokens_keep_their_spaces_and_none_is_empty(without_type_checks):
+    model = SimpleNamespace(tokenizer=Pieces())
+    assert token_texts(model, range(5)) == (" the", "<0xE2>", "<s>", "▁", " a")
