@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
 
 from cna_lens.errors import ModelError
 
-LOAD_ERRORS = (OSError, ValueError, SafetensorError, httpx.HTTPError)
+# Of httpx or httpx2, whichever the Hub's client was built on.
+HTTPError: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+LOAD_ERRORS = (OSError, ValueError, SafetensorError, HTTPError)
 """What Transformers, the Hub's client and safetensors raise where a model cannot be had."""
 
 EXPECTED = (
@@ -70,7 +72,7 @@ def _mend(source: str | Path, error: BaseException) -> str | None:
             f"it is not whole in the cache ({constants.HF_HUB_CACHE}), and {why}. Or fetch it on "
             f"another machine with `hf download {source} --local-dir FOLDER`, and name the folder"
         )
-    if isinstance(error, httpx.TransportError):
+    if isinstance(error, HTTPError) and not isinstance(error, errors.HfHubHTTPError):
         return (
             f"the connection broke off ({type(error).__name__}). What has been fetched is kept: "
             "call again to go on"

@@ -86,6 +86,8 @@ def read_config(source: str | Path) -> Any:
     from transformers import AutoConfig
 
     path = demo_gguf() if source == "demo" or source in adapters.SHA256 else Path(source)
+    if path.suffix in (".gguf", ".json") and not path.is_file():
+        raise ModelError(f"{path} does not exist")
     try:
         if path.suffix == ".gguf":
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)

@@ -23,7 +23,7 @@ from cna_lens.memory import (
 from cna_lens.models import read_config
 from cna_lens.projections import layout_of
 from cna_lens.ranking import circuit_size
-from cna_lens.sites import HookedModel
+from cna_lens.sites import HookedModel, sparse_sites
 
 RESERVE = 0.1
 """The share of a card that its driver, libraries and the gaps between tensors take."""
@@ -115,8 +115,9 @@ def requirements(
 
     The model is built from its configuration without memory for its numbers, and wrapped by
     TransformerLens; so the counts are those of the real one. With the batches that `find_circuit`
-    and `generate` choose by themselves where memory is no obstacle, P parameters besides the
-    embedding, and n prompts of t tokens, discovery takes
+    and `generate` choose by themselves where memory is no obstacle, P parameters that a token is
+    multiplied with (not the embeddings at both ends, nor experts it is not routed to), and n
+    prompts of t tokens, discovery takes
 
     $$2 P \, n \, t$$
 
@@ -154,7 +155,7 @@ def requirements(
     answers = min(prompts, CPU_ANSWERS if on_cpu else GPU_ANSWERS)
     per_token = bytes_per_token(blueprint, length)
     read = 2 * (tokens // length) * layout.n_neurons * dtype.itemsize
-    looked_up = sum(parameter.numel() for parameter in embedding)
+    computing = n_parameters - _at_the_ends(inner) - _idle(blueprint, str(model))
     return Requirements(
         model=str(model),
         dtype=str(dtype).removeprefix("torch."),
@@ -169,7 +170,7 @@ def requirements(
         batch=tokens * per_token + read,
         cache=2 * answers * (length + new_tokens) * cache_bytes_per_token(blueprint),
         prefill=answers * length * per_token,
-        flops=2.0 * (n_parameters - looked_up) * prompts * length,
+        flops=2.0 * computing * prompts * length,
     )
 
 
@@ -194,19 +195,45 @@ def _without_numbers(name: str, config: Any, dtype: torch.dtype) -> tuple[Hooked
             ).eval()
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"TransformerLens cannot wrap {name}: {error}") from error
-    _to_meta(bridge)
+    _without_storage(bridge)
     return cast("HookedModel", bridge), n_parameters
 
 
-def _to_meta(model: nn.Module) -> None:
-    """Plain parameters in place of the fake ones, the same where the same was."""
+def _without_storage(model: nn.Module) -> None:
+    """Plain parameters in place of the fake ones, the same where the same was, of no size."""
     plain: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) not in plain:
-                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+                empty = torch.empty((), dtype=parameter.dtype).expand(parameter.shape)
                 plain[id(parameter)] = nn.Parameter(empty, requires_grad=False)
             setattr(module, name, plain[id(parameter)])
+
+
+def _at_the_ends(model: Any) -> int:
+    """Parameters of the embedding, which is looked up, and of the LM head, which is left out."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    sizes = {id(each): each.numel() for end in ends if end for each in end.parameters()}
+    return sum(sizes.values())
+
+
+def _idle(model: HookedModel, name: str) -> float:
+    """Parameters of the experts that a token is not routed to."""
+    sparse = [site.experts for site in sparse_sites(model)]
+    if not sparse:
+        return 0.0
+    config = cast("Any", model).original_model.config.get_text_config()
+    per_token = getattr(config, "num_experts_per_tok", None)
+    if not isinstance(per_token, int):
+        raise ModelError(
+            f"the configuration of {name} has experts, but no num_experts_per_tok; add it, so that "
+            "the time can be told"
+        )
+    return sum(
+        (1 - per_token / experts.shape.count) * sum(map(torch.numel, experts.module.parameters()))
+        for experts in sparse
+        if experts is not None
+    )
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

@@ -3,7 +3,6 @@
 import dataclasses
 from contextlib import suppress
 
-import moe_reference
 import pytest
 import reference
 import tiny_moe
@@ -22,6 +21,7 @@ from cna_lens import (
     rank,
     steer,
 )
+from experiments.models import plain_experts
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
@@ -45,7 +45,7 @@ def mixtral(models):
 
 def by_hand(family, prompts, layout, position=-1):
     hf = tiny_moe.hugging_face(family)
-    found = [moe_reference.activations(hf, ids, layout, position) for ids in prompts]
+    found = [plain_experts.activations(hf, ids, layout, position) for ids in prompts]
     return torch.stack([values for values, _ in found]), [ran for _, ran in found]
 
 
@@ -109,7 +109,7 @@ def test_the_unweighted_mean_is_that_of_the_gated_activation_over_routed_prompts
         handle.remove()
         hidden, index, _ = inputs[0]
         for expert in index[-1].tolist():
-            activation = moe_reference.gated(mlp.experts, hidden[-1], expert)
+            activation = plain_experts.gated(mlp.experts, hidden[-1], expert)
             seen.setdefault(expert, []).append(activation.detach())
     for expert in range(tiny_moe.EXPERTS):
         start = layout.start(cna_lens.MLP(layer, expert))

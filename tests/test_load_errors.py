@@ -22,6 +22,9 @@ def hub(folder, tmp_path, monkeypatch):
             "HUGGINGFACE_CO_URL_TEMPLATE",
             server.url + "/{repo_id}/resolve/{revision}/{filename}",
         )
+        # Clients made before keep the address that was theirs.
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("time.sleep", lambda _: None)
@@ -116,7 +119,7 @@ def test_a_gguf_file_that_is_none_says_so_and_leaves_nothing(tmp_path, monkeypat
     monkeypatch.setattr(cna_lens.models, "cache_folder", lambda: tmp_path / "cache")
     gguf = tmp_path / "broken.gguf"
     gguf.write_bytes(b"GGUF" + bytes(64))
-    refused("", gguf)
+    refused("Expected 'demo', a Hub name.*or a .gguf file", gguf)
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import tiny
+import tiny_moe
 import torch
 
 import cna_lens
 from cna_lens.requirements import RESERVE
 from experiments.models.families import FAMILIES
+from experiments.models.mixtures import EXPERTS, MIXTURES, PER_TOKEN, random_mixture
 from experiments.models.tiny_models import tiny_model
 
 GIB = 2**30
@@ -58,9 +60,35 @@ def test_llama_8b_has_the_parameters_and_the_circuit_of_the_paper(config):
     block = 2 * 4096 * (4096 + 1024) + 3 * 4096 * 14336 + 2 * 4096
     assert needs.blocks == (2 * block,) * 32
     tokens = 200 * 64
-    assert needs.flops == 2 * (8_030_261_248 - 128_256 * 4096) * tokens
-    assert needs.seconds(1e14) == pytest.approx(1.92, abs=0.01)
+    assert needs.flops == 2 * (8_030_261_248 - 2 * 128_256 * 4096) * tokens
+    assert needs.seconds(1e14) == pytest.approx(1.79, abs=0.01)
     assert needs.cache == 2 * 200 * 128 * 32 * 2 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize(
+    "family", [each for each in MIXTURES if each.reachable], ids=lambda each: each.model_type
+)
+def test_experts_count_as_neurons_and_compute_where_tokens_are_routed(family, tmp_path):
+    hf = random_mixture(family)
+    hf.config.save_pretrained(tmp_path)
+    needs = cna_lens.requirements("x", config=tmp_path / "config.json", length=1, prompts=1)
+    parameters = dict(hf.named_parameters())
+    assert needs.n_parameters == sum(each.numel() for each in parameters.values())
+    ends = {"model.embed_tokens.weight", "lm_head.weight"}
+    computing = sum(
+        each.numel() * (PER_TOKEN / EXPERTS if ".experts." in name else 1)
+        for name, each in parameters.items()
+        if name not in ends
+    )
+    assert needs.flops == 2 * computing
+    assert needs.n_neurons == cna_lens.collect(tiny_moe.booted(hf), [[5]]).layout.n_neurons
+
+
+def test_a_mixture_that_does_not_say_how_many_experts_compute_is_asked(config):
+    mixtral = next(each for each in MIXTURES if each.name == "Mixtral")
+    fields = {**mixtral.shape, "model_type": "mixtral", "num_experts_per_tok": None}
+    with pytest.raises(cna_lens.ModelError, match="of x has experts, but no num_experts_per_tok"):
+        cna_lens.requirements("x", config=config(**fields))
 
 
 def test_a_folder_is_a_model_too(folder):

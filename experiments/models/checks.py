@@ -40,7 +40,7 @@ def hook(tiny: TinyModel) -> None:
     expected = plain.activations(tiny.plain, tiny.down, ids)
     assert read.keys() == expected.keys(), f"read {sorted(read)}, expected {sorted(expected)}"
     for layer, activation in expected.items():
-        _assert_close(read[layer], activation, f"layer {layer}")
+        assert_close(read[layer], activation, f"layer {layer}")
 
 
 def circuit(tiny: TinyModel) -> None:
@@ -49,7 +49,7 @@ def circuit(tiny: TinyModel) -> None:
     assert set(found) == tiny.planted, f"found {set(found)}, planted {set(tiny.planted)}"
     differences = tiny.last_activations(POSITIVE).mean(0) - tiny.last_activations(NEGATIVE).mean(0)
     expected = [differences[found.layout.flat(neuron)] for neuron in found]
-    _assert_close(torch.tensor(found.scores), torch.stack(expected), "scores")
+    assert_close(torch.tensor(found.scores), torch.stack(expected), "scores")
 
 
 def steering(tiny: TinyModel) -> None:
@@ -57,15 +57,15 @@ def steering(tiny: TinyModel) -> None:
     chosen = _circuit(tiny, 2 * N_PLANTED)
     ids = POSITIVE[0]
     unsteered = plain.logits(tiny.plain, ids)
-    _assert_close(_logits(tiny, ids), unsteered, "unsteered")
+    assert_close(_logits(tiny, ids), unsteered, "unsteered")
     for multiplier in MULTIPLIERS:
         with plain.changed(tiny.down, _scaled(chosen, multiplier)):
             expected = plain.logits(tiny.plain, ids)
         assert not torch.allclose(expected, unsteered, rtol=1e-2, atol=1e-2), "nothing changed"
         for via in WAYS:
             with cna_lens.steer(tiny.model, chosen, multiplier, via=via):
-                _assert_close(_logits(tiny, ids), expected, f"via {via}, m = {multiplier}")
-    _assert_close(_logits(tiny, ids), unsteered, "afterwards")
+                assert_close(_logits(tiny, ids), expected, f"via {via}, m = {multiplier}")
+    assert_close(_logits(tiny, ids), unsteered, "afterwards")
 
 
 def batches(tiny: TinyModel) -> None:
@@ -74,8 +74,8 @@ def batches(tiny: TinyModel) -> None:
     expected = tiny.last_activations(prompts).double()
     for options in ({"share_prefix": False, "batch_size": 1}, {"batch_size": 3}, {}):
         stats = cna_lens.collect(tiny.model, prompts, **options)
-        _assert_close(stats.mean, expected.mean(0), f"mean with {options}")
-        _assert_close(stats.variance, expected.var(0), f"variance with {options}")
+        assert_close(stats.mean, expected.mean(0), f"mean with {options}")
+        assert_close(stats.variance, expected.var(0), f"variance with {options}")
 
 
 def widths(tiny: TinyModel) -> None:
@@ -171,7 +171,8 @@ def _logits(tiny: TinyModel, ids: list[int]) -> Tensor:
         return tiny.model.forward(torch.tensor([ids]), return_type="logits")[0]
 
 
-def _assert_close(found: Tensor, expected: Tensor, what: str) -> None:
+def assert_close(found: Tensor, expected: Tensor, what: str) -> None:
+    """Fail, and say what differs, unless float32 explains the difference."""
     torch.testing.assert_close(
         found.double(),
         expected.double(),

@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Mapping
 from textwrap import fill
 
-from experiments.models.checks import CHECKS, Outcome
+from experiments.models import checks, mixture_checks
+from experiments.models.checks import Outcome
 from experiments.models.families import Family
+from experiments.models.mixture_checks import MixtureOutcome
+from experiments.models.mixtures import Mixture
 
 _HEAD = """\
 # Models
@@ -22,22 +25,37 @@ and cache. A family "works" where all of this holds:
 _TABLE_NOTE = """\
 The widths are those of the tiny model's layers. Where no prefix is shared, what prompts have in
 common at the beginning is computed for each of them; the results are the same."""
+_MIXTURES = """\
+## Mixtures of experts
+
+A neuron of an expert is (layer, expert, index). The slow definition here runs one token and one
+expert at a time, by hand:
+"""
+_MIXTURES_NOTE = """\
+The neurons are those of each layer: first the ones that every token passes, then the experts'."""
 
 
-def page(outcomes: Mapping[Family, Outcome]) -> str:
+def page(outcomes: Mapping[Family, Outcome], mixtures: Mapping[Mixture, MixtureOutcome]) -> str:
     """The page, in the order of the families."""
-    checked = [f"- **{name}**: {_says(check)}" for name, check in CHECKS.items()]
-    rows = [
+    dense = [
         ("family", "`model_type`", "status", "widths", "shared prefix"),
-        ("---",) * 5,
         *(_row(family, found) for family, found in outcomes.items()),
     ]
-    only_4 = [str(family) for family in outcomes if family.needs_transformer_lens_4]
+    sparse = [
+        ("family", "`model_type`", "status", "neurons"),
+        *(_mixture_row(family, found) for family, found in mixtures.items()),
+    ]
+    only_4 = [str(each) for each in (*outcomes, *mixtures) if each.needs_transformer_lens_4]
     paragraphs = [
         _HEAD,
-        "\n".join(checked) + "\n",
-        "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n",
+        _checked(checks.CHECKS),
+        _table(dense),
         _TABLE_NOTE + "\n",
+        _MIXTURES,
+        _checked(mixture_checks.CHECKS),
+        _table(sparse),
+        _MIXTURES_NOTE + "\n",
+        "## TransformerLens 3.9\n",
         fill(
             "With TransformerLens 3.9 the same holds, but for "
             f"{', '.join(only_4)}: its bridges of these compute something else than the Hugging "
@@ -48,14 +66,33 @@ def page(outcomes: Mapping[Family, Outcome]) -> str:
     return "\n".join(paragraphs) + "\n"
 
 
+def _checked(every: Mapping[str, object]) -> str:
+    return "".join(f"- **{name}**: {_says(check)}\n" for name, check in every.items())
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _mixture_row(family: Mixture, found: MixtureOutcome) -> tuple[str, ...]:
+    name, model_type = str(family), f"`{family.model_type}`"
+    if found.refused:
+        return name, model_type, f"refused: {found.refused}", ""
+    return name, model_type, _status(found.failures), ", ".join(found.layers)
+
+
+def _status(failures: Mapping[str, str]) -> str:
+    return f"fails: {', '.join(failures)}" if failures else "works"
+
+
 def _row(family: Family, found: Outcome) -> tuple[str, ...]:
     name, model_type = str(family), f"`{family.model_type}`"
     if found.refused:
         return name, model_type, f"refused: {found.refused}", "", ""
-    failing = ", ".join(found.failures)
     widths = ", ".join(str(width) if width else "no MLP" for width in found.widths)
     prefix = f"no: {found.not_shared}" if found.not_shared else "yes"
-    return name, model_type, f"fails: {failing}" if failing else "works", widths, prefix
+    return name, model_type, _status(found.failures), widths, prefix
 
 
 def _says(check: object) -> str:
