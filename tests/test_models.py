@@ -109,3 +109,16 @@ def test_the_demo_model_is_the_one_that_results_name(demo):
     assert demo.cfg.model_name == "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert cna_lens.weights_hash(demo) == models.DEMO_WEIGHTS_SHA256
     assert (demo.cfg.n_layers, demo.cfg.d_mlp) == (30, 1536)
+
+
+def test_a_folder_goes_to_the_device_that_is_asked_for(folder):
+    model = cna_lens.load_model(folder, device="meta")
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+
+
+def test_a_folder_is_spread_by_a_device_map(folder):
+    model = cna_lens.load_model(folder, device_map={"": "cpu"}, dtype=torch.bfloat16)
+    assert model.original_model.hf_device_map == {"": "cpu"}
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    with pytest.raises(cna_lens.ModelError, match="device and device_map are mutually exclusive"):
+        cna_lens.load_model(folder, device="cpu", device_map={"": "cpu"})
