@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from transformers import AutoModelForCausalLM
 
 import cna_lens
 from cna_lens import models
@@ -116,9 +117,17 @@ def test_a_folder_goes_to_the_device_that_is_asked_for(folder):
     assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
-def test_a_folder_is_spread_by_a_device_map(folder):
-    model = cna_lens.load_model(folder, device_map={"": "cpu"}, dtype=torch.bfloat16)
-    assert model.original_model.hf_device_map == {"": "cpu"}
+def test_a_folder_is_spread_by_a_device_map(folder, monkeypatch):
+    read, given = AutoModelForCausalLM.from_pretrained, {}
+
+    def noted(*args, **options):
+        given.update(options)
+        return read(*args, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
+    spread = {"device_map": {"": "cpu"}, "max_memory": {"cpu": 2**30}}
+    model = cna_lens.load_model(folder, dtype=torch.bfloat16, **spread)
+    assert given == {"dtype": torch.bfloat16} | spread
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     with pytest.raises(cna_lens.ModelError, match="device and device_map are mutually exclusive"):
         cna_lens.load_model(folder, device="cpu", device_map={"": "cpu"})

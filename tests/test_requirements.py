@@ -10,7 +10,7 @@ import torch
 import cna_lens
 from cna_lens.requirements import RESERVE
 from experiments.models.families import FAMILIES
-from experiments.models.mixtures import EXPERTS, MIXTURES, PER_TOKEN, random_mixture
+from experiments.models.mixtures import EXPERTS, PER_TOKEN
 from experiments.models.tiny_models import tiny_model
 
 GIB = 2**30
@@ -65,11 +65,9 @@ def test_llama_8b_has_the_parameters_and_the_circuit_of_the_paper(config):
     assert needs.cache == 2 * 200 * 128 * 32 * 2 * 8 * 128 * 2
 
 
-@pytest.mark.parametrize(
-    "family", [each for each in MIXTURES if each.reachable], ids=lambda each: each.model_type
-)
+@pytest.mark.parametrize("family", tiny_moe.FAMILIES)
 def test_experts_count_as_neurons_and_compute_where_tokens_are_routed(family, tmp_path):
-    hf = random_mixture(family)
+    hf = tiny_moe.hugging_face(family)
     hf.config.save_pretrained(tmp_path)
     needs = cna_lens.requirements("x", config=tmp_path / "config.json", length=1, prompts=1)
     parameters = dict(hf.named_parameters())
@@ -85,8 +83,8 @@ def test_experts_count_as_neurons_and_compute_where_tokens_are_routed(family, tm
 
 
 def test_a_mixture_that_does_not_say_how_many_experts_compute_is_asked(config):
-    mixtral = next(each for each in MIXTURES if each.name == "Mixtral")
-    fields = {**mixtral.shape, "model_type": "mixtral", "num_experts_per_tok": None}
+    shape = tiny_moe.BY_TYPE["deepseek_v3"].shape
+    fields = {**shape, "model_type": "deepseek_v3", "num_experts_per_tok": None}
     with pytest.raises(cna_lens.ModelError, match="of x has experts, but no num_experts_per_tok"):
         cna_lens.requirements("x", config=config(**fields))
 
