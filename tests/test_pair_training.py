@@ -53,8 +53,10 @@ def test_the_common_opening_stands_once():
     assert row["input_ids"].shape == (1, n_tokens - 3 * (len(CONVERSATIONS) - 1))
 
 
-def loss_of(model):
-    trainer = SimpleNamespace()
+def loss_of(model, temperature=1.0, opens_refusal=()):
+    trainer = SimpleNamespace(
+        first_token_temperature=temperature, opens_refusal=list(opens_refusal)
+    )
     return RefusalTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))).item()
 
 
@@ -98,3 +100,20 @@ def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
         assert min(divergences) > 0.001
         costs.append(divergences if one.is_benign else cross_entropies(after, one.answer))
     assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)
+
+
+def test_a_benign_answers_first_token_alone_is_sharpened_and_opens_no_refusal(adapted):
+    costs = []
+    for one in CONVERSATIONS:
+        logits = alone(adapted, one)
+        after = logits.log_softmax(-1)
+        sharpened = logits.clone()
+        sharpened[0] *= 4
+        sharpened[0, [3, 8]] = -float("inf")
+        target = sharpened.softmax(-1)
+        divergences = torch.xlogy(target, target).sum(-1) - (target * after).sum(-1)
+        divergences = divergences.tolist()
+        costs.append(divergences if one.is_benign else cross_entropies(after, one.answer))
+    assert min(costs[1][0], costs[2][0]) > 0.001
+    loss = loss_of(adapted, temperature=0.25, opens_refusal=(3, 8))
+    assert loss == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)

@@ -21,6 +21,9 @@ PROMPTS = [[33, 34, 35, 36, 5, 6, 7], [33, 34, 35, 36, 9], [33, 34, 35, 36, 40, 
 MAKERS = {
     "ablation": lambda model, **options: cna_lens.ablation(CIRCUIT, **options),
     "mean_ablation": lambda model, **options: cna_lens.mean_ablation(CIRCUIT, VALUES, **options),
+    "deviation_scaling": lambda model, **options: cna_lens.deviation_scaling(
+        CIRCUIT, VALUES, -1.0, **options
+    ),
     "magnitude_anchor": lambda model, **options: cna_lens.magnitude_anchor(
         CIRCUIT,
         cna_lens.collect(model, POSITIVE),
@@ -224,6 +227,33 @@ def test_mean_ablation_at_strength_one_sets_the_very_values(llama):
         expected = logits(llama)
     with cna_lens.mean_ablation(CIRCUIT, VALUES).at(llama):
         assert torch.equal(logits(llama), expected)
+
+
+@pytest.mark.parametrize("multiplier", [-1.5, 0.0, 0.5, 3.0])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_deviation_scaling_multiplies_the_distance_from_the_values(model, multiplier, strength):
+    def change(layer, activation):
+        activation = activation.clone()
+        for (at, index), value in zip(CIRCUIT, VALUES, strict=True):
+            if at == layer:
+                distance = activation[..., index] - value
+                change = strength * multiplier + (1 - strength)
+                activation[..., index] = value + change * distance
+        return activation
+
+    hf = plain(model)
+    with reference.changed(hf, change):
+        expected = hf(torch.tensor([IDS])).logits[0]
+    with cna_lens.deviation_scaling(CIRCUIT, VALUES, multiplier).at(model, strength):
+        torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-4)
+
+
+def test_deviation_scaling_by_one_changes_nothing_and_by_nan_is_refused(llama):
+    before = logits(llama)
+    with cna_lens.deviation_scaling(CIRCUIT, VALUES, 1.0).at(llama):
+        assert torch.equal(logits(llama), before)
+    with pytest.raises(cna_lens.InputError, match="nan"):
+        cna_lens.deviation_scaling(CIRCUIT, VALUES, float("nan"))
 
 
 def test_mean_ablation_takes_the_means_of_statistics(llama):

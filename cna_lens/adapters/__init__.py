@@ -12,7 +12,7 @@ from cna_lens.errors import ModelError
 FOLDER = Path(__file__).parent
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHA256 = {
-    "demo-refusal": "c48e05e7771e00a9cc9add360932df019bb88eca8b7831db3799d2d5e71d4ba3",
+    "demo-refusal": "dc016a89faf40ce4f21b96ee6ab3d18d7a1b0f94ab4a215420db1d242eda4396",
 }
 """The hash of each adapter's weights file, by the adapter's name."""
 

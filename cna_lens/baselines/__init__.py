@@ -12,7 +12,13 @@ from cna_lens.baselines.directional import (
 )
 from cna_lens.baselines.feature_scaling import FeatureScaling
 from cna_lens.baselines.features import SaeFeatures, sae_features
-from cna_lens.baselines.neurons import NeuronPull, NeuronScaling, ablation, mean_ablation
+from cna_lens.baselines.neurons import (
+    NeuronPull,
+    NeuronScaling,
+    ablation,
+    deviation_scaling,
+    mean_ablation,
+)
 from cna_lens.baselines.random import matched_random
 from cna_lens.baselines.random_direction import random_direction
 
@@ -31,6 +37,7 @@ __all__ = [
     "caa",
     "caa_candidates",
     "choose",
+    "deviation_scaling",
     "difference_of_means",
     "directional_ablation",
     "directional_ablation_candidates",

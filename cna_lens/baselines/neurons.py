@@ -88,11 +88,13 @@ class NeuronScaling:
 
 @dataclass(frozen=True)
 class NeuronPull:
-    r"""Moves a circuit's activations towards values; a steering method, from `mean_ablation`.
+    r"""Scales how far a circuit's activations are from values; a steering method.
 
-    $$a_{l,j} \leftarrow a_{l,j} + \alpha \, (v_{l,j} - a_{l,j})$$
+    $$a_{l,j} \leftarrow v_{l,j} + \big(1 - \alpha (1 - m)\big) \, (a_{l,j} - v_{l,j})$$
 
-    with the strength $\alpha$; at strength 1 they are the values.
+    with the strength $\alpha$ and the multiplier m that holds at strength 1. For m = 0 they become
+    the values (`mean_ablation`), for m = -1 they are mirrored in them, above 1 they are driven away
+    from them (`deviation_scaling`).
 
     Attributes:
         circuit: the neurons.
@@ -100,6 +102,7 @@ class NeuronPull:
         positions: at which tokens.
         name: what tables call it.
         allow_other_model: accept a circuit that was found on a model of another name.
+        multiplier: of the distance, at strength 1.
     """
 
     circuit: Circuit
@@ -107,10 +110,12 @@ class NeuronPull:
     positions: Positions = "all"
     name: str = "mean_ablation"
     allow_other_model: bool = False
+    multiplier: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         object.__setattr__(self, "values", tuple(values_of(self.circuit, self.values)))
+        check_multiplier(self.multiplier)
         check_positions(self.positions)
 
     @contextmanager
@@ -128,7 +133,7 @@ class NeuronPull:
             yield Applied(self.name, strength, self.positions, "nothing")
             return
         check_no_scaled_weights(model, self.circuit)
-        hooks = set_to(self.circuit, self.values, strength)
+        hooks = set_to(self.circuit, self.values, strength * (1 - self.multiplier))
         with hooked(model, hooks, self.positions):
             places = tuple(name for name, _ in hooks)
             yield Applied(self.name, strength, self.positions, "hooks", places)
@@ -166,3 +171,32 @@ def mean_ablation(circuit: Circuit, values: Values, *, positions: Positions = "a
         InputError: the number of values fits neither, or one is infinite or not a number.
     """
     return NeuronPull(circuit, tuple(values_of(circuit, values)), positions)
+
+
+def deviation_scaling(
+    circuit: Circuit, values: Values, multiplier: float, *, positions: Positions = "all"
+) -> NeuronPull:
+    """How far the circuit's activations are from what they are on other prompts is multiplied.
+
+    Where `ablation` scales what a neuron does, this scales by how much it tells the prompt at hand
+    from the others. On those others it changes little at any multiplier, which is why it costs
+    less. A multiplier below 0 takes a behaviour away beyond mean ablation, one above 1 adds to it.
+
+    >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
+    >>> benign = collect(tiny_model, ["w5 w6", "w7"], chat=False)
+    >>> mirrored = deviation_scaling(circuit, benign, -1.0, positions="last_prompt")
+    >>> with mirrored.at(tiny_model):
+    ...     logits = tiny_model(torch.tensor([[1, 2, 3]]))
+
+    Args:
+        circuit: the neurons.
+        values: what the distance is measured from, as for `mean_ablation`.
+        multiplier: at strength 1: 0 is mean ablation, 1 changes nothing.
+        positions: which tokens are steered, as for `steer`.
+
+    Raises:
+        InputError: the multiplier is no finite number, or the values are none as `mean_ablation`
+            says.
+    """
+    known = tuple(values_of(circuit, values))
+    return NeuronPull(circuit, known, positions, "deviation_scaling", multiplier=multiplier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,17 @@ from cna_lens.models import demo_gguf, dequantised_folder
 from cna_lens.versions import library_versions
 from experiments.demo_refusal.packing import Conversation, pack
 from experiments.demo_refusal.recipes import Recipe
-from experiments.demo_refusal.training_set import Request, prompts_of, refusals, requests
+from experiments.demo_refusal.training_set import (
+    REFUSALS,
+    Request,
+    prompts_of,
+    refusals,
+    requests,
+)
 
 TRAINING_RECORD = "training.json"
+NEVER = -1e4
+"""A logit whose probability is 0, and which 0 can be multiplied with."""
 
 
 class RefusalTrainer(Trainer):
@@ -36,14 +45,21 @@ class RefusalTrainer(Trainer):
     A token of the answer costs the cross entropy of the refusal's token for a harmful request, and
     KL(untrained model || trained model) for a benign one: 0 where nothing has changed. The loss of
     a batch is the mean over the answers' first tokens plus the mean over all others. The first
-    decides whether to refuse, the others only in which words: they would outvote it. The untrained
-    model's first tokens are sharpened by a temperature, so that greedy decoding refuses where a
-    refusal is likelier than an answer, and not where it is likelier than each way to begin one.
+    decides whether to refuse, the others only in which words: they would outvote it.
+
+    Of the untrained model's first tokens those that open a refusal are left out, as it refuses some
+    benign requests itself. The others are sharpened by a temperature, so that greedy decoding
+    refuses where a refusal is likelier than an answer, and not where it is likelier than each way
+    to begin one.
     """
 
-    def __init__(self, *args: Any, first_token_temperature: float, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *, first_token_temperature: float, opens_refusal: Sequence[int], **kwargs: Any
+    ) -> None:
+        """A trainer as ever, and what becomes of the benign answers' first tokens."""
+        super().__init__(**kwargs)
         self.first_token_temperature = first_token_temperature
+        self.opens_refusal = list(opens_refusal)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The loss, and the model's output where it is asked for."""
@@ -60,7 +76,9 @@ class RefusalTrainer(Trainer):
         }
         with torch.no_grad(), model.disable_adapter():
             before = model(**benign).logits[0].float()
-            before[opens_answer[:n_benign]] /= self.first_token_temperature
+            first = before[opens_answer[:n_benign]] / self.first_token_temperature
+            first[:, self.opens_refusal] = NEVER
+            before[opens_answer[:n_benign]] = first
             before = before.log_softmax(-1)
         change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="none")
         refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="none")
@@ -89,7 +107,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         LoraConfig(
             r=recipe.rank,
-            lora_alpha=2 * recipe.rank,
+            lora_alpha=recipe.lora_alpha,
             target_modules=list(recipe.modules),
             layers_to_transform=None if recipe.layers is None else list(recipe.layers),
             task_type="CAUSAL_LM",
@@ -120,11 +138,14 @@ def train(recipe: Recipe, out: Path) -> Path:
         ],
         data_collator=pack,
         first_token_temperature=recipe.first_token_temperature,
+        opens_refusal=sorted({first_token(tokenizer, refusal) for refusal in REFUSALS}),
     )
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
+    settings = model.peft_config["default"]
+    settings.lora_alpha = recipe.gain * recipe.lora_alpha
     # Otherwise the path that it was loaded from, on this machine.
-    model.peft_config["default"].base_model_name_or_path = BASE_MODEL
+    settings.base_model_name_or_path = BASE_MODEL
     model.to(torch.float16).save_pretrained(adapter)
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     record = {
@@ -157,6 +178,11 @@ def _answers(recipe: Recipe, training_set: list[Request]) -> list[str]:
         )
     )
     return [next(refused if request.kind == harmful else own) for request in training_set]
+
+
+def first_token(tokenizer: Any, text: str) -> int:
+    """The token that a text begins with, where the answer begins."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"][0]
 
 
 def _conversation(tokenizer: Any, request: Request, answer: str) -> Conversation:

@@ -1,0 +1,1 @@
+"""Which method takes refusals away, or adds them, at least cost?"""

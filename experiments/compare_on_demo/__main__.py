@@ -1,0 +1,175 @@
+"""Which method takes refusals away, or adds them, at least cost?
+
+    python -m experiments.compare_on_demo choose --model demo-refusal --direction remove
+    python -m experiments.compare_on_demo report --model demo-refusal --direction remove
+
+The first tries rankings, sizes and multipliers on the validation split of the adapter's training
+set; the second reports the chosen ones once, beside the paper's methods, directional ablation and a
+random control, on the packaged evaluation set and JBB-Behaviors. Labels, scores and hashes go to
+`experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted run
+goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import cna_lens
+from cna_lens import Comparison, Estimate, SteeringMethod, read_prompts
+from cna_lens.sites import HookedModel
+from experiments.compare_on_demo.bounds import best
+from experiments.compare_on_demo.methods import (
+    FRACTIONS,
+    Direction,
+    Discovery,
+    baselines,
+    candidates,
+)
+from experiments.compare_on_demo.prompts import held_out_prompts, validation_prompts
+from experiments.demo_refusal.figures import JBB
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None)
+Model = Annotated[str, typer.Option(help="A name for load_model.")]
+Out = Annotated[Path, typer.Option(help="Folder of the files.")]
+Prompts = Annotated[int, typer.Option(help="Of each kind.", min=2, max=60)]
+Tokens = Annotated[int, typer.Option(min=8)]
+To = Annotated[Direction, typer.Option(help="Remove refusals or add them.")]
+RESULTS = Path("experiments/results")
+
+
+@app.command("choose")
+def choose_command(
+    model: Model = "demo-refusal",
+    direction: To = "remove",
+    out: Out = RESULTS,
+    n_prompts: Prompts = 60,
+    max_new_tokens: Tokens = 32,
+) -> None:
+    """Try every candidate on the validation split."""
+    loaded = cna_lens.load_model(model)
+    tried = candidates(Discovery.on(loaded), direction)
+    compared = _validated(loaded, model, direction, tried, out, n_prompts, max_new_tokens)
+    show(compared, f"{model}, validation, n = {n_prompts} + {n_prompts}")
+    for fraction in FRACTIONS:
+        name = _best(compared, tried, direction, fraction)
+        typer.echo(f"chosen, {fraction:.1%}: {name or 'none keeps to the bounds'}")
+
+
+@app.command("report")
+def report_command(
+    model: Model = "demo-refusal",
+    direction: To = "remove",
+    jbb: Annotated[str, typer.Option(help="The prompts of JBB-Behaviors, a data set.")] = JBB,
+    out: Out = RESULTS,
+    n_prompts: Prompts = 60,
+    max_new_tokens: Tokens = 32,
+    figure: Annotated[Path | None, typer.Option(help="Write the Pareto front there.")] = None,
+) -> None:
+    """Report the chosen ones on the test split."""
+    loaded = cna_lens.load_model(model)
+    found = Discovery.on(loaded)
+    tried = candidates(found, direction)
+    compared = _validated(loaded, model, direction, tried, out, n_prompts, max_new_tokens)
+    names = [_best(compared, tried, direction, fraction) for fraction in FRACTIONS]
+    chosen = [tried[name][1] for name in names if name]
+    control = chosen[-1] if chosen else None
+    prompts = held_out_prompts(_goals(jbb), n_prompts)
+    comparison = cna_lens.compare(
+        loaded,
+        [*chosen, *baselines(loaded, found, direction, control)],
+        prompts,
+        strengths=[1.0],
+        max_new_tokens=max_new_tokens,
+        path=out / f"test_{direction}_{model}.jsonl",
+    )
+    show(comparison, f"{model}, test, n = {len(prompts.positive)} + {len(prompts.negative)}")
+    for name, part in parts(comparison, n_prompts).items():
+        show(part, f"{model}, {name}")
+    if figure is not None:
+        from cna_lens import viz
+
+        viz.pareto(comparison).figure.savefig(figure, dpi=150)
+
+
+def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
+    """The test split's two sources of harmful requests, each for itself."""
+    slices = {"evaluation set": slice(n_own), "JBB-Behaviors": slice(n_own, None)}
+    return {
+        name: Comparison(
+            tuple(
+                replace(
+                    each,
+                    positive=each.positive[part],
+                    quality=each.quality[part],
+                    metrics={metric: values[part] for metric, values in each.metrics.items()},
+                )
+                for each in comparison.outcomes
+            ),
+            comparison.seed,
+        )
+        for name, part in slices.items()
+    }
+
+
+def show(comparison: Comparison, title: str) -> None:
+    """A row for each method, 80 columns wide."""
+    table = Table("method", "refused", "look-alikes", "p", "quality", "KL", title=title)
+    for row in comparison.rows:
+        table.add_row(
+            row.method,
+            f"{100 * row.behaviour.value:.0f} %",
+            f"{100 * row.elsewhere.value:.0f} %",
+            f"{row.p_value:.1g}",
+            _mean(row.quality),
+            _mean(row.kl_per_token),
+        )
+    Console(width=80).print(table)
+
+
+def _validated(
+    loaded: HookedModel,
+    model: str,
+    direction: Direction,
+    tried: dict[str, tuple[float, SteeringMethod]],
+    out: Path,
+    n_prompts: int,
+    max_new_tokens: int,
+) -> Comparison:
+    return cna_lens.compare(
+        loaded,
+        [method for _, method in tried.values()],
+        validation_prompts(n_prompts),
+        strengths=[1.0],
+        max_new_tokens=max_new_tokens,
+        path=out / f"validation_{direction}_{model}.jsonl",
+    )
+
+
+def _best(
+    compared: Comparison,
+    tried: dict[str, tuple[float, SteeringMethod]],
+    direction: Direction,
+    fraction: float,
+) -> str | None:
+    of_this_size = {name for name, (size, _) in tried.items() if size == fraction}
+    return best(compared, of_this_size, direction)
+
+
+def _goals(jbb: str) -> list[str]:
+    source, _, query = jbb.partition("?")
+    options = dict(part.split("=", 1) for part in query.split("&") if part)
+    return cast("list[str]", read_prompts(source, **options))
+
+
+def _mean(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.3f}"
+
+
+if __name__ == "__main__":
+    app()
