@@ -144,7 +144,9 @@ def requirements(
     for name, value in (("prompts", prompts), ("length", length), ("new_tokens", new_tokens)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-    blueprint, n_parameters = _without_numbers(str(model), read_config(config or model), dtype)
+    blueprint, n_parameters, n_at_the_ends = _without_numbers(
+        str(model), read_config(config or model), dtype
+    )
     layout = layout_of(blueprint)
     if layout is None:
         raise ModelError(f"the widths of {model} cannot be told from its configuration; load it")
@@ -155,7 +157,7 @@ def requirements(
     answers = min(prompts, CPU_ANSWERS if on_cpu else GPU_ANSWERS)
     per_token = bytes_per_token(blueprint, length)
     read = 2 * (tokens // length) * layout.n_neurons * dtype.itemsize
-    computing = n_parameters - _at_the_ends(inner) - _idle(blueprint, str(model))
+    computing = n_parameters - n_at_the_ends - _idle(blueprint, str(model))
     return Requirements(
         model=str(model),
         dtype=str(dtype).removeprefix("torch."),
@@ -174,8 +176,12 @@ def requirements(
     )
 
 
-def _without_numbers(name: str, config: Any, dtype: torch.dtype) -> tuple[HookedModel, int]:
-    """The model with shapes alone, through TransformerLens, and its number of parameters."""
+def _without_numbers(name: str, config: Any, dtype: torch.dtype) -> tuple[HookedModel, int, int]:
+    """The model with shapes alone, through TransformerLens.
+
+    And its numbers of parameters, in all and at the ends, counted before: the bridge of
+    TransformerLens 3 adds a bias to the LM head.
+    """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import AutoModelForCausalLM
 
@@ -190,13 +196,14 @@ def _without_numbers(name: str, config: Any, dtype: torch.dtype) -> tuple[Hooked
         with FakeTensorMode():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
+            n_at_the_ends = _at_the_ends(model)
             bridge = build_bridge_from_module(
                 model, type(model).__name__, hf_config=config, model_name=name
             ).eval()
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"TransformerLens cannot wrap {name}: {error}") from error
     _without_storage(bridge)
-    return cast("HookedModel", bridge), n_parameters
+    return cast("HookedModel", bridge), n_parameters, n_at_the_ends
 
 
 def _without_storage(model: nn.Module) -> None:

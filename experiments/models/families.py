@@ -186,6 +186,7 @@ FAMILIES = (
             **_SPECIAL,
         },
         "transformer.blocks.{}.ffn",
+        needs_transformer_lens_4=True,
     ),
     Family("Phi-2", "phi", "PhiForCausalLM", _USUAL, down="fc2", up="fc1"),
     Family("Phi-3", "phi3", "Phi3ForCausalLM", _GROUPED, up="gate_up_proj"),
