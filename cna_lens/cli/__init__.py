@@ -1,4 +1,4 @@
-"""The command line: cna-lens find, show, steer, evaluate, demo, reproduce."""
+"""The command line: cna-lens find, show, steer, evaluate, estimate, demo, reproduce."""
 
 from __future__ import annotations
 
