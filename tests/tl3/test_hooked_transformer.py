@@ -6,6 +6,7 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
+from cna_lens import audit
 from cna_lens.metrics import run_lm_eval
 
 PROMPTS = ["w5 w6 w7", "w9 w8 w11 w12", "w20", "w30 w31 w32 w33 w34"]
@@ -217,3 +218,11 @@ def test_promoted_tokens_are_the_row_through_norm_and_unembedding(hooked):
     expected = logits.topk(4)
     assert [each.token_id for each in found.up] == expected.indices.tolist()
     assert [each.logit for each in found.up] == pytest.approx(expected.values.tolist(), rel=1e-3)
+
+
+def test_what_intercepts_the_inference_path_is_found(hooked):
+    assert audit.hooks(hooked) == ()
+    with hooked.hooks([("blocks.1.mlp.hook_post", lambda value, hook: 0 * value)]):
+        (found,) = audit.hooks(hooked)
+    assert (found.kind, found.at) == ("hook point", "blocks.1.mlp.hook_post")
+    assert audit.hooks(hooked) == ()
