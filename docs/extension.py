@@ -18,7 +18,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-PACKAGE = FilePath(__file__).parents[1] / "cna_lens"
+# Whether a public name of the package may stand alone; `layers` of viz is an argument elsewhere.
+PACKAGES = {"audit": False, "viz": False, "metrics": True, "evidence": True, "": True}
+SOURCE = FilePath(__file__).parents[1] / "cna_lens"
 FORMULA = r"(?<![\\$\w])(\${1,2})(?![\s$])([^$]+?)(?<!\s)\1(?![\w$])"
 NAME = r"(?<!`)`((?:\w+\.)*\w+)(?:\(\))?`(?!`)"
 FONT = FontProperties(math_fontfamily="cm", size=10)
@@ -69,7 +71,9 @@ class Formula(InlineProcessor):
     """LaTeX between dollars, drawn by Matplotlib; two dollars put it on a line of its own."""
 
     def handleMatch(  # noqa: N802
-        self, match: re.Match[str], data: str  # noqa: ARG002
+        self,
+        match: re.Match[str],
+        data: str,  # noqa: ARG002
     ) -> tuple[str, int, int]:
         """Where the drawing will stand."""
         drawing = drawn(" ".join(match[2].split()))
@@ -82,11 +86,13 @@ class PublicName(InlineProcessor):
     """A public name in backticks, as a link to its place in the reference."""
 
     def handleMatch(  # noqa: N802
-        self, match: re.Match[str], data: str  # noqa: ARG002
+        self,
+        match: re.Match[str],
+        data: str,  # noqa: ARG002
     ) -> tuple[Element | None, int | None, int | None]:
         """The link, or nothing where the name is not public."""
         name, *members = match[1].removeprefix("cna_lens.").split(".")
-        if name in ("evidence", "metrics", "viz") and members:
+        if name in PACKAGES and members:
             name, *members = f"{name}.{members[0]}", *members[1:]
         if name not in public_names():
             return None, None, None
@@ -122,9 +128,8 @@ def drawn(latex: str) -> str:
 def public_names() -> dict[str, str]:
     """What may stand in backticks for each public name, and its name below cna_lens."""
     found: dict[str, str] = {}
-    # Names of views are too common to stand alone: `layers` is an argument too.
-    for module, alone in (("viz", False), ("metrics", True), ("evidence", True), ("", True)):
-        source = (PACKAGE / module / "__init__.py").read_text(encoding="utf-8")
+    for module, alone in PACKAGES.items():
+        source = (SOURCE / module / "__init__.py").read_text(encoding="utf-8")
         for name in _exported(source):
             below = f"{module}.{name}".removeprefix(".")
             found[below] = below

@@ -1,0 +1,190 @@
+"""What the pages show runs, what they link to exists, and the reference leaves nothing out."""
+
+import ast
+import importlib
+import inspect
+import re
+import shlex
+import tomllib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import harness_tasks
+import pytest
+import readers_model
+import tiny_moe
+import typer
+from markdown.extensions.toc import slugify
+
+import cna_lens
+import cna_lens.metrics
+from cna_lens.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+COMMAND_LINE = typer.main.get_command(app)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    return [text for kind, text in FENCE.findall(page.read_text()) if kind == language]
+
+
+WITH_CODE = [page for page in TEXTS if blocks(page, "python")]
+
+
+# The reference
+
+
+def documented():
+    """What the reference's pages ask for, by its full name."""
+    texts = [page.read_text() for page in sorted(REFERENCE.glob("*.md"))]
+    return [name for text in texts for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
+
+
+def public(module):
+    """A package's public names and what they are."""
+    package = importlib.import_module(module)
+    return {f"{module}.{name}": getattr(package, name) for name in package.__all__}
+
+
+def value_of(name):
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def values():
+    """What is documented; of a package that is named itself, all that is public in it."""
+    for name in documented():
+        value = value_of(name)
+        yield from public(name).values() if inspect.ismodule(value) else [value]
+
+
+def test_the_reference_names_nothing_twice():
+    found = [id(value) for value in values()]
+    assert len(found) == len(set(found)) > 100
+
+
+@pytest.mark.parametrize(
+    "module",
+    [f"cna_lens{name}" for name in ("", ".audit", ".evidence", ".metrics", ".viz")],
+)
+def test_the_reference_has_every_public_name(module):
+    found = {id(value) for value in values()}
+    assert [name for name, value in public(module).items() if id(value) not in found] == []
+
+
+def test_the_command_line_page_has_every_command_and_option():
+    text = (REFERENCE / "command_line.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert set(sections) == set(COMMAND_LINE.commands)
+    for name, command in COMMAND_LINE.commands.items():
+        options = {
+            flag
+            for parameter in command.params
+            if parameter.param_type_name == "option"
+            for flag in (*parameter.opts, *parameter.secondary_opts)
+        }
+        table = re.findall(r"^\| (`--.*?) \|", sections[name], re.MULTILINE)
+        shown = {flag for cell in table for flag in re.findall(r"--[\w-]+", cell)}
+        assert shown == options - {"--help"}, name
+
+
+# Links
+
+
+def prose(page):
+    """A page without its code."""
+    return re.sub(r"`[^`\n]*`", "`code`", FENCE.sub("", page.read_text()))
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {slugify(heading.replace("`", ""), "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
+def test_every_relative_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def nav_pages(nav):
+    for entry in nav:
+        for target in entry.values():
+            yield from nav_pages(target) if isinstance(target, list) else [target]
+
+
+def test_the_navigation_has_every_page_once():
+    project = tomllib.loads((ROOT / ".zensical.toml").read_text())["project"]
+    pages = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    assert sorted(nav_pages(project["nav"])) == sorted(pages)
+
+
+# Code
+
+
+def small(name):
+    """A packaged prompt set, cut to what a tiny model answers in no time."""
+    whole = cna_lens.prompt_sets.prompt_set(name)
+    parts = ("positive", "negative", "targets", "foils")
+    return replace(whole, **{part: getattr(whole, part)[:4] for part in parts})
+
+
+def written(pages):
+    """The strings in the pages' code."""
+    for page in pages:
+        for block in blocks(page, "python"):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def stand_in(name, **options):
+    if "OLMoE" in str(name):
+        return tiny_moe.bridge("olmoe")
+    return readers_model.bridge(tuple(written(WITH_CODE)))
+
+
+@pytest.fixture
+def reader(monkeypatch, tmp_path):
+    """Someone in an empty folder, with small models and few prompts."""
+    rows = harness_tasks.random_choices(12)
+    tasks = harness_tasks.multiple_choice(tmp_path / "tasks", rows, name="arc_easy")
+    run_lm_eval = partial(cna_lens.metrics.run_lm_eval, include_path=tasks)
+    monkeypatch.setattr(cna_lens.metrics, "run_lm_eval", run_lm_eval)
+    monkeypatch.setattr(cna_lens, "load_model", stand_in)
+    monkeypatch.setattr(cna_lens, "prompt_set", small)
+    monkeypatch.chdir(tmp_path)
+    with harness_tasks.data_sets_offline(tmp_path / "data sets"):
+        yield
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_the_code_of_a_page_runs(page, reader):
+    namespace = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, name_of(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
+def test_commands_of_a_page_are_ones_that_exist(page):
+    for block in blocks(page, "sh"):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if program == "cna-lens":
+                name, *rest = arguments
+                COMMAND_LINE.commands[name].make_context(name, rest)
