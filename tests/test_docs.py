@@ -15,6 +15,7 @@ import pytest
 import readers_model
 import tiny_moe
 import typer
+from markdown import markdown
 from markdown.extensions.toc import slugify
 
 import cna_lens
@@ -96,6 +97,60 @@ def test_the_command_line_page_has_every_command_and_option():
         table = re.findall(r"^\| (`--.*?) \|", sections[name], re.MULTILINE)
         shown = {flag for cell in table for flag in re.findall(r"--[\w-]+", cell)}
         assert shown == options - {"--help"}, name
+
+
+# Markdown as the docstrings write it
+
+
+def html(text):
+    return markdown(text, extensions=["docs.extension", "pymdownx.superfences"])
+
+
+def test_an_example_becomes_code_up_to_the_next_empty_line():
+    page = html("Before.\n\n>>> 1 + 1\n2\n\nAfter.")
+    assert "<blockquote>" not in page
+    assert re.search(r"<code[^>]*>.*1.*2", page, re.DOTALL)
+    assert "<p>After.</p>" in page
+
+
+def test_a_fence_that_shows_an_example_stays_one_fence():
+    assert html("```pycon\n>>> 1\n1\n```").count("<code") == 1
+
+
+def test_a_formula_is_drawn_and_can_be_read_out():
+    page = html(r"With $a_{l,j}$ and $$\frac{a}{b} \mid c < d$$ there.")
+    assert page.count("<svg") == 2
+    assert 'aria-label="a_{l,j}"' in page
+    assert r'aria-label="\frac{a}{b} \mid c &lt; d"' in page
+    assert page.count('class="displayed"') == 1
+    assert "$" not in page
+
+
+def test_money_and_code_are_no_formulas():
+    assert "<svg" not in html("From $5 to $6, and `$OUT/$X`.")
+
+
+@pytest.mark.parametrize(
+    ("written", "target"),
+    [
+        ("find_circuit", "cna_lens.find_circuit"),
+        ("cna_lens.steer", "cna_lens.steer"),
+        ("NeuronScores.top", "cna_lens.NeuronScores.top"),
+        ("metrics.mmlu", "cna_lens.metrics.mmlu"),
+        ("refusal_log_odds", "cna_lens.metrics.refusal_log_odds"),
+        ("is_refusal", "cna_lens.is_refusal"),
+        ("viz.layers", "cna_lens.viz.layers"),
+    ],
+)
+def test_a_public_name_in_backticks_is_linked(written, target):
+    page = html(f"See `{written}`.")
+    assert f'identifier="{target}"' in page
+    assert f"<code>{written}</code>" in page
+
+
+@pytest.mark.parametrize("written", ["layers", "position", "rank=", "``find_circuit``"])
+def test_other_code_is_not_linked(written):
+    assert "autoref" not in html(f"See `{written}`.")
 
 
 # Links
