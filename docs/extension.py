@@ -76,8 +76,9 @@ class Formula(InlineProcessor):
         data: str,  # noqa: ARG002
     ) -> tuple[str, int, int]:
         """Where the drawing will stand."""
-        drawing = drawn(" ".join(match[2].split()))
-        if match[1] == "$$":
+        displayed = match[1] == "$$"
+        drawing = drawn(" ".join(match[2].split()), displayed=displayed)
+        if displayed:
             drawing = f'<span class="displayed">{drawing}</span>'
         return self.md.htmlStash.store(drawing), match.start(), match.end()
 
@@ -105,9 +106,11 @@ class PublicName(InlineProcessor):
 
 
 @cache
-def drawn(latex: str) -> str:
+def drawn(latex: str, *, displayed: bool) -> str:
     """A formula as SVG in the text's colour and size, standing on the text's line."""
-    path = TextPath((0, 0), f"${latex}$", prop=FONT)
+    # Matplotlib draws every formula as if it stood within a line.
+    styled = latex.replace(r"\frac", r"\dfrac") if displayed else latex
+    path = TextPath((0, 0), f"${styled}$", prop=FONT)
     box = path.get_extents()
     steps = (
         COMMANDS[code] + " ".join(f"{x:.2f} {-y:.2f}" for x, y in points.reshape(-1, 2))
