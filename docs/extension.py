@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import html
 import re
 from functools import cache
@@ -18,9 +17,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-# Whether a public name of the package may stand alone; `layers` of viz is an argument elsewhere.
-PACKAGES = {"audit": False, "viz": False, "metrics": True, "evidence": True, "": True}
-SOURCE = FilePath(__file__).parents[1] / "cna_lens"
+REFERENCE = FilePath(__file__).parent / "reference"
 FORMULA = r"(?<![\\$\w])(\${1,2})(?![\s$])([^$]+?)(?<!\s)\1(?![\w$])"
 NAME = r"(?<!`)`((?:\w+\.)*\w+)(?:\(\))?`(?!`)"
 FONT = FontProperties(math_fontfamily="cm", size=10)
@@ -92,12 +89,14 @@ class PublicName(InlineProcessor):
         data: str,  # noqa: ARG002
     ) -> tuple[Element | None, int | None, int | None]:
         """The link, or nothing where the name is not public."""
-        name, *members = match[1].removeprefix("cna_lens.").split(".")
-        if name in PACKAGES and members:
-            name, *members = f"{name}.{members[0]}", *members[1:]
-        if name not in public_names():
-            return None, None, None
-        target = ".".join(["cna_lens", public_names()[name], *members])
+        parts = match[1].removeprefix("cna_lens.").split(".")
+        for size in (2, 1):
+            path = public_names().get(".".join(parts[:size]))
+            if path is not None:
+                return self._link(".".join(["cna_lens", path, *parts[size:]]), match)
+        return None, None, None
+
+    def _link(self, target: str, match: re.Match[str]) -> tuple[Element, int, int]:
         link = Element("autoref", {"identifier": target, "optional": ""})
         code = Element("code")
         code.text = match[0].strip("`")
@@ -129,20 +128,14 @@ def drawn(latex: str, *, displayed: bool) -> str:
 
 @cache
 def public_names() -> dict[str, str]:
-    """What may stand in backticks for each public name, and its name below cna_lens."""
+    """What may stand in backticks for what is in the reference, and its path below cna_lens."""
     found: dict[str, str] = {}
-    for module, alone in PACKAGES.items():
-        source = (SOURCE / module / "__init__.py").read_text(encoding="utf-8")
-        for name in _exported(source):
-            below = f"{module}.{name}".removeprefix(".")
-            found[below] = below
-            if alone:
-                found[name] = below
+    for page in sorted(REFERENCE.glob("*.md")):
+        for path in re.findall(r"^::: cna_lens\.(\S+)$", page.read_text(), re.MULTILINE):
+            package, _, _ = path.partition(".")
+            name = path.rpartition(".")[2]
+            found[f"{package}.{name}"] = path
+            # Names of views are too common to stand alone: `layers` is an argument elsewhere.
+            if package not in ("audit", "viz"):
+                found[name] = path
     return found
-
-
-def _exported(source: str) -> list[str]:
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
-            return ast.literal_eval(statement.value)
-    raise ValueError("the module has no __all__")
