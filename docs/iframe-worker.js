@@ -1,22 +1,26 @@
 // A page opened from the disk may start no worker. This one runs in a hidden frame of the same page.
 if (location.protocol === "file:") {
-  window.Worker = class extends EventTarget {
+  window.Worker = class {
+    onmessage = null;
+
     constructor(url) {
-      super();
-      const frame = document.createElement("iframe");
-      frame.hidden = true;
-      document.body.append(frame);
-      this.inside = frame.contentWindow;
-      this.inside.postMessage = (data) =>
-        this.dispatchEvent(new MessageEvent("message", { data }));
-      const script = frame.contentDocument.createElement("script");
+      this.frame = document.createElement("iframe");
+      this.frame.hidden = true;
+      document.body.append(this.frame);
+      this.inside = this.frame.contentWindow;
+      this.inside.postMessage = (data) => this.onmessage?.({ data });
+      const script = this.frame.contentDocument.createElement("script");
       script.src = new URL(url, location.href).href;
       this.loaded = new Promise((done) => script.addEventListener("load", done));
-      frame.contentDocument.head.append(script);
+      this.frame.contentDocument.head.append(script);
     }
 
     postMessage(data) {
       this.loaded.then(() => this.inside.onmessage({ data }));
+    }
+
+    terminate() {
+      this.frame.remove();
     }
   };
 }
