@@ -8,8 +8,7 @@ from transformers import LlamaConfig
 
 import cna_lens
 
-# The README steers layer 18.
-N_LAYERS = 19
+N_LAYERS = 6
 
 
 def packaged_prompts():

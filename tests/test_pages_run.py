@@ -8,12 +8,12 @@ import harness_tasks
 import pytest
 import readers_model
 import tiny_moe
-from pages import TEXTS, blocks, name_of
+from pages import PAGES, blocks, name_of
 
 import cna_lens
 import cna_lens.metrics
 
-WITH_CODE = [page for page in TEXTS if blocks(page, "python")]
+WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 
 
 def small(name):
