@@ -94,7 +94,7 @@ class Standardized(Ranking):
 class OutputWeighted(Ranking):
     r"""The difference of means times what a neuron writes for each unit of activation.
 
-    $$s_{l,j} = \delta_{l,j} \, \lVert W^{\text{out}}_{l,j} \rVert_2$$
+    $$s_{l,j} = \delta_{l,j} \, \| W^{\text{out}}_{l,j} \|_2$$
 
     where $W^{\text{out}}_{l,j}$ is the vector of the down projection that the neuron is multiplied
     with: the length by which the residual stream is moved. Of a model whose norms were folded into
