@@ -165,7 +165,7 @@ def _boot_folder(
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:
-    from transformer_lens.utilities import get_device
+    from transformer_lens.utilities.devices import get_device
 
     return get_device() if device is None else device
 
