@@ -87,6 +87,7 @@ from cna_lens.rankings import (
     rank,
     score_neurons,
 )
+from cna_lens.requirements import Requirements, requirements
 from cna_lens.routing import RoutingStats
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
@@ -143,6 +144,7 @@ __all__ = [
     "Ranking",
     "Rate",
     "RelP",
+    "Requirements",
     "RoutingStats",
     "SaeFeatures",
     "Selection",
@@ -194,6 +196,7 @@ __all__ = [
     "random_direction",
     "rank",
     "read_prompts",
+    "requirements",
     "sae_features",
     "scale",
     "score_neurons",

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import cna_lens
 from cna_lens import cli
@@ -298,3 +299,29 @@ def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
     assert "cna-lens demo --model demo --prompts 2 --out out --device cpu" in report
     assert [label["refused"] for label in labels[:4]] == list(map(cna_lens.is_refusal, answers))
     assert len(cna_lens.Circuit.load(tmp_path / "circuit.json")) == 46
+
+
+def test_estimate_says_what_a_model_needs_without_loading_it(run, folder):
+    arguments = ["estimate", "--model", "a-name", "--config", folder / "config.json"]
+    options = ["--dtype", "bfloat16", "--card", 24, "--tflops", 0.001, "--prompts", 10]
+    code, output, _ = run(*arguments, *options)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    assert "a-name, bfloat16" in output
+    code, output, _ = run(*arguments, *options, "--json")
+    record = json.loads(output)
+    needs = cna_lens.requirements(folder, dtype=torch.bfloat16, prompts=10)
+    assert (code, record["cards"], record["tflops"]) == (0, 1, 0.001)
+    assert record["weights"] == needs.weights
+    assert record["discovery"] == needs.discovery
+    assert record["seconds"] == pytest.approx(needs.flops / 1e9)
+
+
+def test_the_time_is_told_for_this_machine_only_where_it_has_such_hardware(run, folder):
+    def seconds(device):
+        arguments = ["estimate", "--model", folder, "--device", device, "--json"]
+        return json.loads(run(*arguments)[1])["seconds"]
+
+    assert seconds("cpu") > 0
+    if not torch.cuda.is_available():
+        assert seconds("cuda") is None

@@ -12,6 +12,7 @@ import typer
 
 from cna_lens.circuit import Circuit
 from cna_lens.cli import demo as demo_command
+from cna_lens.cli import estimate as estimate_command
 from cna_lens.cli import evaluate as evaluate_command
 from cna_lens.cli import play as play_command
 from cna_lens.cli import report as report_command
@@ -173,6 +174,44 @@ def evaluate(
     )
     if as_json:
         _print_json(result)
+
+
+@app.command()
+def estimate(
+    model: Model,
+    config: Annotated[
+        Path | None, typer.Option(help="A config.json to use; --model then is only a name.")
+    ] = None,
+    dtype: Annotated[
+        estimate_command.Dtype, typer.Option(help="Precision of weights and activations.")
+    ] = "float32",
+    device: Annotated[
+        estimate_command.Device, typer.Option(help="Where it will run: cuda or cpu.")
+    ] = "cuda",
+    card: Annotated[float, typer.Option(help="GiB of one card.", min=1)] = 80,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            help="TFLOP/s that the hardware sustains; measured on this machine if left out."
+        ),
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(help="Prompts to find a circuit from, or to answer.")
+    ] = 200,
+    length: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Memory, cards and time that a model will need, without loading it."""
+    quiet_loading()
+    needs = estimate_command.run(
+        model, config, dtype, device, prompts=prompts, length=length, new_tokens=new_tokens
+    )
+    record = estimate_command.record(needs, card, tflops)
+    if as_json:
+        _print_json(record)
+    else:
+        estimate_command.print_record(record)
 
 
 @app.command()
