@@ -282,7 +282,7 @@ def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
     for condition in ("unsteered, m = 1", "circuit, m = 0", "random control, m = 0"):
-        assert output.count(condition) == 2
+        assert output.count(f"│ {condition}") == 2
     labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert len(labels) == 12
     prompts = cna_lens.prompt_set("refusal_evaluation")

@@ -41,7 +41,13 @@ def run(
         report = report.with_section(token_section(loaded, circuits[0], prompts))
     report.save(out)
     for name, why in found.left_out:
-        console.print(f"Not shown: {name}: {why}", style="yellow", highlight=False, markup=False)
+        console.print(
+            f"Not shown: {name}: {why}",
+            style="yellow",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     say_where(out)
 
 
