@@ -133,16 +133,18 @@ class Necessity(Evidence):
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Necessity:
         """The result that `record` made, or that `save` wrote."""
-        given = {each.name: record[each.name] for each in fields(cls)}
+        given: dict[str, Any] = {each.name: record[each.name] for each in fields(cls)}
         given["points"] = tuple(map(_point, record["points"]))
-        return cls(**given | {name: tuple(record[name]) for name in ("whole", "nothing")})
+        for name in ("whole", "nothing"):
+            given[name] = tuple(record[name])
+        return cls(**given)
 
 
 def _point(record: Mapping[str, Any]) -> Ablations:
     estimates = {
         name: Estimate(**record[name]) for name in ("drop", "faithfulness", "completeness")
     }
-    values = {name: tuple(record[name]) for name in ("without", "alone")}
+    values: dict[str, Any] = {name: tuple(record[name]) for name in ("without", "alone")}
     return Ablations(ranking=record["ranking"], k=record["k"], **estimates, **values)
 
 

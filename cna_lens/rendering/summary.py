@@ -163,4 +163,4 @@ class Summarized(ABC):
 
 def summary_of(result: Summarized) -> Summary:
     """What a result shows of itself."""
-    return result._summary()
+    return result._summary()  # pyright: ignore[reportPrivateUsage]

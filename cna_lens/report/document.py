@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cna_lens.circuit import Circuit
 from cna_lens.comparison import Comparison
@@ -127,8 +127,8 @@ def write_report(
 
 def _found(results: Mapping[str, Result]) -> Found:
     for name, result in results.items():
-        labels = isinstance(result, tuple) and all(isinstance(each, Answered) for each in result)
-        if _place(result) is None or (isinstance(result, tuple) and not labels):
+        labels = cast("tuple[object, ...]", result) if isinstance(result, tuple) else ()
+        if _place(result) is None or not all(isinstance(each, Answered) for each in labels):
             raise InputError(
                 f"{name} is a {type(result).__name__}, no result to report; give {KNOWN}"
             )

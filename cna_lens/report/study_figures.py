@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cna_lens.report.studies import StudyRow, StudyTable
 from cna_lens.viz.figures import (
@@ -61,7 +62,7 @@ def _below_each_other(rows: Sequence[StudyRow]) -> ResultFigure:
     values = [row.ours for row in rows if row.ours is not None]
     with drawn("screen", 1, height=1.4 + 0.26 * len(rows)) as (figure, (axis,)):
         centres, _, _ = spans(values, scale)
-        look = line_look(0) | {"linestyle": "none"}
+        look: dict[str, Any] = line_look(0) | {"linestyle": "none"}
         axis.errorbar(centres, places, xerr=bars(values, scale), capsize=2, label="ours", **look)
         theirs = [(scale * row.paper, at) for at, row in enumerate(rows) if row.paper is not None]
         if theirs:

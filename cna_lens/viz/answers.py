@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -55,7 +56,7 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
 
 
 def _draw(axis: Axes, place: int, value: Rate | Estimate, look: int, scale: float) -> None:
-    drawn_as = line_look(look) | {"linestyle": "none"}
+    drawn_as: dict[str, Any] = line_look(look) | {"linestyle": "none"}
     axis.errorbar(
         [scale * value.value],
         [place],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from cna_lens.cli.play.settings import METHODS, SCOPES, Method, Settings
 from cna_lens.errors import InputError
@@ -74,7 +74,7 @@ def read_command(line: str, settings: Settings, circuit_size: int) -> Command:
         return Command("save", settings, value)
     if value:
         raise InputError(f"{name} takes no value, and was given {value!r}")
-    return Command(action, settings)
+    return Command(cast("Action", action), settings)
 
 
 def _set_multiplier(value: str, settings: Settings, circuit_size: int) -> Settings:  # noqa: ARG001

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from cna_lens.cli.play.settings import SCOPES, Settings
 from cna_lens.errors import InputError
 from cna_lens.generation import stream
 from cna_lens.metrics import refusal_log_odds
+from cna_lens.prompts import Prompt
 from cna_lens.sites import HookedModel
 from cna_lens.steering import check_circuit, steer
 
@@ -31,7 +32,7 @@ class Player:
         self,
         model: HookedModel,
         circuit: Circuit,
-        discovery: tuple[Sequence[str], Sequence[str]],
+        discovery: tuple[Sequence[Prompt], Sequence[Prompt]],
         *,
         allow_other_model: bool = False,
     ) -> None:
@@ -56,7 +57,7 @@ class Player:
             self.circuit, neurons=self.circuit.neurons[:k], scores=self.circuit.scores[:k]
         )
 
-    def answer(self, prompt: str, settings: Settings) -> Iterator[Exchange]:
+    def answer(self, prompt: str, settings: Settings) -> Generator[Exchange]:
         """The exchange after each token, first of the unsteered answer, then of the steered one.
 
         Close it when it is left early: the model is steered as long as the second answer goes on.
