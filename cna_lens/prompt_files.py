@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from cna_lens.data_sets import cache_for
 from cna_lens.errors import InputError
 
 Prompts = list[str | list[dict[str, str]]]
@@ -77,12 +76,9 @@ def _read_csv(path: Path) -> list[object]:
 def _read_data_set(source: str, config: str | None, split: str | None) -> list[object]:
     import datasets
 
-    # The cache of `datasets` knows a folder by its last name alone, and would give the rows of
-    # another one: a folder is read with a cache of its own.
-    cache = tempfile.TemporaryDirectory() if Path(source).is_dir() else nullcontext()
     try:
-        with cache as folder:
-            loaded = datasets.load_dataset(source, config, split=split, cache_dir=folder)
+        with cache_for(source) as cache:
+            loaded = datasets.load_dataset(source, config, split=split, cache_dir=cache)
             if isinstance(loaded, datasets.Dataset):
                 return list(cast("Iterable[object]", loaded))
     except Exception as error:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 
 import harness_tasks
@@ -58,6 +59,17 @@ def test_the_drawn_questions_of_all_subjects_are_one_result(llama, data_set):
         for i in places
     ]
     assert result.values == tuple(float(row["answer"] == 0) for row in answers)
+
+
+def test_folders_of_the_same_name_are_told_apart(llama, data_set, tmp_path):
+    other = tmp_path / "another mirror" / data_set.name
+    shutil.copytree(data_set, other)
+    for file in other.glob("*/test-*"):
+        rows = [json.loads(line) | {"answer": 0} for line in file.read_text().splitlines()]
+        file.write_text("\n".join(map(json.dumps, rows)))
+    first, second = (ask(llama, folder, n=None) for folder in (data_set, other))
+    assert first.score.value < 1
+    assert second.score.value == 1
 
 
 def test_a_smaller_draw_has_the_values_it_has_in_a_larger_one(llama, data_set):

@@ -245,24 +245,32 @@ def test_an_interrupt_ends_with_a_message_and_the_next_run_goes_on(
     assert len(calls) == 7
 
 
-def test_table4_shows_answers_and_keeps_them_only_if_asked(llama, mirror, tmp_path, capsys):
-    assert reproduce("table4", llama, mirror, tmp_path / "without") == 0
+def test_table4_shows_answers_and_keeps_them_only_if_asked(
+    finished, llama, mirror, tmp_path, capsys
+):
+    assert reproduce("table4", llama, mirror, tmp_path / "out", "--keep-text") == 0
     assert "> Request number 0 of this set" in "".join(capsys.readouterr())
-    assert not (tmp_path / "without" / "texts").exists()
-    assert reproduce("table4", llama, mirror, tmp_path / "with", "--keep-text") == 0
-    texts = sorted((tmp_path / "with" / "texts").glob("*.jsonl"))
+    texts = sorted((tmp_path / "out" / "texts").glob("*.jsonl"))
     assert len(texts) == 6
     assert "do not publish" in texts[0].read_text().splitlines()[0]
-    assert values(tmp_path / "with") == values(tmp_path / "without")
+    assert not (finished / "texts").exists()
+    assert values(tmp_path / "out").items() <= values(finished).items()
 
 
-def test_other_settings_do_not_mix_with_finished_cells(llama, mirror, tmp_path):
-    out = tmp_path / "out"
-    assert reproduce("settle_discovery_size", llama, mirror, out) == 0
+def test_other_settings_do_not_mix_with_finished_cells(finished, llama):
     for option, name in (("--limit", "limit"), ("--seed", "seed")):
         with pytest.raises(cna_lens.InputError, match=f"holds a study with {name}"):
             cli.app(
-                ["reproduce", "table3", "--config", str(llama), "--out", str(out), option, "2"],
+                [
+                    "reproduce",
+                    "table3",
+                    "--config",
+                    str(llama),
+                    "--out",
+                    str(finished),
+                    option,
+                    "2",
+                ],
                 standalone_mode=False,
             )
 
@@ -291,19 +299,21 @@ def test_a_finished_study_has_nothing_left_to_do(finished, mirror, tmp_path, no_
     assert "Time: about 0 min" in printed
 
 
-def test_both_readings_of_caas_sign_can_be_run(llama, mirror, tmp_path):
-    found = {}
-    for sign in ("subtract", "add"):
-        out = tmp_path / sign
-        assert reproduce("figure1", llama, mirror, out, "--caa-sign", sign) == 0
-        found[sign] = [
-            record["values"]["log_odds"]
-            for record in records(out).values()
-            if record["cell"]["steering"]["method"] == "caa"
-        ]
-        told = (out / "figure1.md").read_text()
-        assert ("are added, as in the authors' code" in told) == (sign == "add")
-    assert found["subtract"] != found["add"]
+def test_both_readings_of_caas_sign_can_be_run(finished, llama, mirror, tmp_path):
+    out = tmp_path / "out"
+    assert reproduce("figure1", llama, mirror, out, "--caa-sign", "add") == 0
+    subtracted = {cell_of(record): record["values"] for record in records(finished).values()}
+    added = [r for r in records(out).values() if r["cell"]["steering"]["method"] == "caa"]
+    assert added
+    for record in added:
+        record["cell"]["steering"]["caa_sign"] = "subtract"
+        assert subtracted[cell_of(record)]["log_odds"] != record["values"]["log_odds"]
+    for folder, told in ((out, True), (finished, False)):
+        assert ("are added, as in the authors' code" in (folder / "figure1.md").read_text()) == told
+
+
+def cell_of(record):
+    return json.dumps(record["cell"], sort_keys=True)
 
 
 def test_both_readings_of_the_universal_filter_can_be_run(llama, mirror, tmp_path, monkeypatch):

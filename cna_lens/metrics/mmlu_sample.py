@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cna_lens.batching import BatchSize
+from cna_lens.data_sets import cache_for
 from cna_lens.errors import InputError
 from cna_lens.metrics.harness_run import (
     Settings,
@@ -81,9 +82,9 @@ def mmlu(
     settings = Settings(num_fewshot, chat, add_bos_token, batch_size, seed, progress)
     if num_fewshot > 5:
         raise InputError(f"num_fewshot is {num_fewshot}, MMLU has 5 worked examples a subject")
-    with process_left_as_it_was(seed, progress=progress) as cut:
+    with process_left_as_it_was(seed, progress=progress) as cut, cache_for(data_set) as cache:
         check_runnable(model, settings)
-        tasks = _load(_names(subjects), data_set)
+        tasks = _load(_names(subjects), data_set, cache)
         sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
         drawn = draw_questions(sizes, sum(sizes.values()) if n is None else n, seed)
         used = {name: tasks[name] for name in drawn}
@@ -149,8 +150,9 @@ def _names(subjects: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _load(names: Sequence[str], data_set: str | Path) -> dict[str, Any]:
-    members = [{"task": name, "dataset_path": str(data_set)} for name in names]
+def _load(names: Sequence[str], data_set: str | Path, cache: str | None) -> dict[str, Any]:
+    source = {"dataset_path": str(data_set), "dataset_kwargs": {"cache_dir": cache}}
+    members = [{"task": name, **source} for name in names]
     try:
         return load_tasks([{"group": "mmlu_sample", "task": members}], _folder())
     except InputError as error:
