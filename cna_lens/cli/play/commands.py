@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Literal, cast, get_args
 
 from cna_lens.cli.play.settings import METHODS, SCOPES, Method, Settings
@@ -61,8 +62,9 @@ def read_command(line: str, settings: Settings, circuit_size: int) -> Command:
     """
     name, _, rest = line.strip().partition(" ")
     value = rest.strip()
-    if name in _SETTERS:
-        changed = _SETTERS[name](value, settings, circuit_size)
+    setters = _SETTERS | {"/k": partial(_set_k, circuit_size=circuit_size)}
+    if name in setters:
+        changed = setters[name](value, settings)
         _check_together(changed)
         return Command("set", changed)
     action = name.removeprefix("/")
@@ -77,7 +79,7 @@ def read_command(line: str, settings: Settings, circuit_size: int) -> Command:
     return Command(cast("Action", action), settings)
 
 
-def _set_multiplier(value: str, settings: Settings, circuit_size: int) -> Settings:  # noqa: ARG001
+def _set_multiplier(value: str, settings: Settings) -> Settings:
     try:
         multiplier = float(value)
     except ValueError:
@@ -97,29 +99,28 @@ def _set_k(value: str, settings: Settings, circuit_size: int) -> Settings:
     return replace(settings, k=k)
 
 
-def _set_length(value: str, settings: Settings, circuit_size: int) -> Settings:  # noqa: ARG001
+def _set_length(value: str, settings: Settings) -> Settings:
     length = _whole(value)
     if length < 1:
         raise InputError(f"/length takes a number of tokens from 1, and was given {value!r}")
     return replace(settings, length=length)
 
 
-def _set_method(value: str, settings: Settings, circuit_size: int) -> Settings:  # noqa: ARG001
+def _set_method(value: str, settings: Settings) -> Settings:
     if value not in METHODS:
         raise InputError(f"there is no method {value!r}{_nearest(value, METHODS)}")
     method: Method = next(each for each in METHODS if each == value)
     return replace(settings, method=method)
 
 
-def _set_scope(value: str, settings: Settings, circuit_size: int) -> Settings:  # noqa: ARG001
+def _set_scope(value: str, settings: Settings) -> Settings:
     if value not in SCOPES:
         raise InputError(f"there is no scope {value!r}{_nearest(value, SCOPES)}")
     return replace(settings, scope=value)
 
 
-_SETTERS: dict[str, Callable[[str, Settings, int], Settings]] = {
+_SETTERS: dict[str, Callable[[str, Settings], Settings]] = {
     "/multiplier": _set_multiplier,
-    "/k": _set_k,
     "/method": _set_method,
     "/scope": _set_scope,
     "/length": _set_length,
