@@ -1,0 +1,1 @@
+"""How well does the audit tell a tampered model from one that has merely changed?"""

@@ -1,0 +1,140 @@
+"""How well does the audit tell a tampered model from one that has merely changed?
+
+    python -m experiments.audit_study run
+    python -m experiments.audit_study analyse
+    python -m experiments.audit_study evade
+
+The first audits every variant of the demo model that refuses, at both access levels, and measures
+by how much it moves the refusals; the second chooses thresholds on one half of the variants and
+judges them on the other; the third lets an adversary try strengths until the audit is silent. All
+write below `--out`, and an interrupted run goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import cna_lens
+from cna_lens import audit
+from cna_lens.files import write_atomically
+from cna_lens.journal import Journal, read_journal
+from cna_lens.versions import library_versions
+from experiments.audit_study.analysis import analysed
+from experiments.audit_study.attacks import tampered
+from experiments.audit_study.bench import FRACTIONS, REFERENCE, Bench
+from experiments.audit_study.drifts import benign
+from experiments.audit_study.evasion import attacks, evade
+from experiments.audit_study.running import ACCESSES, run
+from experiments.audit_study.tables import show, show_evasion
+
+RESULTS = Path("experiments/results/audit_study.json")
+RECORDS, EVASIONS, FINGERPRINT = "records.jsonl", "evasions.jsonl", "fingerprint.json"
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None)
+Out = Annotated[Path, typer.Option(help="Folder of the records.")]
+Results = Annotated[Path, typer.Option(help="The JSON file of the figures.")]
+Seed = Annotated[int, typer.Option(help="Of the halves and the bootstrap.")]
+Prompts = Annotated[int, typer.Option(help="Held-out harmful requests.", min=2, max=60)]
+FOLDER = Path("out/audit_study")
+
+
+@app.command("run")
+def run_command(
+    out: Out = FOLDER,
+    n_prompts: Prompts = 24,
+    only: Annotated[
+        str | None, typer.Option(help="Only variants whose kind or name holds this.")
+    ] = None,
+) -> None:
+    """Audit the variants that are not finished yet."""
+    study = _Study(out, n_prompts)
+    chosen = [
+        variant
+        for variant in (*benign(), *tampered())
+        if only is None or only in variant.kind or only in variant.name
+    ]
+    run(chosen, study.bench, study.attest, study.journal(RECORDS), n_prompts=n_prompts)
+
+
+@app.command("analyse")
+def analyse_command(out: Out = FOLDER, results: Results = RESULTS, seed: Seed = 0) -> None:
+    """Thresholds, areas, false alarms and time, from finished records."""
+    depends_on, records = read_journal(out / RECORDS, "audit study")
+    levels = analysed(records, seed=seed)
+    for level in levels:
+        show(level)
+    evasions = out / EVASIONS
+    record = {
+        "command": " ".join(["python -m experiments.audit_study", *sys.argv[1:]]),
+        "seed": seed,
+        **depends_on,
+        "levels": [asdict(level) for level in levels],
+        "evasions": read_journal(evasions, "audit study")[1] if evasions.exists() else {},
+    }
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(results, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    Console(width=80).print(f"Written to {results}", soft_wrap=True)
+
+
+@app.command("evade")
+def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) -> None:
+    """The strongest attacks that stay below the thresholds that `analyse` chooses."""
+    study = _Study(out, n_prompts)
+    _, records = read_journal(out / RECORDS, "audit study")
+    journal = study.journal(EVASIONS)
+    for level, access in zip(analysed(records, seed=seed), ACCESSES, strict=True):
+        found = evade(
+            attacks(study.watched),
+            study.bench,
+            study.attest,
+            access,
+            level.threshold,
+            journal,
+            n_prompts=n_prompts,
+        )
+        show_evasion(found, records["untouched | behaviour"]["log_odds"], level)
+
+
+class _Study:
+    """The reference with its fingerprint, in the folder of a run."""
+
+    def __init__(self, folder: Path, n_prompts: int) -> None:
+        self.folder = folder
+        self.n_prompts = n_prompts
+        self.bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), folder)
+        self.watched = self.bench.circuit("contrast", min(FRACTIONS))
+        path = folder / FINGERPRINT
+        if not path.exists():
+            audit.fingerprint(self.bench.model, self.watched).save(path)
+        self.fingerprint = audit.Fingerprint.load(path)
+        self.attest: Any = partial(_attest, fingerprint=self.fingerprint)
+
+    def journal(self, name: str) -> Journal:
+        """Records that depend on the reference, the fingerprint and the settings."""
+        written = (self.folder / FINGERPRINT).read_bytes()
+        depends_on = {
+            "model": REFERENCE,
+            "weights_sha256": cna_lens.weights_hash(self.bench.model),
+            "fingerprint_sha256": hashlib.sha256(written).hexdigest(),
+            "n_prompts": self.n_prompts,
+            "n_pairs": self.bench.n_pairs,
+            "versions": dict(library_versions()),
+        }
+        return Journal(self.folder / name, "audit study", depends_on)
+
+
+def _attest(model: Any, *, fingerprint: Any, access: Any, **settings: Any) -> Any:
+    return audit.attest(model, fingerprint, access=access, **settings)
+
+
+if __name__ == "__main__":
+    app()

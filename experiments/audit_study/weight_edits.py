@@ -1,0 +1,150 @@
+"""Weights that are other ones for the length of a context."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cna_lens.sites import HookedModel
+
+Change = Callable[[str, Tensor], Tensor | None]
+WRITERS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+"""The matrices whose rows are the dimensions of the residual stream."""
+
+EMBEDDING = "model.embed_tokens.weight"
+"""Its columns are the dimensions of the residual stream."""
+
+
+def weights_of(model: HookedModel) -> dict[str, nn.Parameter]:
+    """A bridge's parameters by the names that Transformers gives them."""
+    module = cast("nn.Module", cast("Any", model).original_model)
+    return {
+        name.replace("._original_component", ""): parameter
+        for name, parameter in module.named_parameters()
+    }
+
+
+def differing(weights: Mapping[str, Tensor], model: HookedModel) -> dict[str, Tensor]:
+    """Those of some weights that are not the model's."""
+    own = weights_of(model)
+    return {
+        name: weight.detach() for name, weight in weights.items() if not weight.equal(own[name])
+    }
+
+
+@contextmanager
+def edited(model: HookedModel, change: Change) -> Generator[HookedModel]:
+    """Replace weights within the context, and put them back bit for bit.
+
+    Args:
+        model: a bridge.
+        change: gives a weight's new value by its name and its value, None for one that stays.
+    """
+    kept: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, parameter in weights_of(model).items():
+                value = change(name, parameter)
+                if value is not None:
+                    kept.append((parameter, parameter.clone()))
+                    parameter.copy_(value)
+        yield model
+    finally:
+        with torch.no_grad():
+            for parameter, original in kept:
+                parameter.copy_(original)
+
+
+def towards(others: Mapping[str, Tensor], share: float) -> Change:
+    """Weights a share of the way to other ones: 0 stays, 1 arrives."""
+
+    def change(name: str, weight: Tensor) -> Tensor | None:
+        other = others.get(name)
+        return None if other is None else torch.lerp(weight, other.to(weight), share)
+
+    return change
+
+
+def without_direction(direction: Tensor, strength: float) -> Change:
+    r"""Matrices that write $1 - \alpha$ of what they wrote along a direction (arXiv 2406.11717)."""
+    unit = direction / direction.norm()
+
+    def change(name: str, weight: Tensor) -> Tensor | None:
+        along = unit.to(weight)
+        if name.endswith(WRITERS):
+            return weight - strength * torch.outer(along, along @ weight)
+        if name == EMBEDDING:
+            return weight - strength * torch.outer(weight @ along, along)
+        return None
+
+    return change
+
+
+def noisy(relative: float, seed: int) -> Change:
+    """Every matrix with Gaussian noise, whose deviation is a share of its entries' own."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(_: str, weight: Tensor) -> Tensor | None:
+        if weight.ndim < 2:
+            return None
+        return weight + relative * weight.std() * torch.randn(weight.shape, generator=generator)
+
+    return change
+
+
+def rounded(dtype: torch.dtype) -> Change:
+    """Weights as another precision stores them, computed with as before."""
+    return lambda _, weight: weight.to(dtype).to(weight.dtype)
+
+
+@contextmanager
+def mlp_biases(model: HookedModel, biases: Mapping[int, Tensor]) -> Generator[HookedModel]:
+    """Give down projections that have no bias one, by layer: a vector added to the MLP's output."""
+    module = cast("nn.Module", cast("Any", model).original_model)
+    projections = {
+        layer: module.get_submodule(f"model.layers.{layer}.mlp.down_proj") for layer in biases
+    }
+    linear = {
+        layer: cast("nn.Linear", getattr(projection, "original_component", projection))
+        for layer, projection in projections.items()
+    }
+    try:
+        for layer, projection in linear.items():
+            bias = biases[layer].to(projection.weight)
+            projection.bias = nn.Parameter(bias, requires_grad=False)
+        yield model
+    finally:
+        for projection in linear.values():
+            projection.bias = None
+
+
+@contextmanager
+def int8_linear(model: HookedModel) -> Generator[HookedModel]:
+    """Every linear layer but the last with int8 weights, and activations rounded as they come."""
+    module = cast("nn.Module", cast("Any", model).original_model)
+    holders = [
+        holder
+        for name, holder in module.named_modules()
+        if isinstance(holder._modules.get("_original_component"), nn.Linear) and name != "lm_head"
+    ]
+    plain = [cast("nn.Linear", holder._modules["_original_component"]) for holder in holders]
+    try:
+        for holder, linear in zip(holders, plain, strict=True):
+            holder._modules["_original_component"] = _quantised(linear)
+        yield model
+    finally:
+        for holder, linear in zip(holders, plain, strict=True):
+            holder._modules["_original_component"] = linear
+
+
+def _quantised(linear: nn.Linear) -> nn.Module:
+    with warnings.catch_warnings():
+        # torch announces that this will move to torchao: nothing that a study could mend.
+        warnings.simplefilter("ignore")
+        alone = nn.Sequential(linear)
+        return torch.ao.quantization.quantize_dynamic(alone, {nn.Linear}, dtype=torch.qint8)[0]
