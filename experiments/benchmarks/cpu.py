@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import cna_lens
 import cna_lens.packed_pass
+from cna_lens import audit
 from cna_lens.batching import TokenIds, length_buckets, pad
 from cna_lens.prompts import encode
 from cna_lens.sites import HookedModel
@@ -58,6 +59,7 @@ class CpuBench:
             "memory": self.memory,
             "generation": self.generation,
             "evaluation": self.evaluation,
+            "watching": self.watching,
             "growth": lambda: growth(self.repeats, self.out),
         }
 
@@ -190,6 +192,30 @@ class CpuBench:
                 "hooks",
                 "unsteered",
                 "at most 1.10",
+            ),
+        ]
+
+    def watching(self) -> list[Measure]:
+        """The same answers with the circuit watched, in processor time."""
+        circuit = self.find()
+
+        def watched() -> None:
+            with audit.watch(self.model, circuit, on_alarm=lambda _: None):
+                self._answer(self.questions[:32])
+
+        times = alternate(
+            {"unwatched": lambda: self._answer(self.questions[:32]), "watched": watched},
+            self.repeats,
+            clock=time.process_time,
+        )
+        pairs = zip(times["watched"], times["unwatched"], strict=True)
+        tokens = 32 * NEW_TOKENS
+        return [
+            ratio("generation watched / unwatched", times, "watched", "unwatched", "at most 1.05"),
+            quantity(
+                "watch, for each generated token",
+                [1e6 * (with_it - without) / tokens for with_it, without in pairs],
+                "microseconds",
             ),
         ]
 
