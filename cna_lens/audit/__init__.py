@@ -11,8 +11,8 @@ from cna_lens.audit.thresholds import Thresholds
 __all__ = [
     "Access",
     "Attestation",
-    "CanaryRecord",
     "Canaries",
+    "CanaryRecord",
     "Check",
     "Fingerprint",
     "Interception",

@@ -106,14 +106,10 @@ def attest(
     )
 
 
-def _changed(
-    before: tuple[TensorRecord, ...], after: tuple[TensorRecord, ...]
-) -> tuple[str, ...]:
+def _changed(before: tuple[TensorRecord, ...], after: tuple[TensorRecord, ...]) -> tuple[str, ...]:
     hashes = {each.name: each.sha256 for each in before}
     found = {each.name: each.sha256 for each in after}
-    return tuple(
-        name for name in sorted(hashes | found) if hashes.get(name) != found.get(name)
-    )
+    return tuple(name for name in sorted(hashes | found) if hashes.get(name) != found.get(name))
 
 
 def _check_same_shape(model: HookedModel, fingerprint: Fingerprint, now: Measurement) -> None:

@@ -123,9 +123,7 @@ def readout(reference: Reference, now: Measurement) -> Finding:
     lacks = -(beyond[:, :n].mean(1) - beyond[:, n:].mean(1))
     largest = int(lacks.argmax())
     p_values = [label_test(-each, n) for each in beyond[_first(reference) :]]
-    return Finding(
-        "readout", float(lacks[largest]), bonferroni(p_values), _largest(lacks, 0)
-    )
+    return Finding("readout", float(lacks[largest]), bonferroni(p_values), _largest(lacks, 0))
 
 
 def shift(reference: Reference, now: Measurement) -> Finding:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from cna_lens.audit.attestations import Check, Verdict
 from cna_lens.audit.checks import Finding
 from cna_lens.audit.fingerprints import Fingerprint
 from cna_lens.audit.thresholds import Thresholds
+
+BEHAVIOUR = ("refusals", "separation")
+MANY_LAYERS = 3
 
 LEAST_GAP = 2.0
 """Nats between the kinds' mean log-odds: with less there is no refusal to look after."""
@@ -65,18 +69,21 @@ def likeliest(checks: Sequence[Check]) -> tuple[str, Check]:
     """What was done, by which checks speak, and the check that says where."""
     speaks: Mapping[str, Check] = {check.name: check for check in checks if check.speaks}
     if check := speaks.get("weights"):
-        return "neurons scaled in the weights", check
-    if (check := speaks.get("shift")) and check.strength > 1:
-        return "vector added", check
-    if check := speaks.get("neurons"):
-        gains = sorted(gain for _, gain in check.neurons)
-        middle = gains[len(gains) // 2] if gains else 1.0
-        if abs(middle) < 0.1:
-            return "neurons ablated or set to values", check
-        return f"neurons scaled, about x {middle:.2g}", check
+        return f"neurons scaled in the weights, {_gains(check)}", check
     if check := speaks.get("readout"):
-        spread = len(check.layers) > 3
+        spread = len(check.layers) > MANY_LAYERS
         return ("direction removed" if spread else "neurons scaled in the weights"), check
+    if check := speaks.get("shift"):
+        return f"vector added, about {check.statistic:.2g} x the kinds' distance", check
+    check = speaks.get("neurons")
+    behaviour = max((speaks[name].strength for name in BEHAVIOUR if name in speaks), default=0.0)
+    if check and check.strength > behaviour:
+        return f"neurons scaled or set to values, {_gains(check)}", check
     if check := speaks.get("separation"):
         return "adapter removed or weakened, or direction removed", check
     return "refusals weakened, by means that these checks cannot tell", speaks["refusals"]
+
+
+def _gains(check: Check) -> str:
+    gains = [gain for _, gain in check.neurons]
+    return f"about x {median(gains):.2g}" if gains else "each by little"

@@ -1,4 +1,4 @@
-"""What the canaries make of a model: read in two passes over them, everything else is arithmetic."""
+"""What the canaries make of a model: two passes over them, everything else is arithmetic."""
 
 from __future__ import annotations
 
@@ -96,8 +96,11 @@ class _Kept:
     def sites(self) -> tuple[Layout, Tensor, Tensor, Tensor]:
         """The neurons' layout, and what was read at each of three sites."""
         n_layers = self._layout.n_layers // 3
-        layout = Layout(self._layout.widths[:n_layers], self._layout.experts[:n_layers])
+        widths = self._layout.widths
+        layout = Layout(widths[:n_layers], self._layout.experts[:n_layers])
         whole = torch.cat(self._read)[torch.tensor(self._rows).argsort()]
         neurons, rest = whole[:, : layout.n_neurons], whole[:, layout.n_neurons :]
-        mlp, stream = rest.reshape(len(whole), 2, n_layers, -1).permute(1, 2, 0, 3)
-        return layout, neurons, mlp.contiguous(), stream.contiguous()
+        layers = torch.split(rest, list(widths[n_layers:]), dim=1)
+        nothing = torch.zeros(len(whole), max(widths[n_layers:]))
+        vectors = torch.stack([layer if layer.shape[1] else nothing for layer in layers])
+        return layout, neurons, vectors[:n_layers], vectors[n_layers:]

@@ -68,9 +68,7 @@ def null_runs(
     ):
         with _rounded(model, rounding):
             now = measure(model, canaries, batch_size=batch_size)
-        statistics = {
-            finding.name: finding.statistic for finding in by_activations(reference, now)
-        }
+        statistics = {finding.name: finding.statistic for finding in by_activations(reference, now)}
         found.append(NullRun(name, statistics, movement(reference, now)))
     return tuple(found)
 

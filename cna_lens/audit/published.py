@@ -54,9 +54,7 @@ def lost_deviations(reference: Reference, now: Measurement) -> float:
     return float(1 - after.max() / before.max().clamp_min(1e-9))
 
 
-def deviations(
-    places: Float[Tensor, "layer canary"], n_harmful: int
-) -> Float[Tensor, " layer"]:
+def deviations(places: Float[Tensor, "layer canary"], n_harmful: int) -> Float[Tensor, " layer"]:
     r"""How many pooled standard deviations the kinds stand apart, layer by layer.
 
     $$d_l = \frac{\bar{p}_l^H - \bar{p}_l^B}

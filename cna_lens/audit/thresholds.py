@@ -39,9 +39,7 @@ class Thresholds:
     def __post_init__(self) -> None:
         """Refuse checks that do not exist, and numbers that cannot be meant."""
         if unknown := sorted(set(self.statistics) - set(DEFAULTS)):
-            raise InputError(
-                f"there is no check {unknown[0]!r}; there are: {', '.join(DEFAULTS)}"
-            )
+            raise InputError(f"there is no check {unknown[0]!r}; there are: {', '.join(DEFAULTS)}")
         if not all(value > 0 for value in (*self.statistics.values(), self.margin)):
             raise InputError("thresholds and margin must be above 0")
         if not 0 < self.alpha < 1:
