@@ -50,7 +50,7 @@ def refusing(seed=0, name="tiny-guarded"):
             for prompts in (CANARIES.harmful, CANARIES.benign)
         ]
         apart = hidden[0].mean(0) - hidden[1].mean(0)
-        model.lm_head.weight[0] = 12 * apart / apart.norm() ** 2 * apart.norm()
+        model.lm_head.weight[0] = 12 * apart / apart.norm()
     return TransformerBridge.boot_transformers(
         name, hf_model=model, tokenizer=words, device="cpu", dtype=torch.float32
     )

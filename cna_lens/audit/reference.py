@@ -42,18 +42,23 @@ class Axes:
         difference = vectors[:, :n_harmful].mean(1) - vectors[:, n_harmful:].mean(1)
         lengths = difference.norm(dim=-1)
         directions = difference / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)[:, None]
-        axes = cls(directions, lengths, torch.empty(0, 0))
-        return cls(directions, lengths, axes.of(vectors))
+        along = torch.einsum("lcd,ld->lc", vectors, directions)
+        return cls(directions, lengths, _shares(along, lengths))
 
     def of(self, vectors: Float[Tensor, "layer canary d_model"]) -> Float[Tensor, "layer canary"]:
         """Where other vectors are on these axes."""
-        along = torch.einsum("lcd,ld->lc", vectors, self.directions)
-        return self.scaled(along)
+        return self.scaled(torch.einsum("lcd,ld->lc", vectors, self.directions))
 
     def scaled(self, along: Float[Tensor, "layer canary"]) -> Float[Tensor, "layer canary"]:
         """Lengths along the directions in units of the kinds' distance."""
-        differs = self.lengths > 0
-        return torch.where(differs[:, None], along / self.lengths.where(differs, 1)[:, None], 0.0)
+        return _shares(along, self.lengths)
+
+
+def _shares(
+    along: Float[Tensor, "layer canary"], lengths: Float[Tensor, " layer"]
+) -> Float[Tensor, "layer canary"]:
+    differs = lengths > 0
+    return torch.where(differs[:, None], along / lengths.where(differs, 1)[:, None], 0.0)
 
 
 @dataclass(frozen=True, eq=False)
