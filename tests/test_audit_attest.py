@@ -1,11 +1,6 @@
 """Fingerprint and attestation of a tiny model that refuses, changed in every way."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -15,7 +10,7 @@ from canary_models import CANARIES, refusing
 
 import cna_lens
 from cna_lens import InputError, audit
-from cna_lens.audit import Canaries, Fingerprint, Thresholds
+from cna_lens.audit import Fingerprint, Thresholds
 from cna_lens.errors import FingerprintError
 
 
@@ -175,9 +170,7 @@ def test_a_statistic_that_chance_may_explain_gives_no_verdict(model, circuit, fi
 
 
 def test_thresholds_are_never_within_the_fingerprints_own_noise(model, fingerprint):
-    noisy = replace(
-        fingerprint.null[1], statistics={"refusals": 0.3, "neurons": 0.0}
-    )
+    noisy = replace(fingerprint.null[1], statistics={"refusals": 0.3, "neurons": 0.0})
     thresholds = Thresholds({"refusals": 0.2})
     assert thresholds.of("refusals", 0.3) == pytest.approx(0.9)
     assert thresholds.of("refusals", 0.01) == 0.2

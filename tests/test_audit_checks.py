@@ -69,9 +69,7 @@ def test_a_neurons_gain_is_what_is_left_of_how_it_varies(change, gain):
     # One layer of 400 neurons: the first 1 is the circuit, 40 others the control.
     activations = torch.randn((6, 400), generator=generator)
     nothing = torch.zeros(1, 6, 3)
-    make = partial(
-        measurement, mlp=nothing, stream=nothing, log_odds=[0.0] * 6, n_harmful=3
-    )
+    make = partial(measurement, mlp=nothing, stream=nothing, log_odds=[0.0] * 6, n_harmful=3)
     before = reference(make(activations), chosen=[0], control=range(10, 50))
     changed = activations.clone()
     changed[:, 0] = change(changed[:, 0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.audit.exchangeable import bonferroni, excess, label_test, sign_test
@@ -162,25 +162,28 @@ def _excess(check: str, reference: Reference, gains: Float[Tensor, " watched"]) 
     sizes = [max(1, round(share * reference.layout.n_neurons)) for share in FRACTIONS]
     tops = [watched.among(each[:size]) for each in watched.sets.values() for size in sizes]
     found = [excess(changes, top, random, layers) for top in tops]
-    statistic, best = max((found[i][0], -i) for i in range(len(found)))
+    p_value = bonferroni([p for _, p in found])
+    changed = _changed(reference, gains)
     return Finding(
         check,
-        statistic,
-        bonferroni([p for _, p in found]),
-        *_changed(reference, gains, tops[-best]),
+        max(statistic for statistic, _ in found),
+        p_value,
+        tuple(sorted({neuron.layer for neuron, _ in changed})),
+        changed,
     )
 
 
 def _changed(
-    reference: Reference, gains: Float[Tensor, " watched"], chosen: Int[Tensor, " n"]
-) -> tuple[tuple[int, ...], tuple[tuple[AnyNeuron, float], ...]]:
-    places = reference.watched.places
-    changed = [
-        (reference.layout.neuron(int(places[at])), float(gains[at]))
-        for at in chosen.tolist()
-        if abs(1 - float(gains[at])) > CHANGED
-    ]
-    return tuple(sorted({neuron.layer for neuron, _ in changed})), tuple(changed)
+    reference: Reference, gains: Float[Tensor, " watched"]
+) -> tuple[tuple[AnyNeuron, float], ...]:
+    """The neurons of refusal that changed, in the order of the axis."""
+    watched = reference.watched
+    chosen = torch.cat([*watched.sets.values()]).unique()
+    return tuple(
+        (reference.layout.neuron(place), gain)
+        for place, gain in zip(chosen.tolist(), gains[watched.among(chosen)].tolist(), strict=True)
+        if abs(1 - gain) > CHANGED
+    )
 
 
 def _first(reference: Reference) -> int:

@@ -11,11 +11,11 @@ from cna_lens.errors import InputError
 
 DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
     {
-        "refusals": 0.15,
-        "separation": 0.15,
-        "neurons": 0.15,
-        "weights": 0.15,
-        "readout": 0.12,
+        "refusals": 0.2,
+        "separation": 0.25,
+        "neurons": 0.12,
+        "weights": 0.1,
+        "readout": 0.1,
         "shift": 0.1,
     }
 )
