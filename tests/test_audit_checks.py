@@ -7,10 +7,10 @@ from canary_models import measurement, reference
 from scipy.stats import kstest
 
 from cna_lens.audit.checks import neurons, refusals, separation
-from cna_lens.audit.exchangeable import bonferroni, excess, label_test, sign_test
 from cna_lens.audit.movement import movement
 from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, weight_energy
 from cna_lens.audit.reference import Axes
+from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
 from cna_lens.audit.weights import TensorRecord
 from cna_lens.types import Layout
 
@@ -46,6 +46,16 @@ def test_lost_separation_is_a_share_of_the_kinds_distance():
     found = separation(reference(by_hand()), by_hand(stream=stream))
     assert found.statistic == pytest.approx(0.375)
     assert found.layers == (1,)
+
+
+def test_half_of_how_far_benign_canaries_move_is_allowed_for():
+    stream = by_hand().stream.clone()
+    # Harmful canaries lose the whole distance, and benign ones move by half of it: .5 lost, by
+    # which the kinds are closer, less half of .5.
+    stream[:, :2, 0] = 0.0
+    stream[:, 2:, 0] = -1.0
+    found = separation(reference(by_hand()), by_hand(stream=stream))
+    assert found.statistic == pytest.approx(0.5 - 0.25)
 
 
 def test_separation_does_not_see_what_is_across_the_axis():

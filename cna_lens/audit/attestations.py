@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from cna_lens.audit.inference_path import Interception
-from cna_lens.files import write_atomically
+from cna_lens.evidence.records import Evidence
 from cna_lens.neurons import AnyNeuron
-from cna_lens.rendering import Cell, Summarized, Summary, Table
+from cna_lens.rendering import Cell, Table
 
 Access = Literal["weights", "activations"]
 Verdict = Literal["match", "benign drift", "tampered", "undecided"]
@@ -32,9 +30,9 @@ class Check:
 
     name: str
     statistic: float
-    threshold: float | None
-    p_value: float | None
-    speaks: bool
+    threshold: float | None = None
+    p_value: float | None = None
+    speaks: bool = False
     layers: tuple[int, ...] = ()
     neurons: tuple[tuple[AnyNeuron, float], ...] = ()
 
@@ -50,7 +48,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Attestation(Summarized):
+class Attestation(Evidence):
     """What `cna_lens.audit.attest` found.
 
     Attributes:
@@ -89,30 +87,29 @@ class Attestation(Summarized):
         """As plain data, without texts."""
         return asdict(self)
 
-    def save(self, path: str | Path) -> None:
-        """Write `record` as JSON, with what it is."""
-        body = {"format": "cna_lens.attestation", **self.record()}
-        write_atomically(Path(path), json.dumps(body, indent=1, sort_keys=True) + "\n")
+    def _headline(self) -> str:
+        return f"{self.verdict}, score {self.score:.2f}"
 
-    def __repr__(self) -> str:
-        """One useful line."""
-        return f"Attestation({self.verdict}, score {self.score:.2f}, {self.why})"
-
-    def _summary(self) -> Summary:
+    def _facts(self) -> list[tuple[str, str]]:
         facts = [
-            ("verdict", f"{self.verdict}: {self.why}"),
-            ("score", f"{self.score:.2f} (above 1 speaks of tampering)"),
+            ("why", self.why),
+            ("model", self.model),
             ("fingerprint", f"of {self.fingerprint_of}, compared by {self.access}"),
+            ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
             ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
         ]
         if self.kind is not None:
             facts.append(("likeliest", self.kind))
             facts.append(("layers", ", ".join(map(str, self.layers)) or "not told"))
+        if self.neurons:
+            shown = ", ".join(f"{neuron.label} x {gain:.2f}" for neuron, gain in self.neurons[:10])
+            more = f" and {len(self.neurons) - 10} more" if len(self.neurons) > 10 else ""
+            facts.append(("neurons", shown + more))
         if self.tensors is not None:
             facts.append(("tensors changed", str(len(self.tensors))))
         if self.hooks is not None:
             facts.append(("new on the inference path", str(len(self.hooks))))
-        return Summary("Attestation", facts, self._table())
+        return facts
 
     def _table(self) -> Table:
         columns = ("check", "statistic", "threshold", "p", "speaks", "layers")

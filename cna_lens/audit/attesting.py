@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import get_args
 
 from cna_lens.audit.attestations import Access, Attestation, Check
 from cna_lens.audit.canaries import Canaries
-from cna_lens.audit.checks import by_activations, weights
+from cna_lens.audit.checks import Finding, by_activations, weights
 from cna_lens.audit.fingerprints import Fingerprint
-from cna_lens.audit.inference_path import hooks
+from cna_lens.audit.inference_path import Interception, hooks
 from cna_lens.audit.judging import judged, likeliest, verdict_of
 from cna_lens.audit.measurement import Measurement, measure
 from cna_lens.audit.movement import movement
@@ -53,57 +54,156 @@ def attest(
         FingerprintError: the fingerprint is of a model of another shape or chat template.
         ModelError: the model's neurons cannot be reached.
     """
-    if access not in get_args(Access):
-        raise InputError(f"access is {access!r}, expected one of {', '.join(get_args(Access))}")
+    _check_access(access)
+    seen = observe(
+        model,
+        fingerprint,
+        canaries,
+        access=access,
+        key=key,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return judge(seen, fingerprint, access=access, thresholds=thresholds)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of a model, before it is judged.
+
+    Attributes:
+        model: its name.
+        activations: findings of activations and logits.
+        weights: findings of the weights, where they were looked at and are plain matrices.
+        published: two published signals, by name.
+        weight_energy: a third, which needs the weights; None where they were not looked at.
+        movement: how far everything moved.
+        tensors: the tensors whose bytes are others; None where they were not looked at.
+        hooks: what lies on the inference path now and did not; None as above.
+    """
+
+    model: str
+    activations: tuple[Finding, ...]
+    weights: tuple[Finding, ...]
+    published: tuple[tuple[str, float], ...]
+    weight_energy: float | None
+    movement: float
+    tensors: tuple[str, ...] | None
+    hooks: tuple[Interception, ...] | None
+
+
+def observe(
+    model: HookedModel,
+    fingerprint: Fingerprint,
+    canaries: Canaries | None = None,
+    *,
+    access: Access = "weights",
+    key: bytes | None = None,
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> Observation:
+    """The part of `attest` that runs the model; `judge` is the rest, with any thresholds.
+
+    Args:
+        model: as for `attest`, and so are the others.
+        fingerprint: of the model as it should be.
+        canaries: those of the fingerprint.
+        access: what to look at.
+        key: of the canaries' hashes.
+        batch_size: canaries for each forward pass.
+        progress: show progress bars.
+
+    Raises:
+        InputError: as `attest`.
+        FingerprintError: as `attest`.
+        ModelError: as `attest`.
+    """
+    _check_access(access)
     check_model(model)
     canaries = canaries or Canaries.packaged()
     fingerprint.canaries.check(canaries, key)
-    thresholds = thresholds or Thresholds()
     reference = fingerprint.reference
     now = measure(model, canaries, batch_size=batch_size, progress=progress)
     _check_same_shape(model, fingerprint, now)
-    findings = list(by_activations(reference, now))
-    published = [
-        Check("published: refusal gap", refusal_gap(reference, now), None, None, False),
-        Check("published: deviations lost", lost_deviations(reference, now), None, None, False),
-    ]
-    tensors = found_hooks = None
+    found: tuple[Finding, ...] = ()
+    energy = tensors = found_hooks = None
     if access == "weights":
         matrices = Matrices.of(model, now.layout)
-        if matrices is not None and (found := weights(reference, matrices)):
-            findings.append(found)
+        by_weights = None if matrices is None else weights(reference, matrices)
+        found = () if by_weights is None else (by_weights,)
         records = tensor_records(model)
         energy = gap_and_energy(reference, now, fingerprint.weights, records)
-        published.append(
-            Check("published: refusal gap and weight energy", energy, None, None, False)
-        )
         tensors = _changed(fingerprint.weights, records)
         found_hooks = tuple(each for each in hooks(model) if each not in fingerprint.hooks)
+    return Observation(
+        model=model_name(model),
+        activations=by_activations(reference, now),
+        weights=found,
+        published=(
+            ("published: refusal gap", refusal_gap(reference, now)),
+            ("published: deviations lost", lost_deviations(reference, now)),
+        ),
+        weight_energy=energy,
+        movement=movement(reference, now),
+        tensors=tensors,
+        hooks=found_hooks,
+    )
+
+
+def judge(
+    seen: Observation,
+    fingerprint: Fingerprint,
+    *,
+    access: Access = "weights",
+    thresholds: Thresholds | None = None,
+) -> Attestation:
+    """What an observation says, by some thresholds; one with weights may be judged without them.
+
+    Args:
+        seen: from `observe`.
+        fingerprint: that it was observed with.
+        access: "activations" leaves out what was seen of the weights and the inference path.
+        thresholds: from when on a check speaks of tampering.
+
+    Raises:
+        InputError: the weights are to count and were not looked at.
+    """
+    _check_access(access)
+    thresholds = thresholds or Thresholds()
+    published = list(seen.published)
+    findings, tensors, found_hooks = seen.activations, None, None
+    if access == "weights":
+        if seen.weight_energy is None:
+            raise InputError("the weights were not looked at; observe with access='weights'")
+        findings = (*findings, *seen.weights)
+        published.append(("published: refusal gap and weight energy", seen.weight_energy))
+        tensors, found_hooks = seen.tensors, seen.hooks
     checks = judged(findings, fingerprint, thresholds)
     numerical = max((run.movement for run in fingerprint.null), default=0.0)
-    moved = movement(reference, now)
-    verdict, why = verdict_of(
-        checks,
-        fingerprint,
-        moved=moved > thresholds.margin * numerical or bool(tensors) or bool(found_hooks),
-    )
+    moved = seen.movement > thresholds.margin * numerical or bool(tensors) or bool(found_hooks)
+    verdict, why = verdict_of(checks, fingerprint, moved=moved)
     kind, where = likeliest(checks) if verdict == "tampered" else (None, None)
     return Attestation(
-        model=model_name(model),
+        model=seen.model,
         fingerprint_of=fingerprint.model,
         access=access,
         verdict=verdict,
         why=why,
         score=max(check.strength for check in checks),
-        checks=(*checks, *published),
+        checks=(*checks, *(Check(name, value) for name, value in published)),
         kind=kind,
         layers=where.layers if where else (),
         neurons=where.neurons if where else (),
-        movement=moved,
+        movement=seen.movement,
         numerical=numerical,
         tensors=tensors,
         hooks=found_hooks,
     )
+
+
+def _check_access(access: str) -> None:
+    if access not in get_args(Access):
+        raise InputError(f"access is {access!r}, expected one of {', '.join(get_args(Access))}")
 
 
 def _changed(before: tuple[TensorRecord, ...], after: tuple[TensorRecord, ...]) -> tuple[str, ...]:

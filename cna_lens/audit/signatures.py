@@ -48,6 +48,11 @@ def new_key(private: str | Path, public: str | Path) -> None:
     write_atomically(public, shown.decode())
 
 
+def check_private_key(path: str | Path) -> None:
+    """Raise InputError unless a private key can be signed with: before a long run, not after it."""
+    _private_key(path)
+
+
 def save_signed(fingerprint: Fingerprint, path: str | Path, private: str | Path) -> None:
     """Write a fingerprint and, beside it, the signature of its bytes.
 
@@ -67,9 +72,9 @@ def load_signed(path: str | Path, public: str | Path) -> Fingerprint:
         FingerprintError: there is no signature, it is another key's, or a byte was altered.
         InputError: the public key cannot be used.
     """
+    key = _public_key(public)
     from cryptography.exceptions import InvalidSignature
 
-    key = _public_key(public)
     beside = signature_path(path)
     try:
         content = Path(path).read_bytes()

@@ -11,9 +11,9 @@ from cna_lens.errors import InputError
 
 DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
     {
-        "refusals": 0.2,
-        "separation": 0.25,
-        "neurons": 0.12,
+        "refusals": 0.15,
+        "separation": 0.1,
+        "neurons": 0.1,
         "weights": 0.1,
         "readout": 0.1,
         "shift": 0.1,
