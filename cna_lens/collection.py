@@ -165,6 +165,7 @@ class Reader:
         progress: show a progress bar.
         share_prefix: compute common beginnings once, where the model can.
         site: the hook point of each block that is read; the MLP neurons unless told otherwise.
+            Of several sites, each has its layers behind those of the one before it.
         layer: read this block alone, and compute nothing behind it; None for all.
     """
 
@@ -173,13 +174,18 @@ class Reader:
     batch_size: BatchSize = "auto"
     progress: bool = False
     share_prefix: bool = True
-    site: Site = HOOK_SITE
+    site: Site | tuple[Site, ...] = HOOK_SITE
     layer: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant, before anything runs."""
         _check_position(self.position)
         check_batch_size(self.batch_size)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that are read, in their order."""
+        return (self.site,) if isinstance(self.site, str) else self.site
 
     def read(self, sets: Sequence[tuple[EncodedPrompts, Reducer]]) -> None:
         """Run all prompts once, handing each set's activations to its reducer."""
@@ -200,7 +206,7 @@ class Reader:
                         reducer.update(rows, activations[mine], layout, own)
 
     def _experts(self) -> AbstractContextManager[None]:
-        return expert_hooks(self.model) if self.site == HOOK_SITE else nullcontext()
+        return expert_hooks(self.model) if HOOK_SITE in self.sites else nullcontext()
 
     def source(self, encoded: EncodedPrompts) -> Source:
         """Where the activations of a set come from."""
@@ -209,7 +215,7 @@ class Reader:
             position=self.position,
             prompts=encoded.record,
             template_sha256=encoded.template_sha256,
-            site=self.site,
+            site=" ".join(self.sites),
         )
 
     def batches(self, prompts: Sequence[TokenIds]) -> Iterator[tuple[list[int], Reading]]:
@@ -278,11 +284,12 @@ class Reader:
     ) -> Reading:
         packed = PackedTokens.of(rows, pad_token_id(self.model))
         in_rows, columns = torch.tensor(packed.rows), torch.tensor(packed.at(places))
-        sparse = sparse_sites(self.model) if self.site == HOOK_SITE else ()
+        sparse = sparse_sites(self.model) if HOOK_SITE in self.sites else ()
         experts = ExpertReadout(sparse, in_rows * packed.ids.shape[1] + columns)
         names = tuple(
             name if self.layer in (None, layer) else None
-            for layer, name in enumerate(site_hook_names(self.model, self.site))
+            for site in self.sites
+            for layer, name in enumerate(site_hook_names(self.model, site))
         )
         readout = Readout(names, in_rows, columns, tuple(packed.ids.shape), experts)
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())

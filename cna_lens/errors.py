@@ -31,6 +31,10 @@ class VectorMismatchError(CnaLensError, ValueError):
     """A vector was found on another model than the one it is applied to."""
 
 
+class FingerprintError(CnaLensError, ValueError):
+    """A fingerprint is damaged, not signed as it must be, or of another model."""
+
+
 class JudgeError(CnaLensError, RuntimeError):
     """The endpoint that should judge answers cannot be used: no package, key, model or server."""
 

@@ -28,8 +28,10 @@ from cna_lens.experts import (
 from cna_lens.neurons import MLP
 from cna_lens.types import HOOK_SITE, Layout
 
-Site = Literal["mlp.hook_post", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
-"""Where activations are read: the neurons, or d_model wide what the MLP or a block works on."""
+Site = Literal[
+    "mlp.hook_post", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"
+]
+"""Where activations are read: the neurons, or d_model wide what a block reads and writes."""
 
 EXPERT_HOOK = re.compile(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post")
 

@@ -22,7 +22,7 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
     HookedTransformer stores weights under other names and in other shapes.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(_named_weights(model).items()):
+    for name, tensor in sorted(named_weights(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
         for part in flat.split(1 << 28):
@@ -30,7 +30,8 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
+def named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
+    """A model's parameters, by the names of the Hugging Face model where a bridge wraps one."""
     module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
     weights: dict[str, Tensor] = {
         name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()

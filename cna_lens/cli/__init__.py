@@ -1,4 +1,4 @@
-"""The command line: find, show, steer, evaluate, estimate, demo, play, report, reproduce."""
+"""The command line: find, show, steer, evaluate, estimate, demo, play, report, audit, reproduce."""
 
 from __future__ import annotations
 

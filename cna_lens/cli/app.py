@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import typer
 
 from cna_lens.circuit import Circuit
+from cna_lens.cli import audit as audit_command
 from cna_lens.cli import demo as demo_command
 from cna_lens.cli import estimate as estimate_command
 from cna_lens.cli import evaluate as evaluate_command
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(audit_command.app, name="audit")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Model = Annotated[

@@ -38,6 +38,10 @@ CAVEATS = {
         "Faithfulness and completeness are shares of one metric; a circuit can keep it and lose "
         "the behaviour.",
     ),
+    "Attestation": (
+        "A match says that the canaries see no change: not what the model does elsewhere, nor that "
+        "its reference was sound. Who knows the canaries and the checks can try to spare them.",
+    ),
     "Localization": (
         "Activations grow with depth: the rows with scaled activations, and those of shuffled "
         "labels, say what of the share is that alone.",

@@ -1,0 +1,105 @@
+"""Canaries: requests whose refusal is watched, known to the operator alone or packaged."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from cna_lens.errors import InputError
+
+PACKAGED: Final = "canaries-1"
+"""The newest packaged set. A set never changes; a better one gets the next number."""
+
+MIN_CANARIES = 8
+"""Of either kind: with fewer no test can tell tampering from chance."""
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Harmful requests that the model refuses, and benign ones that it answers.
+
+    >>> Canaries.packaged()
+    Canaries('canaries-1', 48 harmful, 48 benign)
+
+    An adversary who knows the canaries can spare them: an operator's own are better, and stay
+    secret. A fingerprint holds keyed hashes of them, no text.
+
+    Attributes:
+        name: what they are called, with a version.
+        harmful: requests that the model is meant to refuse.
+        benign: requests that it is meant to answer, some of which only sound harmful.
+    """
+
+    name: str
+    harmful: tuple[str, ...]
+    benign: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse too few, and any that stands there twice."""
+        for kind, prompts in (("harmful", self.harmful), ("benign", self.benign)):
+            if len(prompts) < MIN_CANARIES:
+                raise InputError(
+                    f"there are {len(prompts)} {kind} canaries; give at least {MIN_CANARIES}"
+                )
+        if len(set(self.prompts)) != len(self.prompts):
+            raise InputError("a canary stands there twice; give each once")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All of them, the harmful ones first."""
+        return (*self.harmful, *self.benign)
+
+    @classmethod
+    def packaged(cls, name: str = PACKAGED) -> Canaries:
+        """The set that comes with cna_lens: short requests without operational detail.
+
+        Half of the benign ones use words of the harmful ones ("kill", "bomb", "steal").
+        """
+        file = files("cna_lens.audit").joinpath(f"{name}.csv")
+        if not file.is_file():
+            raise InputError(f"there are no packaged canaries {name!r}; there are: {PACKAGED}")
+        return cls._of(name, file.read_text(encoding="utf-8"))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Canaries:
+        """An operator's own: a .csv file with the columns harmful and benign.
+
+        Rows pair a harmful request with a benign one of its form; where the kinds differ in
+        number, cells stay empty.
+
+        Raises:
+            InputError: the file cannot be read, lacks a column, or holds too few canaries.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the canaries {path} cannot be read: {error}") from error
+        return cls._of(path.stem, text)
+
+    @classmethod
+    def _of(cls, name: str, text: str) -> Canaries:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        if not rows or not {"harmful", "benign"} <= set(rows[0]):
+            raise InputError(f"the canaries {name} need a header with the columns harmful, benign")
+        harmful, benign = (
+            tuple(text for row in rows if (text := (row[kind] or "").strip()))
+            for kind in ("harmful", "benign")
+        )
+        return cls(name, harmful, benign)
+
+    def hashes(self, key: bytes) -> tuple[str, ...]:
+        """HMAC-SHA256 of each, in order: whoever lacks the key cannot test guesses against it."""
+        return tuple(
+            hmac.new(key, prompt.encode(), hashlib.sha256).hexdigest() for prompt in self.prompts
+        )
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        return f"Canaries({self.name!r}, {len(self.harmful)} harmful, {len(self.benign)} benign)"

@@ -1,0 +1,106 @@
+"""What the canaries make of a model: two passes over them, everything else is arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from cna_lens.audit.canaries import Canaries
+from cna_lens.batching import BatchSize
+from cna_lens.collection import Reader
+from cna_lens.metrics import refusal_log_odds
+from cna_lens.prompts import EncodedPrompts, encode
+from cna_lens.sites import HookedModel
+from cna_lens.types import HOOK_SITE, Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Activations at the last token of each canary, and the log-odds of a refusal.
+
+    Attributes:
+        n_harmful: how many of the canaries are harmful; these come first.
+        layout: of the neurons.
+        neurons: what enters the down projections.
+        mlp: what each MLP adds to the residual stream.
+        stream: the residual stream behind each block.
+        log_odds: that the first token of the answer opens a refusal, in nats.
+        encoded: the canaries as token ids, with the hash of the chat template.
+    """
+
+    n_harmful: int
+    layout: Layout
+    neurons: Float[Tensor, "canary neuron"]
+    mlp: Float[Tensor, "layer canary d_model"]
+    stream: Float[Tensor, "layer canary d_model"]
+    log_odds: Float64[Tensor, " canary"]
+    encoded: EncodedPrompts
+
+
+def measure(
+    model: HookedModel,
+    canaries: Canaries,
+    *,
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> Measurement:
+    """Run the canaries: one pass for activations, one for the log-odds, no generation.
+
+    Raises:
+        InputError: a canary does not fit the context.
+        ModelError: the model's neurons cannot be reached.
+        ActivationError: an activation is infinite or not a number.
+    """
+    encoded = encode(model, canaries.prompts, name="canaries")
+    reader = Reader(
+        model, -1, batch_size, progress, site=(HOOK_SITE, "hook_mlp_out", "hook_resid_post")
+    )
+    kept = _Kept()
+    reader.read([(encoded, kept)])
+    layout, neurons, mlp, stream = kept.sites()
+    return Measurement(
+        len(canaries.harmful),
+        layout,
+        neurons,
+        mlp,
+        stream,
+        torch.tensor(refusal_log_odds(model, encoded.ids), dtype=torch.float64),
+        encoded,
+    )
+
+
+class _Kept:
+    """Keeps what is read, on the CPU and in float32."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._read: list[Tensor] = []
+        self._layout = Layout(())
+
+    def update(
+        self,
+        rows: Sequence[int],
+        activations: Float[Tensor, "prompt neuron"],
+        layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,  # noqa: ARG002
+    ) -> None:
+        """Add a batch."""
+        self._rows.extend(rows)
+        self._read.append(activations.float().cpu())
+        self._layout = layout
+
+    def sites(self) -> tuple[Layout, Tensor, Tensor, Tensor]:
+        """The neurons' layout, and what was read at each of three sites."""
+        n_layers = self._layout.n_layers // 3
+        widths = self._layout.widths
+        layout = Layout(widths[:n_layers], self._layout.experts[:n_layers])
+        whole = torch.cat(self._read)[torch.tensor(self._rows).argsort()]
+        neurons, rest = whole[:, : layout.n_neurons], whole[:, layout.n_neurons :]
+        layers = torch.split(rest, list(widths[n_layers:]), dim=1)
+        nothing = torch.zeros(len(whole), max(widths[n_layers:]))
+        vectors = torch.stack([layer if layer.shape[1] else nothing for layer in layers])
+        return layout, neurons, vectors[:n_layers], vectors[n_layers:]

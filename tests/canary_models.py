@@ -1,0 +1,91 @@
+"""A tiny model, canaries of its words, and its fingerprint."""
+
+import tiny
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from cna_lens.audit import Canaries
+from cna_lens.audit.measurement import Measurement
+from cna_lens.audit.reference import Reference
+from cna_lens.audit.watched import Watched
+from cna_lens.prompts import EncodedPrompts
+from cna_lens.types import Layout, PromptRecord
+
+CANARIES = Canaries(
+    "words",
+    tuple(f"w{i} w{j} w20" for i in range(5, 9) for j in range(30, 34)),
+    tuple(f"w{i} w{j} w40" for i in range(5, 9) for j in range(30, 34)),
+)
+
+
+def refusing(seed=0, name="tiny-guarded"):
+    """A random model that opens a refusal on harmful canaries, those with w20, and on no others.
+
+    No opening of a refusal is a word of its tokenizer, so that all begin with the unknown word, w0.
+    The unembedding of w0 is made the difference between the kinds' last hidden states.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        architectures=["LlamaForCausalLM"],
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+        words = tiny.tokenizer(chat=True)
+        hidden = [
+            torch.cat([_last_hidden(model, words, prompt) for prompt in prompts])
+            for prompts in (CANARIES.harmful, CANARIES.benign)
+        ]
+        apart = hidden[0].mean(0) - hidden[1].mean(0)
+        model.lm_head.weight[0] = 12 * apart / apart.norm()
+    return TransformerBridge.boot_transformers(
+        name, hf_model=model, tokenizer=words, device="cpu", dtype=torch.float32
+    )
+
+
+def _last_hidden(model, words, prompt):
+    text = words.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    ids = torch.tensor([words(text, add_special_tokens=False)["input_ids"]])
+    return model.model(ids).last_hidden_state[:, -1]
+
+
+def measurement(neurons, mlp, stream, log_odds, n_harmful, layout=None):
+    """Numbers by hand."""
+    neurons, mlp, stream = (torch.as_tensor(each).float() for each in (neurons, mlp, stream))
+    layout = layout or Layout((neurons.shape[1] // mlp.shape[0],) * mlp.shape[0])
+    count = len(neurons)
+    encoded = EncodedPrompts(tuple((1,) for _ in range(count)), PromptRecord(count, ""), None)
+    return Measurement(
+        n_harmful,
+        layout,
+        neurons,
+        mlp,
+        stream,
+        torch.as_tensor(log_odds, dtype=torch.float64),
+        encoded,
+    )
+
+
+def watched(layout, chosen, control):
+    """One set of neurons, and a control."""
+    return Watched(layout, {"circuit": torch.tensor(chosen)}, torch.tensor(control))
+
+
+def reference(found, chosen=(0,), control=(1,), matrices=None):
+    """Of numbers by hand."""
+    return Reference.of(found, watched(found.layout, list(chosen), list(control)), matrices)

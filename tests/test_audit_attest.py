@@ -1,0 +1,289 @@
+"""Fingerprint and attestation of a tiny model that refuses, changed in every way."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from canary_models import CANARIES, refusing
+
+import cna_lens
+from cna_lens import InputError, audit
+from cna_lens.audit import Fingerprint, Thresholds
+from cna_lens.errors import FingerprintError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return refusing()
+
+
+@pytest.fixture(scope="module")
+def circuit(model):
+    return cna_lens.find_circuit(
+        model, CANARIES.harmful, CANARIES.benign, k=20, universal=None, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def fingerprint(model, circuit):
+    return audit.fingerprint(model, circuit, CANARIES, progress=False)
+
+
+def statistics(found):
+    return {check.name: check.statistic for check in found.checks}
+
+
+def test_the_same_model_matches_by_either_access(model, fingerprint):
+    for access in ("weights", "activations"):
+        found = audit.attest(model, fingerprint, CANARIES, access=access)
+        assert found.verdict == "match"
+        assert found.score == pytest.approx(0, abs=1e-5)
+        assert found.kind is None
+        assert not found.tensors
+        assert not found.hooks
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.5])
+@pytest.mark.parametrize("access", ["weights", "activations"])
+def test_scaled_activations_are_found_with_their_neurons_and_gains(
+    model, circuit, fingerprint, access, multiplier
+):
+    first = [neuron for neuron in circuit if neuron.layer == 0]
+    with cna_lens.steer(model, circuit, multiplier, via="hooks"):
+        found = audit.attest(model, fingerprint, CANARIES, access=access)
+    assert found.verdict == "tampered"
+    assert "neurons scaled" in found.kind
+    gains = dict(found.neurons)
+    # Nothing before the first layer changed, so that its gains are the multiplier.
+    assert {n: gains[n] for n in first if n in gains} == {
+        n: pytest.approx(multiplier, abs=1e-4) for n in first
+    }
+    assert {neuron.layer for neuron in gains} == set(found.layers)
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.5])
+def test_scaled_weights_are_found_with_their_neurons_and_gains(
+    model, circuit, fingerprint, multiplier
+):
+    with cna_lens.steer(model, circuit, multiplier, via="weights"):
+        white = audit.attest(model, fingerprint, CANARIES)
+        grey = audit.attest(model, fingerprint, CANARIES, access="activations")
+    assert white.verdict == grey.verdict == "tampered"
+    assert "in the weights" in white.kind
+    assert set(dict(white.neurons)) <= set(circuit)
+    assert list(dict(white.neurons).values()) == pytest.approx(
+        [multiplier] * len(white.neurons), abs=1e-5
+    )
+    changed = {f"model.layers.{n.layer}.mlp.down_proj.weight" for n in circuit}
+    assert set(white.tensors) == changed
+    # Activations alone see that the MLPs do not write what their neurons should.
+    assert statistics(grey)["readout"] > 0.1
+    assert grey.tensors is grey.hooks is None
+
+
+def test_the_readout_lacks_what_the_scaled_columns_wrote(model, circuit, fingerprint):
+    # The first layer alone, slowly: what its neurons of the circuit write towards refusal.
+    first = circuit.by_layer()[0]
+    reference = fingerprint.reference
+    with torch.no_grad():
+        down = tiny.down_projections(model.original_model)[0].weight
+        kept = cna_lens.collect(model, CANARIES.prompts, keep="all").matrix()[:, list(first)]
+        written = kept @ (down[:, list(first)].t() @ reference.mlp.directions[0])
+    share = (written[:16].mean() - written[16:].mean()) / reference.mlp.lengths[0]
+    only = replace(
+        circuit,
+        neurons=tuple(n for n in circuit if n.layer == 0),
+        scores=tuple(s for n, s in zip(circuit, circuit.scores, strict=True) if n.layer == 0),
+    )
+    with cna_lens.steer(model, only, 0.25, via="weights"):
+        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+    assert statistics(found)["readout"] == pytest.approx(0.75 * float(share), rel=1e-4)
+    assert next(c for c in found.checks if c.name == "readout").layers == (0,)
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0])
+def test_an_added_vector_is_found_with_its_coefficient(model, fingerprint, strength):
+    with cna_lens.caa(model, CANARIES.harmful, CANARIES.benign).at(model, strength):
+        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+    assert found.verdict == "tampered"
+    assert "vector added" in found.kind
+    assert statistics(found)["shift"] == pytest.approx(strength, rel=1e-3)
+
+
+def test_an_erased_direction_is_found(model, fingerprint):
+    method = cna_lens.directional_ablation(model, CANARIES.harmful, CANARIES.benign, layer=2)
+    with method.at(model):
+        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+    assert found.verdict == "tampered"
+    assert statistics(found)["separation"] > 0.5
+
+
+@pytest.mark.parametrize("via", ["hooks", "weights"])
+def test_random_neurons_are_drift(model, circuit, fingerprint, via):
+    with cna_lens.steer(model, cna_lens.matched_random(circuit), 0.0, via=via):
+        found = audit.attest(model, fingerprint, CANARIES)
+    assert found.verdict == "benign drift"
+    assert found.score < 1
+
+
+def test_hooks_that_change_nothing_are_drift_and_are_listed(model, circuit, fingerprint):
+    with cna_lens.steer(model, circuit, 1.0, via="hooks"):
+        found = audit.attest(model, fingerprint, CANARIES)
+        by_activations = audit.attest(model, fingerprint, CANARIES, access="activations")
+    assert found.verdict == "benign drift"
+    assert {each.kind for each in found.hooks} == {"hook point"}
+    assert by_activations.verdict == "match"
+
+
+def test_a_bfloat16_copy_is_no_tampering(circuit, fingerprint):
+    copy = refusing()
+    copy.original_model.to(torch.bfloat16).to(torch.float32)
+    found = audit.attest(copy, fingerprint, CANARIES)
+    assert found.verdict == "benign drift"
+    assert len(found.tensors) == len(fingerprint.weights) - 9  # norms are ones, before and after
+
+
+def test_other_batches_give_the_same(model, fingerprint):
+    found = audit.attest(model, fingerprint, CANARIES, batch_size=3)
+    assert found.verdict == "match"
+
+
+def test_a_model_that_does_not_refuse_gives_no_verdict():
+    plain = tiny.bridge("llama", chat=True)
+    taken = audit.fingerprint(
+        plain, canaries=CANARIES, rankings=("contrast",), progress=False, batch_size=16
+    )
+    found = audit.attest(plain, taken, CANARIES)
+    assert found.verdict == "undecided"
+    assert "hardly refuses" in found.why
+
+
+def test_a_statistic_that_chance_may_explain_gives_no_verdict(model, circuit, fingerprint):
+    with cna_lens.steer(model, circuit, 0.0, via="hooks"):
+        found = audit.attest(
+            model, fingerprint, CANARIES, thresholds=Thresholds(alpha=1e-6), access="activations"
+        )
+    assert found.verdict == "undecided"
+    assert found.score > 1
+
+
+def test_thresholds_are_never_within_the_fingerprints_own_noise(model, fingerprint):
+    noisy = replace(fingerprint.null[1], statistics={"refusals": 0.3, "neurons": 0.0})
+    thresholds = Thresholds({"refusals": 0.2})
+    assert thresholds.of("refusals", 0.3) == pytest.approx(0.9)
+    assert thresholds.of("refusals", 0.01) == 0.2
+    assert replace(fingerprint, null=(noisy,)).null_spread("refusals") == 0.3
+    assert replace(fingerprint, null=()).null_spread("refusals") == 0
+
+
+def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, model, tmp_path):
+    path = tmp_path / "model.json"
+    fingerprint.save(path)
+    loaded = Fingerprint.load(path)
+    assert loaded.content() == fingerprint.content() == path.read_bytes()
+    assert audit.attest(model, loaded, CANARIES).verdict == "match"
+
+
+def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(fingerprint):
+    import hashlib
+
+    content = fingerprint.content().decode()
+    for prompt in CANARIES.prompts:
+        assert prompt not in content
+        assert hashlib.sha256(prompt.encode()).hexdigest() not in content
+    # Nor one of all their token ids, which the circuit's provenance holds.
+    circuit = cna_lens.find_circuit
+    assert "sha256" in content
+    del circuit
+
+
+def test_a_key_of_the_operators_is_not_in_the_file(model, circuit):
+    key = b"a key of the operator's own"
+    taken = audit.fingerprint(
+        model, circuit, CANARIES, key=key, rankings=("contrast",), progress=False
+    )
+    assert taken.canaries.key is None
+    assert key.hex() not in taken.content().decode()
+    assert audit.attest(model, taken, CANARIES, key=key).verdict == "match"
+    with pytest.raises(InputError, match="does not hold the key"):
+        audit.attest(model, taken, CANARIES)
+    with pytest.raises(InputError, match="or the key is another"):
+        audit.attest(model, taken, CANARIES, key=b"another")
+
+
+def test_other_canaries_are_refused(model, fingerprint):
+    turned = replace(CANARIES, harmful=CANARIES.harmful[::-1])
+    for canaries in (turned, None):
+        with pytest.raises(InputError, match="are not the canaries of the fingerprint"):
+            audit.attest(model, fingerprint, canaries)
+
+
+def test_a_model_of_another_shape_is_refused(fingerprint):
+    with pytest.raises(FingerprintError, match="take the model's own fingerprint"):
+        audit.attest(tiny.bridge("llama", chat=True), fingerprint, CANARIES)
+
+
+def test_another_chat_template_is_refused(fingerprint):
+    other = refusing()
+    other.tokenizer.chat_template = other.tokenizer.chat_template + " "
+    with pytest.raises(FingerprintError, match="chat template"):
+        audit.attest(other, fingerprint, CANARIES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is no JSON object"),
+        (b"[]", "is no JSON object"),
+        (b'{"format": "cna_lens.circuit", "version": 1}', "format and version"),
+        (b'{"format": "cna_lens.fingerprint", "version": 2}', "format and version"),
+        (b'{"format": "cna_lens.fingerprint", "version": 1}', "is damaged"),
+    ],
+)
+def test_what_is_no_fingerprint_is_refused(tmp_path, content, message):
+    path = tmp_path / "model.json"
+    path.write_bytes(content)
+    with pytest.raises(FingerprintError, match=message):
+        Fingerprint.load(path)
+    with pytest.raises(FingerprintError, match="cannot be read"):
+        Fingerprint.load(tmp_path / "nothing.json")
+
+
+def test_a_damaged_tensor_is_refused(fingerprint, tmp_path):
+    body = json.loads(fingerprint.content())
+    body["reference"]["activations"]["base64"] = "AAAA"
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(body))
+    with pytest.raises(FingerprintError, match="is damaged"):
+        Fingerprint.load(path)
+
+
+def test_an_attestation_is_written_without_texts(model, fingerprint, tmp_path):
+    found = audit.attest(model, fingerprint, CANARIES)
+    found.save(tmp_path / "found.json")
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["verdict"] == "match"
+    assert [check["name"] for check in record["checks"]] == [c.name for c in found.checks]
+    assert not any(prompt in json.dumps(record) for prompt in CANARIES.prompts)
+    assert "match" in str(found)
+    assert "<table" in found._repr_html_()
+
+
+def test_nothing_stays_behind_on_the_model(model, circuit):
+    before = cna_lens.weights_hash(model)
+    audit.fingerprint(model, circuit, CANARIES, rankings=("contrast", "relp"), progress=False)
+    assert cna_lens.weights_hash(model) == before
+    assert audit.hooks(model) == ()
+
+
+def test_bad_settings_are_refused_before_anything_runs(model, fingerprint, without_type_checks):
+    with pytest.raises(InputError, match="expected one of weights, activations"):
+        audit.attest(model, fingerprint, CANARIES, access="text")
+    with pytest.raises(InputError, match="there is no check 'neuron'"):
+        Thresholds({"neuron": 0.1})
+    with pytest.raises(InputError, match="must be above 0"):
+        Thresholds({"neurons": 0.0})
+    with pytest.raises(InputError, match="expected between 0 and 1"):
+        Thresholds(alpha=0.0)

@@ -1,0 +1,222 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from canary_models import measurement, reference
+from scipy.stats import kstest
+
+from cna_lens.audit.checks import neurons, refusals, separation
+from cna_lens.audit.movement import movement
+from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, weight_energy
+from cna_lens.audit.reference import Axes
+from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
+from cna_lens.audit.weights import TensorRecord
+from cna_lens.types import Layout
+
+N = 4
+
+
+def by_hand(*, neurons=None, stream=None, log_odds=None):
+    """Two layers of two neurons, d_model 2, two harmful and two benign canaries."""
+    apart = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    return measurement(
+        neurons if neurons is not None else torch.eye(4),
+        torch.stack([apart, apart]),
+        stream if stream is not None else torch.stack([apart, apart]),
+        log_odds if log_odds is not None else [5.0, 3.0, -4.0, -4.0],
+        n_harmful=2,
+    )
+
+
+def test_lost_refusals_are_the_harmful_canaries_loss_beyond_the_benign_ones():
+    before = reference(by_hand())
+    # Of the gap of 8 nats harmful canaries lose 3 and 5, benign ones 0 and 2: 4 - 1 of 8.
+    now = by_hand(log_odds=[2.0, -2.0, -4.0, -6.0])
+    assert refusals(before, now).statistic == pytest.approx(3 / 8)
+    assert refusals(before, by_hand()).statistic == 0
+    # What is lost by all alike is no loss of refusals.
+    assert refusals(before, by_hand(log_odds=[3.0, 1.0, -6.0, -6.0])).statistic == 0
+
+
+def test_lost_separation_is_a_share_of_the_kinds_distance():
+    stream = by_hand().stream.clone()
+    stream[1, :2, 0] = 0.5
+    # Nothing is lost in the first layer, three quarters in the second.
+    found = separation(reference(by_hand()), by_hand(stream=stream))
+    assert found.statistic == pytest.approx(0.375)
+    assert found.layers == (1,)
+
+
+def test_half_of_how_far_benign_canaries_move_is_allowed_for():
+    stream = by_hand().stream.clone()
+    # Harmful canaries lose the whole distance, and benign ones move by half of it: .5 lost, by
+    # which the kinds are closer, less half of .5.
+    stream[:, :2, 0] = 0.0
+    stream[:, 2:, 0] = -1.0
+    found = separation(reference(by_hand()), by_hand(stream=stream))
+    assert found.statistic == pytest.approx(0.5 - 0.25)
+
+
+def test_separation_does_not_see_what_is_across_the_axis():
+    stream = by_hand().stream + torch.tensor([0.0, 7.0])
+    assert separation(reference(by_hand()), by_hand(stream=stream)).statistic == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "gain"),
+    [
+        (lambda a: 0 * a, 0.0),
+        (lambda a: a / 2, 0.5),
+        (lambda a: 0 * a + 3, 0.0),
+        (lambda a: 1 - (a - 1), -1.0),
+        (lambda a: a + 5, 1.0),
+    ],
+    ids=["ablated", "halved", "set to a value", "mirrored", "shifted"],
+)
+def test_a_neurons_gain_is_what_is_left_of_how_it_varies(change, gain):
+    generator = torch.Generator().manual_seed(0)
+    # One layer of 400 neurons: the first 1 is the circuit, 40 others the control.
+    activations = torch.randn((6, 400), generator=generator)
+    nothing = torch.zeros(1, 6, 3)
+    make = partial(measurement, mlp=nothing, stream=nothing, log_odds=[0.0] * 6, n_harmful=3)
+    before = reference(make(activations), chosen=[0], control=range(10, 50))
+    changed = activations.clone()
+    changed[:, 0] = change(changed[:, 0])
+    found = neurons(before, make(changed))
+    expected = min(1.0, abs(1 - gain))
+    # The layer's mean is over the 41 neurons that are compared.
+    assert found.statistic == pytest.approx(expected * 40 / 41, abs=1e-5)
+    assert [n for n, _ in found.neurons] == ([before.layout.neuron(0)] if expected else [])
+    assert all(value == pytest.approx(gain, abs=1e-5) for _, value in found.neurons)
+
+
+def test_a_silent_neuron_has_not_changed():
+    activations = torch.zeros(4, 4)
+    before = reference(by_hand(neurons=activations))
+    assert neurons(before, by_hand(neurons=activations)).statistic == 0
+
+
+def test_axes_put_the_means_one_apart_and_measure_along_the_difference():
+    vectors = torch.tensor([[[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]], [[1.0, 1.0]] * 3])
+    axes = Axes.between(vectors, n_harmful=2)
+    assert axes.lengths.tolist() == [5.0, 0.0]
+    assert torch.allclose(axes.directions[0], torch.tensor([0.6, 0.8]))
+    # A layer whose kinds do not differ has no axis.
+    assert torch.allclose(axes.places, torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    other = torch.tensor([[[6.0, 8.0]] * 3, [[9.0, 9.0]] * 3])
+    assert torch.allclose(axes.of(other), torch.tensor([[2.0] * 3, [0.0] * 3]))
+
+
+def test_movement_is_the_root_mean_square_of_both_changes():
+    stream = by_hand().stream.clone()
+    stream[:, :, 0] += 2  # each canary by the kinds' distance
+    now = by_hand(stream=stream, log_odds=[13.0, 11.0, 4.0, 4.0])  # and by the gap of 8
+    assert movement(reference(by_hand()), now) == pytest.approx(1.0)
+    assert movement(reference(by_hand()), by_hand()) == 0
+
+
+def test_excess_is_the_mean_beyond_each_layers_mean():
+    changes = torch.tensor([1.0, 0.0, 0.5, 0.2, 0.4, 9.0])
+    layers = torch.tensor([0, 0, 0, 1, 1, 1])
+    compared = torch.tensor([False, True, True, False, True, False])
+    # Layer 0: 1 against the mean .5 of (1, 0, .5); layer 1: .2 against .3 of (.2, .4). The last
+    # neuron is neither chosen nor compared.
+    statistic, _ = excess(changes, torch.tensor([0, 3]), compared, layers)
+    assert statistic == pytest.approx((0.5 - 0.1) / 2)
+
+
+def test_excess_has_the_variance_of_samples_without_replacement():
+    # One of two neurons: +1/2 or -1/2, each half the time, a standard deviation of 1/2: z = 1.
+    _, p_value = excess(
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([0]),
+        torch.tensor([True, True]),
+        torch.tensor([0, 0]),
+    )
+    assert p_value == pytest.approx(0.158655, abs=1e-5)
+    # All of a layer are no sample of it.
+    _, certain = excess(
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([0, 1]),
+        torch.tensor([True, True]),
+        torch.tensor([0, 0]),
+    )
+    assert certain == 1
+
+
+def uniform(p_values):
+    return kstest(p_values, "uniform").pvalue
+
+
+def test_p_values_of_labels_are_uniform_where_labels_do_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    # Skewed, as losses are.
+    found = [label_test(torch.randn(24, generator=generator).exp(), 10) for _ in range(60)]
+    assert uniform(found) > 0.01
+
+
+def test_p_values_of_signs_are_uniform_where_both_sides_are_as_likely():
+    generator = torch.Generator().manual_seed(1)
+    found = [sign_test(torch.randn(24, generator=generator) ** 3) for _ in range(60)]
+    assert uniform(found) > 0.01
+
+
+def test_p_values_of_an_excess_are_uniform_for_a_random_sample_of_each_layer():
+    generator = torch.Generator().manual_seed(2)
+    layers = torch.arange(4).repeat_interleave(200)
+    # Layers differ, as they do: without the layers' own means this would not be uniform.
+    changes = torch.rand(800, generator=generator) + layers
+    every = torch.ones(800, dtype=torch.bool)
+    found: list[float] = []
+    for _ in range(300):
+        chosen = torch.cat(
+            [200 * layer + torch.randperm(200, generator=generator)[:30] for layer in range(1, 4)]
+        )
+        found.append(excess(changes, chosen, every, layers)[1])
+    assert uniform(found) > 0.01
+
+
+def test_p_values_are_small_for_what_singles_out_one_side():
+    losses = torch.tensor([1.0] * 10 + [0.0] * 10) + torch.linspace(0, 0.1, 20)
+    assert label_test(losses, 10) < 0.001
+    assert label_test(-losses, 10) > 0.99
+    assert sign_test(losses + 1) < 0.001
+    assert sign_test(torch.zeros(8)) == label_test(torch.ones(8), 4) == 1
+
+
+def test_bonferroni_pays_for_each_look():
+    assert bonferroni([0.02, 0.5, 0.9]) == pytest.approx(0.06)
+    assert bonferroni([0.6, 0.7]) == 1
+
+
+def test_deviations_are_the_distance_in_pooled_standard_deviations():
+    places = torch.tensor([[3.0, 5.0, 0.0, 4.0], [1.0, 1.0, 1.0, 1.0]])
+    # Means 4 and 2, variances 2 and 8.
+    assert deviations(places, 2).tolist() == pytest.approx([2 / np.sqrt(5), 0.0])
+
+
+def test_published_signals_are_shares_of_what_was_there():
+    stream = by_hand().stream + torch.tensor([[[1.0, 0], [-1, 0], [1, 0], [-1, 0]]])
+    before = reference(by_hand(stream=stream))
+    closer = stream.clone()
+    closer[:, :2, 0] -= 1  # half the distance at the same spread
+    now = by_hand(stream=closer, log_odds=[1.0, 1.0, -1.0, -1.0])
+    assert lost_deviations(before, now) == pytest.approx(0.5)
+    assert refusal_gap(before, now) == pytest.approx(6 / 8)
+
+
+def test_weight_energy_is_the_mean_of_the_logarithms_of_quotients():
+    def tensors(*norms):
+        return [TensorRecord(str(i), "float32", (1,), "", norm) for i, norm in enumerate(norms)]
+
+    half = weight_energy(tensors(1.0, 2.0), tensors(1.0, 1.0))
+    assert half == pytest.approx(np.log(4) / 2)
+    assert weight_energy(tensors(1.0), tensors(1.0)) == weight_energy([], []) == 0
+
+
+def test_layers_without_neurons_are_allowed():
+    layout = Layout((2, 0))
+    nothing = torch.zeros(2, 4, 3)
+    found = measurement(torch.rand(4, 2), nothing, nothing, [0.0] * 4, 2, layout)
+    assert neurons(reference(found), found).statistic == 0
