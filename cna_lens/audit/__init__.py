@@ -22,6 +22,7 @@ __all__ = [
     "Interception",
     "Observation",
     "Thresholds",
+    "Watch",
     "attest",
     "check_private_key",
     "fingerprint",
