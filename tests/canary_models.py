@@ -74,6 +74,7 @@ def measurement(neurons, mlp, stream, log_odds, n_harmful, layout=None):
         n_harmful,
         layout,
         neurons,
+        torch.zeros_like(mlp),
         mlp,
         stream,
         torch.as_tensor(log_odds, dtype=torch.float64),

@@ -1,5 +1,6 @@
 """Fingerprint and attestation of a tiny model that refuses, changed in every way."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -112,12 +113,31 @@ def test_an_added_vector_is_found_with_its_coefficient(model, fingerprint, stren
     assert statistics(found)["shift"] == pytest.approx(strength, rel=1e-3)
 
 
+@pytest.mark.parametrize("coefficient", [-0.25, 1.0])
+def test_a_vector_in_the_stream_is_found_at_its_layer_with_its_coefficient(
+    model, fingerprint, coefficient
+):
+    method = cna_lens.caa(
+        model,
+        CANARIES.harmful,
+        CANARIES.benign,
+        site="hook_resid_post",
+        layer=2,
+        coefficient=coefficient,
+    )
+    with method.at(model):
+        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+    assert found.verdict == "tampered"
+    assert found.layers == (2,)
+    assert statistics(found)["stream additions"] == pytest.approx(abs(coefficient), rel=1e-3)
+
+
 def test_an_erased_direction_is_found(model, fingerprint):
     method = cna_lens.directional_ablation(model, CANARIES.harmful, CANARIES.benign, layer=2)
     with method.at(model):
         found = audit.attest(model, fingerprint, CANARIES, access="activations")
     assert found.verdict == "tampered"
-    assert statistics(found)["separation"] > 0.5
+    assert statistics(found)["separation"] > 0.25
 
 
 @pytest.mark.parametrize("via", ["hooks", "weights"])
@@ -186,17 +206,16 @@ def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, model, tmp_path):
     assert audit.attest(model, loaded, CANARIES).verdict == "match"
 
 
-def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(fingerprint):
-    import hashlib
-
+def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(model, fingerprint):
     content = fingerprint.content().decode()
     for prompt in CANARIES.prompts:
         assert prompt not in content
         assert hashlib.sha256(prompt.encode()).hexdigest() not in content
-    # Nor one of all their token ids, which the circuit's provenance holds.
-    circuit = cna_lens.find_circuit
-    assert "sha256" in content
-    del circuit
+    # Nor one of all their token ids, which the provenance of a circuit holds.
+    tokens = cna_lens.prompts.encode(model, CANARIES.harmful).record.sha256
+    assert tokens not in content
+    own_key = bytes.fromhex(fingerprint.canaries.key)
+    assert CANARIES.hashes(own_key) == fingerprint.canaries.hashes
 
 
 def test_a_key_of_the_operators_is_not_in_the_file(model, circuit):

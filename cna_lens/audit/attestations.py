@@ -14,6 +14,10 @@ Access = Literal["weights", "activations"]
 Verdict = Literal["match", "benign drift", "tampered", "undecided"]
 
 
+CHANCE = 0.1
+"""With a larger p-value a statistic says nothing, however large it is."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One number that was compared.
@@ -43,8 +47,10 @@ class Check:
 
     @property
     def strength(self) -> float:
-        """The statistic in units of its threshold; 0 where it is not judged."""
-        return 0.0 if self.threshold is None else self.statistic / self.threshold
+        """The statistic in units of its threshold; 0 where chance explains it, or none is set."""
+        if self.threshold is None or self.p_value is None or self.p_value > CHANCE:
+            return 0.0
+        return self.statistic / self.threshold
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.audit.measurement import Measurement
-from cna_lens.audit.reference import Reference, written
+from cna_lens.audit.reference import Reference, unwritten, written
 from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
 from cna_lens.audit.weights import Matrices
 from cna_lens.neurons import AnyNeuron
@@ -50,6 +50,8 @@ def by_activations(reference: Reference, now: Measurement) -> tuple[Finding, ...
     found = [refusals(reference, now), separation(reference, now), neurons(reference, now)]
     if reference.readouts is not None and any(reference.explained):
         found += [readout(reference, now), shift(reference, now)]
+    if any(reference.summed[_first(reference) :]):
+        found.append(stream_additions(reference, now))
     return tuple(found)
 
 
@@ -124,8 +126,9 @@ def readout(reference: Reference, now: Measurement) -> Finding:
     beyond = _beyond(reference, now)
     lacks = -(beyond[:, :n].mean(1) - beyond[:, n:].mean(1))
     largest = int(lacks.argmax())
-    p_values = [label_test(-each, n) for each in beyond[_first(reference) :]]
-    return Finding("readout", float(lacks[largest]), bonferroni(p_values), _largest(lacks, 0))
+    return Finding(
+        "readout", float(lacks[largest]), label_test(-beyond.sum(0), n), _largest(lacks, 0)
+    )
 
 
 def shift(reference: Reference, now: Measurement) -> Finding:
@@ -142,6 +145,22 @@ def shift(reference: Reference, now: Measurement) -> Finding:
         sign_test(beyond.mean(0)),
         _largest(by_layer.abs(), _first(reference)),
     )
+
+
+def stream_additions(reference: Reference, now: Measurement) -> Finding:
+    """How much is in the residual stream, along its directions, that no block wrote.
+
+    The largest of the layers' means over either kind, in units of the kinds' distance: nothing, up
+    to rounding, unless something changes the stream itself between two blocks.
+    """
+    n = reference.n_harmful
+    counts = torch.tensor(reference.summed)
+    counts[: _first(reference)] = False
+    beyond = unwritten(now, reference.stream) * counts[:, None]
+    by_layer = torch.stack([beyond[:, :n].mean(1), beyond[:, n:].mean(1)]).abs().amax(0)
+    total = beyond.sum(0)
+    p_value = bonferroni([sign_test(total[:n]), sign_test(total[n:])])
+    return Finding("stream additions", float(by_layer.max()), p_value, _largest(by_layer, 0))
 
 
 def _beyond(reference: Reference, now: Measurement) -> Float[Tensor, "layer canary"]:

@@ -195,6 +195,7 @@ def _reference_record(reference: Reference) -> dict[str, Any]:
         "readouts": _optional(reference.readouts),
         "offsets": packed(reference.offsets),
         "explained": reference.explained,
+        "summed": reference.summed,
     }
 
 
@@ -214,6 +215,7 @@ def _reference(record: Mapping[str, Any]) -> Reference:
         readouts=_unpacked(record["readouts"]),
         offsets=unpacked(record["offsets"]),
         explained=tuple(map(bool, record["explained"])),
+        summed=tuple(map(bool, record["summed"])),
     )
 
 

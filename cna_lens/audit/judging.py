@@ -70,6 +70,8 @@ def likeliest(checks: Sequence[Check]) -> tuple[str, Check]:
     speaks: Mapping[str, Check] = {check.name: check for check in checks if check.speaks}
     if check := speaks.get("weights"):
         return f"neurons scaled in the weights, {_gains(check)}", check
+    if check := speaks.get("stream additions"):
+        return f"residual stream changed between blocks, by {check.statistic:.2g}", check
     if check := speaks.get("readout"):
         spread = len(check.layers) > MANY_LAYERS
         return ("direction removed" if spread else "neurons scaled in the weights"), check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Float, Float64
@@ -17,6 +18,8 @@ from cna_lens.prompts import EncodedPrompts, encode
 from cna_lens.sites import HookedModel
 from cna_lens.types import HOOK_SITE, Layout
 
+STREAM_SITES: Final = ("hook_attn_out", "hook_mlp_out", "hook_resid_post")
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -26,7 +29,8 @@ class Measurement:
         n_harmful: how many of the canaries are harmful; these come first.
         layout: of the neurons.
         neurons: what enters the down projections.
-        mlp: what each MLP adds to the residual stream.
+        attention: what each attention adds to the residual stream.
+        mlp: what each MLP adds to it.
         stream: the residual stream behind each block.
         log_odds: that the first token of the answer opens a refusal, in nats.
         encoded: the canaries as token ids, with the hash of the chat template.
@@ -35,6 +39,7 @@ class Measurement:
     n_harmful: int
     layout: Layout
     neurons: Float[Tensor, "canary neuron"]
+    attention: Float[Tensor, "layer canary d_model"]
     mlp: Float[Tensor, "layer canary d_model"]
     stream: Float[Tensor, "layer canary d_model"]
     log_odds: Float64[Tensor, " canary"]
@@ -56,16 +61,15 @@ def measure(
         ActivationError: an activation is infinite or not a number.
     """
     encoded = encode(model, canaries.prompts, name="canaries")
-    reader = Reader(
-        model, -1, batch_size, progress, site=(HOOK_SITE, "hook_mlp_out", "hook_resid_post")
-    )
+    reader = Reader(model, -1, batch_size, progress, site=(HOOK_SITE, *STREAM_SITES))
     kept = _Kept()
     reader.read([(encoded, kept)])
-    layout, neurons, mlp, stream = kept.sites()
+    layout, neurons, (attention, mlp, stream) = kept.sites()
     return Measurement(
         len(canaries.harmful),
         layout,
         neurons,
+        attention,
         mlp,
         stream,
         torch.tensor(refusal_log_odds(model, encoded.ids), dtype=torch.float64),
@@ -93,9 +97,9 @@ class _Kept:
         self._read.append(activations.float().cpu())
         self._layout = layout
 
-    def sites(self) -> tuple[Layout, Tensor, Tensor, Tensor]:
-        """The neurons' layout, and what was read at each of three sites."""
-        n_layers = self._layout.n_layers // 3
+    def sites(self) -> tuple[Layout, Tensor, tuple[Tensor, ...]]:
+        """The neurons' layout, their activations, and what was read at the other sites."""
+        n_layers = self._layout.n_layers // (1 + len(STREAM_SITES))
         widths = self._layout.widths
         layout = Layout(widths[:n_layers], self._layout.experts[:n_layers])
         whole = torch.cat(self._read)[torch.tensor(self._rows).argsort()]
@@ -103,4 +107,4 @@ class _Kept:
         layers = torch.split(rest, list(widths[n_layers:]), dim=1)
         nothing = torch.zeros(len(whole), max(widths[n_layers:]))
         vectors = torch.stack([layer if layer.shape[1] else nothing for layer in layers])
-        return layout, neurons, vectors[:n_layers], vectors[n_layers:]
+        return layout, neurons, vectors.split(n_layers)

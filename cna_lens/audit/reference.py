@@ -13,8 +13,9 @@ from cna_lens.audit.watched import Watched
 from cna_lens.audit.weights import Matrices
 from cna_lens.types import Layout
 
-SAME_PRODUCT = 0.05
-"""How far an MLP's output may be from its down projection's, as a share of the kinds' distance."""
+SAME_PRODUCT = SAME_SUM = 0.05
+"""How far an MLP's output may be from its down projection's, and the stream from the sum of what is
+written to it, as shares of the kinds' distance, for the model to be one that computes so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,7 @@ class Reference:
             activation; None as above.
         explained: whether `readouts` gave the MLP's output of each layer, in this model.
         offsets: what an MLP writes there beyond its neurons, such as by a bias.
+        summed: whether each block's attention and MLP are all that it adds to the stream.
     """
 
     layout: Layout
@@ -92,11 +94,15 @@ class Reference:
     readouts: Float[Tensor, " neuron"] | None
     offsets: Float[Tensor, " layer"]
     explained: tuple[bool, ...]
+    summed: tuple[bool, ...]
 
     @classmethod
     def of(cls, measurement: Measurement, watched: Watched, matrices: Matrices | None) -> Reference:
         """Keep what is needed of a measurement."""
-        mlp = Axes.between(measurement.mlp, measurement.n_harmful)
+        stream, mlp = (
+            Axes.between(vectors, measurement.n_harmful)
+            for vectors in (measurement.stream, measurement.mlp)
+        )
         readouts = None if matrices is None else matrices.along(mlp.directions)
         offsets = torch.zeros(len(mlp.lengths))
         explained = (False,) * len(mlp.lengths)
@@ -110,7 +116,7 @@ class Reference:
             measurement.layout,
             measurement.n_harmful,
             measurement.log_odds,
-            Axes.between(measurement.stream, measurement.n_harmful),
+            stream,
             mlp,
             watched,
             measurement.neurons[:, places],
@@ -118,6 +124,7 @@ class Reference:
             readouts,
             offsets,
             explained,
+            tuple((unwritten(measurement, stream).abs().amax(1) < SAME_SUM).tolist()),
         )
 
 
@@ -127,3 +134,14 @@ def written(
     """What the neurons write along each layer's direction, if the matrices are those read out."""
     layers = measurement.layout.split(measurement.neurons * readouts)
     return mlp.scaled(torch.stack([layer.sum(-1) for layer in layers]))
+
+
+def unwritten(measurement: Measurement, stream: Axes) -> Float[Tensor, "layer canary"]:
+    """What each block adds to the stream along its direction that neither of its parts wrote.
+
+    0 in the first layer, whose input is not read.
+    """
+    added = measurement.stream[1:] - measurement.stream[:-1]
+    beyond = torch.zeros_like(measurement.stream)
+    beyond[1:] = added - measurement.attention[1:] - measurement.mlp[1:]
+    return stream.of(beyond)

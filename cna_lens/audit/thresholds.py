@@ -17,6 +17,7 @@ DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
         "weights": 0.1,
         "readout": 0.1,
         "shift": 0.1,
+        "stream additions": 0.1,
     }
 )
 
