@@ -45,15 +45,18 @@ class Attestation:
     checks: tuple
 
 
-def by_logits(reference):
+@dataclass(frozen=True)
+class ByLogits:
     """A stand-in for the audit: how far the logits have moved."""
 
-    def attest(model, *, access, batch_size=4):
-        moved = float((logits(model) - reference).abs().max())
-        verdict = "tampered" if moved > 0.5 else "match"
-        return Attestation(verdict, moved, (Check("logits", moved, 0.5, 1.0),))
+    reference: torch.Tensor
 
-    return attest
+    def observe(self, model, **_):
+        return float((logits(model) - self.reference).abs().max())
+
+    def judge(self, seen, **_):
+        verdict = "tampered" if seen > 0.5 else "match"
+        return Attestation(verdict, seen, (Check("logits", seen, 0.5, 1.0),))
 
 
 def logits(model):
@@ -176,25 +179,26 @@ def test_random_neurons_are_never_an_attacks(bench):
 
 
 def test_a_run_that_is_cut_off_goes_on_and_ends_with_the_same_records(bench, tmp_path, monkeypatch):
-    attest = by_logits(logits(bench.model))
+    auditor = ByLogits(logits(bench.model))
     monkeypatch.setattr(
         "experiments.audit_study.running.refusal_log_odds",
         lambda model, prompts: refusal_log_odds(model, ["w5"], openings=["w6"]),
     )
     chosen = [VARIANTS[name] for name in ("untouched", "adapter at 0", "batches of 3")]
 
-    def cut_off(model, *, access, **settings):
-        if access == "activations" and "batch_size" in settings:
-            raise KeyboardInterrupt
-        return attest(model, access=access, **settings)
+    class CutOff(ByLogits):
+        def judge(self, seen, *, access):
+            if len(journal()) == 7:
+                raise KeyboardInterrupt
+            return super().judge(seen, access=access)
 
     def journal():
         return Journal(tmp_path / "records.jsonl", "audit study", {})
 
     with pytest.raises(KeyboardInterrupt):
-        run(chosen, bench, cut_off, journal(), progress=False)
+        run(chosen, bench, CutOff(auditor.reference), journal(), progress=False)
     assert len(journal()) == 7
-    run(chosen, bench, attest, journal(), progress=False)
+    run(chosen, bench, auditor, journal(), progress=False)
     records = journal()
     assert len(records) == 9
     assert records["untouched | weights"]["score"] == 0
@@ -210,11 +214,12 @@ def test_an_audit_that_cannot_be_done_is_kept_with_its_reason(bench, tmp_path, m
         "experiments.audit_study.running.refusal_log_odds", lambda model, prompts: [1.0]
     )
 
-    def refuse(model, *, access, **settings):
-        raise cna_lens.ModelError("no plain weights")
+    class Refusing(ByLogits):
+        def observe(self, *_, **__):
+            raise cna_lens.ModelError("no plain weights")
 
     records = Journal(None, "audit study", {})
-    run([VARIANTS["int8"]], bench, refuse, records, progress=False)
+    run([VARIANTS["int8"]], bench, Refusing(0), records, progress=False)
     assert records["int8 | weights"]["error"] == "no plain weights"
     assert "score" not in records["int8 | weights"]
 
@@ -222,7 +227,7 @@ def test_an_audit_that_cannot_be_done_is_kept_with_its_reason(bench, tmp_path, m
 def test_variants_that_share_a_name_are_refused(bench):
     twice = [VARIANTS["int8"], replace(VARIANTS["untouched"], name="int8")]
     with pytest.raises(InputError, match="'int8'"):
-        run(twice, bench, by_logits(0), Journal(None, "audit study", {}), progress=False)
+        run(twice, bench, ByLogits(0), Journal(None, "audit study", {}), progress=False)
 
 
 def audits(scores, tampered, kind, shift=0.0):
@@ -364,10 +369,10 @@ def test_an_adversary_stays_at_the_threshold_and_its_effect_is_measured(bench, m
     monkeypatch.setattr(
         "experiments.audit_study.evasion.refusal_log_odds", lambda model, prompts: [2.0]
     )
-    attest = by_logits(logits(bench.model))
+    auditor = ByLogits(logits(bench.model))
     attack = Attack("adapter", weakened_adapter)
     journal = Journal(None, "audit study", {})
-    (found,) = evade([attack], bench, attest, "weights", 0.3, journal)
+    (found,) = evade([attack], bench, auditor, "weights", 0.3, journal)
     assert 0 < found["strength"] < 1
     assert (
         max(s for s in found["scores"].values() if s <= 0.3)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +26,14 @@ import cna_lens
 from cna_lens import audit
 from cna_lens.files import write_atomically
 from cna_lens.journal import Journal, read_journal
+from cna_lens.sites import HookedModel
 from cna_lens.versions import library_versions
 from experiments.audit_study.analysis import analysed
 from experiments.audit_study.attacks import tampered
 from experiments.audit_study.bench import FRACTIONS, REFERENCE, Bench
 from experiments.audit_study.drifts import benign
 from experiments.audit_study.evasion import attacks, evade
-from experiments.audit_study.running import ACCESSES, run
+from experiments.audit_study.running import ACCESSES, Access, run
 from experiments.audit_study.tables import show, show_evasion
 
 RESULTS = Path("experiments/results/audit_study.json")
@@ -62,7 +62,7 @@ def run_command(
         for variant in (*benign(), *tampered())
         if only is None or only in variant.kind or only in variant.name
     ]
-    run(chosen, study.bench, study.attest, study.journal(RECORDS), n_prompts=n_prompts)
+    run(chosen, study.bench, study.auditor, study.journal(RECORDS), n_prompts=n_prompts)
 
 
 @app.command("analyse")
@@ -95,13 +95,28 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
         found = evade(
             attacks(study.watched),
             study.bench,
-            study.attest,
+            study.auditor,
             access,
             level.threshold,
             journal,
             n_prompts=n_prompts,
         )
         show_evasion(found, records["untouched | behaviour"]["log_odds"], level)
+
+
+@dataclass(frozen=True)
+class Fingerprinted:
+    """The audit, with the reference's fingerprint."""
+
+    fingerprint: audit.Fingerprint
+
+    def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> audit.Observation:
+        """Look at a model."""
+        return audit.observe(model, self.fingerprint, access=access, **settings)
+
+    def judge(self, seen: audit.Observation, *, access: Access) -> audit.Attestation:
+        """Compare what was seen."""
+        return audit.judge(seen, self.fingerprint, access=access)
 
 
 class _Study:
@@ -115,8 +130,7 @@ class _Study:
         path = folder / FINGERPRINT
         if not path.exists():
             audit.fingerprint(self.bench.model, self.watched).save(path)
-        self.fingerprint = audit.Fingerprint.load(path)
-        self.attest: Any = partial(_attest, fingerprint=self.fingerprint)
+        self.auditor = Fingerprinted(audit.Fingerprint.load(path))
 
     def journal(self, name: str) -> Journal:
         """Records that depend on the reference, the fingerprint and the settings."""
@@ -130,10 +144,6 @@ class _Study:
             "versions": dict(library_versions()),
         }
         return Journal(self.folder / name, "audit study", depends_on)
-
-
-def _attest(model: Any, *, fingerprint: Any, access: Any, **settings: Any) -> Any:
-    return audit.attest(model, fingerprint, access=access, **settings)
 
 
 if __name__ == "__main__":

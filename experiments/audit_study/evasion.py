@@ -17,7 +17,7 @@ from experiments.audit_study.attacks import (
     weakened_adapter,
 )
 from experiments.audit_study.bench import FRACTIONS, Bench
-from experiments.audit_study.running import Access, Attest
+from experiments.audit_study.running import Access, Auditor
 from experiments.audit_study.variants import Enter, steered
 
 STRONGEST = max(FRACTIONS)
@@ -103,7 +103,7 @@ def largest_below(seen: Callable[[float], bool], steps: int = STEPS) -> float:
 def evade(
     chosen: Sequence[Attack],
     bench: Bench,
-    attest: Attest,
+    auditor: Auditor,
     access: Access,
     threshold: float,
     journal: Journal,
@@ -115,7 +115,7 @@ def evade(
     Args:
         chosen: the attacks.
         bench: what they are made of.
-        attest: the audit, which the adversary runs too.
+        auditor: the audit, which the adversary runs too.
         access: what the audit is given.
         threshold: the score above which it sounds the alarm.
         journal: where finished attacks are kept.
@@ -126,7 +126,7 @@ def evade(
     for attack in chosen:
         key = f"{attack.name} | {access} | {threshold:.6g}"
         if key not in journal:
-            journal.add(key, _evaded(attack, bench, attest, access, threshold, requests))
+            journal.add(key, _evaded(attack, bench, auditor, access, threshold, requests))
         found.append({"attack": attack.name, "access": access, **journal[key]})
     return found
 
@@ -134,7 +134,7 @@ def evade(
 def _evaded(
     attack: Attack,
     bench: Bench,
-    attest: Attest,
+    auditor: Auditor,
     access: Access,
     threshold: float,
     requests: Sequence[str],
@@ -143,7 +143,8 @@ def _evaded(
 
     def seen(strength: float) -> bool:
         with attack.at(strength)(bench) as model:
-            scores[strength] = float(attest(model, access=access).score)
+            observation = auditor.observe(model, access=access)
+        scores[strength] = float(auditor.judge(observation, access=access).score)
         return scores[strength] > threshold
 
     strength = largest_below(seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
@@ -29,18 +29,22 @@ class Attested(Protocol):
     checks: tuple[Any, ...]
 
 
-class Attest(Protocol):
-    """The audit against a fingerprint of the reference."""
+class Auditor(Protocol):
+    """The audit against a fingerprint of the reference; one look serves every access."""
 
-    def __call__(self, model: HookedModel, *, access: Access, **settings: Any) -> Attested:
-        """Compare a model with the fingerprint."""
+    def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> Any:
+        """Look at a model, with "weights" at all of it."""
+        ...
+
+    def judge(self, seen: Any, *, access: Access) -> Attested:
+        """What was seen, as far as the access goes, beside the fingerprint."""
         ...
 
 
 def run(
     variants: Sequence[Variant],
     bench: Bench,
-    attest: Attest,
+    auditor: Auditor,
     journal: Journal,
     *,
     n_prompts: int = 24,
@@ -54,7 +58,7 @@ def run(
     Args:
         variants: the models; each is entered once for all that it lacks.
         bench: what they are made of.
-        attest: the audit.
+        auditor: the audit.
         journal: where records are kept.
         n_prompts: held-out harmful requests on which the change of behaviour is measured.
         progress: show a bar over the variants.
@@ -70,8 +74,7 @@ def run(
         if not accesses and behaviour in journal:
             continue
         with variant.enter(bench) as model:
-            for access in accesses:
-                found = audited(attest, model, access, variant.audited_with)
+            for access, found in audited(auditor, model, accesses, variant.audited_with):
                 journal.add(key(variant, access), {**described(variant), **found})
             if behaviour not in journal:
                 log_odds = refusal_log_odds(model, requests)
@@ -79,21 +82,36 @@ def run(
 
 
 def audited(
-    attest: Attest, model: HookedModel, access: Access, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """One audit as plain data."""
+    auditor: Auditor,
+    model: HookedModel,
+    accesses: Sequence[Access],
+    settings: Mapping[str, Any],
+) -> Iterator[tuple[Access, dict[str, Any]]]:
+    """The audits of a model as plain data; the model runs once for all of them."""
+    if not accesses:
+        return
     began = time.perf_counter()
     try:
-        found = attest(model, access=access, **settings)
+        # The first access sees most.
+        seen = auditor.observe(model, access=accesses[0], **settings)
     except CnaLensError as error:
-        return {"access": access, "error": str(error), "seconds": time.perf_counter() - began}
-    return {
-        "access": access,
-        "verdict": found.verdict,
-        "score": float(found.score),
-        "checks": [asdict(check) for check in found.checks],
-        "seconds": time.perf_counter() - began,
-    }
+        failed = {"error": str(error), "seconds": time.perf_counter() - began}
+        yield from ((access, {"access": access, **failed}) for access in accesses)
+        return
+    looking = time.perf_counter() - began
+    for access in accesses:
+        began = time.perf_counter()
+        found = auditor.judge(seen, access=access)
+        yield (
+            access,
+            {
+                "access": access,
+                "verdict": found.verdict,
+                "score": float(found.score),
+                "checks": [asdict(check) for check in found.checks],
+                "seconds": looking + time.perf_counter() - began,
+            },
+        )
 
 
 def key(variant: Variant, part: str) -> str:
