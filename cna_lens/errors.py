@@ -36,7 +36,7 @@ class FingerprintError(CnaLensError, ValueError):
 
 
 class JudgeError(CnaLensError, RuntimeError):
-    """The endpoint that should judge answers cannot be used: no package, key, model or server."""
+    """An endpoint that should judge or answer cannot be used: no package, key, model or server."""
 
 
 class GenerationInterrupted(KeyboardInterrupt):

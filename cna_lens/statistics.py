@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from cna_lens.errors import InputError
 from cna_lens.types import Estimate, Rate
+
+Alternative = Literal["changed", "fewer"]
 
 
 def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
@@ -30,7 +33,9 @@ def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
     return Rate(successes / len(outcomes), float(interval.low), float(interval.high), len(outcomes))
 
 
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
+def mcnemar(
+    before: Sequence[bool], after: Sequence[bool], *, alternative: Alternative = "changed"
+) -> float:
     """The exact p-value that paired outcomes change in both directions equally often.
 
     Only pairs that changed count; under the null hypothesis each is as likely to have changed one
@@ -38,15 +43,29 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
 
     >>> mcnemar([True] * 6 + [False] * 4, [False] * 10)
     0.03125
+    >>> mcnemar([True] * 6 + [False] * 4, [False] * 10, alternative="fewer")
+    0.015625
+
+    Args:
+        before: one outcome for each example.
+        after: the same examples' outcomes under the other condition.
+        alternative: what would be found: the outcomes "changed" either way, or "fewer" are true.
 
     Raises:
-        InputError: the two have different lengths.
+        InputError: the two have different lengths, or an unknown alternative.
     """
+    if alternative not in get_args(Alternative):
+        raise InputError(
+            f"alternative is {alternative!r}, expected one of {', '.join(get_args(Alternative))}"
+        )
     if len(before) != len(after):
         raise InputError(f"paired outcomes need one length, got {len(before)} and {len(after)}")
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     gained = sum(a and not b for b, a in zip(before, after, strict=True))
-    return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    if not lost + gained:
+        return 1.0
+    side = "greater" if alternative == "fewer" else "two-sided"
+    return float(binomtest(lost, lost + gained, alternative=side).pvalue)
 
 
 def bootstrap_mean(

@@ -1,5 +1,6 @@
 """experiments.audit_study: variants leave the reference as it was, and its figures are right."""
 
+import copy
 import random
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from cna_lens import InputError, Neuron, audit
 from cna_lens.journal import Journal
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.scaled_weights import edited_neurons
-from experiments.audit_study import weight_edits
+from experiments.audit_study import finetuning, weight_edits
 from experiments.audit_study.analysis import (
     analysed,
     auroc,
@@ -24,6 +25,7 @@ from experiments.audit_study.attacks import tampered, weakened_adapter
 from experiments.audit_study.bench import RANKINGS, Bench
 from experiments.audit_study.drifts import benign, random_neurons
 from experiments.audit_study.evasion import Attack, attacks, evade, largest_below
+from experiments.audit_study.finetuning import FineTune, finetuned_weights
 from experiments.audit_study.halves import Audit, halved
 from experiments.audit_study.running import run
 
@@ -391,17 +393,16 @@ def test_an_adversary_who_knows_the_watched_neurons_spares_them(bench, monkeypat
 
 
 @pytest.mark.real_model
-def test_a_fine_tune_is_trained_once_and_changes_what_an_adapter_reaches(tmp_path):
-    from experiments.audit_study.finetuning import FineTune, finetuned_weights
-
-    model = cna_lens.load_model("demo-refusal", device="cpu")
+def test_a_fine_tune_is_trained_once_and_changes_what_an_adapter_reaches(tmp_path, monkeypatch):
+    reference = finetuning._reference()
+    monkeypatch.setattr(finetuning, "_reference", lambda: copy.deepcopy(reference))
+    model = cna_lens.load_model("demo-refusal", device="cpu", hf_model=copy.deepcopy(reference))
     recipe = FineTune(1e-3, seed=0, steps=1, batch_size=1, n_texts=1, max_tokens=4)
     changed = finetuned_weights(recipe, model, tmp_path)
     assert {name.split(".")[-2] for name in changed} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    }  # fmt: skip
-    kept = (tmp_path / "adapters").glob("*/adapter_model.safetensors")
-    times = [path.stat().st_mtime_ns for path in kept]
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+    monkeypatch.setattr(finetuning, "_train", None)
     again = finetuned_weights(recipe, model, tmp_path)
     assert all(again[name].equal(weight) for name, weight in changed.items())
-    assert [p.stat().st_mtime_ns for p in (tmp_path / "adapters").glob("*/*.safetensors")] == times

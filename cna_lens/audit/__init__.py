@@ -1,5 +1,6 @@
 """Audit: is a model, and the way to its answers, still what it was?"""
 
+from cna_lens.audit.answers import AnswersAttestation, attest_answers
 from cna_lens.audit.attestations import Attestation, Check
 from cna_lens.audit.attesting import Observation, attest, judge, observe
 from cna_lens.audit.canaries import Canaries
@@ -13,6 +14,7 @@ from cna_lens.audit.watching import Alarm, Watch, watch
 
 __all__ = [
     "Alarm",
+    "AnswersAttestation",
     "Attestation",
     "Canaries",
     "CanaryRecord",
@@ -24,6 +26,7 @@ __all__ = [
     "Thresholds",
     "Watch",
     "attest",
+    "attest_answers",
     "check_private_key",
     "fingerprint",
     "hooks",

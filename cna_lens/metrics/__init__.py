@@ -3,6 +3,7 @@
 from cna_lens.first_token import REFUSAL_OPENINGS
 from cna_lens.metrics.conditions import Answered, load_labels, save_labels
 from cna_lens.metrics.divergence import kl_per_token
+from cna_lens.metrics.endpoint import Endpoint
 from cna_lens.metrics.evaluation import (
     AnswerRecord,
     Evaluation,
@@ -27,6 +28,7 @@ __all__ = [
     "REFUSAL_OPENINGS",
     "AnswerRecord",
     "Answered",
+    "Endpoint",
     "Evaluation",
     "Judge",
     "Judgement",

@@ -1,47 +1,15 @@
-"""Ask an OpenAI-compatible endpoint, a few requests at a time, and again where that may help."""
+"""Have answers judged by an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from email.utils import mktime_tz, parsedate_tz
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from cna_lens.errors import JudgeError
-from cna_lens.metrics.judge_rubric import (
-    Judgement,
-    Missing,
-    load_json,
-    parse_verdict,
-    question,
-)
+from cna_lens.metrics.endpoint_client import Completion, Messages, Usage, complete_all
+from cna_lens.metrics.judge_rubric import Judgement, Missing, parse_verdict, question
 from cna_lens.metrics.judge_settings import Judge
 
-_NO_CONNECTION = "no connection"
-_ASKED_AGAIN_IF_UNPARSABLE = 1
-_LONGEST_WAIT = 120.0
-
-
-@dataclass
-class Usage:
-    """What was asked of an endpoint.
-
-    Attributes:
-        calls: requests made, retries included.
-        tokens_in: tokens the judge read, as its replies count them.
-        tokens_out: tokens it wrote.
-        uncounted: replies that gave no count.
-    """
-
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    uncounted: int = 0
+__all__ = ["Usage", "ask_all"]
 
 
 def ask_all(
@@ -60,218 +28,18 @@ def ask_all(
         JudgeError: a package or the key is missing, nothing listens at the address, or the
             endpoint refuses all requests.
     """
-    openai, tenacity = _packages()
-    secret = judge.secret
-    usage = Usage()
 
-    async def ask() -> None:
-        async with openai.AsyncOpenAI(
-            base_url=judge.url, api_key=secret, max_retries=0, timeout=None
-        ) as client:
-            endpoint = _Endpoint(judge, client, usage, openai, tenacity)
-            left = iter(answers.items())
+    def read(reply: Completion) -> Judgement | Missing:
+        if reply.is_cut_off:
+            return Missing("reply cut off: length")
+        result = parse_verdict(reply.text)
+        return replace(result, tokens=reply.tokens) if isinstance(result, Judgement) else result
 
-            async def work() -> None:
-                for key, (prompt, answer) in left:
-                    done(key, await endpoint.judged(prompt, answer))
-
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(judge.max_concurrency, len(answers))):
-                    workers.create_task(work())
-
-    with _requests_unlogged():
-        failed = None
-        try:
-            _run_apart(ask())
-        except BaseExceptionGroup as group:
-            failed = group.exceptions[0]
-        if failed is not None:
-            raise failed
-    return usage
-
-
-class _FailedError(Exception):
-    """A request that failed, in words that hold nothing of what was sent or received."""
-
-    def __init__(self, reason: str, *, again: bool, retry_after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.again = again
-        self.retry_after = retry_after
-
-
-class _Endpoint:
-    def __init__(self, judge: Judge, client: Any, usage: Usage, openai: Any, tenacity: Any) -> None:
-        self._judge = judge
-        self._client = client
-        self._usage = usage
-        self._openai = openai
-        self._tenacity = tenacity
-        self._reached = False
-
-    async def judged(self, prompt: str, answer: str) -> Judgement | Missing:
-        result: Judgement | Missing = Missing("not asked")
-        for _ in range(1 + _ASKED_AGAIN_IF_UNPARSABLE):
-            try:
-                # An AsyncRetrying keeps state, which requests at once must not share.
-                body = await self._retrying()(self._request, prompt, answer)
-            except _FailedError as error:
-                if error.reason == _NO_CONNECTION and not self._reached:
-                    raise JudgeError(
-                        f"nothing listens at {self._judge.url}; start the server, or give its "
-                        "base_url"
-                    ) from None
-                return Missing(error.reason)
-            result = self._read(body)
-            if isinstance(result, Judgement):
-                break
-        return result
-
-    def _retrying(self) -> Any:
-        tenacity, backoff = self._tenacity, self._judge.backoff
-        wait = tenacity.wait_exponential(multiplier=backoff, max=_LONGEST_WAIT)
-        wait += tenacity.wait_random(0, backoff)
-        return tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, _FailedError) and error.again
-            ),
-            wait=lambda state: max(wait(state), state.outcome.exception().retry_after),
-            stop=tenacity.stop_after_attempt(1 + self._judge.retries),
-            reraise=True,
-        )
-
-    async def _request(self, prompt: str, answer: str) -> bytes:
-        judge, openai = self._judge, self._openai
-        settings = {} if judge.temperature is None else {"temperature": judge.temperature}
-        self._usage.calls += 1
-        # Raised below, where the caught error, which may quote a reply, is no longer its context.
-        try:
-            # A total: the client's own timeout starts anew with each piece of a reply.
-            async with asyncio.timeout(judge.timeout):
-                reply = await self._client.chat.completions.with_raw_response.create(
-                    model=judge.model,
-                    messages=[
-                        {"role": "system", "content": judge.rubric},
-                        {"role": "user", "content": question(prompt, answer)},
-                    ],
-                    **settings,
-                )
-            self._reached = True
-            return reply.http_response.content
-        except TimeoutError:
-            failure = _FailedError("timed out", again=True)
-        except openai.APIStatusError as error:
-            self._reached = True
-            failure = self._refused(error.status_code, error.response.headers.get("retry-after"))
-        except openai.APIConnectionError as error:
-            failure = _FailedError("the connection broke", again=True)
-            # httpx has become httpx2; the name of the class is what they share.
-            if type(error.__cause__).__name__ == "ConnectError":
-                failure = _FailedError(_NO_CONNECTION, again=True)
-        raise failure
-
-    def _refused(self, status: int, retry_after: str | None) -> Exception:
-        url = self._judge.url
-        if status in (408, 429) or status >= 500:
-            return _FailedError(f"HTTP {status}", again=True, retry_after=_seconds(retry_after))
-        if status in (400, 413, 422):
-            # About this one request, such as an answer too long for the judge.
-            return _FailedError(f"HTTP {status}", again=False)
-        if status in (401, 403):
-            return JudgeError(
-                f"{url} refuses the key (HTTP {status}); give api_key or set OPENAI_API_KEY to one "
-                f"that may use {self._judge.model!r}"
-            )
-        if status == 404:
-            return JudgeError(
-                f"{url} has no chat completions of {self._judge.model!r} (HTTP 404); check model, "
-                "and base_url, which mostly ends in /v1"
-            )
-        return JudgeError(
-            f"{url} refuses requests (HTTP {status}); check base_url, api_key and model, and what "
-            "the account may use"
-        )
-
-    def _read(self, body: bytes) -> Judgement | Missing:
-        reply = load_json(body)
-        tokens = None
-        match reply:
-            case {"usage": {"prompt_tokens": int(read), "completion_tokens": int(written)}}:
-                tokens = (read, written)
-                self._usage.tokens_in += read
-                self._usage.tokens_out += written
-            case _:
-                self._usage.uncounted += 1
-        match reply:
-            case {"choices": [{"finish_reason": "length"}, *_]}:
-                return Missing("reply cut off: length")
-            case {"choices": [{"finish_reason": "content_filter"}, *_]}:
-                return Missing("reply cut off: content filter")
-            case {"choices": [{"message": {"content": str(text)}}, *_]}:
-                result = parse_verdict(text)
-                return replace(result, tokens=tokens) if isinstance(result, Judgement) else result
-            case {"choices": []}:
-                return Missing("reply without choices")
-            case _:
-                return Missing("reply is no chat completion")
-
-
-def _packages() -> tuple[Any, Any]:
-    try:
-        import openai
-        import tenacity
-    except ImportError:
-        raise JudgeError(
-            "judging needs the packages openai and tenacity: pip install 'cna-lens[judge]'"
-        ) from None
-    return openai, tenacity
-
-
-def _seconds(retry_after: str | None) -> float:
-    """What a Retry-After header asks for, in seconds or as a date; 0 where it makes no sense."""
-    seconds = 0.0
-    try:
-        seconds = float(retry_after or 0)
-    except ValueError:
-        date = parsedate_tz(retry_after or "")
-        with suppress(ValueError, OverflowError):
-            seconds = mktime_tz(date) - time.time() if date else 0.0
-    return min(max(0.0, seconds), _LONGEST_WAIT)
-
-
-@contextmanager
-def _requests_unlogged() -> Generator[None, None, None]:
-    """Older versions of openai log whole requests, the answers with them, at the level DEBUG."""
-
-    def above_debug(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG
-
-    log = logging.getLogger("openai._base_client")
-    log.addFilter(above_debug)
-    try:
-        yield
-    finally:
-        log.removeFilter(above_debug)
-
-
-def _run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in a thread of its own: in a notebook, this one already runs a loop.
-
-    A KeyboardInterrupt cancels it, requests on their way included.
-    """
-    started: Future[Callable[[], object]] = Future()
-
-    async def run() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        started.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
-        await coroutine
-
-    with ThreadPoolExecutor(1) as thread:
-        finished = thread.submit(asyncio.run, run())
-        try:
-            finished.result()
-        except KeyboardInterrupt:
-            with suppress(RuntimeError):  # the loop may have ended just now
-                started.result()()
-            raise
+    conversations: dict[str, Messages] = {
+        key: [
+            {"role": "system", "content": judge.rubric},
+            {"role": "user", "content": question(prompt, answer)},
+        ]
+        for key, (prompt, answer) in answers.items()
+    }
+    return complete_all(judge, conversations, read, done)

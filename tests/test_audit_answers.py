@@ -1,0 +1,150 @@
+"""The black box: canaries asked of a local server, and only their refusals compared."""
+
+import json
+from dataclasses import replace
+from math import comb
+
+import pytest
+from canary_models import CANARIES, refusing
+from judge_server import JudgeServer, Reply, completion
+
+from cna_lens import InputError, audit, mcnemar
+from cna_lens.audit import Canaries, attest_answers
+from cna_lens.errors import JudgeError
+from cna_lens.metrics import Endpoint
+
+REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
+HARMFUL = CANARIES.harmful
+
+
+class ChatServer(JudgeServer):
+    """Answers each request by what the user says."""
+
+    def next_reply(self, body):
+        said = self.script(body["messages"][-1]["content"])
+        return said if isinstance(said, Reply) else completion(said)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ChatServer() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def fingerprint():
+    """Of a model that refuses each harmful canary, and no other."""
+    taken = audit.fingerprint(refusing(), None, CANARIES, progress=False)
+    n = len(HARMFUL)
+    return replace(taken, refused=(True,) * n + (False,) * len(CANARIES.benign))
+
+
+def answering(harmful):
+    """Benign canaries are answered, and these harmful ones."""
+    answered = {*harmful, *CANARIES.benign}
+    return lambda prompt: ANSWER if prompt in answered else REFUSAL
+
+
+def asked(server, fingerprint, **settings):
+    endpoint = Endpoint("served", base_url=server.url, backoff=0.001, retries=1)
+    return attest_answers(endpoint, fingerprint, CANARIES, **settings)
+
+
+def test_the_same_refusals_match(server, fingerprint):
+    server.script = answering([])
+    found = asked(server, fingerprint)
+    assert (found.verdict, found.p_value, found.score) == ("match", 1.0, 0.0)
+    assert (found.lost, found.gained, found.compared, found.missing) == (0, 0, 16, {})
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(6, "benign drift"), (7, "tampered")])
+def test_lost_refusals_are_tampering_once_chance_is_less_likely_than_stated(
+    server, fingerprint, lost, verdict
+):
+    server.script = answering(HARMFUL[:lost])
+    found = asked(server, fingerprint)
+    assert found.verdict == verdict
+    assert found.p_value == pytest.approx(2.0**-lost)
+    assert found.score == lost / 16
+
+
+def test_new_refusals_weigh_against_lost_ones_and_more_of_them_are_no_tampering(
+    server, fingerprint
+):
+    before = tuple(place >= 4 for place in range(16)) + (False,) * 16
+    partly = replace(fingerprint, refused=before)
+    server.script = answering(HARMFUL[4:12])  # 8 lost, the first 4 gained
+    found = asked(server, partly)
+    assert (found.lost, found.gained) == (8, 4)
+    assert found.p_value == pytest.approx(sum(comb(12, k) for k in range(8, 13)) / 2**12)
+    server.script = answering([])
+    assert asked(server, partly).p_value == 1.0
+
+
+def test_benign_canaries_that_are_refused_are_drift_and_not_tampering(server, fingerprint):
+    server.script = lambda prompt: REFUSAL
+    found = asked(server, fingerprint)
+    assert (found.verdict, found.benign_changed) == ("benign drift", 16)
+
+
+def test_canaries_without_a_reply_are_missing_and_counted_as_neither(server, fingerprint):
+    silent = {*HARMFUL[:3], CANARIES.benign[0]}
+    usual = answering(HARMFUL[3:5])
+    server.script = lambda prompt: Reply(status=500) if prompt in silent else usual(prompt)
+    found = asked(server, fingerprint)
+    assert (found.lost, found.compared, found.missing) == (2, 13, {"HTTP 500": 4})
+    assert "4 canaries without reply" in str(found)
+
+
+def test_too_few_replies_to_tell_chance_apart_decide_nothing(server, fingerprint):
+    server.script = lambda prompt: REFUSAL if prompt in HARMFUL[:6] else ""
+    found = asked(server, fingerprint)
+    assert found.verdict == "undecided"
+    assert found.missing == {"empty reply": 26}
+    assert asked(server, fingerprint, significance=0.02).verdict == "match"
+
+
+def test_an_answer_cut_at_the_asked_length_is_an_answer(server, fingerprint):
+    server.script = lambda prompt: completion(REFUSAL[:20], finish_reason="length")
+    found = asked(server, fingerprint, max_new_tokens=5)
+    assert found.missing == {}
+    assert {body["max_tokens"] for body in server.received} == {5}
+    assert {body["temperature"] for body in server.received} == {0.0}
+
+
+def test_only_the_canaries_are_sent_and_none_is_kept(server, fingerprint):
+    server.script = answering(HARMFUL[:9])
+    found = asked(server, fingerprint)
+    sent = [message["content"] for body in server.received for message in body["messages"]]
+    assert sorted(sent) == sorted(CANARIES.prompts)
+    kept = json.dumps(found.record()) + str(found)
+    assert not any(text in kept for text in (*CANARIES.prompts, REFUSAL, ANSWER))
+
+
+def test_other_canaries_bad_settings_and_dead_endpoints_are_refused(server, fingerprint):
+    endpoint = Endpoint("served", base_url="http://127.0.0.1:9/v1", backoff=0.001, retries=0)
+    others = Canaries("others", CANARIES.benign, CANARIES.harmful)
+    with pytest.raises(InputError, match="not the canaries"):
+        attest_answers(endpoint, fingerprint, others)
+    with pytest.raises(InputError, match="significance is 0"):
+        attest_answers(endpoint, fingerprint, CANARIES, significance=0.0)
+    with pytest.raises(JudgeError, match="nothing listens"):
+        attest_answers(endpoint, fingerprint, CANARIES)
+
+
+def test_mcnemars_one_sided_test_is_the_binomial_tail():
+    before, after = [True] * 5 + [False] * 7, [False] * 5 + [True] * 2 + [False] * 5
+    tail = sum(comb(7, k) for k in range(5, 8)) / 2**7
+    assert mcnemar(before, after, alternative="fewer") == pytest.approx(tail)
+    assert mcnemar(after, before, alternative="fewer") == pytest.approx(
+        sum(comb(7, k) for k in range(2, 8)) / 2**7
+    )
+    assert mcnemar([True], [True], alternative="fewer") == 1.0
+
+
+def test_an_unknown_alternative_is_refused(without_type_checks):
+    with pytest.raises(InputError, match="alternative is 'less'"):
+        mcnemar([True], [False], alternative="less")
