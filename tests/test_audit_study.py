@@ -397,7 +397,7 @@ def test_a_fine_tune_is_trained_once_and_changes_what_an_adapter_reaches(tmp_pat
     reference = finetuning._reference()
     monkeypatch.setattr(finetuning, "_reference", lambda: copy.deepcopy(reference))
     model = cna_lens.load_model("demo-refusal", device="cpu", hf_model=copy.deepcopy(reference))
-    recipe = FineTune(1e-3, seed=0, steps=1, batch_size=1, n_texts=1, max_tokens=4)
+    recipe = FineTune(1e-3, seed=0, steps=3, batch_size=1, n_texts=1, max_tokens=4)
     changed = finetuned_weights(recipe, model, tmp_path)
     assert {name.split(".")[-2] for name in changed} == {
         *("q_proj", "k_proj", "v_proj", "o_proj"),
