@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -221,7 +220,7 @@ def _first(reference: Reference) -> int:
     return int(EARLY * reference.layout.n_layers)
 
 
-def _largest(values: Float[Tensor, " layer"], first: int, share: float = 0.5) -> Sequence[int]:
+def _largest(values: Float[Tensor, " layer"], first: int, share: float = 0.5) -> tuple[int, ...]:
     """The layers that have at least half of the largest value."""
     if float(values.max()) <= 0:
         return ()

@@ -169,7 +169,10 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         canaries=CanaryRecord(canaries["name"], tuple(canaries["hashes"]), canaries["key"]),
         template_sha256=body["template_sha256"],
         weights=tuple(
-            TensorRecord(**{**each, "shape": tuple(each["shape"])}) for each in body["weights"]
+            TensorRecord(
+                each["name"], each["dtype"], tuple(each["shape"]), each["sha256"], each["norm"]
+            )
+            for each in body["weights"]
         ),
         hooks=tuple(Interception(**each) for each in body["hooks"]),
         reference=_reference(body["reference"]),
