@@ -19,6 +19,7 @@ from cna_lens import (
     Neuron,
     PromptRecord,
     Provenance,
+    UniversalRecord,
     viz,
 )
 from cna_lens.errors import CircuitFileError
@@ -33,6 +34,7 @@ from cna_lens.report import (
     verdict,
     write_report,
 )
+from cna_lens.report.circuits import circuit_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import picture
 from cna_lens.viz.pages import view_scripts
@@ -324,6 +326,27 @@ def test_a_circuits_caveats_are_those_that_nothing_else_answers():
     assert "may well give other" not in caveats(
         replace(late, provenance=replace(many, negative=PromptRecord(100, "0")))
     )
+
+
+@pytest.mark.parametrize(
+    ("universal", "said"),
+    [
+        (UniversalRecord(2), "the neurons were given"),
+        (
+            UniversalRecord(2, 0.001, 0.8, "layer", "value", prompts=PromptRecord(40, "def")),
+            "in the top 0.10% of a layer's activations by value on at least 80% of 40 diverse "
+            "prompts",
+        ),
+        (
+            UniversalRecord(2, prompts=PromptRecord(40, "def")),
+            "found on 40 diverse prompts, how is not recorded",
+        ),
+    ],
+)
+def test_the_universal_rule_is_told_in_words(universal, said):
+    neurons = Circuit((Neuron(0, 0),), (1.0,), Layout((4,)), Provenance(universal=universal))
+    section = circuit_section("c", neurons)
+    assert dict(section.facts)["universal rule"] == said
 
 
 def test_caveats_of_comparisons_follow_from_their_numbers():
