@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig
 
 import cna_lens
+import cna_lens.audit
 
 N_LAYERS = 6
 
@@ -15,6 +16,7 @@ def packaged_prompts():
     for name in cna_lens.prompt_sets.PURPOSES:
         whole = cna_lens.prompt_sets.prompt_set(name)
         yield from (*whole.positive, *whole.negative)
+    yield from cna_lens.audit.Canaries.packaged().prompts
 
 
 @cache

@@ -137,7 +137,8 @@ def test_an_erased_direction_is_found(model, fingerprint):
     with method.at(model):
         found = audit.attest(model, fingerprint, CANARIES, access="activations")
     assert found.verdict == "tampered"
-    assert statistics(found)["separation"] > 0.25
+    assert statistics(found)["direction"] > 0.9
+    assert "direction removed" in found.kind
 
 
 @pytest.mark.parametrize("via", ["hooks", "weights"])

@@ -8,6 +8,7 @@ from scipy.stats import kstest
 
 from cna_lens.audit.checks import neurons, refusals, separation
 from cna_lens.audit.movement import movement
+from cna_lens.audit.probes import common_direction
 from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, weight_energy
 from cna_lens.audit.reference import Axes
 from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
@@ -220,3 +221,32 @@ def test_layers_without_neurons_are_allowed():
     nothing = torch.zeros(2, 4, 3)
     found = measurement(torch.rand(4, 2), nothing, nothing, [0.0] * 4, 2, layout)
     assert neurons(reference(found), found).statistic == 0
+
+
+def test_what_is_lacking_along_one_direction_in_all_layers_is_told_from_directions_of_their_own():
+    generator = torch.Generator().manual_seed(0)
+    amounts = torch.randn((6, 20, 1), generator=generator)
+    one = torch.randn(5, generator=generator)
+    of_each = torch.randn((6, 1, 5), generator=generator)
+    written = torch.ones(6, 20, 5)
+    share, p_value = common_direction(amounts * one, written)
+    assert share == pytest.approx(1)
+    assert p_value < 0.001
+    share, p_value = common_direction(amounts * of_each, written)
+    assert share < 0.8
+    assert p_value > 0.05
+    # Rounding is no direction.
+    assert common_direction(1e-6 * amounts * one, written) == (0.0, 1.0)
+
+
+def test_p_values_of_a_common_direction_are_uniform_for_layers_with_directions_of_their_own():
+    generator = torch.Generator().manual_seed(3)
+    found = [
+        common_direction(
+            torch.randn((4, 10, 1), generator=generator)
+            * torch.randn((4, 1, 3), generator=generator),
+            torch.ones(4, 10, 3),
+        )[1]
+        for _ in range(60)
+    ]
+    assert uniform(found) > 0.01

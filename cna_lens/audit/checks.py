@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.audit.measurement import Measurement
+from cna_lens.audit.probes import Probes, common_direction
 from cna_lens.audit.reference import Reference, unwritten, written
 from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
 from cna_lens.audit.weights import Matrices
@@ -49,7 +49,7 @@ def by_activations(reference: Reference, now: Measurement) -> tuple[Finding, ...
     """The checks that activations and logits suffice for."""
     found = [refusals(reference, now), separation(reference, now), neurons(reference, now)]
     if reference.readouts is not None and any(reference.explained):
-        found += [readout(reference, now), shift(reference, now)]
+        found += [readout(reference, now), shift(reference, now), direction(reference, now)]
     if any(reference.summed[_first(reference) :]):
         found.append(stream_additions(reference, now))
     return tuple(found)
@@ -147,6 +147,15 @@ def shift(reference: Reference, now: Measurement) -> Finding:
     )
 
 
+def direction(reference: Reference, now: Measurement) -> Finding:
+    """How much of what MLPs lack lies along one direction, the same in all layers."""
+    beyond, written_there = cast("Probes", reference.probes).beyond(now)
+    counted = torch.tensor(reference.explained)
+    counted[: _first(reference)] = False
+    statistic, p_value = common_direction(beyond[counted], written_there[counted])
+    return Finding("direction", statistic, p_value)
+
+
 def stream_additions(reference: Reference, now: Measurement) -> Finding:
     """How much is in the residual stream, along its directions, that no block wrote.
 
@@ -211,7 +220,7 @@ def _first(reference: Reference) -> int:
     return int(EARLY * reference.layout.n_layers)
 
 
-def _largest(values: Float[Tensor, " layer"], first: int, share: float = 0.5) -> Sequence[int]:
+def _largest(values: Float[Tensor, " layer"], first: int, share: float = 0.5) -> tuple[int, ...]:
     """The layers that have at least half of the largest value."""
     if float(values.max()) <= 0:
         return ()

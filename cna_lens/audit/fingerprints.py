@@ -15,6 +15,7 @@ from cna_lens.audit.canaries import Canaries
 from cna_lens.audit.codec import packed, unpacked
 from cna_lens.audit.inference_path import Interception
 from cna_lens.audit.null_spread import NullRun
+from cna_lens.audit.probes import Probes
 from cna_lens.audit.reference import Axes, Reference
 from cna_lens.audit.watched import Watched
 from cna_lens.audit.weights import TensorRecord
@@ -25,6 +26,7 @@ from cna_lens.types import Layout, Rate
 
 FORMAT = "cna_lens.fingerprint"
 VERSION = 1
+AXES, PROBES = ("directions", "lengths", "places"), ("directions", "readouts", "offsets")
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,10 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         canaries=CanaryRecord(canaries["name"], tuple(canaries["hashes"]), canaries["key"]),
         template_sha256=body["template_sha256"],
         weights=tuple(
-            TensorRecord(**{**each, "shape": tuple(each["shape"])}) for each in body["weights"]
+            TensorRecord(
+                each["name"], each["dtype"], tuple(each["shape"]), each["sha256"], each["norm"]
+            )
+            for each in body["weights"]
         ),
         hooks=tuple(Interception(**each) for each in body["hooks"]),
         reference=_reference(body["reference"]),
@@ -196,6 +201,7 @@ def _reference_record(reference: Reference) -> dict[str, Any]:
         "offsets": packed(reference.offsets),
         "explained": reference.explained,
         "summed": reference.summed,
+        "probes": None if reference.probes is None else _probes_record(reference.probes),
     }
 
 
@@ -216,19 +222,24 @@ def _reference(record: Mapping[str, Any]) -> Reference:
         offsets=unpacked(record["offsets"]),
         explained=tuple(map(bool, record["explained"])),
         summed=tuple(map(bool, record["summed"])),
+        probes=None if record["probes"] is None else _probes(record["probes"]),
     )
 
 
+def _probes_record(probes: Probes) -> dict[str, Any]:
+    return {name: packed(getattr(probes, name)) for name in PROBES}
+
+
+def _probes(record: Mapping[str, Any]) -> Probes:
+    return Probes(*(unpacked(record[name]) for name in PROBES))
+
+
 def _axes_record(axes: Axes) -> dict[str, Any]:
-    return {
-        "directions": packed(axes.directions),
-        "lengths": packed(axes.lengths),
-        "places": packed(axes.places),
-    }
+    return {name: packed(getattr(axes, name)) for name in AXES}
 
 
 def _axes(record: Mapping[str, Any]) -> Axes:
-    return Axes(*(unpacked(record[name]) for name in ("directions", "lengths", "places")))
+    return Axes(*(unpacked(record[name]) for name in AXES))
 
 
 def _optional(tensor: Tensor | None) -> dict[str, Any] | None:

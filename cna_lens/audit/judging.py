@@ -11,7 +11,6 @@ from cna_lens.audit.fingerprints import Fingerprint
 from cna_lens.audit.thresholds import Thresholds
 
 BEHAVIOUR = ("refusals", "separation")
-MANY_LAYERS = 3
 
 LEAST_GAP = 2.0
 """Nats between the kinds' mean log-odds: with less there is no refusal to look after."""
@@ -68,13 +67,14 @@ def verdict_of(
 def likeliest(checks: Sequence[Check]) -> tuple[str, Check]:
     """What was done, by which checks speak, and the check that says where."""
     speaks: Mapping[str, Check] = {check.name: check for check in checks if check.speaks}
-    if check := speaks.get("weights"):
+    if (check := speaks.get("weights")) and "direction" not in speaks:
         return f"neurons scaled in the weights, {_gains(check)}", check
     if check := speaks.get("stream additions"):
         return f"residual stream changed between blocks, by {check.statistic:.2g}", check
+    if check := speaks.get("direction"):
+        return "direction removed from what is written to the residual stream", check
     if check := speaks.get("readout"):
-        spread = len(check.layers) > MANY_LAYERS
-        return ("direction removed" if spread else "neurons scaled in the weights"), check
+        return "neurons scaled in the weights", check
     if check := speaks.get("shift"):
         return f"vector added, about {check.statistic:.2g} x the kinds' distance", check
     check = speaks.get("neurons")

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cna_lens.audit.measurement import Measurement
+from cna_lens.audit.probes import Probes
 from cna_lens.audit.watched import Watched
 from cna_lens.audit.weights import Matrices
 from cna_lens.types import Layout
@@ -80,6 +81,7 @@ class Reference:
             activation; None as above.
         explained: whether `readouts` gave the MLP's output of each layer, in this model.
         offsets: what an MLP writes there beyond its neurons, such as by a bias.
+        probes: random directions along which the matrices are read too; None as above.
         summed: whether each block's attention and MLP are all that it adds to the stream.
     """
 
@@ -95,6 +97,7 @@ class Reference:
     offsets: Float[Tensor, " layer"]
     explained: tuple[bool, ...]
     summed: tuple[bool, ...]
+    probes: Probes | None
 
     @classmethod
     def of(cls, measurement: Measurement, watched: Watched, matrices: Matrices | None) -> Reference:
@@ -125,6 +128,7 @@ class Reference:
             offsets,
             explained,
             tuple((unwritten(measurement, stream).abs().amax(1) < SAME_SUM).tolist()),
+            None if matrices is None else Probes.of(measurement, matrices),
         )
 
 

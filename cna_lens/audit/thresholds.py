@@ -18,8 +18,13 @@ DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
         "readout": 0.1,
         "shift": 0.1,
         "stream additions": 0.1,
+        "direction": 0.6,
     }
 )
+
+
+CEILING = 0.9
+"""No null spread raises a threshold above this: a statistic of 1 has to count."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Thresholds:
 
     Attributes:
         statistics: for each check. Where the fingerprint's own null spread, times `margin`, is
-            larger, that counts.
+            larger, that counts, up to `CEILING`.
         margin: how many times the null spread is still no change of the model.
         alpha: the p-value that must not be exceeded; divided by the number of checks.
     """
@@ -48,4 +53,5 @@ class Thresholds:
 
     def of(self, check: str, null_spread: float) -> float:
         """The threshold of a check in a model whose numerics alone give such a statistic."""
-        return max(self.statistics.get(check, DEFAULTS[check]), self.margin * null_spread)
+        own = self.statistics.get(check, DEFAULTS[check])
+        return max(own, min(self.margin * null_spread, CEILING))

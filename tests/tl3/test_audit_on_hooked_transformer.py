@@ -1,0 +1,81 @@
+"""The audit of a HookedTransformer, which TransformerLens 3.9 still has."""
+
+import pytest
+import tiny
+from canary_models import CANARIES
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import cna_lens
+from cna_lens import audit
+
+pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
+
+
+@pytest.fixture(scope="module")
+def hooked():
+    config = HookedTransformerConfig(
+        n_layers=2,
+        d_model=16,
+        n_ctx=64,
+        d_head=8,
+        n_heads=2,
+        d_mlp=64,
+        gated_mlp=True,
+        act_fn="silu",
+        normalization_type="RMS",
+        final_rms=True,
+        positional_embedding_type="rotary",
+        rotary_dim=8,
+        d_vocab=tiny.VOCABULARY,
+        seed=0,
+        initializer_range=0.5,
+        device="cpu",
+        model_name="tiny-hooked",
+    )
+    return HookedTransformer(config, tokenizer=tiny.tokenizer(chat=True)).eval()
+
+
+@pytest.fixture(scope="module")
+def circuit(hooked):
+    return cna_lens.find_circuit(
+        hooked, CANARIES.harmful, CANARIES.benign, k=6, universal=None, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def fingerprint(hooked, circuit):
+    return audit.fingerprint(hooked, circuit, CANARIES, rankings=("contrast",), progress=False)
+
+
+def statistics(found):
+    return {check.name: check.statistic for check in found.checks}
+
+
+def test_matrices_explain_what_mlps_write(fingerprint):
+    assert all(fingerprint.reference.explained)
+    assert all(fingerprint.reference.summed)
+
+
+def test_the_same_model_has_no_statistic_but_0(hooked, fingerprint):
+    found = audit.attest(hooked, fingerprint, CANARIES)
+    assert found.score == pytest.approx(0, abs=1e-4)
+    assert not found.tensors
+    assert not found.hooks
+
+
+@pytest.mark.parametrize(("via", "check"), [("hooks", "neurons"), ("weights", "weights")])
+def test_scaled_neurons_are_listed_with_their_gain(hooked, circuit, fingerprint, via, check):
+    first = {neuron for neuron in circuit if neuron.layer == 0}
+    with cna_lens.steer(hooked, circuit, 0.5, via=via):
+        found = audit.attest(hooked, fingerprint, CANARIES)
+    (listed,) = (each.neurons for each in found.checks if each.name == check)
+    assert {n: g for n, g in listed if n in first} == {
+        n: pytest.approx(0.5, abs=1e-3) for n in first
+    }
+    assert statistics(found)[check] > 0.2
+
+
+def test_an_added_vector_has_its_coefficient(hooked, fingerprint):
+    with cna_lens.caa(hooked, CANARIES.harmful, CANARIES.benign).at(hooked, 0.5):
+        found = audit.attest(hooked, fingerprint, CANARIES, access="activations")
+    assert statistics(found)["shift"] == pytest.approx(0.5, rel=1e-3)
