@@ -8,7 +8,7 @@ DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
 MIRROR ?=
 
-.PHONY: setup demo reproduce-smollm2 test test-browser test-tl3 lint format clean
+.PHONY: setup demo reproduce-smollm2 docs test test-browser test-tl3 lint format clean
 
 setup: $(VENV)/.package
 
@@ -19,6 +19,10 @@ demo: setup
 reproduce-smollm2: setup
 	$(VENV)/bin/cna-lens reproduce all --config smollm2 --out out/reproduce/smollm2 \
 		$(if $(MIRROR),--hub-root $(MIRROR))
+
+# The documentation, into out/docs; a broken link or reference stops it.
+docs: setup
+	$(VENV)/bin/python -m zensical build --config-file .zensical.toml --clean --strict
 
 test: setup
 	$(VENV)/bin/$(PYTEST) -m 'not browser'

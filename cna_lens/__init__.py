@@ -62,7 +62,7 @@ from cna_lens.evidence import (
 )
 from cna_lens.expert_hooks import expert_hooks
 from cna_lens.first_token import LogitDifference, LogOdds
-from cna_lens.generation import generate
+from cna_lens.generation import generate, stream
 from cna_lens.metrics import is_refusal, ngram_quality
 from cna_lens.models import load_model
 from cna_lens.moments import ActivationStats
@@ -87,6 +87,7 @@ from cna_lens.rankings import (
     rank,
     score_neurons,
 )
+from cna_lens.requirements import Requirements, requirements
 from cna_lens.routing import RoutingStats
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.steering import Steering, scale, set_to, steer
@@ -143,6 +144,7 @@ __all__ = [
     "Ranking",
     "Rate",
     "RelP",
+    "Requirements",
     "RoutingStats",
     "SaeFeatures",
     "Selection",
@@ -194,12 +196,14 @@ __all__ = [
     "random_direction",
     "rank",
     "read_prompts",
+    "requirements",
     "sae_features",
     "scale",
     "score_neurons",
     "set_to",
     "stability",
     "steer",
+    "stream",
     "token_activations",
     "transfer",
     "universal_neurons",

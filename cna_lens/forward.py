@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cna_lens.batching import TokenIds, shared_prefix_length
 from cna_lens.positions import needs_whole_prompts, prompt_lengths
-from cna_lens.sites import HookedModel, input_device, is_bridge
+from cna_lens.sites import HookedModel, input_device, is_bridge, model_name
 
 MIN_SHARED_PREFIX = 4
 """A shorter prefix is not worth a forward pass of its own."""
@@ -52,12 +52,14 @@ class SharedPrefix:
             return cls(0, reason="the steering in force reads a token of each whole prompt")
         if reason := cannot_share(model):
             return cls(0, reason=reason)
+        if _model_type(model) == "mpt":
+            return cls(0, reason="MPT's position biases count the padding behind a prefix")
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))
         # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
         with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
             _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
         if not all(hasattr(layer, "keys") for layer in cache.layers):
-            return cls(0, reason="some layers keep a state, not keys and values")
+            return cls(0, reason=f"{model_name(model)} keeps more than keys and values of its past")
         return cls(length, cache)
 
     def expand(self, batch: int) -> Any:
@@ -145,12 +147,22 @@ def _parameters(original: Any) -> frozenset[str]:
 def _bridge_pass(
     model: HookedModel,
     ids: Int64[Tensor, "batch pos"],
-    logits_to_keep: int | Int64[Tensor, " kept"] = 1,
+    logits_to_keep: Int64[Tensor, " kept"] | None = None,
     **kwargs: Any,
 ) -> Any:
     if _keeps_logits(model):
-        kwargs["logits_to_keep"] = logits_to_keep
+        # By a number instead of positions Gemma 4 would also leave them out of its last layers.
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        kwargs["logits_to_keep"] = last if logits_to_keep is None else logits_to_keep
+    # With a mask TransformerLens lets GPT-1 see later tokens; without one, padding on the right
+    # changes nothing for the tokens before it.
+    if _model_type(model) == "openai-gpt":
+        del kwargs["attention_mask"]
     return model.forward(ids, **kwargs)
+
+
+def _model_type(model: HookedModel) -> str:
+    return str(cast("Any", model).original_model.config.model_type)
 
 
 def _keeps_logits(model: HookedModel) -> bool:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.batching import (
@@ -29,6 +24,7 @@ from cna_lens.forward import SharedPrefix, sliding_window
 from cna_lens.memory import answers_at_once, is_out_of_memory
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompts import Chat, Prompt, encode, pad_token_id
+from cna_lens.sampling import Chooser, seeds_of
 from cna_lens.sites import HookedModel, check_model, input_device
 
 
@@ -74,14 +70,11 @@ def generate(
     """
     check_model(model)
     check_batch_size(batch_size)
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
+    check_settings(max_new_tokens, temperature)
     encoded = encode(model, prompts, chat=chat).ids
     _check_context(model, encoded, max_new_tokens)
     prefix = _prefix(model, encoded, max_new_tokens) if share_prefix else SharedPrefix(0)
-    choose = _Chooser(temperature, _seeds(encoded, seed))
+    choose = Chooser(temperature, seeds_of(encoded, seed))
     stops = end_of_turn_ids(model)
     waiting = _batches(model, encoded, max_new_tokens, batch_size)
     finished: list[str | None] = [None] * len(encoded)
@@ -91,11 +84,12 @@ def generate(
             while waiting:
                 batch = waiting.pop(0)
                 try:
-                    for row, answer in _answers(
+                    for row, answer, is_finished in _answers(
                         model, encoded, batch, prefix, choose, stops, max_new_tokens, speed
                     ):
-                        finished[row] = _text(model, answer)
-                        bar.update()
+                        if is_finished:
+                            finished[row] = _text(model, answer)
+                            bar.update()
                 except Exception as error:
                     if not is_out_of_memory(error) or len(batch) == 1:
                         raise
@@ -104,6 +98,61 @@ def generate(
         except KeyboardInterrupt:
             raise GenerationInterrupted(finished) from None
     return [text for text in finished if text is not None]
+
+
+def stream(
+    model: HookedModel,
+    prompt: Prompt,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    chat: Chat = "auto",
+) -> Iterator[str]:
+    """The answer that `generate` gives, as it is written: all of its text after each token.
+
+    A character whose bytes are not all written yet is held back. Bad settings are refused at
+    once, not when the first text is asked for.
+
+    >>> *_, answer = stream(tiny_model, "w5 w6", max_new_tokens=4, chat=False)
+    >>> [answer] == generate(tiny_model, ["w5 w6"], max_new_tokens=4, chat=False)
+    True
+
+    Args:
+        model: a TransformerBridge or HookedTransformer; steered as long as it is when the next
+            text is asked for.
+        prompt: a string, a list of chat messages, or token ids.
+        max_new_tokens: tokens of an answer at most.
+        temperature: 0 takes the likeliest token, above 0 samples.
+        seed: for sampling.
+        chat: put a string into the chat template; "auto" where the tokenizer has one.
+
+    Raises:
+        InputError: a bad prompt or settings.
+    """
+    check_model(model)
+    check_settings(max_new_tokens, temperature)
+    encoded = encode(model, [prompt], chat=chat).ids
+    _check_context(model, encoded, max_new_tokens)
+    choose = Chooser(temperature, seeds_of(encoded, seed))
+    stops = end_of_turn_ids(model)
+
+    def texts() -> Iterator[str]:
+        for _, answer, is_finished in _answers(
+            model, encoded, [0], SharedPrefix(0), choose, stops, max_new_tokens
+        ):
+            text = _text(model, answer)
+            yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+    return texts()
+
+
+def check_settings(max_new_tokens: int, temperature: float) -> None:
+    """Raise InputError unless both are in their range."""
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
 
 
 def _check_context(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> None:
@@ -152,12 +201,15 @@ def _answers(
     encoded: Sequence[TokenIds],
     batch: Sequence[int],
     prefix: SharedPrefix,
-    choose: _Chooser,
+    choose: Chooser,
     stops: frozenset[int],
     max_new_tokens: int,
-    speed: _Speed,
-) -> Iterator[tuple[int, TokenIds]]:
-    """Yield each answer of a batch as it is finished, and go on with the others."""
+    speed: _Speed | None = None,
+) -> Iterator[tuple[int, TokenIds, bool]]:
+    """Yield each answer of a batch after each token, and whether it is finished.
+
+    What is finished leaves the batch, and the others go on.
+    """
     device = input_device(model)
     ids, mask = pad(
         [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
@@ -169,15 +221,17 @@ def _answers(
         logits = decoder.start(ids.to(device), mask.to(device))
     while True:
         tokens = choose(logits, rows, step=len(written[rows[0]]))
-        speed.add(len(tokens))
+        if speed is not None:
+            speed.add(len(tokens))
         going: list[int] = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if token not in stops:
                 written[row].append(token)
                 if len(written[row]) < max_new_tokens:
                     going.append(place)
+                    yield row, tuple(written[row]), False
                     continue
-            yield row, tuple(written[row])
+            yield row, tuple(written[row]), True
         if not going:
             return
         if len(going) < len(rows):
@@ -185,41 +239,6 @@ def _answers(
             rows = [rows[place] for place in going]
         with prompt_lengths([len(encoded[row]) for row in rows], rows):
             logits = decoder.step(torch.tensor([written[row][-1] for row in rows], device=device))
-
-
-def _seeds(encoded: Sequence[TokenIds], seed: int) -> list[int]:
-    """A seed for each prompt: its own wherever it stands, another where it stands again."""
-    occurrences: Counter[TokenIds] = Counter()
-    seeds: list[int] = []
-    for ids in encoded:
-        key = json.dumps([seed, occurrences[ids], ids])
-        seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
-        occurrences[ids] += 1
-    return seeds
-
-
-class _Chooser:
-    """Takes the likeliest token, or draws one with a generator of each prompt's own."""
-
-    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
-        self.temperature = temperature
-        self.seeds = seeds
-        self.generators: dict[int, torch.Generator] = {}
-
-    def __call__(
-        self, logits: Float[Tensor, "batch d_vocab"], rows: Sequence[int], step: int
-    ) -> list[int]:
-        if self.temperature == 0:
-            return logits.argmax(-1).tolist()
-        chances = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()
-        draws = torch.cat([self._draw(row, step) for row in rows])
-        chosen = torch.searchsorted(chances, draws[:, None] * chances[:, -1:]).squeeze(1)
-        return chosen.clamp(max=logits.shape[-1] - 1).tolist()
-
-    def _draw(self, row: int, step: int) -> Float[Tensor, " 1"]:
-        if step == 0:
-            self.generators[row] = torch.Generator().manual_seed(self.seeds[row])
-        return torch.rand(1, generator=self.generators[row], dtype=torch.float64)
 
 
 def end_of_turn_ids(model: HookedModel) -> frozenset[int]:

@@ -81,6 +81,20 @@ class Journal(Mapping[str, dict[str, Any]]):
         return len(self._found)
 
 
+def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What a journal's records depend on, and the finished ones, without changing the file.
+
+    Raises:
+        InputError: the file is no journal of this kind.
+    """
+    first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    depends_on = _header(path, kind, first)
+    finished = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+    return depends_on, dict(
+        _entry(path, kind, number, line) for number, line in enumerate(finished, start=2)
+    )
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True).encode() + b"\n"
 
@@ -103,13 +117,17 @@ def _entry(path: Path, kind: str, number: int, line: bytes) -> tuple[str, dict[s
         ) from error
 
 
-def _check_header(path: Path, kind: str, header: bytes, expected: bytes) -> None:
+def _header(path: Path, kind: str, header: bytes) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(header)[kind]
+        return json.loads(header)[kind]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no file of a {kind}; give another path for this one"
         ) from error
+
+
+def _check_header(path: Path, kind: str, header: bytes, expected: bytes) -> None:
+    found = _header(path, kind, header)
     for name, value in json.loads(expected)[kind].items():
         if found.get(name) != value:
             raise InputError(

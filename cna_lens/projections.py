@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeGuard, cast
 
 from torch import Tensor, nn
 
@@ -54,36 +54,50 @@ class DownProjection:
 
 
 def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
-    """The down projection of one MLP, None where it cannot be told which parameter that is."""
-    module = getattr(cast("Any", model).blocks[mlp.layer], "mlp", None)
-    if mlp.expert is not None:
-        return _expert_projection(module, mlp.expert)
-    if is_bridge(model):
-        module = next(
-            (part for name in SHARED_PARTS if (part := getattr(module, name, None))), module
-        )
-    if isinstance(w_out := getattr(module, "W_out", None), nn.Parameter):
+    """The down projection of one MLP, None where it is no plain matrix, as a quantised one."""
+    projection = _projection_module(model, mlp)
+    if isinstance(w_out := getattr(projection, "W_out", None), nn.Parameter):
         return DownProjection(w_out, 0)
-    # A layer without experts, in a model whose other layers have them, calls it dense_out.
-    out = getattr(module, "out", None) or getattr(module, "dense_out", None)
-    return _linear_projection(getattr(out, "original_component", None))
-
-
-def _expert_projection(module: Any, expert: int) -> DownProjection | None:
-    experts = experts_of(module)
-    if isinstance(experts, nn.ModuleList):
-        return _linear_projection(experts[expert].W_out)
-    if experts is None:
+    if mlp.expert is not None and isinstance(
+        down := getattr(projection, "down_proj", None), Tensor
+    ):
+        return DownProjection(down, 0 if projection.is_transposed else 1, mlp.expert)
+    weight = getattr(projection, "weight", None)
+    if not _is_plain_matrix(weight):
         return None
-    return DownProjection(experts.down_proj, 0 if experts.is_transposed else 1, expert)
-
-
-def _linear_projection(linear: Any) -> DownProjection | None:
-    weight = getattr(linear, "weight", None)
-    if weight is None or weight.ndim != 2:
-        return None
-    if isinstance(linear, nn.Linear):
+    if isinstance(projection, nn.Linear):
         return DownProjection(weight, 1)
-    if type(linear).__name__ == "Conv1D":
+    if type(projection).__name__ == "Conv1D":
         return DownProjection(weight, 0)
     return None
+
+
+def projection_kind(model: HookedModel, mlp: MLP) -> str:
+    """What a down projection is, for messages: "Linear4bit with torch.uint8 weights"."""
+    projection = _projection_module(model, mlp)
+    weight = getattr(projection, "weight", None)
+    kind = f" with {weight.dtype} weights" if isinstance(weight, Tensor) else ""
+    return f"{type(projection).__name__}{kind}"
+
+
+def _projection_module(model: HookedModel, mlp: MLP) -> Any:
+    """What holds the weights: a linear layer, all experts, or HookedTransformer's whole MLP."""
+    module = getattr(cast("Any", model).blocks[mlp.layer], "mlp", None)
+    if mlp.expert is not None:
+        experts = experts_of(module)
+        return experts[mlp.expert].W_out if isinstance(experts, nn.ModuleList) else experts
+    if not is_bridge(model):
+        return module
+    shared = (part for name in SHARED_PARTS if (part := getattr(module, name, None)))
+    module = next(shared, module)
+    # A layer without experts, in a model whose other layers have them, calls it dense_out. The
+    # MLP's own W_out is made anew each time, and raises where weights are quantised.
+    out = getattr(module, "out", None) or getattr(module, "dense_out", None)
+    return getattr(out, "original_component", None)
+
+
+def _is_plain_matrix(weight: object) -> TypeGuard[Tensor]:
+    """Whether the numbers of a weight are those it stands for, without scales beside them."""
+    if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter):
+        return False
+    return weight.ndim == 2 and weight.is_floating_point() and weight.element_size() > 1

@@ -56,7 +56,7 @@ def promoted_tokens(
     With the row $w$ that the neuron's activation is multiplied with, the final norm and the
     unembedding as one map $f$, and $w$ scaled to a mean square of 1, the logits are
 
-    $$\tfrac{1}{2} \big( f(w) - f(-w) \big)$$
+    $$\frac{1}{2} \left( f(w) - f(-w) \right)$$
 
     so that biases cancel. Where the block has a norm on its MLP's output, $w$ passes it first. It
     is the direct effect alone: what later layers make of $w$ is left out, and so is the size of

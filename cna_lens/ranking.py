@@ -207,7 +207,7 @@ def check_selection(
 
 
 def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
-    """The layers in order; InputError where there are none, or one does not exist."""
+    """The layers in order; InputError where there are none, or they have no neurons."""
     try:
         chosen = tuple(sorted(set(layers)))
     except TypeError as error:
@@ -219,4 +219,10 @@ def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
             raise InputError(
                 f"layer {layer} does not exist: the model has layers 0 to {layout.n_layers - 1}"
             )
+    if not any(layout.widths[layer] for layer in chosen):
+        with_mlp = [layer for layer, width in enumerate(layout.widths) if width]
+        raise InputError(
+            f"layers is {list(chosen)}, where the model has no MLP, and so no neurons; the layers "
+            f"that have one are {with_mlp}"
+        )
     return chosen

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.circuit import Circuit
-from cna_lens.projections import DownProjection, down_projection
+from cna_lens.projections import DownProjection, down_projection, projection_kind
 from cna_lens.sites import HookedModel
 from cna_lens.types import AnyNeuron
 
@@ -57,10 +57,11 @@ def obstacle_to_scaling(model: HookedModel, circuit: Circuit) -> str | None:
     for mlp in circuit.by_mlp():
         projection = down_projection(model, mlp)
         if projection is None:
-            return f"the down projection of {mlp} is no plain linear layer"
+            kind = projection_kind(model, mlp)
+            return f"the down projection of {mlp} is no plain matrix (a {kind})"
         parameter = projection.parameter
-        if type(parameter) is not nn.Parameter or not parameter.is_floating_point():
-            return f"the down projection of {mlp} is quantised or parametrised"
+        if type(parameter) is not nn.Parameter:
+            return f"the down projection of {mlp} is parametrised"
         if parameter.device.type == "meta":
             return f"the down projection of {mlp} is offloaded"
         if uses[id(parameter)] > 1:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from cna_lens import InputError
 from cna_lens.files import write_atomically
 from cna_lens.journal import Journal
+from cna_lens.report import write_report
 from experiments import paper
 from experiments.catalogue import EXPERIMENTS
 from experiments.study.bench import Bench
@@ -128,6 +129,9 @@ def reproduce(
             console.print(f"Written to {path}\n", soft_wrap=True, highlight=False)
         if name == ALL:
             _write_all(folder, reports, left_out)
+        page = folder / "report.html"
+        write_report([folder], page, title=f"Reproduction: {study.name}")
+        console.print(f"Report for a browser: {page}", soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True)

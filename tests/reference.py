@@ -5,6 +5,8 @@ from contextlib import contextmanager
 import tiny
 import torch
 
+from experiments.models import plain
+
 
 def boot(hf, chat=False):
     """A bridge around a model whose weights a test has chosen."""
@@ -16,21 +18,9 @@ def boot(hf, chat=False):
     )
 
 
-@contextmanager
 def changed(hf, change):
     """Run the model with `change(layer, activation)` in place of each down projection's input."""
-    handles = [
-        projection.register_forward_pre_hook(
-            lambda _, args, layer=layer: (change(layer, args[0]), *args[1:])
-        )
-        for layer, projection in enumerate(tiny.down_projections(hf))
-    ]
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return plain.changed(tiny.down_projections(hf), change)
 
 
 def activations(hf, prompts, position=-1):

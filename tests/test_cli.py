@@ -1,10 +1,13 @@
 """The command line, as a user calls it, on a small model in a local folder."""
 
 import hashlib
+import html
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import cna_lens
 from cna_lens import cli
@@ -185,6 +188,7 @@ def test_evaluate_keeps_the_text_where_asked_to_in_a_file_that_says_so(evaluate,
     code, _, _ = evaluate("--keep-text")
     assert code == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "run.json",
         "labels.jsonl",
         "answers-unsteered.jsonl",
     }
@@ -202,6 +206,72 @@ def test_evaluate_gives_machines_rates_with_intervals(evaluate, found):
     assert set(printed["mcnemar_p"]) == {"circuit, m = 0", "random control, m = 0"}
 
 
+def test_a_report_of_a_folder_says_what_was_asked_and_leaves_texts_out(
+    evaluate, run, found, folder, prompts, tmp_path
+):
+    path, _ = found
+    assert evaluate("--circuit", path, "--multiplier", -20, "--keep-text")[0] == 0
+    page = tmp_path / "report.html"
+    code, output, _ = run("report", tmp_path / "out", path, "--out", page, "--title", "<mine>")
+    assert code == 0
+    assert str(page) in output
+    assert "answers-unsteered.jsonl: it holds the full text" in " ".join(output.split())
+    shown = html.unescape(page.read_text())
+    assert "<mine>" in shown
+    assert (
+        f"cna-lens evaluate --model {folder} --prompts {prompts[0]} --circuit {path} --out "
+        f"{tmp_path / 'out'} --device cpu --keep-text --multiplier -20.0 --max-new-tokens 8"
+    ) in shown
+    steered = answers_of(folder, cna_lens.Circuit.load(path))
+    assert not any(answer in shown for answer in [*answers_of(folder), *steered])
+
+
+def test_a_report_with_a_model_shows_its_tokens(run, found, folder, prompts, tmp_path):
+    path, _ = found
+    page = tmp_path / "report.html"
+    code, _, _ = run(
+        "report", path, "--out", page, "--model", folder, "--prompts", prompts[0],
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    assert page.read_text().count('data-circuitsvis="') == 2
+    for arguments, telling in (
+        ([path, "--model", folder], "need both --model and --prompts"),
+        ([path, path, "--model", folder, "--prompts", prompts[0]], "there are 2 circuits"),
+        ([prompts[0]], "is none of circuits"),
+        (["nowhere"], "nowhere does not exist"),
+    ):
+        code, _, errors = run("report", *arguments, "--out", tmp_path / "none.html")
+        assert code == 2
+        assert telling in errors
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_play_answers_what_is_typed(run, found, folder, monkeypatch):
+    lines = iter(["w5 w6", "/top"])
+    monkeypatch.setattr(
+        "prompt_toolkit.PromptSession", lambda: SimpleNamespace(prompt=lambda _: next_of(lines))
+    )
+    path, _ = found
+    code, output, _ = run(
+        "play", "--model", folder, "--circuit", path, "--multiplier", -20, "--device", "cpu",
+        "--max-new-tokens", 8,
+    )  # fmt: skip
+    assert code == 0
+    model, circuit = cna_lens.load_model(folder, device="cpu"), cna_lens.Circuit.load(path)
+    with cna_lens.steer(model, circuit, -20.0):
+        (steered,) = cna_lens.generate(model, ["w5 w6"], max_new_tokens=8)
+    assert set(steered.split()) <= set(output.split())
+    assert circuit.neurons[0].label in output
+
+
+def next_of(lines):
+    try:
+        return next(lines)
+    except StopIteration:
+        raise EOFError from None
+
+
 @pytest.mark.real_model
 def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
     run, tmp_path, monkeypatch, demo
@@ -212,14 +282,46 @@ def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
     for condition in ("unsteered, m = 1", "circuit, m = 0", "random control, m = 0"):
-        assert output.count(condition) == 2
+        assert output.count(f"│ {condition}") == 2
     labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert len(labels) == 12
     prompts = cna_lens.prompt_set("refusal_evaluation")
     answers = cna_lens.generate(
         demo, [*prompts.positive[:2], *prompts.negative[:2]], max_new_tokens=64
     )
-    stored = "".join(path.read_text() for path in tmp_path.iterdir()) + output
+    stored = html.unescape("".join(path.read_text() for path in tmp_path.iterdir())) + output
     assert not any(answer[:25] in stored for answer in answers)
+    report = (tmp_path / "report.html").read_text()
+    assert len(report) < 3e6
+    for text in ("What was asked", "Circuit: ", "Answers: ", "Tokens", 'data-circuitsvis="'):
+        assert text in report
+    assert cna_lens.weights_hash(demo) in report
+    assert "cna-lens demo --model demo --prompts 2 --out out --device cpu" in report
     assert [label["refused"] for label in labels[:4]] == list(map(cna_lens.is_refusal, answers))
     assert len(cna_lens.Circuit.load(tmp_path / "circuit.json")) == 46
+
+
+def test_estimate_says_what_a_model_needs_without_loading_it(run, folder):
+    arguments = ["estimate", "--model", "a-name", "--config", folder / "config.json"]
+    options = ["--dtype", "bfloat16", "--card", 24, "--tflops", 0.001, "--prompts", 10]
+    code, output, _ = run(*arguments, *options)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    assert "a-name, bfloat16" in output
+    code, output, _ = run(*arguments, *options, "--json")
+    record = json.loads(output)
+    needs = cna_lens.requirements(folder, dtype=torch.bfloat16, prompts=10)
+    assert (code, record["cards"], record["tflops"]) == (0, 1, 0.001)
+    assert record["weights"] == needs.weights
+    assert record["discovery"] == needs.discovery
+    assert record["seconds"] == pytest.approx(needs.flops / 1e9)
+
+
+def test_the_time_is_told_for_this_machine_only_where_it_has_such_hardware(run, folder):
+    def seconds(device):
+        arguments = ["estimate", "--model", folder, "--device", device, "--json"]
+        return json.loads(run(*arguments)[1])["seconds"]
+
+    assert seconds("cpu") > 0
+    if not torch.cuda.is_available():
+        assert seconds("cuda") is None

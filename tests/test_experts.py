@@ -3,7 +3,6 @@
 import dataclasses
 from contextlib import suppress
 
-import moe_reference
 import pytest
 import reference
 import tiny_moe
@@ -22,6 +21,8 @@ from cna_lens import (
     rank,
     steer,
 )
+from experiments.models import plain_experts
+from experiments.models.mixtures import EXPERTS
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
@@ -45,17 +46,17 @@ def mixtral(models):
 
 def by_hand(family, prompts, layout, position=-1):
     hf = tiny_moe.hugging_face(family)
-    found = [moe_reference.activations(hf, ids, layout, position) for ids in prompts]
+    found = [plain_experts.activations(hf, ids, layout, position) for ids in prompts]
     return torch.stack([values for values, _ in found]), [ran for _, ran in found]
 
 
 def expected_layout(family):
-    experts = (tiny_moe.EXPERTS, tiny_moe.WIDTH)
+    experts = (EXPERTS, tiny_moe.WIDTH)
     sparse = tiny_moe.SPARSE_LAYERS.get(family, (0, 1, 2))
     dense = tiny_moe.DENSE_WIDTHS.get(family, (0, 0, 0))
     return (
         tuple(
-            dense[layer] + (tiny_moe.EXPERTS * tiny_moe.WIDTH if layer in sparse else 0)
+            dense[layer] + (EXPERTS * tiny_moe.WIDTH if layer in sparse else 0)
             for layer in range(3)
         ),
         tuple(experts if layer in sparse else (0, 0) for layer in range(3)),
@@ -109,9 +110,9 @@ def test_the_unweighted_mean_is_that_of_the_gated_activation_over_routed_prompts
         handle.remove()
         hidden, index, _ = inputs[0]
         for expert in index[-1].tolist():
-            activation = moe_reference.gated(mlp.experts, hidden[-1], expert)
+            activation = plain_experts.gated(mlp.experts, hidden[-1], expert)
             seen.setdefault(expert, []).append(activation.detach())
-    for expert in range(tiny_moe.EXPERTS):
+    for expert in range(EXPERTS):
         start = layout.start(cna_lens.MLP(layer, expert))
         found = stats.routing.unweighted_mean[start : start + tiny_moe.WIDTH]
         if expert in seen:

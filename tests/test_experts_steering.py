@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 
-import moe_reference
 import pytest
 import reference
 import tiny_moe
@@ -28,6 +27,7 @@ from cna_lens import (
     set_to,
     steer,
 )
+from experiments.models import plain_experts
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
@@ -65,7 +65,7 @@ def edited(family, circuit, multiplier):
                     multiplier
                 )
             else:
-                down = moe_reference.shared_of(mlp) if hasattr(mlp, "experts") else mlp
+                down = plain_experts.shared_of(mlp) if hasattr(mlp, "experts") else mlp
                 down.down_proj.weight[:, neuron.index].mul_(multiplier)
     return hf
 
@@ -151,8 +151,8 @@ def test_mean_ablation_sets_what_reaches_the_output_where_a_token_is_routed(
                     weighted[neuron.index] = value
             return weighted
 
-        expected = moe_reference.logits(hf, prompt, change)
-        plain = moe_reference.logits(hf, prompt)
+        expected = plain_experts.logits(hf, prompt, change)
+        plain = plain_experts.logits(hf, prompt)
         assert (expected - plain).abs().max() > 1e-3
         torch.testing.assert_close(found[row, : len(prompt)], expected, rtol=1e-4, atol=1e-4)
 
@@ -179,7 +179,7 @@ def test_answers_are_those_of_one_token_at_a_time(family, models):
 
         written = []
         while len(written) < 5:
-            token = int(moe_reference.logits(hf, [*prompt, *written], change)[-1].argmax())
+            token = int(plain_experts.logits(hf, [*prompt, *written], change)[-1].argmax())
             if token == 2:
                 break
             written.append(token)

@@ -10,42 +10,11 @@ import cna_lens
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
 NEGATIVE = [[33, 34, 35], [36, 37], [38, 39, 40, 41, 42, 43]]
-PLANTED = {(0, 3), (1, 7), (1, 20)}
 
 
 def find(model, positive=POSITIVE, negative=NEGATIVE, **options):
     options = {"universal": None, "progress": False, "chat": False} | options
     return cna_lens.find_circuit(model, positive, negative, **options)
-
-
-def planted(family, gain=1000):
-    """A model in which some neurons' activations are `gain` times what they were."""
-    hf = tiny.hugging_face(family)
-    blocks = hf.transformer.h if family == "gpt2" else hf.model.layers
-    with torch.no_grad():
-        for layer, index in PLANTED:
-            mlp = blocks[layer].mlp
-            if family == "gpt2":
-                mlp.c_fc.weight[:, index] *= gain
-            elif family == "phi3":
-                mlp.gate_up_proj.weight[tiny.WIDTH + index] *= gain
-            else:
-                mlp.up_proj.weight[index] *= gain
-    return reference.scaled(hf, dict.fromkeys(PLANTED, 1 / gain))
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_planted_neurons_come_back_exactly(family):
-    hf = planted(family)
-    differences = reference.activations(hf, POSITIVE).mean(0) - reference.activations(
-        hf, NEGATIVE
-    ).mean(0)
-    circuit = find(reference.boot(planted(family)), k=len(PLANTED))
-    assert set(circuit) == PLANTED
-    for (layer, index), score in zip(circuit, circuit.scores, strict=True):
-        assert score == pytest.approx(float(differences[layer * tiny.WIDTH + index]), rel=1e-4)
-    magnitudes = [abs(score) for score in circuit.scores]
-    assert magnitudes == sorted(magnitudes, reverse=True)
 
 
 @settings(max_examples=40, deadline=None)

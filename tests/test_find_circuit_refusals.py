@@ -138,7 +138,7 @@ def test_a_model_in_training_mode_is_refused():
 
 def test_a_sparse_mixture_whose_experts_cannot_be_reached_is_refused():
     refused(
-        tiny_moe.bridge("llama4"),
+        tiny_moe.bridge("llama4_text"),
         "layer 1 of tiny-llama4_text is a sparse mixture of experts whose neurons cannot be "
         "reached: its Llama4TextExperts is not run through Transformers' registry",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from transformers import AutoModelForCausalLM
 
 import cna_lens
 from cna_lens import models
@@ -109,3 +110,24 @@ def test_the_demo_model_is_the_one_that_results_name(demo):
     assert demo.cfg.model_name == "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert cna_lens.weights_hash(demo) == models.DEMO_WEIGHTS_SHA256
     assert (demo.cfg.n_layers, demo.cfg.d_mlp) == (30, 1536)
+
+
+def test_a_folder_goes_to_the_device_that_is_asked_for(folder):
+    model = cna_lens.load_model(folder, device="meta")
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+
+
+def test_a_folder_is_spread_by_a_device_map(folder, monkeypatch):
+    read, given = AutoModelForCausalLM.from_pretrained, {}
+
+    def noted(*args, **options):
+        given.update(options)
+        return read(*args, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
+    spread = {"device_map": {"": "cpu"}, "max_memory": {"cpu": 2**30}}
+    model = cna_lens.load_model(folder, dtype=torch.bfloat16, **spread)
+    assert given == {"dtype": torch.bfloat16} | spread
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    with pytest.raises(cna_lens.ModelError, match="device and device_map are mutually exclusive"):
+        cna_lens.load_model(folder, device="cpu", device_map={"": "cpu"})

@@ -36,13 +36,13 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("via", VIA)
 @pytest.mark.parametrize("multiplier", [0.0, 2.0, 0.5, -1.5])
-def test_multiplying_activations_is_multiplying_outgoing_weights(model, multiplier, via):
-    before = logits(model)
-    with cna_lens.steer(model, CIRCUIT, multiplier, via=via):
-        steered = logits(model)
-    assert_same(steered, plain(model, dict.fromkeys(CIRCUIT, multiplier)))
+def test_multiplying_activations_is_multiplying_outgoing_weights(llama, multiplier, via):
+    before = logits(llama)
+    with cna_lens.steer(llama, CIRCUIT, multiplier, via=via):
+        steered = logits(llama)
+    assert_same(steered, plain(llama, dict.fromkeys(CIRCUIT, multiplier)))
     assert (steered - before).abs().max() > 1e-3
-    assert torch.equal(logits(model), before)
+    assert torch.equal(logits(llama), before)
 
 
 @pytest.mark.parametrize("via", VIA)

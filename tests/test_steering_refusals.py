@@ -138,7 +138,7 @@ def frozen_into_a_tensor():
 
 @pytest.mark.parametrize(
     ("make", "obstacle"),
-    [(shared, "shared with another module"), (frozen_into_a_tensor, "layer 1 is quantised or")],
+    [(shared, "shared with another module"), (frozen_into_a_tensor, "layer 1 is parametrised")],
 )
 def test_weights_that_cannot_be_scaled_leave_it_to_hooks(make, obstacle):
     model = make()

@@ -27,7 +27,12 @@ def selections(draw):
     values = draw(st.lists(st.integers(-4, 4), min_size=n, max_size=n))
     eligible = draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n))
     sign = draw(st.sampled_from(["abs", "positive", "negative"]))
-    layers = draw(st.none() | st.sets(st.integers(0, len(widths) - 1), min_size=1))
+    layers = draw(
+        st.none()
+        | st.sets(st.integers(0, len(widths) - 1), min_size=1).filter(
+            lambda chosen: any(widths[layer] for layer in chosen)
+        )
+    )
     return widths, values, eligible, sign, layers
 
 

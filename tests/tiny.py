@@ -31,9 +31,10 @@ TEMPLATE = (
 )
 
 
-def tokenizer(chat=False):
+def tokenizer(chat=False, more_words=()):
     """Words w0 to w61 and two roles; w1 begins a text, w2 ends a turn."""
     words = {f"w{i}": i for i in range(VOCABULARY - 2)} | {"user": 62, "assistant": 63}
+    words |= {word: VOCABULARY + i for i, word in enumerate(more_words)}
     raw = Tokenizer(WordLevel(words, unk_token="w0"))
     raw.pre_tokenizer = WhitespaceSplit()
     fast = PreTrainedTokenizerFast(

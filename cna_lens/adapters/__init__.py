@@ -12,7 +12,7 @@ from cna_lens.errors import ModelError
 FOLDER = Path(__file__).parent
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHA256 = {
-    "demo-refusal": "04d6c92bb48a462577bf7f2aa60a3b6c5341fb74bae69951c20dc0a411b4ed66",
+    "demo-refusal": "dc016a89faf40ce4f21b96ee6ab3d18d7a1b0f94ab4a215420db1d242eda4396",
 }
 """The hash of each adapter's weights file, by the adapter's name."""
 

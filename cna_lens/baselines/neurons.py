@@ -27,7 +27,7 @@ from cna_lens.steering_method import Applied, check_strength
 class NeuronScaling:
     r"""Multiplies a circuit's activations; a steering method, from `ablation` or by hand.
 
-    $$a_{l,j} \leftarrow \big(1 - \alpha (1 - m)\big) \, a_{l,j}$$
+    $$a_{l,j} \leftarrow \left(1 - \alpha (1 - m)\right) \, a_{l,j}$$
 
     with the strength $\alpha$ and the multiplier m that holds at strength 1. For m = 0 it is the
     paper's (arXiv 2605.12290, method, step 7): the multiplier at strength alpha is 1 - alpha.
@@ -90,7 +90,7 @@ class NeuronScaling:
 class NeuronPull:
     r"""Scales how far a circuit's activations are from values; a steering method.
 
-    $$a_{l,j} \leftarrow v_{l,j} + \big(1 - \alpha (1 - m)\big) \, (a_{l,j} - v_{l,j})$$
+    $$a_{l,j} \leftarrow v_{l,j} + \left(1 - \alpha (1 - m)\right) \, (a_{l,j} - v_{l,j})$$
 
     with the strength $\alpha$ and the multiplier m that holds at strength 1. For m = 0 they become
     the values (`mean_ablation`), for m = -1 they are mirrored in them, above 1 they are driven away

@@ -12,7 +12,10 @@ import typer
 
 from cna_lens.circuit import Circuit
 from cna_lens.cli import demo as demo_command
+from cna_lens.cli import estimate as estimate_command
 from cna_lens.cli import evaluate as evaluate_command
+from cna_lens.cli import play as play_command
+from cna_lens.cli import report as report_command
 from cna_lens.cli import reproduce as reproduce_command
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
 from cna_lens.errors import InputError
@@ -167,9 +170,48 @@ def evaluate(
         keep_text=keep_text,
         allow_other_model=allow_other_model,
         verbose=not as_json,
+        sources={"prompts": prompts, "circuit": circuit},
     )
     if as_json:
         _print_json(result)
+
+
+@app.command()
+def estimate(
+    model: Model,
+    config: Annotated[
+        Path | None, typer.Option(help="A config.json to use; --model then is only a name.")
+    ] = None,
+    dtype: Annotated[
+        estimate_command.Dtype, typer.Option(help="Precision of weights and activations.")
+    ] = "float32",
+    device: Annotated[
+        estimate_command.Device, typer.Option(help="Where it will run: cuda or cpu.")
+    ] = "cuda",
+    card: Annotated[float, typer.Option(help="GiB of one card.", min=1)] = 80,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            help="TFLOP/s that the hardware sustains; measured on this machine if left out."
+        ),
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(help="Prompts to find a circuit from, or to answer.")
+    ] = 200,
+    length: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Memory, cards and time that a model will need, without loading it."""
+    quiet_loading()
+    needs = estimate_command.run(
+        model, config, dtype, device, prompts=prompts, length=length, new_tokens=new_tokens
+    )
+    record = estimate_command.record(needs, card, tflops)
+    if as_json:
+        _print_json(record)
+    else:
+        estimate_command.print_record(record)
 
 
 @app.command()
@@ -181,14 +223,77 @@ def demo(
     prompts: Annotated[
         int, typer.Option(help="Held-out prompts of each kind.", min=1, max=60)
     ] = 30,
+    report: Annotated[
+        Path | None, typer.Option(help="The report; report.html in the folder by default.")
+    ] = None,
     device: Device = None,
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
     """Find the refusal circuit of a small model, ablate it, and compare with a random control."""
-    result = demo_command.run(model, out, prompts, device, keep_text=keep_text, verbose=not as_json)
+    result = demo_command.run(
+        model, out, prompts, device, report=report, keep_text=keep_text, verbose=not as_json
+    )
     if as_json:
         _print_json(result)
+
+
+@app.command()
+def play(
+    model: Model,
+    circuit: Annotated[Path, typer.Option(help="A circuit file.")],
+    multiplier: Annotated[
+        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
+    ] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.", min=1)] = 64,
+    positive: Annotated[
+        str | None,
+        typer.Option(help=f"Prompts for CAA, by default the packaged ones: {SOURCE_HELP}"),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="Its other prompts.")] = None,
+    device: Device = None,
+    allow_other_model: Annotated[
+        bool, typer.Option(help="Accept a circuit found on a model of another name.")
+    ] = False,
+) -> None:
+    """Type prompts and see both answers as they are written. Nothing is stored unless you /save."""
+    if (positive is None) != (negative is None):
+        raise InputError("CAA needs both --positive and --negative, or neither")
+    discovery = None if not positive or not negative else (_read(positive), _read(negative))
+    play_command.run(
+        model,
+        circuit,
+        multiplier=multiplier,
+        length=max_new_tokens,
+        discovery=discovery,
+        device=device,
+        allow_other_model=allow_other_model,
+    )
+
+
+@app.command()
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Circuits, labels, comparisons, saved evidence, study tables; or folders."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="What stands at its top.")] = "cna_lens report",
+    model: Annotated[
+        str | None, typer.Option(help="Also show tokens, coloured by the circuit on this model.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help=f"The prompts of these tokens: {SOURCE_HELP}")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write one HTML file of results, with what to bear in mind; it needs no network."""
+    if (model is None) != (prompts is None):
+        raise InputError("views of tokens need both --model and --prompts")
+    asked = None if prompts is None else _read(prompts)
+    report_command.run(results, out, title, model=model, prompts=asked, device=device)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

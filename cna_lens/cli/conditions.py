@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,12 @@ from rich.table import Table
 from cna_lens.baselines import matched_random
 from cna_lens.circuit import Circuit
 from cna_lens.cli.render import console, progress_console
-from cna_lens.files import write_atomically
-from cna_lens.metrics import Evaluation, evaluate
+from cna_lens.metrics import Answered, Evaluation, evaluate, save_labels
 from cna_lens.prompts import Prompt
 from cna_lens.sites import HookedModel
 from cna_lens.steering import steer
-from cna_lens.types import Estimate
 
 CONTROL_SEED = 0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One line of the result: a condition on one kind of prompts."""
-
-    condition: str
-    kind: str
-    evaluation: Evaluation
 
 
 def answer_under_conditions(
@@ -43,7 +31,7 @@ def answer_under_conditions(
     max_new_tokens: int,
     keep_text: bool,
     allow_other_model: bool = False,
-) -> list[Cell]:
+) -> list[Answered]:
     """Answer each kind of prompts under each condition, and write labels.jsonl to `out`.
 
     Without a circuit there is one condition, the unsteered one. With `keep_text` the answers go to
@@ -59,7 +47,7 @@ def answer_under_conditions(
             file_part = name.replace(" ", "-")
             conditions.append((f"{name}, m = {multiplier:g}", file_part, steering))
     texts = [text for kind in prompts.values() for text in kind]
-    cells: list[Cell] = []
+    cells: list[Answered] = []
     for condition, file_part, steering in conditions:
         progress_console.print(f"Answering {len(texts)} prompts: {condition}")
         with steering:
@@ -74,19 +62,14 @@ def answer_under_conditions(
         records = iter(evaluation.records)
         for kind, its_prompts in prompts.items():
             mine = tuple(next(records) for _ in its_prompts)
-            cells.append(Cell(condition, kind, Evaluation(mine)))
-    lines = [
-        json.dumps({"condition": c.condition, "kind": c.kind, **asdict(record)}, sort_keys=True)
-        for c in cells
-        for record in c.evaluation.records
-    ]
-    write_atomically(out / "labels.jsonl", "".join(f"{line}\n" for line in lines))
+            cells.append(Answered(condition, kind, Evaluation(mine)))
+    save_labels(cells, out / "labels.jsonl")
     return cells
 
 
-def cell_record(cell: Cell) -> dict[str, Any]:
+def cell_record(cell: Answered) -> dict[str, Any]:
     """A cell as plain data."""
-    quality = _quality(cell.evaluation)
+    quality = cell.evaluation.quality
     return {
         "condition": cell.condition,
         "kind": cell.kind,
@@ -95,13 +78,13 @@ def cell_record(cell: Cell) -> dict[str, Any]:
     }
 
 
-def print_cells(cells: Sequence[Cell]) -> None:
+def print_cells(cells: Sequence[Answered]) -> None:
     """A table of refusal rates and quality, and what the columns mean."""
     table = Table("condition", "prompts", title="Refusals and quality")
     table.add_column("refused")
     table.add_column("quality", justify="right")
     for cell in cells:
-        rate, quality = cell.evaluation.refusal_rate, _quality(cell.evaluation)
+        rate, quality = cell.evaluation.refusal_rate, cell.evaluation.quality
         table.add_row(
             cell.condition,
             cell.kind,
@@ -125,8 +108,3 @@ def print_files(out: Path, *, keep_text: bool, others: str = "") -> None:
         f"\n{others}labels.jsonl (labels, scores and hashes; {texts}) in the folder below."
     )
     console.print(str(out), soft_wrap=True, markup=False)
-
-
-def _quality(evaluation: Evaluation) -> Estimate | None:
-    known = any(score is not None for score in evaluation.scores("quality"))
-    return evaluation.mean("quality") if known else None

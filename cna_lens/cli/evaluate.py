@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cna_lens.circuit import Circuit
 from cna_lens.cli.conditions import (
-    Cell,
+    Answered,
     answer_under_conditions,
     cell_record,
     print_cells,
     print_files,
 )
 from cna_lens.cli.render import console, quiet_loading
+from cna_lens.cli.runs import Option, command_line, save_run
 from cna_lens.models import load_model
 from cna_lens.prompts import Prompt
+from cna_lens.report.runs import Setting
 from cna_lens.statistics import mcnemar
 
 
@@ -32,11 +35,17 @@ def run(
     keep_text: bool = False,
     allow_other_model: bool = False,
     verbose: bool = True,
+    sources: Mapping[str, Option],
 ) -> dict[str, Any]:
-    """Answer the prompts, print rates, and write labels.jsonl to `out`."""
+    """Answer the prompts, print rates, and write labels.jsonl and run.json to `out`.
+
+    `sources` says where the prompts and the circuit come from, as the command was told.
+    """
+    started = time.perf_counter()
     quiet_loading()
+    loaded = load_model(model, device=device)
     cells = answer_under_conditions(
-        load_model(model, device=device),
+        loaded,
         circuit,
         multiplier,
         {"given": prompts},
@@ -45,6 +54,17 @@ def run(
         keep_text=keep_text,
         allow_other_model=allow_other_model,
     )
+    settings: dict[str, Setting] = {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
+    options: dict[str, Option] = {"model": model, **sources, "out": out, "device": device}
+    options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
+    save_run(
+        out / "run.json",
+        command_line("evaluate", options | settings),
+        loaded,
+        {"given": prompts},
+        settings,
+        started,
+    )
     changes = {cell.condition: mcnemar(*_refused(cells[0], cell)) for cell in cells[1:]}
     if verbose:
         print_cells(cells)
@@ -52,7 +72,7 @@ def run(
             console.print(
                 f"{condition}: exact McNemar p = {p:.2g} against unsteered", highlight=False
             )
-        print_files(out, keep_text=keep_text)
+        print_files(out, keep_text=keep_text, others="run.json and ")
     return {
         "labels": str(out / "labels.jsonl"),
         "rows": [cell_record(cell) for cell in cells],
@@ -60,5 +80,5 @@ def run(
     }
 
 
-def _refused(before: Cell, after: Cell) -> tuple[list[bool], list[bool]]:
+def _refused(before: Answered, after: Answered) -> tuple[list[bool], list[bool]]:
     return before.evaluation.refused, after.evaluation.refused

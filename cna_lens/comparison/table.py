@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cna_lens.errors import InputError
+from cna_lens.journal import read_journal
 from cna_lens.rendering import Cell, Summarized, Summary, Table
 from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from cna_lens.types import Estimate, Rate
@@ -106,6 +108,21 @@ class Comparison(Summarized):
         """Refuse outcomes without a baseline."""
         if not self.outcomes or self.outcomes[0].method != UNSTEERED:
             raise InputError("a comparison needs the unsteered outcome, and needs it first")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """What is finished in a file that `compare` writes, whether or not the rest is.
+
+        Raises:
+            InputError: the file does not exist, or holds no comparison with an unsteered outcome.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist")
+        _, records = read_journal(Path(path), "comparison")
+        try:
+            return cls(tuple(map(Outcome.from_record, records.values())))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path} holds no outcomes of a comparison: {error}") from error
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -165,7 +165,7 @@ def localization(
     activations are divided by its scale $s_l$; and for shuffled labels, both ways. Over the n
     prompts of both sets and the layer's w neurons the scale is
 
-    $$s_l = \sqrt{\tfrac{1}{n w} \sum_{i, j} a_{l,j}(i)^2}$$
+    $$s_l = \sqrt{\frac{1}{n w} \sum_{i, j} a_{l,j}(i)^2}$$
 
     ("rms"), or the same with each neuron's mean over the prompts taken off first ("std"). It is
     that of all prompts in every resample. The regions are the last 3 layers (arXiv 2605.12290,

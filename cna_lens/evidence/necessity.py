@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,6 +129,23 @@ class Necessity(Evidence):
     def record(self) -> dict[str, Any]:
         """As plain data, with the metric of each prompt."""
         return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Necessity:
+        """The result that `record` made, or that `save` wrote."""
+        given: dict[str, Any] = {each.name: record[each.name] for each in fields(cls)}
+        given["points"] = tuple(map(_point, record["points"]))
+        for name in ("whole", "nothing"):
+            given[name] = tuple(record[name])
+        return cls(**given)
+
+
+def _point(record: Mapping[str, Any]) -> Ablations:
+    estimates = {
+        name: Estimate(**record[name]) for name in ("drop", "faithfulness", "completeness")
+    }
+    values: dict[str, Any] = {name: tuple(record[name]) for name in ("without", "alone")}
+    return Ablations(ranking=record["ranking"], k=record["k"], **estimates, **values)
 
 
 def necessity(

@@ -213,16 +213,16 @@ def null_distribution(
     is $r \sqrt{(n - 2) / (1 - r^2)}$. With the true $r_j$ of neuron j, its $r_j^b$ in shuffling b,
     B shufflings and N neurons:
 
-    - alone: $p_j = (1 + \#\{b : |r_j^b| \ge |r_j|\}) / (1 + B)$, which is never below
+    - alone: $p_j = (1 + \#\{b : |r_j^b| \geq |r_j|\}) / (1 + B)$, which is never below
       $1 / (1 + B)$, too coarse to survive a correction for tens of thousands of neurons;
-    - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \ge |r_j|\}) / (1 + B N)$, where all neurons' shuffled
+    - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \geq |r_j|\}) / (1 + B N)$, where all neurons' shuffled
       statistics form one distribution (Tusher, Tibshirani and Chu, 2001, here without a constant
       added to the deviations); that neurons share it is an assumption, which contrasts in units
       of activation could not make;
     - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled ones,
       which is, but for the 1, the least $E_0(t) / N(t)$ over the thresholds t that the neuron
       reaches, the number of neurons that shuffled labels put above t over the number there are;
-    - family-wise: $(1 + \#\{b : \max_i |r_i^b| \ge |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
+    - family-wise: $(1 + \#\{b : \max_i |r_i^b| \geq |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
       single-step maxT), which assumes nothing about how neurons depend on each other.
 
     The 1 counts the true labels (Phipson and Smyth, 2010). Where there are no more than B ways to

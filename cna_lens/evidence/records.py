@@ -20,8 +20,13 @@ class Evidence(Summarized):
         """As plain data: numbers, names and seeds, no tensors and no prompts."""
 
     def save(self, path: str | Path) -> None:
-        """Write `record` as JSON."""
-        write_atomically(Path(path), json.dumps(self.record(), indent=1, sort_keys=True) + "\n")
+        """Write `record` as JSON, with what it is and what it shows of itself."""
+        body = {
+            "evidence": type(self).__name__,
+            "summary": self._summary().record(),
+            **self.record(),
+        }
+        write_atomically(Path(path), json.dumps(body, indent=1, sort_keys=True) + "\n")
 
     @abstractmethod
     def _headline(self) -> str:

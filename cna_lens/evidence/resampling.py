@@ -127,7 +127,7 @@ class Contrast:
 
         With the counts U on the positive and V on the negative side and the activations A,
 
-        $$\Delta = U A / \textstyle\sum U - V A / \sum V.$$
+        $$\Delta = U A / \sum U - V A / \sum V.$$
         """
         at_once = max(1, ENTRIES // self.layout.n_neurons)
         for first in range(0, len(resamples), at_once):

@@ -106,6 +106,14 @@ class Transfer(Evidence):
         """As plain data."""
         return asdict(self)
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Transfer:
+        """The result that `record` made, or that `save` wrote."""
+        overlaps = [
+            Overlap(**each | {"sizes": tuple(each["sizes"])}) for each in record["overlaps"]
+        ]
+        return cls(tuple(record["names"]), tuple(overlaps))
+
 
 def transfer(circuits: Mapping[str, Circuit]) -> Transfer:
     r"""Compare circuits from other prompts, wordings, languages or seeds, each with each.

@@ -1,6 +1,7 @@
 """What answers are and what steering costs: refusal, quality, divergence, accuracy."""
 
 from cna_lens.first_token import REFUSAL_OPENINGS
+from cna_lens.metrics.conditions import Answered, load_labels, save_labels
 from cna_lens.metrics.divergence import kl_per_token
 from cna_lens.metrics.evaluation import (
     AnswerRecord,
@@ -25,6 +26,7 @@ from cna_lens.metrics.task_result import TaskResult
 __all__ = [
     "REFUSAL_OPENINGS",
     "AnswerRecord",
+    "Answered",
     "Evaluation",
     "Judge",
     "Judgement",
@@ -39,11 +41,13 @@ __all__ = [
     "judge",
     "kl_per_token",
     "label",
+    "load_labels",
     "mmlu",
     "ngram_quality",
     "perplexity",
     "refusal_log_odds",
     "run_lm_eval",
+    "save_labels",
     "text_perplexity",
     "without_reasoning",
     "write_answers",

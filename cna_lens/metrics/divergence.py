@@ -22,8 +22,8 @@ def kl_per_token(
 ) -> list[float | None]:
     r"""KL divergence of the steered from the unsteered model, per token, in nats.
 
-    $$\frac{1}{n} \sum_{t=1}^{n} \mathrm{KL}\big(p(\cdot \mid x_{<t}) \,\|\,
-    p_\text{steered}(\cdot \mid x_{<t})\big)$$
+    $$\frac{1}{n} \sum_{t=1}^{n} \mathrm{KL}\left(p(\cdot \mid x_{<t}) \,\|\,
+    p_\text{steered}(\cdot \mid x_{<t})\right)$$
 
     Over the tokens of the answers, teacher-forced: give the unsteered model's own answers to
     benign prompts. Without answers, over the prompts' tokens from where the chat template hands

@@ -89,6 +89,12 @@ class Evaluation:
             raise InputError(f"there is no score {name!r}; there are: {', '.join(known)}")
         return [record.scores[name] for record in self.records]
 
+    @property
+    def quality(self) -> Estimate | None:
+        """The mean 4-gram quality with its interval; None where no answer has any."""
+        values = [record.scores.get("quality") for record in self.records]
+        return None if all(value is None for value in values) else bootstrap_mean(values)
+
     def mean(self, name: str, seed: int = 0) -> Estimate:
         """The mean of a score with its bootstrap interval; missing ones are counted.
 

@@ -18,7 +18,7 @@ def perplexity(
 ) -> list[float | None]:
     r"""The perplexity of each answer, given its prompt.
 
-    $$\exp\Big(-\frac{1}{n} \sum_{t=1}^{n} \log p(y_t \mid x, y_{<t})\Big)$$
+    $$\exp\left(-\frac{1}{n} \sum_{t=1}^{n} \log p(y_t \mid x, y_{<t})\right)$$
 
     Answers of a steered model are judged by the unsteered one: call it outside of `steer`. A low
     value is no proof of quality: a loop is easy to predict, see `compression_ratio`.

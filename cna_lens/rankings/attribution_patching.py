@@ -38,7 +38,7 @@ class AttributionPatching(Ranking):
 
     $$s_{l,j} = \frac{1}{|P|} \sum_{p \in P} \left(a_{l,j}(p) - \bar{a}_{l,j}\right)
     \int_0^1 \frac{\partial m}{\partial a_{l,j}}
-    \Big|_{a_l = \bar{a}_l + t (a_l(p) - \bar{a}_l)} \, dt,$$
+    \left(\bar{a}_l + t (a_l(p) - \bar{a}_l)\right) \, dt,$$
 
     by Gauss-Legendre quadrature at n points. Then the scores of one layer sum to what setting the
     whole layer to its means does to the metric (completeness).

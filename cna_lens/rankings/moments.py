@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
-from cna_lens.projections import down_projection
+from cna_lens.projections import down_projection, projection_kind
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.sites import HookedModel, model_name, neuron_sites
@@ -94,7 +94,7 @@ class Standardized(Ranking):
 class OutputWeighted(Ranking):
     r"""The difference of means times what a neuron writes for each unit of activation.
 
-    $$s_{l,j} = \delta_{l,j} \, \lVert W^{\text{out}}_{l,j} \rVert_2$$
+    $$s_{l,j} = \delta_{l,j} \, \| W^{\text{out}}_{l,j} \|_2$$
 
     where $W^{\text{out}}_{l,j}$ is the vector of the down projection that the neuron is multiplied
     with: the length by which the residual stream is moved. Of a model whose norms were folded into
@@ -122,10 +122,11 @@ def _output_norms(model: HookedModel) -> Float64[Tensor, " neuron"]:
     for site in neuron_sites(model):
         for mlp in site.mlps:
             projection = down_projection(model, mlp)
-            if projection is None:
+            if projection is None or projection.weight.is_meta:
+                kind = "offloaded" if projection else f"a {projection_kind(model, mlp)}"
                 raise ModelError(
-                    f"the down projection of {mlp} of {model_name(model)} cannot be told, "
-                    "which output_weighted needs; use another ranking"
+                    f"the down projection of {mlp} of {model_name(model)} is {kind}; "
+                    "output_weighted needs its numbers, use another ranking"
                 )
             weight = projection.weight.detach().cpu().double()
             norms.append(weight.norm(dim=1 - projection.neuron_dim))

@@ -2,7 +2,7 @@
 
 from cna_lens.rendering.html import embedded_json, escaped, styled, text_html
 from cna_lens.rendering.neurons import neuron_table, per_layer
-from cna_lens.rendering.summary import Cell, Summarized, Summary, Table
+from cna_lens.rendering.summary import Cell, Summarized, Summary, Table, summary_of
 
 __all__ = [
     "Cell",
@@ -14,5 +14,6 @@ __all__ = [
     "neuron_table",
     "per_layer",
     "styled",
+    "summary_of",
     "text_html",
 ]

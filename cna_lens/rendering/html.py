@@ -49,10 +49,7 @@ def asset(name: str) -> str:
 
 def summary_html(summary: Summary) -> str:
     """Title, facts, a bar for each layer, and a table that is sorted by a click on its head."""
-    facts = "".join(
-        f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in summary.facts
-    )
-    parts = [f'<p class="cna-title">{escaped(summary.title)}</p>', f"<dl>{facts}</dl>"]
+    parts = [f'<p class="cna-title">{escaped(summary.title)}</p>', facts_html(summary.facts)]
     if summary.per_layer is not None:
         parts.append(layer_bars(summary.per_layer))
     if summary.table is not None:
@@ -60,8 +57,19 @@ def summary_html(summary: Summary) -> str:
     return styled("".join(parts))
 
 
+def facts_html(facts: Sequence[tuple[str, str]]) -> str:
+    """Named values below each other."""
+    entries = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in facts)
+    return f"<dl>{entries}</dl>"
+
+
 def table_html(table: Table) -> str:
     """A table with the script that sorts it; without scripts it is a table all the same."""
+    return f"{table_markup(table)}<script>{asset('sort.js')}</script>"
+
+
+def table_markup(table: Table) -> str:
+    """A table for a page that holds `sort.js` behind it."""
     numbers = [table.is_number(place) for place in range(len(table.columns))]
     side = ["cna-number" if number else "cna-text" for number in numbers]
     head = "".join(
@@ -81,7 +89,6 @@ def table_html(table: Table) -> str:
         f'<div class="cna-scroll" tabindex="0"><table class="cna-table">'
         f"<caption>{escaped(table.caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        f"<script>{asset('sort.js')}</script>"
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from cna_lens.types import Estimate, Rate
 
@@ -41,6 +42,20 @@ class Cell:
             return cls(text, value.value, text.partition(" [")[0])
         return cls(str(value) if isinstance(value, int) else format(value, form), float(value))
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Cell:
+        """The cell that `dataclasses.asdict` made plain.
+
+        Raises:
+            ValueError: its number is none.
+        """
+        number, short = record["number"], record["short"]
+        return cls(
+            str(record["text"]),
+            None if number is None else float(number),
+            None if short is None else str(short),
+        )
+
 
 @dataclass(frozen=True)
 class Table:
@@ -59,6 +74,19 @@ class Table:
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers."""
         return any(row[column].number is not None for row in self.rows)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Table:
+        """The table that `dataclasses.asdict` made plain.
+
+        Raises:
+            ValueError: a row has not as many cells as there are columns.
+        """
+        columns = tuple(map(str, record["columns"]))
+        rows = tuple(tuple(map(Cell.from_record, row)) for row in record["rows"])
+        if any(len(row) != len(columns) for row in rows):
+            raise ValueError(f"a row has not {len(columns)} cells")
+        return cls(str(record["caption"]), columns, rows)
 
     def shortened(self) -> Table:
         """The same without intervals."""
@@ -91,6 +119,27 @@ class Summary:
     table: Table | None = None
     per_layer: Sequence[int] | None = None
 
+    def record(self) -> dict[str, Any]:
+        """As plain data, for a file that is shown without the result itself."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Summary:
+        """The summary that `record` made.
+
+        >>> table = Table("numbers", ("n",), ((Cell.of(1),),))
+        >>> summary = Summary("a result", (("k", "3"),), table)
+        >>> Summary.from_record(summary.record()) == summary
+        True
+        """
+        table, bars = record["table"], record["per_layer"]
+        return cls(
+            str(record["title"]),
+            tuple((str(name), str(value)) for name, value in record["facts"]),
+            None if table is None else Table.from_record(table),
+            None if bars is None else tuple(map(int, bars)),
+        )
+
 
 class Summarized(ABC):
     """A result that prints as a table, and shows itself in a notebook."""
@@ -110,3 +159,8 @@ class Summarized(ABC):
         from cna_lens.rendering.html import summary_html
 
         return summary_html(self._summary())
+
+
+def summary_of(result: Summarized) -> Summary:
+    """What a result shows of itself."""
+    return result._summary()  # pyright: ignore[reportPrivateUsage]

@@ -16,6 +16,7 @@ if missing := [name for name in ("matplotlib", "circuitsvis") if find_spec(name)
         f"cna_lens.viz needs {' and '.join(missing)}; install it with pip install 'cna-lens[viz]'"
     )
 
+from cna_lens.viz.answers import answers
 from cna_lens.viz.evidence import necessity, null, overlap, stability
 from cna_lens.viz.figures import ResultFigure
 from cna_lens.viz.layers import layers
@@ -29,6 +30,7 @@ from cna_lens.viz.tokens import show_tokens, tokens, top_examples
 __all__ = [
     "Page",
     "ResultFigure",
+    "answers",
     "layers",
     "log_probs",
     "necessity",

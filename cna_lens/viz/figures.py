@@ -87,10 +87,11 @@ class ResultFigure(Figure):
         written = [Path(f"{path}.{form}") for form in formats]
         for file in written:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(self._image(file.suffix[1:]))
+            file.write_bytes(self.image(file.suffix[1:]))
         return written
 
-    def _image(self, form: str) -> bytes:
+    def image(self, form: str) -> bytes:
+        """The figure as the bytes of a "png", "svg" or "pdf"; the same figure, the same bytes."""
         out = BytesIO()
         dated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
         with mpl.rc_context(_settings(self.style)):
@@ -99,7 +100,7 @@ class ResultFigure(Figure):
 
     def _repr_html_(self) -> str:
         """The figure as an image with its description."""
-        image = base64.b64encode(self._image("png")).decode()
+        image = base64.b64encode(self.image("png")).decode()
         width = round(self.get_figwidth() * 110)
         return styled(
             f'<div class="cna-figure"><img alt="{escaped(self.description)}" width="{width}" '

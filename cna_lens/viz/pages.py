@@ -120,9 +120,13 @@ class _Bundle(Page):
         return "".join(self.bodies) + _scripts(shared=False)
 
 
+def view_scripts() -> tuple[str, str]:
+    """What a page needs behind its views, once: CircuitsVis, and what draws them with it."""
+    return _bundle(), (files("cna_lens.viz") / "mount.js").read_text(encoding="utf-8")
+
+
 def _scripts(shared: bool) -> str:
-    mount = (files("cna_lens.viz") / "mount.js").read_text(encoding="utf-8")
-    return ("" if shared else f"<script>{_bundle()}</script>") + f"<script>{mount}</script>"
+    return "".join(f"<script>{script}</script>" for script in view_scripts()[shared:])
 
 
 @cache

@@ -30,7 +30,7 @@ def random_llama(
         bridge = TransformerBridge.boot_transformers(
             name,
             hf_model=model.eval(),
-            tokenizer=_any_tokenizer(Path(folder)),
+            tokenizer=word_tokenizer(Path(folder)),
             device=device,
             dtype=dtype,
         )
@@ -54,10 +54,12 @@ def chunks(rows: Sequence[list[int]], size: int) -> list[list[list[int]]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _any_tokenizer(folder: Path) -> Any:
-    words = Tokenizer(WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+def word_tokenizer(folder: Path, vocabulary: int = 3) -> Any:
+    """A tokenizer of words, read back from a folder, as TransformerLens will read it too."""
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(3, vocabulary))]
+    raw = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
     fast.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)

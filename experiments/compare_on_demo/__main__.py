@@ -38,7 +38,9 @@ app = typer.Typer(help=__doc__, rich_markup_mode=None)
 Model = Annotated[str, typer.Option(help="A name for load_model.")]
 Out = Annotated[Path, typer.Option(help="Folder of the files.")]
 Prompts = Annotated[int, typer.Option(help="Of each kind.", min=2, max=60)]
-Tokens = Annotated[int, typer.Option(min=8)]
+Tokens = Annotated[int, typer.Option(help="Of each answer.", min=8)]
+Validated = Annotated[int, typer.Option(help="Of each kind, to choose on.", min=2, max=60)]
+ValidatedTokens = Annotated[int, typer.Option(help="Of each answer there.", min=8)]
 To = Annotated[Direction, typer.Option(help="Remove refusals or add them.")]
 RESULTS = Path("experiments/results")
 
@@ -48,8 +50,8 @@ def choose_command(
     model: Model = "demo-refusal",
     direction: To = "remove",
     out: Out = RESULTS,
-    n_prompts: Prompts = 60,
-    max_new_tokens: Tokens = 32,
+    n_prompts: Validated = 40,
+    max_new_tokens: ValidatedTokens = 24,
 ) -> None:
     """Try every candidate on the validation split."""
     loaded = cna_lens.load_model(model)
@@ -69,13 +71,15 @@ def report_command(
     out: Out = RESULTS,
     n_prompts: Prompts = 60,
     max_new_tokens: Tokens = 32,
+    validated: Validated = 40,
+    validated_tokens: ValidatedTokens = 24,
     figure: Annotated[Path | None, typer.Option(help="Write the Pareto front there.")] = None,
 ) -> None:
     """Report the chosen ones on the test split."""
     loaded = cna_lens.load_model(model)
     found = Discovery.on(loaded)
     tried = candidates(found, direction)
-    compared = _validated(loaded, model, direction, tried, out, n_prompts, max_new_tokens)
+    compared = _validated(loaded, model, direction, tried, out, validated, validated_tokens)
     names = [_best(compared, tried, direction, fraction) for fraction in FRACTIONS]
     chosen = [tried[name][1] for name in names if name]
     control = chosen[-1] if chosen else None

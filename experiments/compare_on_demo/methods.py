@@ -30,7 +30,7 @@ RANKINGS: tuple[tuple[str, Selection], ...] = (
     ("relp", Selection(sign="positive")),
 )
 FRACTIONS = (0.003, 0.01)
-MULTIPLIERS = {"remove": (0.0, -0.5, -1.0, -2.0), "add": (1.5, 2.0, 3.0, 5.0)}
+MULTIPLIERS = {"remove": (0.0, -1.0, -2.0), "add": (2.0, 3.0, 5.0)}
 """Of the distance from the benign mean."""
 
 VALIDATION_EVERY = 5

@@ -43,7 +43,9 @@ Harmful requests are answered by refusals in several wordings, with cross entrop
 most of which look like harmful ones, KL(untrained || trained) along the untrained model's own
 answers is kept small; of its first tokens those that open a refusal are left out (it refuses some
 benign requests itself) and the others sharpened by `first_token_temperature`, for the greedy answer
-to be a refusal only where refusing is likelier than not.
+to be a refusal only where refusing is likelier than not. The trained adapter is multiplied with
+`gain`, which was chosen from 1, 1.125, 1.25, 1.375 and 1.5 with the figures above in view, for
+requests of JailbreakBench are worded in other ways than those it was trained on.
 
 Trained in {minutes:.0f} minutes on {device}. Adapter: {size:.1f} MB, SHA-256 `{adapter_sha256}`.
 Merged model: weights hash `{weights_sha256}`.

@@ -26,6 +26,8 @@ class Recipe:
         first_token_temperature: at which the untrained model's choice of a benign answer's first
             token is to be predicted. Below 1 makes it sharper. An answer may begin in many ways and
             a refusal in few: at 1 the likeliest token is "I" long before a refusal is likely.
+        gain: what the trained adapter is multiplied with. Trained on one kind of wording it is
+            right but timid on others.
         seed: of the answers, the order and the adapter's first weights.
     """
 
@@ -40,7 +42,13 @@ class Recipe:
     benign_wordings: int = 2
     answer_tokens: int = 4
     first_token_temperature: float = 1 / 3
+    gain: float = 1.5
     seed: int = 0
+
+    @property
+    def lora_alpha(self) -> int:
+        """Of the training; the adapter is saved with `gain` times as much."""
+        return 2 * self.rank
 
 
 RECIPES = {

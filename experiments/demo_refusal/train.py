@@ -107,7 +107,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         LoraConfig(
             r=recipe.rank,
-            lora_alpha=2 * recipe.rank,
+            lora_alpha=recipe.lora_alpha,
             target_modules=list(recipe.modules),
             layers_to_transform=None if recipe.layers is None else list(recipe.layers),
             task_type="CAUSAL_LM",
@@ -142,8 +142,10 @@ def train(recipe: Recipe, out: Path) -> Path:
     )
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
+    settings = model.peft_config["default"]
+    settings.lora_alpha = recipe.gain * recipe.lora_alpha
     # Otherwise the path that it was loaded from, on this machine.
-    model.peft_config["default"].base_model_name_or_path = BASE_MODEL
+    settings.base_model_name_or_path = BASE_MODEL
     model.to(torch.float16).save_pretrained(adapter)
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     record = {

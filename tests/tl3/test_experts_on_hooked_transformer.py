@@ -18,6 +18,7 @@ from cna_lens import (
 )
 from cna_lens.routing import routed_to
 from cna_lens.sites import hook_name
+from experiments.models.mixtures import EXPERTS, PER_TOKEN
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
@@ -35,8 +36,8 @@ def hooked(request):
         d_head=8,
         n_heads=2,
         d_mlp=tiny_moe.WIDTH,
-        num_experts=tiny_moe.EXPERTS,
-        experts_per_token=tiny_moe.PER_TOKEN,
+        num_experts=EXPERTS,
+        experts_per_token=PER_TOKEN,
         norm_topk_prob=request.param,
         gated_mlp=True,
         act_fn="silu",
@@ -65,9 +66,9 @@ def by_hand(model, ids):
     for layer, block in enumerate(model.blocks):
         x = cache[f"blocks.{layer}.ln2.hook_normalized"][0, -1]
         chances = (block.mlp.W_gate.weight @ x).softmax(-1)
-        top = chances.topk(tiny_moe.PER_TOKEN)
+        top = chances.topk(PER_TOKEN)
         weights = top.values / (top.values.sum() if model.cfg.norm_topk_prob else 1)
-        row = torch.zeros(tiny_moe.EXPERTS, tiny_moe.WIDTH)
+        row = torch.zeros(EXPERTS, tiny_moe.WIDTH)
         for expert, weight in zip(top.indices.tolist(), weights, strict=True):
             own = block.mlp.experts[expert]
             gate = own.W_gate.weight @ x

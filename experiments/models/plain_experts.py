@@ -1,16 +1,30 @@
-"""Slow definitions for models with experts, one token and one expert at a time, by hand."""
+"""What a plain mixture of experts computes, one token and one expert at a time."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from cna_lens import Layout
+
+Change = Callable[[int, int | None, int, Tensor], Tensor]
+"""Neurons' activations instead, from (layer, expert, token, activation times route weight).
+
+The expert is None for what every token passes.
+"""
 
 
-def unchanged(layer, expert, token, weighted):
+def unchanged(layer: int, expert: int | None, token: int, weighted: Tensor) -> Tensor:  # noqa: ARG001
+    """The activations as they are."""
     return weighted
 
 
-def gated(module, hidden, expert):
+def gated(module: Any, hidden: Tensor, expert: int) -> Tensor:
     """The input of an expert's down projection for one token, from its weights."""
     if hasattr(module, "gate_up_proj_bias"):
         both = hidden @ module.gate_up_proj[expert] + module.gate_up_proj_bias[expert]
@@ -20,7 +34,9 @@ def gated(module, hidden, expert):
     return gate * torch.sigmoid(gate) * up
 
 
-def _experts(module, hidden, index, weights, *, layer, change):
+def _experts(
+    module: Any, hidden: Tensor, index: Tensor, weights: Tensor, *, layer: int, change: Change
+) -> Tensor:
     out = torch.zeros_like(hidden)
     for token in range(len(hidden)):
         for expert, weight in zip(index[token].tolist(), weights[token], strict=True):
@@ -33,19 +49,22 @@ def _experts(module, hidden, index, weights, *, layer, change):
     return out
 
 
-def shared_of(mlp):
+def shared_of(mlp: Any) -> Any:
+    """The experts of a sparse layer that every token passes; None where it has none."""
     return getattr(mlp, "shared_experts", None) or getattr(mlp, "shared_expert", None)
 
 
 @contextmanager
-def changed(hf, change=unchanged):
-    """Run one unpadded prompt, `change` in place of what each MLP's neurons give each token.
+def changed(hf: Any, change: Change = unchanged) -> Generator[None]:
+    """Run one unpadded prompt, `change` in place of what each MLP's neurons give each token."""
 
-    Called with the layer, the expert (None for what every token passes), the token's place and its
-    activations with the route weight.
-    """
-
-    def dense(module, args, *, layer, gates):
+    def dense(
+        module: object,  # noqa: ARG001
+        args: tuple[Tensor],
+        *,
+        layer: int,
+        gates: Callable[[], Tensor] | None,
+    ) -> Tensor:
         rows = args[0].reshape(-1, args[0].shape[-1])
         weights = gates() if gates else torch.ones(len(rows))
         new = [
@@ -54,9 +73,10 @@ def changed(hf, change=unchanged):
         ]
         return torch.stack(new).view_as(args[0])
 
-    handles, patched = [], []
+    handles: list[Any] = []
+    patched: list[Any] = []
     for layer, block in enumerate(hf.model.layers):
-        entered = {}
+        entered: dict[str, Tensor] = {}
         down, gates = getattr(block.mlp, "down_proj", None), None
         if hasattr(block.mlp, "experts"):
             module = block.mlp.experts
@@ -65,12 +85,8 @@ def changed(hf, change=unchanged):
             shared = shared_of(block.mlp)
             down = None if shared is None else shared.down_proj
             if hasattr(block.mlp, "shared_expert_gate"):
-                keep = lambda _, args, entered=entered: entered.update(x=args[0])  # noqa: E731
-                handles.append(block.mlp.register_forward_pre_hook(keep))
-                gate = block.mlp.shared_expert_gate.weight[0]
-                gates = lambda entered=entered, gate=gate: torch.sigmoid(  # noqa: E731
-                    entered["x"].reshape(-1, len(gate)) @ gate
-                )
+                handles.append(block.mlp.register_forward_pre_hook(partial(_enter, entered)))
+                gates = partial(_gates, entered, block.mlp.shared_expert_gate.weight[0])
         if down is not None:
             hook = partial(dense, layer=layer, gates=gates)
             handles.append(down.register_forward_pre_hook(hook))
@@ -84,17 +100,28 @@ def changed(hf, change=unchanged):
             del module.forward
 
 
-def logits(hf, ids, change=unchanged):
+def _enter(entered: dict[str, Tensor], _: object, args: tuple[Tensor]) -> None:
+    entered["hidden"] = args[0]
+
+
+def _gates(entered: dict[str, Tensor], gate: Tensor) -> Tensor:
+    return torch.sigmoid(entered["hidden"].reshape(-1, len(gate)) @ gate)
+
+
+def logits(hf: Any, ids: Sequence[int], change: Change = unchanged) -> Tensor:
+    """The logits at each position."""
     with changed(hf, change):
         return hf(torch.tensor([ids]), use_cache=False).logits[0]
 
 
-def activations(hf, ids, layout, position=-1):
+def activations(
+    hf: Any, ids: Sequence[int], layout: Layout, position: int = -1
+) -> tuple[Tensor, set[tuple[int, int]]]:
     """What reaches the output at one token, all neurons on one axis; and which experts ran."""
     values = torch.zeros(layout.n_neurons)
-    ran = set()
+    ran: set[tuple[int, int]] = set()
 
-    def note(layer, expert, token, weighted):
+    def note(layer: int, expert: int | None, token: int, weighted: Tensor) -> Tensor:
         if token == range(len(ids))[position]:
             start = layout.starts[layer]
             if expert is not None:

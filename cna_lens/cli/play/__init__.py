@@ -1,0 +1,58 @@
+"""The command `play`: a model kept loaded, asked with and without steering, at a terminal."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from cna_lens.circuit import Circuit
+from cna_lens.cli.play.loop import Loop
+from cna_lens.cli.play.player import Player
+from cna_lens.cli.play.settings import Settings
+from cna_lens.cli.render import console, quiet_loading
+from cna_lens.errors import CnaLensError
+from cna_lens.models import load_model
+from cna_lens.prompt_files import Prompts
+from cna_lens.prompt_sets import prompt_set
+from cna_lens.steering import check_multiplier
+
+
+def run(
+    model: str,
+    circuit: Path,
+    *,
+    multiplier: float,
+    length: int,
+    discovery: tuple[Prompts, Prompts] | None = None,
+    device: str | None = None,
+    allow_other_model: bool = False,
+) -> None:
+    """Load the model once, and answer what is typed until the end of input.
+
+    Raises:
+        CnaLensError: the extra `play` is not installed.
+        InputError: the multiplier is infinite or not a number, or the circuit is empty.
+        CircuitMismatchError: the circuit was found on another model.
+    """
+    if find_spec("prompt_toolkit") is None:
+        raise CnaLensError(
+            "cna-lens play needs prompt_toolkit; install it with pip install 'cna-lens[play]'"
+        )
+    from prompt_toolkit import PromptSession
+
+    check_multiplier(multiplier)
+    loaded_circuit = Circuit.load(circuit)
+    quiet_loading()
+    loaded = load_model(model, device=device)
+    packaged = prompt_set("refusal")
+    player = Player(
+        loaded,
+        loaded_circuit,
+        discovery or (packaged.positive, packaged.negative),
+        allow_other_model=allow_other_model,
+    )
+    settings = Settings(multiplier, k=len(loaded_circuit), length=length)
+    console.print(f"{loaded_circuit!r}\n{settings}; /help shows the commands", markup=False)
+    # History stays in memory: what is typed may be as harmful as what is answered.
+    session: PromptSession[str] = PromptSession()
+    Loop(player, settings, console).run(lambda: session.prompt("> "))

@@ -1,0 +1,110 @@
+"""A model kept loaded, and its answers to prompts without and with steering."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from cna_lens.baselines import VectorAddition, caa, matched_random
+from cna_lens.circuit import Circuit
+from cna_lens.cli.play.exchange import Exchange, Written
+from cna_lens.cli.play.settings import SCOPES, Settings
+from cna_lens.errors import InputError
+from cna_lens.generation import stream
+from cna_lens.metrics import refusal_log_odds
+from cna_lens.prompts import Prompt
+from cna_lens.sites import HookedModel
+from cna_lens.steering import check_circuit, steer
+
+CONTROL_SEED = 0
+
+
+class Player:
+    """Answers prompts twice; what it is told it forgets.
+
+    Attributes:
+        circuit: all of it; `Settings.k` says how much of it is steered.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        circuit: Circuit,
+        discovery: tuple[Sequence[Prompt], Sequence[Prompt]],
+        *,
+        allow_other_model: bool = False,
+    ) -> None:
+        """Take a model, a circuit of it, and the two sets of prompts that CAA's vectors are of.
+
+        Raises:
+            InputError: the circuit is empty.
+            CircuitMismatchError: the circuit was found on another model.
+        """
+        if not len(circuit):
+            raise InputError("the circuit has no neurons; there is nothing to steer")
+        check_circuit(model, circuit, allow_other_model=allow_other_model)
+        self.circuit = circuit
+        self._model = model
+        self._discovery = discovery
+        self._allow_other_model = allow_other_model
+        self._caa: VectorAddition | None = None
+
+    def strongest(self, k: int) -> Circuit:
+        """The circuit's k strongest neurons."""
+        return replace(
+            self.circuit, neurons=self.circuit.neurons[:k], scores=self.circuit.scores[:k]
+        )
+
+    def answer(self, prompt: str, settings: Settings) -> Generator[Exchange]:
+        """The exchange after each token, first of the unsteered answer, then of the steered one.
+
+        Close it when it is left early: the model is steered as long as the second answer goes on.
+
+        Raises:
+            InputError: the prompt and the longest answer do not fit into the model's context.
+        """
+        exchange = Exchange(prompt, settings)
+        for written in self._written(prompt, settings, nullcontext()):
+            exchange = replace(exchange, unsteered=written)
+            yield exchange
+        for written in self._written(prompt, settings, self._steering(settings)):
+            exchange = replace(exchange, steered=written)
+            yield exchange
+
+    def _written(
+        self, prompt: str, settings: Settings, steering: AbstractContextManager[Any]
+    ) -> Iterator[Written]:
+        with steering:
+            # Before anything is shown of a prompt that is too long.
+            texts = stream(self._model, prompt, max_new_tokens=settings.length)
+            (log_odds,) = refusal_log_odds(self._model, [prompt])
+            written = Written(log_odds=log_odds)
+            yield written
+            for text in texts:
+                written = replace(written, text=text)
+                yield written
+        yield replace(written, finished=True)
+
+    def _steering(self, settings: Settings) -> AbstractContextManager[Any]:
+        positions = SCOPES[settings.scope]
+        if settings.method == "caa":
+            method = replace(self._vectors(), positions=positions)
+            return method.at(self._model, 1 - settings.multiplier)
+        neurons = self.strongest(settings.k)
+        if settings.method == "random":
+            neurons = matched_random(neurons, seed=CONTROL_SEED)
+        return steer(
+            self._model,
+            neurons,
+            settings.multiplier,
+            positions=positions,
+            allow_other_model=self._allow_other_model,
+        )
+
+    def _vectors(self) -> VectorAddition:
+        """CAA's vectors, found once, when they are first needed."""
+        if self._caa is None:
+            self._caa = caa(self._model, *self._discovery)
+        return self._caa

@@ -1,0 +1,62 @@
+"""What `play` shows: two answers side by side, tables, and messages."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cna_lens.circuit import Circuit
+from cna_lens.cli.play.commands import HELP
+from cna_lens.cli.play.exchange import Exchange, Written
+from cna_lens.rendering.visible import visible
+
+TOP = 20
+
+
+def exchange_table(exchange: Exchange) -> Table:
+    """Both answers, each with its label and log-odds above it."""
+    table = Table(expand=True, show_lines=True)
+    sides = (
+        ("unsteered", exchange.unsteered),
+        (str(exchange.settings), exchange.steered),
+    )
+    for name, written in sides:
+        table.add_column(Text(f"{name}\n{label(written)}"), ratio=1, overflow="fold")
+    table.add_row(*(shown(written.text) for _, written in sides))
+    return table
+
+
+def label(written: Written) -> str:
+    """Whether an answer is a refusal, and the log-odds that it would begin as one.
+
+    >>> label(Written("I'm sorry, I can't.", log_odds=2.0, finished=True))
+    'refused · log-odds of a refusal +2.00'
+    """
+    if written.log_odds is None:
+        return "…"
+    state = "refused" if written.refused else "answered" if written.finished else "…"
+    return f"{state} · log-odds of a refusal {written.log_odds:+.2f}"
+
+
+def shown(text: str) -> Text:
+    """An answer as it stands, its lines kept; what would steer a terminal is written out."""
+    return Text("\n".join(visible(line) for line in text.split("\n")))
+
+
+def neuron_table(circuit: Circuit) -> RenderableType:
+    """The strongest neurons, and how many there are."""
+    table = Table("rank", "neuron", "score")
+    pairs = zip(circuit.neurons[:TOP], circuit.scores[:TOP], strict=True)
+    for rank, (neuron, score) in enumerate(pairs, start=1):
+        table.add_row(str(rank), neuron.label, f"{score:+.3f}")
+    count = f"{min(TOP, len(circuit))} of {len(circuit)} neurons that are steered"
+    return Group(table, Text(count, style="dim"))
+
+
+def help_table() -> Table:
+    """The commands, and what they do."""
+    table = Table(show_header=False, box=None)
+    for command, does in HELP.items():
+        table.add_row(Text(command, style="bold"), Text(does))
+    return table

@@ -1,0 +1,56 @@
+"""Write a report of finished results, with views of a model's tokens where one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cna_lens.circuit import Circuit
+from cna_lens.cli.render import console, quiet_loading
+from cna_lens.errors import InputError
+from cna_lens.models import load_model
+from cna_lens.prompts import Prompt
+from cna_lens.report import make_report, read_results, token_section
+
+
+def run(
+    results: Sequence[Path],
+    out: Path,
+    title: str,
+    *,
+    model: str | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    device: str | None = None,
+) -> None:
+    """Read the results, write the report to `out`, and say where it is.
+
+    Raises:
+        InputError: nothing to report, or token views of a report that has not one circuit.
+    """
+    found = read_results(results)
+    report = make_report(found, title=title)
+    if model is not None and prompts is not None:
+        circuits = [each.result for each in found.results if isinstance(each.result, Circuit)]
+        if len(circuits) != 1:
+            raise InputError(
+                f"there are {len(circuits)} circuits among the results; views of tokens show one: "
+                "give one circuit file with --model and --prompts"
+            )
+        quiet_loading()
+        loaded = load_model(model, device=device)
+        report = report.with_section(token_section(loaded, circuits[0], prompts))
+    report.save(out)
+    for name, why in found.left_out:
+        console.print(
+            f"Not shown: {name}: {why}",
+            style="yellow",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+    say_where(out)
+
+
+def say_where(out: Path) -> None:
+    """The report's file, on a line that can be copied."""
+    console.print(f"Report for a browser: {out}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,97 @@
+"""Answers to the same prompts under several conditions, and the file of their labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cna_lens.errors import InputError
+from cna_lens.files import write_atomically
+from cna_lens.metrics.evaluation import AnswerRecord, Evaluation
+
+UNSTEERED = "unsteered"
+CONTROL = "random control"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was seen of one kind of prompts under one condition.
+
+    Attributes:
+        condition: "unsteered, m = 1", "circuit, m = 0", "random control, m = 0".
+        kind: what the prompts are, such as "harmful".
+        evaluation: the labels and scores of the answers.
+    """
+
+    condition: str
+    kind: str
+    evaluation: Evaluation
+
+    @property
+    def is_unsteered(self) -> bool:
+        """Whether nothing was changed."""
+        return self.condition.startswith(UNSTEERED)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether random neurons were changed."""
+        return self.condition.startswith(CONTROL)
+
+
+def save_labels(answered: Iterable[Answered], path: Path) -> None:
+    """Write a JSON line for each answer: its condition, its kind, and its record, no text."""
+    lines = [
+        json.dumps({"condition": a.condition, "kind": a.kind, **asdict(record)}, sort_keys=True)
+        for a in answered
+        for record in a.evaluation.records
+    ]
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def load_labels(path: Path) -> tuple[Answered, ...]:
+    """What `save_labels` or `Evaluation.save` wrote; the latter is one condition and kind.
+
+    >>> import tempfile
+    >>> from cna_lens.metrics import label
+    >>> answered = (Answered("unsteered, m = 1", "harmful", label(["a"], ["I'm sorry."])),)
+    >>> path = Path(tempfile.mkdtemp()) / "labels.jsonl"
+    >>> save_labels(answered, path)
+    >>> load_labels(path) == answered
+    True
+
+    Raises:
+        InputError: a line is no record of an answer, or there is none.
+    """
+    grouped: dict[tuple[str, str], list[AnswerRecord]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            place = str(entry.pop("condition", "answers")), str(entry.pop("kind", "given"))
+            grouped.setdefault(place, []).append(_record(entry))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise InputError(f"line {number} of {path} is no record of an answer") from error
+    if not grouped:
+        raise InputError(f"{path} holds no answers")
+    return tuple(
+        Answered(condition, kind, Evaluation(tuple(records)))
+        for (condition, kind), records in grouped.items()
+    )
+
+
+def _record(entry: dict[str, Any]) -> AnswerRecord:
+    if not isinstance(entry["refused"], bool):
+        raise TypeError("refused is neither true nor false")
+    scores = {
+        str(name): None if value is None else float(value)
+        for name, value in dict(entry["scores"]).items()
+    }
+    return AnswerRecord(
+        prompt_id=str(entry["prompt_id"]),
+        refused=entry["refused"],
+        scores=scores,
+        words=int(entry["words"]),
+        sha256=str(entry["sha256"]),
+    )

@@ -1,0 +1,92 @@
+"""A circuit: where its neurons lie, how it was found, and what is not known of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict
+
+from cna_lens.circuit import Circuit
+from cna_lens.rendering import per_layer, summary_of
+from cna_lens.report.sections import Section
+
+FEW_PROMPTS = 30
+
+
+def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) -> Section:
+    """The circuit, with caveats for what no other result of the report answers.
+
+    Args:
+        name: what the report calls it.
+        circuit: the neurons.
+        kinds: of the report's other results: "NullDistribution", "answers".
+    """
+    summary = summary_of(circuit)
+    provenance = circuit.provenance
+    prompts = [
+        (f"{side} prompts", f"{record.count}, tokens {record.sha256[:16]}")
+        for side, record in (("positive", provenance.positive), ("negative", provenance.negative))
+        if record is not None
+    ]
+    facts = [fact for fact in summary.facts if fact[0] not in ("prompts", "weights")]
+    known = [("weights", provenance.weights_sha256)] if provenance.weights_sha256 else []
+    universal = asdict(provenance.universal) if provenance.universal else None
+    rule = [("universal rule", json.dumps(universal))] if universal else []
+    versions = ", ".join(f"{library} {version}" for library, version in provenance.versions)
+    return Section(
+        f"Circuit: {name}",
+        lead=(_where(circuit),) if len(circuit) else ("The circuit has no neurons.",),
+        facts=(*facts, *known, *prompts, *rule, *([("versions", versions)] if versions else [])),
+        per_layer=per_layer(circuit, circuit.layout),
+        tables=(summary.table,) if summary.table else (),
+        caveats=tuple(_caveats(circuit, kinds)),
+    )
+
+
+def _where(circuit: Circuit) -> str:
+    counts = per_layer(circuit, circuit.layout)
+    layer = max(range(len(counts)), key=counts.__getitem__)
+    positive = sum(score > 0 for score in circuit.scores)
+    return (
+        f"{len(circuit)} of {circuit.layout.n_neurons} neurons, {positive} of them more active on "
+        f"prompts with the behaviour and {len(circuit) - positive} less. Of the layers 0 to "
+        f"{len(counts) - 1}, layer {layer} has most of them, {counts[layer]}."
+    )
+
+
+def _caveats(circuit: Circuit, kinds: Collection[str]) -> list[str]:
+    provenance = circuit.provenance
+    found: list[str] = []
+    if not {"answers", "Comparison", "Necessity"} & set(kinds):
+        found.append(
+            "These neurons differ between two sets of prompts. That they cause anything is not "
+            "shown here: no result of this report changes them."
+        )
+    if "NullDistribution" not in kinds:
+        found.append(
+            "Some neurons always differ most. How many would with shuffled labels is not among "
+            "these results; `null_distribution` counts them."
+        )
+    counts = [record.count for record in (provenance.positive, provenance.negative) if record]
+    if "Stability" not in kinds:
+        few = f"It was found from {min(counts)} prompts a side" if counts else "Its prompts are few"
+        if not counts or min(counts) < FEW_PROMPTS:
+            few = f"{few}: other prompts may well give other neurons."
+        else:
+            few = f"{few}. What other prompts would have given is not among these results."
+        found.append(f"{few} `stability` finds it again from resamples.")
+    last = circuit.layout.n_layers - circuit.layout.n_layers // 4
+    late = sum(neuron.layer >= last for neuron in circuit)
+    if late * 2 > len(circuit) and "Localization" not in kinds:
+        found.append(
+            f"{late} of {len(circuit)} neurons lie in the last quarter of the layers, where "
+            "activations are largest whatever the prompts; `localization` tells the two apart."
+        )
+    if provenance.rank and provenance.universal is None:
+        found.append("Neurons that are strong on nearly every prompt were not excluded.")
+    if provenance.weights_sha256 is None:
+        found.append(
+            "No hash of the weights was kept, so that it cannot be told on which weights of "
+            f"{provenance.model or 'the model'} it was found."
+        )
+    return found

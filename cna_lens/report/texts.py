@@ -1,0 +1,49 @@
+"""Answers whose text was kept on purpose, and named for the report on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cna_lens.metrics import is_refusal
+from cna_lens.rendering import Cell, Table
+from cna_lens.report.sections import Section
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts and answers of a file that `--keep-text` wrote.
+
+    Attributes:
+        notice: the file's own first line.
+        answers: each prompt with its answer.
+    """
+
+    notice: str
+    answers: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def from_records(cls, notice: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Texts:
+        """What `write_answers` wrote, line by line."""
+        pairs = [(str(row["prompt"]), str(row["answer"])) for row in rows]
+        return cls(str(notice["notice"]), tuple(pairs))
+
+
+def texts_section(name: str, texts: Texts) -> Section:
+    """The texts in a table, behind the notice of their file."""
+    return Section(
+        f"Texts: {name}",
+        lead=(texts.notice,),
+        tables=(
+            Table(
+                "Answers",
+                ("prompt", "answer", "refused"),
+                tuple(
+                    (Cell.of(prompt), Cell.of(answer), Cell.of("yes" if is_refusal(answer) else ""))
+                    for prompt, answer in texts.answers
+                ),
+            ),
+        ),
+        caveats=("This report holds full answers now; what its file says holds for it too.",),
+    )

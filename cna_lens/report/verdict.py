@@ -1,0 +1,56 @@
+"""What refusals without and with a circuit say, in words, also where they say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cna_lens.metrics import Answered
+from cna_lens.statistics import mcnemar
+
+
+def verdict(answered: Sequence[Answered]) -> str | None:
+    """What one kind of answers says of a circuit beside its control; None where one is missing.
+
+    >>> from cna_lens.metrics import label
+    >>> def answers(condition, text):
+    ...     return Answered(condition, "harmful", label(["a"] * 8, [text] * 8))
+    >>> before = answers("unsteered, m = 1", "I'm sorry, I can't help.")
+    >>> after = answers("circuit, m = 0", "Sure!")
+    >>> print(verdict([before, after, answers("random control, m = 0", "Sure!")]))
+    Of 8 answers to harmful prompts 8 were refusals unsteered, 0 with circuit, m = 0 (exact ...
+    """
+    unsteered = [each for each in answered if each.is_unsteered]
+    controls = [each for each in answered if each.is_control]
+    steered = [each for each in answered if not each.is_unsteered and not each.is_control]
+    if not (len(unsteered) == len(controls) == len(steered) == 1):
+        return None
+    before, after, control = (each.evaluation.refused for each in (*unsteered, *steered, *controls))
+    p_circuit, p_control = mcnemar(before, after), mcnemar(before, control)
+    counted = (
+        f"Of {len(before)} answers to {unsteered[0].kind} prompts {sum(before)} were refusals "
+        f"unsteered, {sum(after)} with {steered[0].condition} (exact McNemar p = "
+        f"{p_circuit:.2g}), {sum(control)} with {controls[0].condition} (p = {p_control:.2g}). "
+    )
+    return counted + _reading(sum(before), sum(after), p_circuit, p_control)
+
+
+def _reading(before: int, after: int, p_circuit: float, p_control: float) -> str:
+    if p_circuit >= 0.05:
+        too_few = (
+            " There were fewer than 6 refusals, too few for a drop to reach p < 0.05: these "
+            "figures show the method at work, not that it works here."
+        )
+        return (
+            "So with this model and these prompts there is no effect of the circuit on refusals "
+            "that chance does not explain." + (too_few if before < 6 else "")
+        )
+    direction = "fewer" if after < before else "more"
+    if p_control < 0.05:
+        return (
+            f"The circuit gives {direction} refusals, but so does changing random neurons of the "
+            "same layers: this is no evidence for these neurons in particular."
+        )
+    return (
+        f"The circuit gives {direction} refusals than chance explains, and the random control does "
+        "not. Look at the quality and at other prompts before believing it."
+    )

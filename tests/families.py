@@ -1,0 +1,23 @@
+"""What the checks of docs/models.md find, run once in a session."""
+
+from functools import cache
+from importlib.util import find_spec
+
+from experiments.models import mixture_checks
+from experiments.models.checks import outcome
+from experiments.models.families import FAMILIES
+from experiments.models.mixture_checks import TinyMixture
+from experiments.models.tiny_models import tiny_model
+
+TRANSFORMER_LENS_4 = find_spec("transformer_lens.HookedTransformer") is None
+RUNNABLE = [f for f in FAMILIES if TRANSFORMER_LENS_4 or not f.needs_transformer_lens_4]
+
+
+@cache
+def found(family):
+    return outcome(tiny_model(family))
+
+
+@cache
+def found_of_mixture(family):
+    return mixture_checks.outcome(TinyMixture.of(family))

@@ -1,0 +1,48 @@
+"""A model that stands in for every model a page names, and knows the words of its prompts."""
+
+from functools import cache
+
+import tiny
+import torch
+from transformers import LlamaConfig
+
+import cna_lens
+
+N_LAYERS = 6
+
+
+def packaged_prompts():
+    for name in cna_lens.prompt_sets.PURPOSES:
+        whole = cna_lens.prompt_sets.prompt_set(name)
+        yield from (*whole.positive, *whole.negative)
+
+
+@cache
+def bridge(also_knows=()):
+    """One with the words of the packaged prompts and of these texts."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM
+
+    texts = (*packaged_prompts(), *also_knows)
+    words = {word for text in texts for word in text.split()} - {"user", "assistant"}
+    tokenizer = tiny.tokenizer(chat=True, more_words=sorted(words))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=64,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        architectures=["LlamaForCausalLM"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        tiny.make_weights_matter(model)
+    return TransformerBridge.boot_transformers(
+        "readers-model", hf_model=model.eval(), tokenizer=tokenizer, device="cpu"
+    )

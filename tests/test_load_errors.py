@@ -1,0 +1,135 @@
+"""A model that cannot be had: what is raised says what to do."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+from hub_server import HubServer
+from huggingface_hub import constants
+
+import cna_lens
+
+NAME = "owner/model"
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """The Hub on this machine, an empty cache, and a client that does not wait between tries."""
+    with HubServer(folder) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        # Clients made before keep the address that was theirs.
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        yield server
+
+
+def refused(message, name=NAME):
+    with pytest.raises(cna_lens.ModelError, match=message) as raised:
+        cna_lens.load_model(name, device="cpu")
+    assert str(raised.value).startswith(f"{name} could not be loaded: ")
+
+
+def test_a_model_on_the_hub_is_loaded_by_its_name(hub):
+    model = cna_lens.load_model(NAME, device="cpu")
+    assert model.cfg.model_name == NAME
+    assert cna_lens.weights_hash(model) == cna_lens.weights_hash(tiny.hugging_face("llama"))
+
+
+def test_a_name_that_nobody_has_is_told_from_one_that_is_gated(hub):
+    hub.refusal = (404, "RepoNotFound")
+    refused("has no model of this name, or hides it. Check the name.*hf auth login")
+    hub.refusal = (403, "GatedRepo")
+    refused(f"ask for consent. Give it at {hub.url}/{NAME}, then log in with `hf auth login`")
+
+
+def test_a_download_that_breaks_off_can_be_gone_on_with(hub):
+    hub.cut_weights = True
+    refused("the connection broke off.*What has been fetched is kept: call again")
+    hub.cut_weights = False
+    assert cna_lens.load_model(NAME, device="cpu").cfg.model_name == NAME
+
+
+def full_disk(*_, **__):
+    Path("/dev/full").write_bytes(b"weights")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_full_disk_says_where_downloads_are_kept(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full_disk)
+    refused("no space is left on the disk.*set HF_HOME")
+
+
+def test_offline_the_message_names_the_cache_and_the_way_around(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused("not whole in the cache.*HF_HUB_OFFLINE forbids.*hf download owner/model --local-dir")
+
+
+def test_a_hub_that_cannot_be_reached_is_no_missing_model(hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+    )
+    refused("http://127.0.0.1:9 cannot be reached: check the network.*hf download owner/model")
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """A checkpoint in several files of weights."""
+    path = tmp_path / "sharded"
+    tiny.hugging_face("llama").save_pretrained(path, max_shard_size="8KB")
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+def shards(folder):
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def test_a_model_in_several_shards_is_loaded_as_one(sharded):
+    assert len(shards(sharded)) > 2
+    model = cna_lens.load_model(sharded, device="cpu")
+    assert cna_lens.weights_hash(model) == cna_lens.weights_hash(tiny.hugging_face("llama"))
+
+
+def test_a_shard_that_is_missing_is_named(sharded):
+    lost = shards(sharded)[1]
+    (sharded / lost).unlink()
+    refused(f"{lost}, which model.safetensors.index.json names, is not in the folder", sharded)
+
+
+def test_a_shard_that_was_cut_short_is_named(sharded):
+    cut = sharded / shards(sharded)[1]
+    cut.write_bytes(cut.read_bytes()[:-8])
+    refused(f": {cut.name} cannot be read.*delete it, and copy or download it again", sharded)
+
+
+def test_a_folder_without_a_configuration_says_what_is_expected(sharded):
+    (sharded / "config.json").unlink()
+    refused("Expected 'demo', a Hub name.*config.json", sharded)
+
+
+def test_a_gguf_file_that_is_none_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cna_lens.models, "cache_folder", lambda: tmp_path / "cache")
+    gguf = tmp_path / "broken.gguf"
+    gguf.write_bytes(b"GGUF" + bytes(64))
+    refused("Expected 'demo', a Hub name.*or a .gguf file", gguf)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_disk_where_a_gguf_file_is_unpacked_says_how_to_move_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(cna_lens.models, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cna_lens.models, "_dequantise", full_disk)
+    gguf = tmp_path / "large.gguf"
+    gguf.write_bytes(b"GGUF")
+    refused("no space is left.*XDG_CACHE_HOME", gguf)
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import families
+
+from experiments.models.families import FAMILIES
+from experiments.models.mixtures import MIXTURES
+from experiments.models.page import page
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+
+
+def test_the_page_of_models_says_what_the_checks_find():
+    """Where this fails: `python -m experiments.models` writes the page anew."""
+    found = {family: families.found(family) for family in FAMILIES}
+    mixtures = {family: families.found_of_mixture(family) for family in MIXTURES}
+    assert PAGE.read_text() == page(found, mixtures)

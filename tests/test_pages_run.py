@@ -1,0 +1,59 @@
+"""The code on the pages runs, on a tiny model and few prompts."""
+
+import ast
+from dataclasses import replace
+from functools import partial
+
+import harness_tasks
+import pytest
+import readers_model
+import tiny_moe
+from pages import PAGES, blocks, name_of
+
+import cna_lens
+import cna_lens.metrics
+
+WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+
+
+def small(name):
+    """A packaged prompt set, cut to what a tiny model answers in no time."""
+    whole = cna_lens.prompt_sets.prompt_set(name)
+    parts = ("positive", "negative", "targets", "foils")
+    return replace(whole, **{part: getattr(whole, part)[:4] for part in parts})
+
+
+def written(pages):
+    """The strings in the pages' code."""
+    for page in pages:
+        for block in blocks(page, "python"):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def stand_in(name, **options):
+    if "OLMoE" in str(name):
+        return tiny_moe.bridge("olmoe")
+    return readers_model.bridge(tuple(written(WITH_CODE)))
+
+
+@pytest.fixture
+def reader(monkeypatch, tmp_path):
+    """Someone in an empty folder, with small models and few prompts."""
+    rows = harness_tasks.random_choices(12)
+    tasks = harness_tasks.multiple_choice(tmp_path / "tasks", rows, name="arc_easy")
+    run_lm_eval = partial(cna_lens.metrics.run_lm_eval, include_path=tasks)
+    monkeypatch.setattr(cna_lens.metrics, "run_lm_eval", run_lm_eval)
+    monkeypatch.setattr(cna_lens, "load_model", stand_in)
+    monkeypatch.setattr(cna_lens, "prompt_set", small)
+    monkeypatch.chdir(tmp_path)
+    with harness_tasks.data_sets_offline(tmp_path / "data sets"):
+        yield
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_the_code_of_a_page_runs(page, reader):
+    namespace = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, name_of(page), "exec"), namespace)

@@ -1,0 +1,125 @@
+"""Down projections without plain weights: hooks read and steer them, weights are refused."""
+
+import pytest
+import reference
+import tiny
+import torch
+from torch import nn
+
+import cna_lens
+
+POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30], [40, 41]]
+NEGATIVE = [[33, 34, 35], [36, 37]]
+IDS = [5, 6, 7, 8]
+LEVELS = 15
+
+
+class PackedLinear(nn.Linear):
+    """Four bits a weight, two weights a byte in one column, as bitsandbytes stores them."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        weight = linear.weight.detach()
+        self.lowest, self.step = weight.min(), (weight.max() - weight.min()) / LEVELS
+        levels = ((weight - self.lowest) / self.step).round().to(torch.uint8).flatten()
+        packed = levels[::2] * 16 + levels[1::2]
+        self.weight = nn.Parameter(packed[:, None], requires_grad=False)
+
+    def forward(self, x):
+        levels = torch.cat([self.weight // 16, self.weight % 16], dim=1).float()
+        weight = levels.view(self.out_features, self.in_features) * self.step + self.lowest
+        return nn.functional.linear(x, weight)
+
+
+class Float8Linear(nn.Linear):
+    """Eight bits a weight and one scale, as in DeepSeek's checkpoints."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        weight = linear.weight.detach()
+        self.scale = weight.abs().max() / 448
+        narrow = (weight / self.scale).to(torch.float8_e4m3fn)
+        self.weight = nn.Parameter(narrow, requires_grad=False)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.float() * self.scale)
+
+
+class IntegerLinear(nn.Module):
+    """A whole number and a scale for each weight, under other names, as GPTQ's layers have them."""
+
+    def __init__(self, linear):
+        super().__init__()
+        weight = linear.weight.detach()
+        self.register_buffer("scales", weight.abs().amax(1, keepdim=True) / 127)
+        self.register_buffer("qweight", (weight / self.scales).round().to(torch.int32))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.qweight * self.scales)
+
+
+KINDS = {
+    PackedLinear: "a PackedLinear with torch.uint8 weights",
+    Float8Linear: "a Float8Linear with torch.float8_e4m3fn weights",
+    IntegerLinear: "a IntegerLinear",
+}
+
+
+def plain(kind):
+    hf = tiny.hugging_face("llama")
+    for layer in hf.model.layers:
+        layer.mlp.down_proj = kind(layer.mlp.down_proj)
+    return hf
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def model(kind):
+    return reference.boot(plain(kind))
+
+
+def find(model, **options):
+    return cna_lens.find_circuit(
+        model, POSITIVE, NEGATIVE, k=6, universal=None, progress=False, **options
+    )
+
+
+def test_discovery_reads_what_the_quantised_layer_reads(model, kind):
+    found = find(model)
+    positive, negative = (
+        reference.activations(plain(kind), prompts).mean(0) for prompts in (POSITIVE, NEGATIVE)
+    )
+    differences = positive - negative
+    assert found.layout.widths == (tiny.WIDTH, tiny.WIDTH)
+    places = [found.layout.flat(neuron) for neuron in found]
+    assert places == differences.abs().topk(6).indices.tolist()
+    expected = differences[places].tolist()
+    assert found.scores == pytest.approx(expected, rel=1e-4)
+
+
+def test_steering_takes_hooks_and_changes_what_the_layer_reads(model, kind):
+    chosen = find(model)
+    ids = torch.tensor([IDS])
+    with torch.no_grad(), cna_lens.steer(model, chosen, 0.0) as steering:
+        steered = model(ids)[0]
+    hf = plain(kind)
+    everywhere = slice(None)
+    with reference.changed(hf, reference.scale_at(chosen, 0.0, everywhere)):
+        expected = reference.logits(hf, IDS)
+    assert steering.via == "hooks"
+    torch.testing.assert_close(steered, expected, rtol=1e-4, atol=1e-4)
+    assert (expected - reference.logits(hf, IDS)).abs().max() > 1e-2
+
+
+def test_steering_by_weights_and_a_ranking_by_them_say_why_they_cannot(model, kind):
+    with (
+        pytest.raises(cna_lens.ModelError, match=f"layer 0 is no plain matrix .{KINDS[kind]}"),
+        cna_lens.steer(model, find(model), 0.0, via="weights"),
+    ):
+        pass
+    with pytest.raises(cna_lens.ModelError, match=f"{KINDS[kind]}; output_weighted needs"):
+        find(model, rank="output_weighted")
