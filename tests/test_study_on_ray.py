@@ -33,10 +33,11 @@ OF_THE_RUN = ("seconds", "finished", "threads")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_token():
-    """Ray would write one into the home folder."""
+def ray_settings():
+    """Ray would write a token into the home folder, and run workers when nothing else runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 
@@ -44,6 +45,8 @@ def no_token():
 def address():
     """A cluster that outlives runs, and says that it has GPUs."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    # Where `Cluster` notes its address, whatever its own folder is.
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
