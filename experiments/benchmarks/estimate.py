@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import psutil
 import torch
 import typer
 from rich.console import Console
@@ -28,6 +25,7 @@ from rich.table import Table
 
 import cna_lens
 from cna_lens.versions import library_versions
+from experiments.benchmarks.memory_watch import MIB, growth_mib
 from experiments.benchmarks.random_models import random_llama, random_prompts
 
 SMALL = {
@@ -38,7 +36,6 @@ SMALL = {
     "num_key_value_heads": 2,
     "vocab_size": 128,
 }
-MIB = 2**20
 RETURN_AT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """glibc gives what is freed back to the system from this many bytes on, so that a process's memory
 is what it uses."""
@@ -118,12 +115,10 @@ def measured(
     run(random_llama("small", **SMALL), Workload(4, 16, 4))
     model = cna_lens.load_model(name, device="cpu")
     _answer_without_end(model)
-    process = psutil.Process()
-    loaded = process.memory_info().rss
-    highest = _highest(process, lambda: run(model, workload))
+    grown = growth_mib(lambda: run(model, workload))
     weights = {each.data_ptr(): each.numel() * each.element_size() for each in model.parameters()}
     return {
-        "mib": (sum(weights.values()) + highest - loaded) / MIB,
+        "mib": sum(weights.values()) / MIB + grown,
         "weights_sha256": cna_lens.weights_hash(model),
     }
 
@@ -131,25 +126,6 @@ def measured(
 def _answer_without_end(model: Any) -> None:
     model.tokenizer.eos_token_id = None
     model.original_model.generation_config.eos_token_id = None
-
-
-def _highest(process: psutil.Process, run: Callable[[], None]) -> int:
-    done = threading.Event()
-    highest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.002):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    return highest
 
 
 def _discovery(model: Any, workload: Workload) -> None:
