@@ -247,6 +247,8 @@ def test_the_area_is_the_share_of_pairs_in_order_counted_one_by_one():
     found = auroc_with_interval(tampered, clean)
     assert found.value == pytest.approx(sum(pairs) / len(pairs)) == auroc(tampered, clean)
     assert found.low < found.value < found.high
+    tied = auroc_with_interval([1.0] * 5, [1.0] * 5)
+    assert (tied.low, tied.value, tied.high) == (0.5, 0.5, 0.5)
 
 
 def test_the_interval_of_the_area_covers_it_about_as_often_as_it_says():
@@ -284,10 +286,11 @@ def test_the_threshold_is_of_one_half_and_what_is_counted_of_the_other():
         *audits([4.5, 20, 21, 22], True, "attack", shift=3.0),
     ]
     kinds = {"drift": [a.name for a in found[:10]], "attack": [a.name for a in found[10:]]}
-    calibration, test = halved(kinds, 0)
+    seed = next(seed for seed in range(20) if "drift 9" in halved(kinds, seed)[1])
+    calibration, test = halved(kinds, seed)
     highest = max(a.score for a in found[:10] if a.name in calibration)
-    result = level(found, "weights", 0)
-    assert result.threshold == highest
+    result = level(found, "weights", seed)
+    assert result.threshold == highest < 9
     above = [a.name for a in found[:10] if a.name in test and a.score > highest]
     assert result.alarmed == tuple(above)
     assert result.false_alarms.n == 5

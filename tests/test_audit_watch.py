@@ -50,6 +50,16 @@ def test_every_bet_pays_one_on_average_and_every_interval_has_one():
     assert bets.argmax(0)[1:].tolist() == [0, 4, 0, 2, 4, 6, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
+def test_no_request_makes_capital_grow_on_average():
+    ranks_of_eighths = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+    bets = JumpingBets(8)
+    for _ in range(3):
+        bets.bet(torch.full((8,), 0.1, dtype=torch.float64))
+    before = bets.of_neurons
+    bets.bet(ranks_of_eighths)
+    assert bets.of_neurons.exp().mean() == pytest.approx(before[0].exp())
+
+
 def test_a_rank_is_the_share_of_values_above_and_a_random_part_of_the_equal_ones():
     rng = random.Random(0)
     values = [rng.randrange(5) for _ in range(50)]
