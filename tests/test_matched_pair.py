@@ -1,11 +1,13 @@
 """The packaged adapter: what it is, and what it does to ten prompts of each kind."""
 
 import json
+import re
 import warnings
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import cna_lens
@@ -69,6 +71,20 @@ def test_an_adapter_is_small_and_is_the_one_that_its_card_describes(name):
     assert figures["weights_sha256"][name] in card
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == adapters.BASE_MODEL
+
+
+@pytest.mark.real_model
+def test_the_late_adapter_changes_the_mlps_of_the_last_third_alone(demo):
+    path = adapters.FOLDER / "demo-refusal-late" / "adapter_model.safetensors"
+    places = {re.search(r"layers\.(\d+)\.(\w+)\.", name).groups() for name in load_file(path)}
+    assert places == {(str(layer), "mlp") for layer in range(20, 30)}
+    assert demo.cfg.n_layers == 30
+
+
+@pytest.mark.real_model
+def test_the_late_adapter_refuses_too(demo):
+    late = cna_lens.load_model("demo-refusal-late")
+    assert refused(late, PROMPTS.positive[:10]) >= 7
 
 
 def test_an_altered_adapter_is_refused(tmp_path, monkeypatch):

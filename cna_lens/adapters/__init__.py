@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parent
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHA256 = {
     "demo-refusal": "dc016a89faf40ce4f21b96ee6ab3d18d7a1b0f94ab4a215420db1d242eda4396",
+    "demo-refusal-late": "160a27037dcf69b3ce59b4a9ae4bc077859e5c2e84e7888f6e433ad204935171",
 }
 """The hash of each adapter's weights file, by the adapter's name."""
 
