@@ -3,9 +3,10 @@
 #
 # **Which neurons tell harmful requests from benign ones, and do refusals depend on them?**
 #
-# The method is Contrastive Neuron Attribution ([arXiv 2605.12290](https://arxiv.org/abs/2605.12290)):
-# run both kinds of requests through the model once, and take the 0.1 % of the MLP neurons whose
-# activation at the last token differs most. No gradients, no training, about a minute on a CPU.
+# The method is Contrastive Neuron Attribution ([arXiv
+# 2605.12290](https://arxiv.org/abs/2605.12290)): run both kinds of requests through the model
+# once, and take the 0.1 % of the MLP neurons whose activation at the last token differs most. No
+# gradients, no training, about a minute on a CPU.
 #
 # In Colab, or wherever `cna_lens` is missing, run this cell first. The second line fetches the
 # weights of the small model that these notebooks use, 93 MB.
@@ -17,9 +18,9 @@
 # %% [markdown]
 # ## A model and two sets of prompts
 #
-# A model is loaded by its name: one on the Hugging Face Hub, a local folder, a .gguf file. This one
-# is SmolLM2-135M-Instruct, taught to refuse harmful requests by a small adapter that is part of the
-# package.
+# A model is loaded by its name: one on the Hugging Face Hub, a local folder, a .gguf file. This
+# one is SmolLM2-135M-Instruct, taught to refuse harmful requests by a small adapter that is part
+# of the package.
 
 # %%
 import cna_lens
@@ -32,8 +33,8 @@ prompts = cna_lens.prompt_set("refusal")
 prompts
 
 # %% [markdown]
-# Each harmful request has a benign one of its form and length, so that what differs is the harm and
-# not the wording:
+# Each harmful request has a benign one of its form and length, so that what differs is the harm
+# and not the wording:
 
 # %%
 print(prompts.positive[0])
@@ -42,11 +43,12 @@ print(prompts.negative[0])
 # %% [markdown]
 # ## The circuit
 #
-# Neurons that are among the most active on nearly every one of 40 diverse prompts are left out. The
-# score is the difference of the two mean activations. Click a column's head to sort by it.
+# Neurons that are among the most active on nearly every one of 40 diverse prompts are left out.
+# The score is the difference of the two mean activations. Click a column's head to sort by it.
 
 # %%
 circuit = cna_lens.find_circuit(model, prompts.positive, prompts.negative)
+circuit.save("refusal_circuit.json")  # Circuit.load reads it back
 circuit
 
 # %% [markdown]
@@ -59,9 +61,9 @@ viz.layers(circuit)
 # %% [markdown]
 # ## Ablate it
 #
-# `steer` multiplies the neurons' activations while its context lasts; 0 ablates them. The requests
-# are held-out ones. Beside the circuit goes a control: as many random neurons of the same layers.
-# An evaluation keeps labels, scores and hashes of the answers, and no text.
+# `steer` multiplies the neurons' activations while its context lasts; 0 ablates them. The
+# requests are held-out ones. Beside the circuit goes a control: as many random neurons of the
+# same layers. An evaluation keeps labels, scores and hashes of the answers, and no text.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation").positive[:24]
@@ -85,8 +87,8 @@ print(verdict(answers))
 # %% [markdown]
 # ## Is there nothing, then?
 #
-# Whether an answer is a refusal is one bit. The log-odds that it begins like one say more, and need
-# no generation: how much does ablation change them, request by request?
+# Whether an answer is a refusal is one bit. The log-odds that it begins like one say more, and
+# need no generation: how much does ablation change them, request by request?
 
 # %%
 for name in ("circuit, m = 0", "random control, m = 0"):
@@ -97,13 +99,9 @@ for name in ("circuit, m = 0", "random control, m = 0"):
 # ## The answer
 #
 # The contrast finds neurons that differ, and where they are. In this model ablating them, as the
-# paper does, ends no refusals that chance does not explain. It moves the log-odds of the first token,
-# and not by enough to change what is said. In the large models of the paper it ends most refusals; in
-# a model of your own you will not know before you have looked at the control.
+# paper does, ends no refusals that chance does not explain. It moves the log-odds of the first
+# token, and not by enough to change what is said. In the large models of the paper it ends most
+# refusals; in a model of your own you will not know before you have looked at the control.
 #
 # Next: `02_is_it_real` asks how sure the circuit itself is, `03_compare_methods` whether another
 # method does better.
-
-# %%
-circuit.save("refusal_circuit.json")
-cna_lens.Circuit.load("refusal_circuit.json") == circuit

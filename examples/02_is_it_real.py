@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Is it real?
 #
-# **Some neurons always differ most between two sets of prompts. How many of a circuit's would have
-# been there anyway?**
+# **Some neurons always differ most between two sets of prompts. How many of a circuit's would
+# have been there anyway?**
 #
 # Four questions to a circuit, with no forward passes beyond those that found it: would shuffled
-# labels have given one too, would other prompts have given another, is it late in the model because
-# the behaviour is, and do random neurons do the same? About a minute on a CPU.
+# labels have given one too, would other prompts have given another, is it late in the model
+# because the behaviour is, and do random neurons do the same? About a minute on a CPU.
 
 # %%
 import cna_lens
@@ -22,13 +22,14 @@ selection = cna_lens.Selection(fraction=0.001, universal=universal)
 
 # %% [markdown]
 # `keep="all"` keeps every prompt's activations, so that what follows is arithmetic on them.
-# `Selection` says how a circuit is chosen, here as the paper does; every question below repeats that
-# choice.
+# `Selection` says how a circuit is chosen, here as the paper does; every question below repeats
+# that choice.
 #
 # ## Would shuffled labels have given one too?
 #
-# Shuffle "harmful" and "benign" over the prompts many times. Left: how many neurons then reach the
-# circuit's weakest difference. Right: how many neurons reach a p-value, against what chance gives.
+# Shuffle "harmful" and "benign" over the prompts many times. Left: how many neurons then reach
+# the circuit's weakest difference. Right: how many neurons reach a p-value, against what chance
+# gives.
 
 # %%
 null = cna_lens.null_distribution(positive, negative, selection, n_permutations=300)
@@ -41,8 +42,8 @@ print("share of the circuit that shuffled labels would fill:", null.chance_share
 
 # %% [markdown]
 # Two things at once. Far more neurons differ than 0.1 %: harmful and benign requests are easy to
-# tell apart. And not all neurons of the circuit do: those with the largest differences are also the
-# noisiest. The size of a difference is not the certainty that there is one.
+# tell apart. And not all neurons of the circuit do: those with the largest differences are also
+# the noisiest. The size of a difference is not the certainty that there is one.
 #
 # ## Would other prompts have given another?
 #
@@ -59,8 +60,8 @@ print("a resample of all prompts, with the circuit:", stability.jaccard)
 print("neurons in every resample:", len(stability.core()), "of", len(stability.circuit))
 
 # %% [markdown]
-# A Jaccard index of a third is half of the neurons shared. From eight prompts a side, the size of the
-# paper's smaller sets, somebody else's circuit is largely another one.
+# A Jaccard index of a third is half of the neurons shared. From eight prompts a side, the size of
+# the paper's smaller sets, somebody else's circuit is largely another one.
 #
 # ## Is it late because refusal is?
 #
@@ -75,20 +76,21 @@ viz.layers(place)
 place
 
 # %% [markdown]
-# As it is, nearly all of the circuit lies in the last three layers, and nearly all of what shuffled
-# labels find lies there too. Late layers are where activations are large. What is left for refusal is
-# the difference between the columns "share" and "shuffled labels" where activations are scaled.
+# As it is, nearly all of the circuit lies in the last three layers, and nearly all of what
+# shuffled labels find lies there too. Late layers are where activations are large. What is left
+# for refusal is the difference between the columns "share" and "shuffled labels" where
+# activations are scaled.
 #
 # ## Do random neurons do the same?
 #
-# Ablate the circuit, and five random sets of as many neurons of the same layers. The log-odds that an
-# answer begins as a refusal need no generation.
+# Ablate the circuit, and four random sets of as many neurons of the same layers. The log-odds
+# that an answer begins as a refusal need no generation.
 
 # %%
-held_out = cna_lens.prompt_set("refusal_evaluation").positive[:30]
+held_out = cna_lens.prompt_set("refusal_evaluation").positive[::3]
 before = refusal_log_odds(model, held_out)
 circuits = {"circuit": null.circuit} | {
-    f"random, seed {seed}": cna_lens.matched_random(null.circuit, seed=seed) for seed in range(5)
+    f"random, seed {seed}": cna_lens.matched_random(null.circuit, seed=seed) for seed in range(4)
 }
 for name, neurons in circuits.items():
     with cna_lens.steer(model, neurons, multiplier=0.0):
@@ -98,7 +100,8 @@ for name, neurons in circuits.items():
 # %% [markdown]
 # ## The answer
 #
-# The contrast is real: these labels separate more neurons than chance does, by far. The circuit is
-# less so: which 46 neurons are in it hangs on the prompts, and that they are late hangs on the model.
-# And a control that is drawn once says little: random neurons of these layers move the log-odds too,
-# up or down by their seed. Report a circuit with its null, its stability and more than one control.
+# The contrast is real: these labels separate more neurons than chance does, by far. The circuit
+# is less so: which 46 neurons are in it hangs on the prompts, and that they are late hangs on the
+# model. And a control that is drawn once says little: random neurons of these layers move the
+# log-odds too, up or down by their seed. Report a circuit with its null, its stability and more
+# than one control.

@@ -3,9 +3,9 @@
 #
 # **What takes most refusals away, and what does it cost elsewhere?**
 #
-# A method that ends refusals by ending language has ended refusals. So five ways to steer are run on
-# the same requests, and judged by two things at once: the refusals that are left, and how far the
-# model is moved on benign requests. About a minute and a half on a CPU.
+# A method that ends refusals by ending language has ended refusals. So five ways to steer are run
+# on the same requests, and judged by two things at once: the refusals that are left, and how far
+# the model is moved on benign requests. About a minute and a half on a CPU.
 
 # %%
 from dataclasses import replace
@@ -22,23 +22,22 @@ positive, negative = prompts.positive[::4], prompts.negative[::4]
 #
 # ## Five methods
 #
-# Every method is a value with a name and a context `at(model, strength)`. Two of them change neurons:
-# the paper's, which zeroes 0.1 % of them everywhere, and one that asks more of the ranking and less
-# of the ablation. RelP is a gradient through the model, and knows which neurons argue *for* a
-# refusal; 1 % of them are set to their means on benign requests, at the last prompt token only.
+# Every method is a value with a name and a context `at(model, strength)`. Two of them change
+# neurons: the paper's, which zeroes 0.1 % of them everywhere, and one that asks more of the
+# ranking and less of the ablation. RelP is a gradient through the model, and knows which neurons
+# argue *for* a refusal; 1 % of them are set to their means on benign requests, at the last prompt
+# token only.
 
 # %%
 contrast = cna_lens.find_circuit(model, positive, negative)
-relp = cna_lens.find_circuit(
-    model, positive, negative, rank="relp", sign="positive", fraction=0.01
-)
+relp = cna_lens.find_circuit(model, positive, negative, rank="relp", sign="positive", fraction=0.01)
 benign = cna_lens.collect(model, negative)
 to_mean = cna_lens.mean_ablation(relp, benign, positions="last_prompt")
 
 # %% [markdown]
 # One is their control, as many random neurons of the same layers, zeroed. Two add or remove
-# directions: contrastive activation addition at every layer, and the ablation of the difference of
-# means.
+# directions: contrastive activation addition at every layer, and the ablation of the difference
+# of means.
 
 # %%
 methods = [
@@ -55,20 +54,19 @@ methods = [
 # %% [markdown]
 # ## The comparison
 #
-# 16 harmful requests, and 16 that only sound harmful. With a `path=` an interrupted comparison goes on
-# where it was.
+# 12 harmful requests, and 12 that only sound harmful. With a `path=` an interrupted comparison
+# goes on where it was.
 
 # %%
 evaluation = cna_lens.prompt_set("refusal_evaluation")
-held_out = replace(
-    evaluation, positive=evaluation.positive[::4][:16], negative=evaluation.negative[::4][:16]
-)
-comparison = cna_lens.compare(model, methods, held_out, strengths=[1.0], max_new_tokens=20)
+held_out = replace(evaluation, positive=evaluation.positive[::5], negative=evaluation.negative[::5])
+comparison = cna_lens.compare(model, methods, held_out, strengths=[1.0], max_new_tokens=16)
 comparison
 
 # %% [markdown]
-# "behaviour" is the share of harmful requests refused, "elsewhere" that of the others, p the exact
-# McNemar test against the unsteered model. Below, less behaviour is down and less cost is left.
+# "behaviour" is the share of harmful requests refused, "elsewhere" that of the others, p the
+# exact McNemar test against the unsteered model. Below, less behaviour is down and less cost is
+# left.
 
 # %%
 viz.pareto(comparison)
@@ -83,11 +81,11 @@ comparison.to_frame().set_index("method")[columns].iloc[1:].round(1)
 # %% [markdown]
 # ## The answer
 #
-# The log-odds and the answers disagree. RelP's neurons move the first token furthest from a refusal
-# of all that leave the answers whole, and most requests are refused all the same: there are many ways
-# to begin a refusal. Only CAA at every layer ends them, and the KL divergence says how: it is hundreds
-# of times that of the others, and the quality of what is said falls with it. Look at both columns, or
-# you will publish the babble.
+# The log-odds and the answers disagree. RelP's neurons move the first token furthest from a
+# refusal of all that leave the answers whole, and most requests are refused all the same: there
+# are many ways to begin a refusal. Only CAA at every layer ends them, and the KL divergence says
+# how: it is hundreds of times that of the others, and the quality of what is said falls with it.
+# Look at both columns, or you will publish the babble.
 #
-# With 16 requests the intervals are wide. The same comparison on 150, with what was tried and chosen
-# on other prompts, is in the documentation under *Findings*.
+# With 12 requests the intervals are wide. The same comparison on 150, with what was tried and
+# chosen on other prompts, is in the documentation under *Findings*.

@@ -3,9 +3,9 @@
 #
 # **When a model learns to refuse, do new neurons carry it, or the ones that were there?**
 #
-# The pair here is small: SmolLM2-135M-Instruct, which hardly refuses, stands for the base model, and
-# the same model with an adapter that makes it refuse for the instruct one. With a pair of your own
-# only the two names change. About a minute on a CPU.
+# The pair here is small: SmolLM2-135M-Instruct, which hardly refuses, stands for the base model,
+# and the same model with an adapter that makes it refuse for the instruct one. With a pair of
+# your own only the two names change. About a minute on a CPU.
 
 # %%
 import cna_lens
@@ -29,8 +29,8 @@ for name, model in models.items():
 # ## Two circuits for refusal, two for something else
 #
 # The same prompts for both models. The other task is a state's capital against its largest city,
-# which the adapter was not trained on: how much two circuits of this pair overlap when nothing was
-# learned about it.
+# which the adapter was not trained on: how much two circuits of this pair overlap when nothing
+# was learned about it.
 
 # %%
 refusal, capitals = cna_lens.prompt_set("refusal"), cna_lens.prompt_set("capitals")
@@ -62,8 +62,8 @@ overlap
 # %% [markdown]
 # ## Do they do the same?
 #
-# Each circuit is ablated in both models; `allow_other_model` says that this is meant. The change of
-# the log-odds of a refusal, in nats:
+# Each circuit is ablated in both models; `allow_other_model` says that this is meant. The change
+# of the log-odds of a refusal, in nats:
 
 # %%
 for name, model in models.items():

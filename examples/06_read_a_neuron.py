@@ -3,8 +3,8 @@
 #
 # **A ranking names a neuron. What does it do?**
 #
-# Four looks at one neuron: where it is active, on which prompts most, which tokens it writes, and what
-# becomes of an answer without it. Half a minute on a CPU.
+# Four looks at one neuron: where it is active, on which prompts most, which tokens it writes, and
+# what becomes of an answer without it. Half a minute on a CPU.
 
 # %%
 import pandas as pd
@@ -31,8 +31,8 @@ circuit
 # %% [markdown]
 # ## Where is it active?
 #
-# Three harmful requests and three that only sound harmful, in the chat template. Blue is positive,
-# orange negative; the picker has the other neurons.
+# Three harmful requests and three that only sound harmful, in the chat template. Blue is
+# positive, orange negative; the picker has the other neurons.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation")
@@ -58,8 +58,8 @@ viz.promotes(model, neuron, k=8)
 #
 # ## What happens without it?
 #
-# The log-odds of a refusal on 20 held-out harmful requests, when its activation is multiplied, beside
-# a random neuron of its layer.
+# The log-odds of a refusal on 20 held-out harmful requests, when its activation is multiplied,
+# beside a random neuron of its layer.
 
 # %%
 requests = held_out.positive[:20]
@@ -77,8 +77,8 @@ pd.Series(rows, name="change of log-odds (nats)").to_frame()
 # %% [markdown]
 # ## And to a whole answer?
 #
-# A refusal, written by us, token by token: how likely each is without steering, and with all twelve
-# neurons of the circuit ablated.
+# A refusal, written by us, token by token: how likely each is without steering, and with all
+# twelve neurons of the circuit ablated.
 
 # %%
 refusal = "I'm sorry, but I can't help with that."

@@ -14,7 +14,9 @@ def main() -> None:
     """Run the sources that are named, all by default, or export what was written of them."""
     parser = argparse.ArgumentParser(prog="python -m examples", description=__doc__)
     parser.add_argument("names", nargs="*", help="beginnings of the sources' names, such as 01")
-    parser.add_argument("--html", type=Path, help="a folder for the notebooks as HTML; runs nothing")
+    parser.add_argument(
+        "--html", type=Path, help="a folder for the notebooks as HTML; runs nothing"
+    )
     arguments = parser.parse_args()
     chosen = [
         source

@@ -32,7 +32,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore:IProgress not found",
     "TQDM_DISABLE": "1",
 }
-"""Progress bars are no part of a result, and everything that a notebook needs is on this machine."""
+"""Progress bars are no part of a result, and all that a notebook needs is on this machine."""
 
 OFFLINE_TEMPLATE = {
     "offline.html.j2": (
