@@ -47,7 +47,8 @@ print(prompts.negative[0])
 # The score is the difference of the two mean activations. Click a column's head to sort by it.
 
 # %%
-circuit = cna_lens.find_circuit(model, prompts.positive, prompts.negative)
+positive, negative = prompts.positive[::2], prompts.negative[::2]  # half of them, to be quick
+circuit = cna_lens.find_circuit(model, positive, negative)
 circuit.save("refusal_circuit.json")  # Circuit.load reads it back
 circuit
 
@@ -66,7 +67,7 @@ viz.layers(circuit)
 # same layers. An evaluation keeps labels, scores and hashes of the answers, and no text.
 
 # %%
-held_out = cna_lens.prompt_set("refusal_evaluation").positive[:24]
+held_out = cna_lens.prompt_set("refusal_evaluation").positive[::4]
 control = cna_lens.matched_random(circuit, seed=0)
 conditions = {
     "unsteered, m = 1": (circuit, 1.0),
@@ -76,7 +77,7 @@ conditions = {
 answers, log_odds = [], {}
 for name, (neurons, multiplier) in conditions.items():
     with cna_lens.steer(model, neurons, multiplier):
-        labels = evaluate(model, held_out, max_new_tokens=24)
+        labels = evaluate(model, held_out, max_new_tokens=16)
         log_odds[name] = refusal_log_odds(model, held_out)
     answers.append(Answered(name, "harmful", labels))
 viz.answers(answers)

@@ -15,8 +15,8 @@ from cna_lens.metrics import refusal_log_odds
 
 model = cna_lens.load_model("demo-refusal")
 prompts = cna_lens.prompt_set("refusal")
-positive = cna_lens.collect(model, prompts.positive, keep="all")
-negative = cna_lens.collect(model, prompts.negative, keep="all")
+positive = cna_lens.collect(model, prompts.positive[::2], keep="all")
+negative = cna_lens.collect(model, prompts.negative[::2], keep="all")
 universal = cna_lens.universal_neurons(model)
 selection = cna_lens.Selection(fraction=0.001, universal=universal)
 
@@ -83,14 +83,14 @@ place
 #
 # ## Do random neurons do the same?
 #
-# Ablate the circuit, and four random sets of as many neurons of the same layers. The log-odds
+# Ablate the circuit, and three random sets of as many neurons of the same layers. The log-odds
 # that an answer begins as a refusal need no generation.
 
 # %%
-held_out = cna_lens.prompt_set("refusal_evaluation").positive[::3]
+held_out = cna_lens.prompt_set("refusal_evaluation").positive[::4]
 before = refusal_log_odds(model, held_out)
 circuits = {"circuit": null.circuit} | {
-    f"random, seed {seed}": cna_lens.matched_random(null.circuit, seed=seed) for seed in range(4)
+    f"random, seed {seed}": cna_lens.matched_random(null.circuit, seed=seed) for seed in range(3)
 }
 for name, neurons in circuits.items():
     with cna_lens.steer(model, neurons, multiplier=0.0):

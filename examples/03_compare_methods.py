@@ -15,10 +15,10 @@ from cna_lens import viz
 
 model = cna_lens.load_model("demo-refusal")
 prompts = cna_lens.prompt_set("refusal")
-positive, negative = prompts.positive[::4], prompts.negative[::4]
+positive, negative = prompts.positive[::5], prompts.negative[::5]
 
 # %% [markdown]
-# A quarter of the pairs keeps this short; take all of them for figures you mean to report.
+# A fifth of the pairs keeps this short; take all of them for figures you mean to report.
 #
 # ## Five methods
 #
@@ -54,12 +54,12 @@ methods = [
 # %% [markdown]
 # ## The comparison
 #
-# 12 harmful requests, and 12 that only sound harmful. With a `path=` an interrupted comparison
+# Ten harmful requests, and ten that only sound harmful. With a `path=` an interrupted comparison
 # goes on where it was.
 
 # %%
 evaluation = cna_lens.prompt_set("refusal_evaluation")
-held_out = replace(evaluation, positive=evaluation.positive[::5], negative=evaluation.negative[::5])
+held_out = replace(evaluation, positive=evaluation.positive[::6], negative=evaluation.negative[::6])
 comparison = cna_lens.compare(model, methods, held_out, strengths=[1.0], max_new_tokens=16)
 comparison
 
@@ -87,5 +87,5 @@ comparison.to_frame().set_index("method")[columns].iloc[1:].round(1)
 # how: it is hundreds of times that of the others, and the quality of what is said falls with it.
 # Look at both columns, or you will publish the babble.
 #
-# With 12 requests the intervals are wide. The same comparison on 150, with what was tried and
+# With ten requests the intervals are wide. The same comparison on 150, with what was tried and
 # chosen on other prompts, is in the documentation under *Findings*.

@@ -21,9 +21,9 @@ models = {
 # ## How much do they refuse?
 
 # %%
-held_out = cna_lens.prompt_set("refusal_evaluation").positive[:20]
+held_out = cna_lens.prompt_set("refusal_evaluation").positive[::5]
 for name, model in models.items():
-    print(f"{name:9s}", evaluate(model, held_out, max_new_tokens=16).refusal_rate)
+    print(f"{name:9s}", evaluate(model, held_out, max_new_tokens=12).refusal_rate)
 
 # %% [markdown]
 # ## Two circuits for refusal, two for something else
@@ -38,10 +38,10 @@ circuits = {}
 for name, model in models.items():
     universal = cna_lens.universal_neurons(model)
     circuits[f"refusal, {name}"] = cna_lens.find_circuit(
-        model, refusal.positive[::3], refusal.negative[::3], universal=universal
+        model, refusal.positive[::5], refusal.negative[::5], universal=universal
     )
     circuits[f"capitals, {name}"] = cna_lens.find_circuit(
-        model, capitals.positive, capitals.negative, universal=universal, chat=False
+        model, capitals.positive[::2], capitals.negative[::2], universal=universal, chat=False
     )
 viz.layers(circuits)
 

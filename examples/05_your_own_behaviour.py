@@ -116,6 +116,6 @@ comparison = cna_lens.compare(
     strengths=[1.0],
     metrics={},
     shows_behaviour=is_french,
-    max_new_tokens=16,
+    max_new_tokens=12,
 )
 comparison

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,10 @@ LARGEST = 1_500_000
 
 SECONDS = 600
 
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONWARNINGS": "ignore:IProgress not found",
-    "TQDM_DISABLE": "1",
-}
-"""Progress bars are no part of a result, and all that a notebook needs is on this machine."""
+SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
+"""Nothing is fetched, and that progress bars are text here is no news."""
+
+PROGRESS = re.compile(r"[^\r\n]*(\d+%\||\d+it )[^\r\n]*\[[^\r\n]*\]|[\r\n]|\x1b\[A")
 
 OFFLINE_TEMPLATE = {
     "offline.html.j2": (
@@ -61,7 +60,7 @@ def executed(source: Path) -> Notebook:
 
     Raises:
         CellExecutionError: a cell failed.
-        ValueError: a cell said something on its standard error.
+        ValueError: a cell said something on its standard error, beside its progress.
     """
     notebook = converted(source)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,12 +72,18 @@ def executed(source: Path) -> Notebook:
             record_timing=False,
             resources={"metadata": {"path": folder}},
         )
-        client.execute(env=os.environ | QUIET)
+        client.execute(env=os.environ | SETTINGS)
     notebook.metadata["language_info"] = {"name": "python"}
+    return without_progress(notebook, source.name)
+
+
+def without_progress(notebook: Notebook, name: str) -> Notebook:
+    """The notebook without the bars of what has long come to an end."""
     for cell in code_cells(notebook):
-        for output in cell.outputs:
-            if output.get("name") == "stderr":
-                raise ValueError(f"{source.name} said on its standard error: {output.text}")
+        said = [output for output in cell.outputs if output.get("name") == "stderr"]
+        if left := PROGRESS.sub("", "".join(output.text for output in said)).strip():
+            raise ValueError(f"{name} said on its standard error: {left}")
+        cell.outputs = [output for output in cell.outputs if output not in said]
     return notebook
 
 
