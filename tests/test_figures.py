@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, viz
+from cna_lens.evidence.curves import thinned
 from cna_lens.viz.figures import COLOURS, line_look
 
 
