@@ -31,12 +31,12 @@ circuit
 # %% [markdown]
 # ## Where is it active?
 #
-# Three harmful requests and three that only sound harmful, in the chat template. Blue is
-# positive, orange negative; the picker has the other neurons.
+# Two harmful requests and two that only sound harmful, in the chat template. Blue is positive,
+# orange negative; the picker has the next strongest neurons.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation")
-viz.tokens(model, circuit, [*held_out.positive[:3], *held_out.negative[:3]])
+viz.tokens(model, circuit, [*held_out.positive[:2], *held_out.negative[:2]], strongest=6)
 
 # %% [markdown]
 # ## On which prompts most?
@@ -86,3 +86,15 @@ found = cna_lens.answer_log_probs(
     model, lambda: cna_lens.steer(model, circuit, 0.0), requests[:1], [refusal], k=5
 )
 viz.log_probs(found)
+
+# %% [markdown]
+# ## The answer
+#
+# What the neuron does is plain: without it the log-odds of a refusal fall by more than a nat, and
+# a random neuron of its layer changes them by a hundredth of that at most. What it *is* is not
+# plain. It is most active on a request for a translation and a question about grammar, as much as
+# on harmful ones, and what it writes are beginnings of long words. It is no refusal neuron; it is
+# one that refusals use.
+#
+# And a refusal that has been written is another thing than the odds of its first token: with all
+# twelve neurons ablated its words are about as likely as before, but for one.
