@@ -70,6 +70,7 @@ def executed(source: Path) -> Notebook:
             kernel_name="python3",
             skip_cells_with_tag=NOT_RUN,
             record_timing=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         )
         client.execute(env=os.environ | SETTINGS)
