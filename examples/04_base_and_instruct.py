@@ -60,6 +60,12 @@ viz.overlap(overlap)
 overlap
 
 # %% [markdown]
+# The capitals' circuit has stayed: three quarters to nine tenths of its neurons are the same in
+# both models. That of refusal has not: the two share no more than either shares with the
+# capitals, which is what circuits of this model have in common whatever they are about. Random
+# circuits, even in the same layers, are too low a bar for that; a circuit for another task is a
+# better one.
+#
 # ## Do they do the same?
 #
 # Each circuit is ablated in both models; `allow_other_model` says that this is meant. The change
@@ -73,3 +79,14 @@ for name, model in models.items():
         with cna_lens.steer(model, circuit, multiplier=0.0, allow_other_model=True):
             change = cna_lens.paired_bootstrap(before, refusal_log_odds(model, held_out))
         print(f"{name:9s} without the circuit of {found_in:9s} {change}")
+
+# %% [markdown]
+# ## The answer
+#
+# New ones, here. The contrast between harmful and benign requests runs over other neurons once
+# the model refuses, and only these lower the log-odds of a refusal in it, by half a nat; those of
+# the base model do nothing there. What the training did not touch has kept its neurons.
+#
+# The paper reports 17 and 28 of 200 neurons shared between base and instruct models for refusal,
+# and more for capitals in both. This pair is a small one and its training a narrow one, the
+# circuits are from 20 pairs of prompts, and the intervals are wide: it shows how to ask.
