@@ -60,11 +60,10 @@ viz.overlap(overlap)
 overlap
 
 # %% [markdown]
-# The capitals' circuit has stayed: three quarters to nine tenths of its neurons are the same in
-# both models. That of refusal has not: the two share no more than either shares with the
-# capitals, which is what circuits of this model have in common whatever they are about. Random
-# circuits, even in the same layers, are too low a bar for that; a circuit for another task is a
-# better one.
+# The capitals' circuit has stayed: more than four fifths of its neurons are the same in both
+# models. That of refusal has not: the two share no more than either shares with the capitals,
+# which is what circuits of this model have in common whatever they are about. Random circuits,
+# even in the same layers, are too low a bar for that; a circuit for another task is a better one.
 #
 # ## Do they do the same?
 #
