@@ -48,8 +48,9 @@ class Requirements:
         blocks: the part of each block.
         statistics: the sums over prompts.
         batch: what discovery holds of one batch while one block runs, and what it reads.
-        cache: keys and values of the answers, and their copy when answers leave the batch.
-        prefill: what generation holds while it reads the prompts.
+        cache: keys and values of prompts and answers, and of one layer again while it grows.
+        decoding: what generation holds at most beside that: the batch, while it reads the prompts
+            and the answers' part of the cache is still empty, or the logits of a step.
         flops: floating-point operations of discovery.
     """
 
@@ -65,7 +66,7 @@ class Requirements:
     statistics: int
     batch: int
     cache: int
-    prefill: int
+    decoding: int
     flops: float
 
     @property
@@ -76,14 +77,14 @@ class Requirements:
     @property
     def generation(self) -> int:
         """Memory to generate answers."""
-        return self.weights + self.cache + self.prefill
+        return self.weights + self.cache + self.decoding
 
     def cards(self, size: int) -> int | None:
         """On how many cards of this many bytes both fit, blocks whole and in their order.
 
         None where not even one block fits a card, beside what is computed in it.
         """
-        free = int(size * (1 - RESERVE)) - max(self.statistics + self.batch, self.prefill)
+        free = int(size * (1 - RESERVE)) - max(self.statistics + self.batch, self.decoding)
         last = self.weights - self.embedding - sum(self.blocks)
         cached = self.cache // max(1, len(self.blocks))
         parts = [self.embedding, *(block + cached for block in self.blocks), last]
@@ -156,6 +157,8 @@ def requirements(
     tokens = min(prompts * length, max(length, CPU_TOKENS if on_cpu else GPU_TOKENS))
     answers = min(prompts, CPU_ANSWERS if on_cpu else GPU_ANSWERS)
     per_token = bytes_per_token(blueprint, length)
+    cached = cache_bytes_per_token(blueprint)
+    logits = 2 * answers * int(cast("Any", blueprint).cfg.d_vocab) * dtype.itemsize
     read = 2 * (tokens // length) * layout.n_neurons * dtype.itemsize
     computing = n_parameters - n_at_the_ends - _idle(blueprint, str(model))
     return Requirements(
@@ -170,8 +173,8 @@ def requirements(
         blocks=tuple(_bytes(block.parameters()) for block in cast("Any", blueprint).blocks),
         statistics=_VECTORS * torch.float64.itemsize * layout.n_neurons,
         batch=tokens * per_token + read,
-        cache=2 * answers * (length + new_tokens) * cache_bytes_per_token(blueprint),
-        prefill=answers * length * per_token,
+        cache=answers * (length + new_tokens) * cached * (layout.n_layers + 1) // layout.n_layers,
+        decoding=max(answers * (length * per_token - new_tokens * cached), logits),
         flops=2.0 * computing * prompts * length,
     )
 

@@ -273,18 +273,27 @@ def next_of(lines):
 
 
 @pytest.mark.real_model
-def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
+def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     run, tmp_path, monkeypatch, demo
 ):
     monkeypatch.chdir(tmp_path)
-    code, output, _ = run("demo", "--prompts", 2, "--out", "out", "--device", "cpu")
+    arguments = "demo", "--model", "demo", "--prompts", 2, "--out", "out", "--device", "cpu"
+    code, output, _ = run(*arguments)
     tmp_path = tmp_path / "out"
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
-    for condition in ("unsteered, m = 1", "circuit, m = 0", "random control, m = 0"):
+    conditions = [
+        "unsteered, m = 1",
+        "circuit, m = 0",
+        "random control, m = 0",
+        "RelP circuit, d = -2",
+        "random control, d = -2",
+    ]
+    for condition in conditions:
         assert output.count(f"│ {condition}") == 2
     labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
-    assert len(labels) == 12
+    assert list(dict.fromkeys(label["condition"] for label in labels)) == conditions
+    assert len(labels) == 20
     prompts = cna_lens.prompt_set("refusal_evaluation")
     answers = cna_lens.generate(
         demo, [*prompts.positive[:2], *prompts.negative[:2]], max_new_tokens=64
@@ -299,6 +308,15 @@ def test_the_demo_prints_rates_beside_a_control_and_keeps_no_answer(
     assert "cna-lens demo --model demo --prompts 2 --out out --device cpu" in report
     assert [label["refused"] for label in labels[:4]] == list(map(cna_lens.is_refusal, answers))
     assert len(cna_lens.Circuit.load(tmp_path / "circuit.json")) == 46
+    relp = cna_lens.Circuit.load(tmp_path / "relp.json")
+    assert (len(relp), relp.provenance.rank) == (461, "relp")
+    steered = [label["sha256"] for label in labels if label["condition"] == "RelP circuit, d = -2"]
+    benign = cna_lens.collect(demo, cna_lens.prompt_set("refusal").negative)
+    method = cna_lens.deviation_scaling(relp, benign, -2.0, positions="last_prompt")
+    with method.at(demo):
+        asked = [*prompts.positive[:2], *prompts.negative[:2]]
+        expected = cna_lens.metrics.evaluate(demo, asked, max_new_tokens=64)
+    assert steered == [record.sha256 for record in expected.records]
 
 
 def test_estimate_says_what_a_model_needs_without_loading_it(run, folder):

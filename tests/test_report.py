@@ -19,6 +19,7 @@ from cna_lens import (
     Neuron,
     PromptRecord,
     Provenance,
+    UniversalRecord,
     viz,
 )
 from cna_lens.errors import CircuitFileError
@@ -30,9 +31,10 @@ from cna_lens.report import (
     make_report,
     read_results,
     token_section,
-    verdict,
+    verdicts,
     write_report,
 )
+from cna_lens.report.circuits import circuit_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import picture
 from cna_lens.viz.pages import view_scripts
@@ -271,14 +273,34 @@ def conditions(before, after, control, **settings):
 )
 def test_the_verdict_says_what_the_refusals_are_evidence_of(refusals, said):
     found = conditions(*refusals)
-    assert said in verdict(found)
+    (text,) = verdicts(found)
+    assert said in text
     assert said in make_report({"labels": found}).sections[0].lead[0]
     counts = [sum(each) for each in refusals]
     for count, condition in zip(
         counts, ("were refusals", "with circuit", "with random"), strict=True
     ):
-        assert f"{count} {condition}" in verdict(found)
-    assert verdict(found[:2]) is None
+        assert f"{count} {condition}" in text
+    assert verdicts(found[:2]) == []
+
+
+def test_each_circuit_is_judged_beside_the_control_that_follows_it():
+    before, _, _ = conditions([1] * 8, [1] * 8, [1] * 8)
+    cases = [
+        answered(refused, condition)
+        for refused, condition in (
+            ([1] * 8, "circuit, m = 0"),
+            ([1] * 8, "random control, m = 0"),
+            ([0] * 8, "RelP circuit, d = -2"),
+            ([0] * 8, "random control, d = -2"),
+            ([0] * 8, "a circuit without a control"),
+        )
+    ]
+    weak, confounded = verdicts([before, *cases])
+    assert "8 with circuit, m = 0" in weak
+    assert "no effect of the circuit" in weak
+    assert "0 with RelP circuit, d = -2" in confounded
+    assert "but so does changing random neurons" in confounded
 
 
 def test_changes_are_counted_prompt_by_prompt():
@@ -335,6 +357,27 @@ def test_a_circuits_caveats_are_those_that_nothing_else_answers():
     assert "may well give other" not in caveats(
         replace(late, provenance=replace(many, negative=PromptRecord(100, "0")))
     )
+
+
+@pytest.mark.parametrize(
+    ("universal", "said"),
+    [
+        (UniversalRecord(2), "the neurons were given"),
+        (
+            UniversalRecord(2, 0.001, 0.8, "layer", "value", prompts=PromptRecord(40, "def")),
+            "in the top 0.10% of a layer's activations by value on at least 80% of 40 diverse "
+            "prompts",
+        ),
+        (
+            UniversalRecord(2, prompts=PromptRecord(40, "def")),
+            "found on 40 diverse prompts, how is not recorded",
+        ),
+    ],
+)
+def test_the_universal_rule_is_told_in_words(universal, said):
+    neurons = Circuit((Neuron(0, 0),), (1.0,), Layout((4,)), Provenance(universal=universal))
+    section = circuit_section("c", neurons)
+    assert dict(section.facts)["universal rule"] == said
 
 
 def test_caveats_of_comparisons_follow_from_their_numbers():

@@ -63,7 +63,14 @@ def test_llama_8b_has_the_parameters_and_the_circuit_of_the_paper(config):
     tokens = 200 * 64
     assert needs.flops == 2 * (8_030_261_248 - 2 * 128_256 * 4096) * tokens
     assert needs.seconds(1e14) == pytest.approx(1.79, abs=0.01)
-    assert needs.cache == 2 * 200 * 128 * 32 * 2 * 8 * 128 * 2
+    a_token = 32 * 2 * 8 * 128 * 2
+    assert needs.cache == 200 * 128 * a_token * 33 // 32
+    a_block = 2 * (8 * 4096 + 4 * 14336) + 4 * 3 * 32 * 64
+    assert needs.decoding == 200 * (64 * a_block - 64 * a_token)
+    long = cna_lens.requirements(
+        "8B", config=config(**LLAMA_8B), dtype=torch.bfloat16, new_tokens=1000
+    )
+    assert long.decoding == 2 * 200 * 128_256 * 2
 
 
 @pytest.mark.parametrize("family", tiny_moe.FAMILIES)
@@ -105,11 +112,11 @@ def test_batches_are_those_of_the_processor(folder):
     assert cna_lens.requirements(folder, prompts=10, length=16).batch == on_gpu.batch / 100
 
 
-def needs_of(embedding, blocks, last, *, statistics=0, batch=0, cache=0, prefill=0):
+def needs_of(embedding, blocks, last, *, statistics=0, batch=0, cache=0, decoding=0):
     return cna_lens.Requirements(
         model="x", dtype="float32", device="cuda", n_parameters=1, n_neurons=1, k=1,
         weights=embedding + sum(blocks) + last, embedding=embedding, blocks=tuple(blocks),
-        statistics=statistics, batch=batch, cache=cache, prefill=prefill, flops=1.0,
+        statistics=statistics, batch=batch, cache=cache, decoding=decoding, flops=1.0,
     )  # fmt: skip
 
 
@@ -121,8 +128,8 @@ def needs_of(embedding, blocks, last, *, statistics=0, batch=0, cache=0, prefill
         (needs_of(10, [20, 20, 20], 10, cache=3), 2),
         (needs_of(10, [20, 20, 20], 10, batch=1), 2),
         (needs_of(10, [20, 20, 20], 10, batch=20, statistics=20), 3),
-        (needs_of(10, [20, 20, 20], 10, prefill=50), 3),
-        (needs_of(10, [20, 20, 20], 10, prefill=70), None),
+        (needs_of(10, [20, 20, 20], 10, decoding=50), 3),
+        (needs_of(10, [20, 20, 20], 10, decoding=70), None),
         (needs_of(50, [50, 50], 50), 4),
         (needs_of(81, [], 0), None),
     ],
@@ -132,7 +139,7 @@ def test_blocks_are_put_on_cards_whole_and_in_their_order(needs, cards):
 
 
 def test_what_is_needed_is_the_sum_of_its_parts():
-    needs = needs_of(1, [2, 4], 8, statistics=16, batch=32, cache=64, prefill=128)
+    needs = needs_of(1, [2, 4], 8, statistics=16, batch=32, cache=64, decoding=128)
     assert (needs.discovery, needs.generation) == (15 + 16 + 32, 15 + 64 + 128)
 
 

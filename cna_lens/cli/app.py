@@ -216,10 +216,8 @@ def estimate(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the circuit and the labels.")] = Path(
-        "out/demo"
-    ),
-    model: Model = "demo",
+    out: Annotated[Path, typer.Option(help="Folder for circuits and labels.")] = Path("out/demo"),
+    model: Model = "demo-refusal",
     prompts: Annotated[
         int, typer.Option(help="Held-out prompts of each kind.", min=1, max=60)
     ] = 30,
@@ -230,7 +228,7 @@ def demo(
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
-    """Find the refusal circuit of a small model, ablate it, and compare with a random control."""
+    """Find refusal circuits of a small model, steer with them, and compare with random controls."""
     result = demo_command.run(
         model, out, prompts, device, report=report, keep_text=keep_text, verbose=not as_json
     )

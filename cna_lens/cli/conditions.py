@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +21,69 @@ from cna_lens.steering import steer
 CONTROL_SEED = 0
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What is done to a model while it answers.
+
+    Attributes:
+        name: in tables; that of a control begins with "random control".
+        file_part: of the name of the file with its texts, where these are kept.
+        steering: entered while the model answers.
+    """
+
+    name: str
+    file_part: str
+    steering: AbstractContextManager[Any]
+
+
+UNSTEERED = Condition("unsteered, m = 1", "unsteered", nullcontext())
+
+
+def scaled(
+    model: HookedModel, circuit: Circuit, multiplier: float, *, allow_other_model: bool = False
+) -> list[Condition]:
+    """A circuit scaled, and as many random neurons of the same layers."""
+    control = matched_random(circuit, seed=CONTROL_SEED)
+    return [
+        Condition(
+            f"{name}, m = {multiplier:g}",
+            name.replace(" ", "-"),
+            steer(model, neurons, multiplier, allow_other_model=allow_other_model),
+        )
+        for name, neurons in (("circuit", circuit), ("random control", control))
+    ]
+
+
 def answer_under_conditions(
     model: HookedModel,
-    circuit: Circuit | None,
-    multiplier: float,
+    conditions: Sequence[Condition],
     prompts: Mapping[str, Sequence[Prompt]],
     out: Path,
     *,
     max_new_tokens: int,
     keep_text: bool,
-    allow_other_model: bool = False,
 ) -> list[Answered]:
     """Answer each kind of prompts under each condition, and write labels.jsonl to `out`.
 
-    Without a circuit there is one condition, the unsteered one. With `keep_text` the answers go to
-    a file for each condition, answers-unsteered.jsonl and so on.
+    With `keep_text` the answers go to a file for each condition, answers-unsteered.jsonl and so on.
     """
-    conditions: list[tuple[str, str, AbstractContextManager[Any]]] = [
-        ("unsteered, m = 1", "unsteered", nullcontext())
-    ]
-    if circuit is not None:
-        control = matched_random(circuit, seed=CONTROL_SEED)
-        for name, neurons in (("circuit", circuit), ("random control", control)):
-            steering = steer(model, neurons, multiplier, allow_other_model=allow_other_model)
-            file_part = name.replace(" ", "-")
-            conditions.append((f"{name}, m = {multiplier:g}", file_part, steering))
     texts = [text for kind in prompts.values() for text in kind]
     cells: list[Answered] = []
-    for condition, file_part, steering in conditions:
-        progress_console.print(f"Answering {len(texts)} prompts: {condition}")
-        with steering:
+    for condition in conditions:
+        progress_console.print(f"Answering {len(texts)} prompts: {condition.name}")
+        with condition.steering:
             evaluation = evaluate(
                 model,
                 texts,
                 max_new_tokens=max_new_tokens,
                 keep_text=keep_text,
-                text_path=out / f"answers-{file_part}.jsonl" if keep_text else None,
+                text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
                 progress=True,
             )
         records = iter(evaluation.records)
         for kind, its_prompts in prompts.items():
             mine = tuple(next(records) for _ in its_prompts)
-            cells.append(Answered(condition, kind, Evaluation(mine)))
+            cells.append(Answered(condition.name, kind, Evaluation(mine)))
     save_labels(cells, out / "labels.jsonl")
     return cells
 
@@ -78,8 +99,8 @@ def cell_record(cell: Answered) -> dict[str, Any]:
     }
 
 
-def print_cells(cells: Sequence[Answered]) -> None:
-    """A table of refusal rates and quality, and what the columns mean."""
+def print_cells(cells: Sequence[Answered], note: str = "") -> None:
+    """A table of refusal rates and quality, and what columns and conditions mean."""
     table = Table("condition", "prompts", title="Refusals and quality")
     table.add_column("refused")
     table.add_column("quality", justify="right")
@@ -92,11 +113,12 @@ def print_cells(cells: Sequence[Answered]) -> None:
             "-" if quality is None else f"{quality.value:.3f}",
         )
     console.print(table)
-    control = "random control: as many random neurons of the same layers."
+    control = "random control: as many random neurons of the same layers. "
     console.print(
         "refused: share of answers that open with a refusal, with its 95 % Wilson interval. "
         "quality: 1 minus the share of repeated 4-word sequences. "
-        + (control if any("control" in cell.condition for cell in cells) else ""),
+        + (control if any(cell.is_control for cell in cells) else "")
+        + note,
         style="dim",
     )
 

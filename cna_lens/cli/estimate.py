@@ -76,12 +76,12 @@ def print_record(needs: dict[str, Any]) -> None:
         ("weights", ""),
         ("statistics", "sums over prompts, in float64"),
         ("batch", "of discovery"),
-        ("cache", "keys and values of the answers"),
-        ("prefill", "of generation"),
+        ("cache", "keys and values, of generation"),
+        ("decoding", "what else generation holds"),
     ):
         table.add_row(part, _size(needs[part]), says)
     table.add_row("to find a circuit", _size(needs["discovery"]), "weights, statistics, batch")
-    table.add_row("to generate", _size(needs["generation"]), "weights, cache, prefill")
+    table.add_row("to generate", _size(needs["generation"]), "weights, cache, decoding")
     cards = needs["cards"]
     fits = "none: a block does not fit" if cards is None else f"{cards}"
     table.add_row(f"cards of {needs['card_gib']:g} GiB", fits, "blocks whole, 10 % left free")

@@ -9,11 +9,13 @@ from typing import Any
 
 from cna_lens.circuit import Circuit
 from cna_lens.cli.conditions import (
+    UNSTEERED,
     Answered,
     answer_under_conditions,
     cell_record,
     print_cells,
     print_files,
+    scaled,
 )
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.cli.runs import Option, command_line, save_run
@@ -44,15 +46,16 @@ def run(
     started = time.perf_counter()
     quiet_loading()
     loaded = load_model(model, device=device)
+    conditions = [UNSTEERED]
+    if circuit is not None:
+        conditions += scaled(loaded, circuit, multiplier, allow_other_model=allow_other_model)
     cells = answer_under_conditions(
         loaded,
-        circuit,
-        multiplier,
+        conditions,
         {"given": prompts},
         out,
         max_new_tokens=max_new_tokens,
         keep_text=keep_text,
-        allow_other_model=allow_other_model,
     )
     settings: dict[str, Setting] = {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
     options: dict[str, Option] = {"model": model, **sources, "out": out, "device": device}

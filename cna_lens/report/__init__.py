@@ -12,7 +12,7 @@ from cna_lens.report.sections import Picture, Section
 from cna_lens.report.studies import StudyRow, StudyTable
 from cna_lens.report.texts import Texts
 from cna_lens.report.tokens import token_section
-from cna_lens.report.verdict import verdict
+from cna_lens.report.verdict import verdicts
 
 __all__ = [
     "Found",
@@ -29,6 +29,6 @@ __all__ = [
     "make_report",
     "read_results",
     "token_section",
-    "verdict",
+    "verdicts",
     "write_report",
 ]

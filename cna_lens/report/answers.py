@@ -9,7 +9,7 @@ from cna_lens.metrics import Answered
 from cna_lens.rendering import Cell, Table
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
-from cna_lens.report.verdict import verdict
+from cna_lens.report.verdict import verdicts
 from cna_lens.statistics import mcnemar, paired_bootstrap
 from cna_lens.types import Estimate
 
@@ -18,10 +18,10 @@ def answers_section(name: str, answered: Sequence[Answered]) -> Section:
     """Rates beside the control's, paired tests against the unsteered model, and a figure."""
     kinds = dict.fromkeys(each.kind for each in answered)
     of_kind = {kind: [each for each in answered if each.kind == kind] for kind in kinds}
-    said = [verdict(each) for each in of_kind.values() if _is_paired(each)]
+    said = [verdicts(each) for each in of_kind.values() if _is_paired(each)]
     return Section(
         f"Answers: {name}",
-        lead=tuple(text for text in said if text),
+        lead=tuple(text for texts in said for text in texts),
         facts=(
             ("refused", "the answer opens with a refusal; 95 % Wilson interval"),
             ("quality", "1 less the share of repeated 4-word sequences; 95 % bootstrap interval"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
-from dataclasses import asdict
 
-from cna_lens.circuit import Circuit
+from cna_lens.circuit import Circuit, UniversalRecord
 from cna_lens.rendering import per_layer, summary_of
 from cna_lens.report.sections import Section
 
@@ -30,8 +28,7 @@ def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) ->
     ]
     facts = [fact for fact in summary.facts if fact[0] not in ("prompts", "weights")]
     known = [("weights", provenance.weights_sha256)] if provenance.weights_sha256 else []
-    universal = asdict(provenance.universal) if provenance.universal else None
-    rule = [("universal rule", json.dumps(universal))] if universal else []
+    rule = [("universal rule", _rule(provenance.universal))] if provenance.universal else []
     versions = ", ".join(f"{library} {version}" for library, version in provenance.versions)
     return Section(
         f"Circuit: {name}",
@@ -40,6 +37,18 @@ def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) ->
         per_layer=per_layer(circuit, circuit.layout),
         tables=(summary.table,) if summary.table else (),
         caveats=tuple(_caveats(circuit, kinds)),
+    )
+
+
+def _rule(universal: UniversalRecord) -> str:
+    if universal.prompts is None:
+        return "the neurons were given"
+    if universal.fraction is None or universal.threshold is None:
+        return f"found on {universal.prompts.count} diverse prompts, how is not recorded"
+    return (
+        f"in the top {universal.fraction:.2%} of a {universal.scope or 'model'}'s activations by "
+        f"{universal.by or 'magnitude'} on at least {universal.threshold:.0%} of "
+        f"{universal.prompts.count} diverse prompts"
     )
 
 

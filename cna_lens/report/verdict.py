@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cna_lens.metrics import Answered
 from cna_lens.statistics import mcnemar
 
 
-def verdict(answered: Sequence[Answered]) -> str | None:
-    """What one kind of answers says of a circuit beside its control; None where one is missing.
+def verdicts(answered: Sequence[Answered]) -> list[str]:
+    """What one kind of answers says of each circuit that is followed by its control.
 
     >>> from cna_lens.metrics import label
     >>> def answers(condition, text):
     ...     return Answered(condition, "harmful", label(["a"] * 8, [text] * 8))
     >>> before = answers("unsteered, m = 1", "I'm sorry, I can't help.")
     >>> after = answers("circuit, m = 0", "Sure!")
-    >>> print(verdict([before, after, answers("random control, m = 0", "Sure!")]))
+    >>> for text in verdicts([before, after, answers("random control, m = 0", "Sure!")]):
+    ...     print(text)
     Of 8 answers to harmful prompts 8 were refusals unsteered, 0 with circuit, m = 0 (exact ...
     """
     unsteered = [each for each in answered if each.is_unsteered]
-    controls = [each for each in answered if each.is_control]
-    steered = [each for each in answered if not each.is_unsteered and not each.is_control]
-    if not (len(unsteered) == len(controls) == len(steered) == 1):
-        return None
-    before, after, control = (each.evaluation.refused for each in (*unsteered, *steered, *controls))
-    p_circuit, p_control = mcnemar(before, after), mcnemar(before, control)
+    if len(unsteered) != 1:
+        return []
+    return [
+        _verdict(unsteered[0], steered, control)
+        for steered, control in pairwise(answered)
+        if control.is_control and not steered.is_unsteered and not steered.is_control
+    ]
+
+
+def _verdict(unsteered: Answered, steered: Answered, control: Answered) -> str:
+    before, after, random = (each.evaluation.refused for each in (unsteered, steered, control))
+    p_circuit, p_control = mcnemar(before, after), mcnemar(before, random)
     counted = (
-        f"Of {len(before)} answers to {unsteered[0].kind} prompts {sum(before)} were refusals "
-        f"unsteered, {sum(after)} with {steered[0].condition} (exact McNemar p = "
-        f"{p_circuit:.2g}), {sum(control)} with {controls[0].condition} (p = {p_control:.2g}). "
+        f"Of {len(before)} answers to {unsteered.kind} prompts {sum(before)} were refusals "
+        f"unsteered, {sum(after)} with {steered.condition} (exact McNemar p = "
+        f"{p_circuit:.2g}), {sum(random)} with {control.condition} (p = {p_control:.2g}). "
     )
     return counted + _reading(sum(before), sum(after), p_circuit, p_control)
 
