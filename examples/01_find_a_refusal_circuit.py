@@ -26,7 +26,7 @@
 import cna_lens
 from cna_lens import viz
 from cna_lens.metrics import Answered, evaluate, refusal_log_odds
-from cna_lens.report import verdict
+from cna_lens.report import verdicts
 
 model = cna_lens.load_model("demo-refusal")
 prompts = cna_lens.prompt_set("refusal")
@@ -83,7 +83,7 @@ for name, (neurons, multiplier) in conditions.items():
 viz.answers(answers)
 
 # %%
-print(verdict(answers))
+print(*verdicts(answers), sep="\n")
 
 # %% [markdown]
 # ## Is there nothing, then?

@@ -97,6 +97,7 @@ def test_the_demos_report_shows_its_circuit_answers_and_tokens(browser, saved):
     assert [heading.split(":")[0] for heading in headings] == [
         "What was asked",
         "Circuit",
+        "Circuit",
         "Answers",
         "Tokens",
     ]
