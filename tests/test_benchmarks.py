@@ -1,10 +1,13 @@
 """The benchmarks run: nobody finds out on a rented GPU that they do not."""
 
 import dataclasses
+import time
 
 import pytest
+import torch
 
 from experiments.benchmarks import gpu, timing
+from experiments.benchmarks.memory_watch import growth_mib
 
 
 def test_the_gpu_benchmark_runs_through_with_small_shapes_on_a_cpu():
@@ -36,3 +39,17 @@ def test_runs_alternate_and_the_warm_up_does_not_count():
     )
     assert order == ["a", "b"] * 3
     assert [len(each) for each in times.values()] == [2, 2]
+
+
+def fill_and_free():
+    filled = torch.ones(2**24)
+    time.sleep(0.05)
+    del filled
+    time.sleep(0.05)
+
+
+def test_the_highest_memory_is_seen_though_it_is_freed_again():
+    grown = growth_mib(fill_and_free)
+    assert grown == pytest.approx(64, abs=16)
+    with pytest.raises(ZeroDivisionError):
+        growth_mib(lambda: 1 / 0)

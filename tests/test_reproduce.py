@@ -50,6 +50,14 @@ def offline(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_ray():
+    """Whatever is not asked to run on Ray does not import it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory):
     return hub_mirror.save(tmp_path_factory.mktemp("hub"))
@@ -404,6 +412,10 @@ def test_a_model_of_ones_own_needs_no_file(mirror, tmp_path):
         (["strongreject", "--config", "smoke"], "strongreject cannot be run: no judge"),
         (["table1", "--config", "smoke", "--sign", "posit"], "did you mean 'positive'"),
         (["table1", "--model", "x", "--dtype", "float61"], "did you mean 'float16'"),
+        (
+            ["table1", "--config", "smoke", "--ray", "local", "--device", "cuda:1"],
+            "Ray chooses which",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(arguments, message, capsys):

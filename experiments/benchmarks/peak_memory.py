@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-
-import psutil
 
 import cna_lens
+from experiments.benchmarks.memory_watch import growth_mib
 from experiments.benchmarks.random_models import random_prompts
 
 TOKENS = 42
@@ -23,26 +21,13 @@ def peak_mib(n_prompts: int) -> float:
     model = cna_lens.load_model("demo", device="cpu")
     prompts = random_prompts(n_prompts, TOKENS, SHARED, int(model.cfg.d_vocab))
     half = n_prompts // 2
-    process = psutil.Process()
     # Two prompts more, so that what PyTorch sets up once is not counted.
     cna_lens.find_circuit(model, prompts[:1], prompts[-1:], universal=None, progress=False)
-    before = process.memory_info().rss
-    done = threading.Event()
-    highest = before
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.002):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        cna_lens.find_circuit(model, prompts[:half], prompts[half:], universal=None, progress=False)
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - before) / 2**20
+    return growth_mib(
+        lambda: cna_lens.find_circuit(
+            model, prompts[:half], prompts[half:], universal=None, progress=False
+        )
+    )
 
 
 if __name__ == "__main__":

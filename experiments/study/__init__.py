@@ -5,6 +5,7 @@
     bench      one loaded model, with the circuits and vectors found on it
     measures   a cell on a bench gives plain data: labels, scores, hashes, neurons
     running    cells that are not in the journal yet, one model after the other
+    on_ray     the same on a Ray cluster, models side by side
     planning   what is still to do, without doing it
     reporting  a table with our values beside the paper's
 

@@ -36,6 +36,9 @@ class Loaded(Protocol):
         ...
 
 
+Load = Callable[[Cell], Loaded]
+
+
 @dataclass(frozen=True)
 class OnBench:
     """Measures cells on a loaded model."""
@@ -88,15 +91,75 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """Where the finished cells of a run go; one process writes there.
+
+    Attributes:
+        journal: keeps them.
+        bar: shows how many there are.
+        provenance: what the records of this run have in common.
+    """
+
+    journal: Journal
+    bar: Any
+    provenance: Mapping[str, Any]
+
+    def show(self, text: str) -> None:
+        """Say behind the bar what is done now."""
+        self.bar.set_postfix_str(text)
+
+    def check_weights(self, cell: Cell, weights_sha256: str) -> None:
+        """Raise InputError where cells of a model of this name were measured on other weights."""
+        for record in self.journal.values():
+            known = record["provenance"]["weights_sha256"]
+            same = (record["cell"]["model"], record["cell"]["dtype"]) == (cell.model, cell.dtype)
+            if same and known != weights_sha256:
+                raise InputError(
+                    f"the weights of {cell.model} are {weights_sha256[:12]}, and finished cells "
+                    f"were measured on {known[:12]}; give another --out, or delete those records"
+                )
+
+    def keep(self, cell: Cell, record: Mapping[str, Any]) -> None:
+        """Put a finished cell on the disk."""
+        self.journal.add(cell.key, record)
+        self.bar.update()
+
+
+class Measuring(Protocol):
+    """A way to measure cells: here, or on other machines."""
+
+    def __call__(self, cells: Sequence[Cell], load: Load, ledger: Ledger) -> None:
+        """Measure all cells, and keep each as soon as it is finished."""
+        ...
+
+
+def in_process(cells: Sequence[Cell], load: Load, ledger: Ledger) -> None:
+    """Measure cells here, one model after the other."""
+    loaded: Loaded | None = None
+    for mine in by_model(cells):
+        ledger.show(f"loading {mine[0].model}")
+        if loaded is not None:
+            # One model at a time in memory.
+            loaded = None
+            gc.collect()
+        loaded = load(mine[0])
+        ledger.check_weights(mine[0], loaded.weights_sha256)
+        for cell in mine:
+            ledger.show(str(cell))
+            ledger.keep(cell, measured(cell, loaded, ledger.provenance))
+
+
 def run_cells(
     cells: Sequence[Cell],
     journal: Journal,
-    load: Callable[[Cell], Loaded],
+    load: Load,
     *,
     config_sha256: str,
     progress: bool = True,
+    measuring: Measuring = in_process,
 ) -> int:
-    """Measure what the journal lacks, one model after the other, and keep each cell at once.
+    """Measure what the journal lacks, and keep each cell at once.
 
     Args:
         cells: in any order; a cell that stands there twice is measured once.
@@ -104,6 +167,7 @@ def run_cells(
         load: loads the model of a cell; called once for each model that is needed.
         config_sha256: of the settings.
         progress: show a bar over the cells with the time left.
+        measuring: where they are measured.
 
     Returns:
         How many cells were measured.
@@ -111,43 +175,26 @@ def run_cells(
     Raises:
         InputError: a model's weights are not those that finished cells were measured on.
     """
-    versions = dict(library_versions())
     wanted = {cell.key: cell for cell in cells}
     missing = [cell for key, cell in wanted.items() if key not in journal]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="cell")
     bar.disable = bar.disable or not progress
-    loaded: Loaded | None = None
+    shared = {"config_sha256": config_sha256, "versions": dict(library_versions())}
     with bar:
-        for model in dict.fromkeys((cell.model, cell.dtype) for cell in missing):
-            mine = [cell for cell in missing if (cell.model, cell.dtype) == model]
-            bar.set_postfix_str(f"loading {mine[0].model}")
-            if loaded is not None:
-                # One model at a time in memory.
-                loaded = None
-                gc.collect()
-            loaded = load(mine[0])
-            check_weights(journal, mine[0], loaded.weights_sha256)
-            for cell in mine:
-                bar.set_postfix_str(str(cell))
-                shared = {"config_sha256": config_sha256, "versions": versions}
-                journal.add(cell.key, _record(cell, loaded, shared))
-                bar.update()
+        measuring(missing, load, Ledger(journal, bar, shared))
     return len(missing)
 
 
-def check_weights(journal: Journal, cell: Cell, weights_sha256: str) -> None:
-    """Raise InputError where cells of a model of this name were measured on other weights."""
-    for record in journal.values():
-        known = record["provenance"]["weights_sha256"]
-        same = (record["cell"]["model"], record["cell"]["dtype"]) == (cell.model, cell.dtype)
-        if same and known != weights_sha256:
-            raise InputError(
-                f"the weights of {cell.model} are {weights_sha256[:12]}, and finished cells were "
-                f"measured on {known[:12]}; give another --out, or delete those records"
-            )
+def by_model(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each model, in the order in which models come first."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model, cell.dtype), []).append(cell)
+    return list(groups.values())
 
 
-def _record(cell: Cell, loaded: Loaded, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def measured(cell: Cell, loaded: Loaded, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a cell, measured in this process."""
     started = time.perf_counter()
     values = dict(loaded.measure(cell))
     return {

@@ -1,0 +1,146 @@
+"""What `cna-lens estimate` says a model will need, beside what it takes when it runs.
+
+    python -m experiments.benchmarks.estimate --model demo --model gemma-3-270m-q4_k_m.gguf
+
+Each model is loaded, searched and run in a process of its own, on the CPU; the figures go to
+`experiments/results/estimate.json`. Measured are the bytes of the weights and what the process
+takes beyond the loaded model; libraries and a tokenizer, which takes 350 MiB for the 262,144 tokens
+of Gemma 3, are no part of the estimate. Prompts are of random tokens that share nothing, since what
+is shared is computed once and takes less, and nothing ends an answer early.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import cna_lens
+from cna_lens.versions import library_versions
+from experiments.benchmarks.memory_watch import MIB, growth_mib
+from experiments.benchmarks.random_models import random_llama, random_prompts
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+}
+RETURN_AT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""glibc gives what is freed back to the system from this many bytes on, so that a process's memory
+is what it uses."""
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is run: the prompts of both sets together, their tokens, and those of an answer."""
+
+    prompts: int = 64
+    length: int = 64
+    new_tokens: int = 64
+
+
+@app.command()
+def main(
+    model: Annotated[list[str], typer.Option(help="Names for load_model.")],
+    out: Annotated[Path, typer.Option(help="Folder of the JSON file.")] = Path(
+        "experiments/results"
+    ),
+) -> None:
+    """Compare estimate and measurement of each model."""
+    os.environ |= RETURN_AT
+    workload = Workload()
+    rows = [compared(name, workload) for name in model]
+    record = {
+        "command": "python -m experiments.benchmarks.estimate "
+        + " ".join(f"--model {Path(name).name}" for name in model),
+        "workload": asdict(workload),
+        "threads": torch.get_num_threads(),
+        "versions": dict(library_versions()),
+        "models": rows,
+    }
+    path = out / "estimate.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    table = Table("model", "what", "estimate", "measured", "error", title="MiB")
+    for row in rows:
+        for what, each in row["memory"].items():
+            error = f"{each['error']:+.1%}"
+            table.add_row(
+                row["model"], what, f"{each['estimate']:.0f}", f"{each['measured']:.0f}", error
+            )
+    Console(width=80).print(table)
+
+
+def compared(model: str, workload: Workload) -> dict[str, Any]:
+    """The estimate of a model beside what two processes of their own took."""
+    needs = cna_lens.requirements(model, device="cpu", **asdict(workload))
+    estimates = {"discovery": needs.discovery / MIB, "generation": needs.generation / MIB}
+    memory: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {}
+    for what, estimate in estimates.items():
+        with get_context("spawn").Pool(1) as process:
+            found = process.apply(measured, (model, what, workload))
+        peak = found["mib"]
+        memory[what] = {"estimate": estimate, "measured": peak, "error": estimate / peak - 1}
+    return {
+        "model": Path(model).name,
+        "weights_sha256": found["weights_sha256"],
+        "n_parameters": needs.n_parameters,
+        "weights": needs.weights / MIB,
+        "memory": memory,
+    }
+
+
+def measured(
+    name: str, what: Literal["discovery", "generation"], workload: Workload
+) -> dict[str, Any]:
+    """Bytes of the weights, and the highest memory of this process beyond the loaded model.
+
+    A small model goes first, so that what PyTorch sets up once is not counted.
+    """
+    run = {"discovery": _discovery, "generation": _generation}[what]
+    run(random_llama("small", **SMALL), Workload(4, 16, 4))
+    model = cna_lens.load_model(name, device="cpu")
+    _answer_without_end(model)
+    grown = growth_mib(lambda: run(model, workload))
+    weights = {each.data_ptr(): each.numel() * each.element_size() for each in model.parameters()}
+    return {
+        "mib": sum(weights.values()) / MIB + grown,
+        "weights_sha256": cna_lens.weights_hash(model),
+    }
+
+
+def _answer_without_end(model: Any) -> None:
+    model.tokenizer.eos_token_id = None
+    model.original_model.generation_config.eos_token_id = None
+
+
+def _discovery(model: Any, workload: Workload) -> None:
+    prompts = _prompts(model, workload)
+    half = len(prompts) // 2
+    cna_lens.find_circuit(model, prompts[:half], prompts[half:], universal=None, progress=False)
+
+
+def _generation(model: Any, workload: Workload) -> None:
+    cna_lens.generate(model, _prompts(model, workload), max_new_tokens=workload.new_tokens)
+
+
+def _prompts(model: Any, workload: Workload) -> list[list[int]]:
+    return random_prompts(workload.prompts, workload.length, 0, int(model.cfg.d_vocab))
+
+
+if __name__ == "__main__":
+    app()
