@@ -39,9 +39,11 @@ OFFLINE_TEMPLATE = {
         "{% block html_head_js %}{% endblock %}"
         "{% block html_head_js_mathjax %}{% endblock %}"
         "{% block html_head_js_mermaidjs %}{% endblock %}"
+        "{% block html_head_css %}"
+        "<style>.jp-InputArea-editor { overflow-x: auto; }</style>{% endblock %}"
     )
 }
-"""JupyterLab's page without the scripts that it loads from other servers."""
+"""JupyterLab's page without scripts from other servers, its code to be scrolled where it is wide."""
 
 
 def converted(source: Path) -> Notebook:

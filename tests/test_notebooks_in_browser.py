@@ -66,6 +66,17 @@ def test_every_cell_and_every_output_is_drawn(browser, saved, name):
     assert all(done and width > 100 and height > 50 and alt for done, width, height, alt in images)
     rows = browser.evaluate("[...document.querySelectorAll('tbody')].map(b => b.rows.length)")
     assert all(rows)
+    # Whatever JupyterLab's own style does to terms and cells.
+    terms = browser.evaluate(
+        """[...document.querySelectorAll('.cna dt')].map(term => [
+             parseFloat(getComputedStyle(term).lineHeight) * 2 > term.scrollHeight,
+             getComputedStyle(term).float])"""
+    )
+    assert all(term == [True, "none"] for term in terms)
+    aligned = (
+        "[...document.querySelectorAll('.cna .cna-text')].map(c => getComputedStyle(c).textAlign)"
+    )
+    assert set(browser.evaluate(aligned)) <= {"left"}
 
 
 def test_tokens_of_the_sixth_are_coloured_by_the_neuron_that_is_picked(browser, saved):
