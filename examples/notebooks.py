@@ -43,7 +43,7 @@ OFFLINE_TEMPLATE = {
         "<style>.jp-InputArea-editor { overflow-x: auto; }</style>{% endblock %}"
     )
 }
-"""JupyterLab's page without scripts from other servers, its code to be scrolled where it is wide."""
+"""JupyterLab's page without scripts from other servers, and with wide code to be scrolled."""
 
 
 def converted(source: Path) -> Notebook:
