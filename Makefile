@@ -8,7 +8,8 @@ DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 
 MIRROR ?=
 
-.PHONY: setup demo reproduce-smollm2 docs test test-browser test-tl3 lint format clean
+.PHONY: setup demo reproduce-smollm2 notebooks docs test test-browser test-notebooks test-tl3 lint \
+	format clean
 
 setup: $(VENV)/.package
 
@@ -20,21 +21,30 @@ reproduce-smollm2: setup
 	$(VENV)/bin/cna-lens reproduce all --config smollm2 --out out/reproduce/smollm2 \
 		$(if $(MIRROR),--hub-root $(MIRROR))
 
-# The documentation, into out/docs; a broken link or reference stops it.
+# Runs the sources of the notebooks, and writes them with their outputs.
+notebooks: setup
+	$(VENV)/bin/python -m examples
+
+# The documentation, into out/docs, with the notebooks as pages; a broken link or reference stops it.
 docs: setup
 	$(VENV)/bin/python -m zensical build --config-file .zensical.toml --clean --strict
+	$(VENV)/bin/python -m examples --html out/docs/notebooks
 
 test: setup
-	$(VENV)/bin/$(PYTEST) -m 'not browser'
+	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks'
 
 # The views in Chromium, which must be installed.
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
 
+# The notebooks, run from their sources.
+test-notebooks: setup
+	$(VENV)/bin/pytest -m notebooks
+
 # The same tests on the last TransformerLens that has HookedTransformer, and those that need it:
 # that class, and SAELens.
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser'
+	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser and not notebooks'
 
 # What pre-commit runs, on every file.
 lint: setup

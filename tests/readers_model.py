@@ -20,7 +20,7 @@ def packaged_prompts():
 
 
 @cache
-def bridge(also_knows=()):
+def bridge(also_knows=(), n_layers=N_LAYERS):
     """One with the words of the packaged prompts and of these texts."""
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM
@@ -32,7 +32,7 @@ def bridge(also_knows=()):
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=64,
-        num_hidden_layers=N_LAYERS,
+        num_hidden_layers=n_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=512,

@@ -176,6 +176,11 @@ def test_the_navigation_has_every_page_once():
     assert sorted(nav_pages(project["nav"])) == sorted(pages)
 
 
+def test_the_notebooks_page_has_every_notebook():
+    links = re.findall(r'<a href="notebooks/(\w+)\.html">', (DOCS / "notebooks.md").read_text())
+    assert links == sorted(path.stem for path in (ROOT / "examples").glob("*.ipynb"))
+
+
 # Commands
 
 

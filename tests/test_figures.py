@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, viz
+from cna_lens.evidence.curves import thinned
 from cna_lens.viz.figures import COLOURS, line_look
 
 
@@ -199,6 +200,16 @@ def test_the_null_draws_every_shuffling_and_every_p_value(evidence):
     # Of neurons with one p-value the last says how many have it.
     for p, n in dict(zip(observed.get_xdata(), observed.get_ydata(), strict=True)).items():
         assert n == int((found.pooled_p_value <= p).sum())
+
+
+@pytest.mark.parametrize("n", [1, 300, 301, 5_000, 2_000_000])
+def test_a_long_curve_keeps_what_logarithmic_axes_show_of_it(n):
+    places = thinned(n)
+    assert (places[0], places[-1]) == (0, n - 1)
+    assert places == sorted(set(places))
+    assert len(places) <= 300
+    # No two neighbours are further apart than 6 %, but for the next whole number.
+    assert all(after + 1 <= 1.06 * (before + 1) + 1 for before, after in pairwise(places))
 
 
 def test_necessity_draws_each_ranking(evidence):

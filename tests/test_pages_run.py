@@ -1,6 +1,7 @@
 """The code on the pages runs, on a tiny model and few prompts."""
 
 import ast
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -8,12 +9,12 @@ import harness_tasks
 import pytest
 import readers_model
 import tiny_moe
-from pages import PAGES, blocks, name_of
+from pages import PAGES, ROOT, blocks, name_of
 
 import cna_lens
 import cna_lens.metrics
 
-WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+WITH_CODE = [page for page in (*PAGES, ROOT / "README.md") if blocks(page, "python")]
 
 
 def small(name):
@@ -32,20 +33,30 @@ def written(pages):
                     yield node.value
 
 
-def stand_in(name, **options):
-    if "OLMoE" in str(name):
-        return tiny_moe.bridge("olmoe")
-    return readers_model.bridge(tuple(written(WITH_CODE)))
+def stand_in(page):
+    """What `load_model` is on a page: a model that has every layer the page names."""
+    named = map(int, re.findall(r"layer=(\d+)", "".join(blocks(page, "python"))))
+    n_layers = max(readers_model.N_LAYERS, *(layer + 2 for layer in named), 0)
+
+    def load_model(name, **options):
+        if "OLMoE" in str(name):
+            return tiny_moe.bridge("olmoe")
+        return readers_model.bridge(tuple(written(WITH_CODE)), n_layers)
+
+    return load_model
 
 
 @pytest.fixture
-def reader(monkeypatch, tmp_path):
+def reader(page, monkeypatch, tmp_path):
     """Someone in an empty folder, with small models and few prompts."""
     rows = harness_tasks.random_choices(12)
     tasks = harness_tasks.multiple_choice(tmp_path / "tasks", rows, name="arc_easy")
     run_lm_eval = partial(cna_lens.metrics.run_lm_eval, include_path=tasks)
     monkeypatch.setattr(cna_lens.metrics, "run_lm_eval", run_lm_eval)
-    monkeypatch.setattr(cna_lens, "load_model", stand_in)
+    monkeypatch.setattr(cna_lens, "load_model", stand_in(page))
+    # What pages leave out is for a real model.
+    quick = partial(cna_lens.compare, strengths=[1.0], max_new_tokens=4)
+    monkeypatch.setattr(cna_lens, "compare", quick)
     monkeypatch.setattr(cna_lens, "prompt_set", small)
     monkeypatch.chdir(tmp_path)
     with harness_tasks.data_sets_offline(tmp_path / "data sets"):

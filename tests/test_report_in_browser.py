@@ -1,12 +1,14 @@
 """A report of every kind of result in a real Chromium without a network."""
 
 import pytest
+import readers_model
 import results
 from browser import Browser
 from report_results import everything, hostile_texts
 from test_in_browser import contrast
 
 from cna_lens import viz
+from cna_lens.cli import demo
 from cna_lens.report import Section, make_report
 
 pytestmark = pytest.mark.browser
@@ -35,12 +37,21 @@ def saved(tmp_path_factory):
     }
     return {
         name: with_tokens(report).save(folder / f"{name}.html") for name, report in reports.items()
-    }
+    } | {"demo": demo_report(tmp_path_factory.mktemp("demo"))}
+
+
+def demo_report(folder):
+    """What `cna-lens demo` writes, of a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "load_model", lambda name, device: readers_model.bridge())
+        patch.setattr(demo, "MAX_NEW_TOKENS", 4)
+        demo.run("demo", folder, n_prompts=2, verbose=False)
+    return folder / "report.html"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["plain", "hostile"])
+@pytest.mark.parametrize("name", ["plain", "hostile", "demo"])
 def test_a_report_is_silent_asks_for_nothing_and_fits(browser, saved, name, width, scheme):
     browser.open(saved[name], width, scheme)
     assert browser.complaints() == []
@@ -77,6 +88,27 @@ def test_sections_figures_tables_and_tokens_are_all_drawn(browser, saved, name):
             .filter(e => !e.closest('.cna-view') && e.textContent && !e.offsetHeight).length"""
     )
     assert hidden == 0
+
+
+def test_the_demos_report_shows_its_circuit_answers_and_tokens(browser, saved):
+    assert saved["demo"].stat().st_size < 3e6
+    browser.open(saved["demo"])
+    headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
+    assert [heading.split(":")[0] for heading in headings] == [
+        "What was asked",
+        "Circuit",
+        "Circuit",
+        "Answers",
+        "Tokens",
+    ]
+    drawn = browser.evaluate(f"{VIEWS}.map(host => host.querySelectorAll('span > span').length)")
+    assert len(drawn) == 2
+    assert min(drawn) > 5
+    grounds = browser.evaluate(
+        f"""{VIEWS}.flatMap(host => [...host.querySelectorAll('span > span')])
+            .map(token => getComputedStyle(token).backgroundColor)"""
+    )
+    assert len(set(grounds)) > 5
 
 
 def test_a_script_that_is_not_the_pages_own_is_not_run(browser, saved, tmp_path):

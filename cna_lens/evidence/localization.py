@@ -12,6 +12,7 @@ from torch import Tensor
 from cna_lens.activations import PromptActivations
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
+from cna_lens.evidence.curves import LayerCounts
 from cna_lens.evidence.records import Evidence, prompt_facts
 from cna_lens.evidence.resampling import (
     Contrast,
@@ -22,7 +23,7 @@ from cna_lens.evidence.resampling import (
 )
 from cna_lens.evidence.selection import Selection
 from cna_lens.ranking import NeuronScores, circuit_size
-from cna_lens.rendering import Cell, Table
+from cna_lens.rendering import Cell, Table, per_layer
 from cna_lens.types import Estimate, Layout
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ class Localization(Evidence):
     paired: bool
     seed: int
 
+    def curves(self) -> LayerCounts:
+        """What `viz.layers` draws."""
+        return LayerCounts(
+            as_they_are=per_layer(self.circuit, self.circuit.layout),
+            scaled=per_layer(self.scaled_circuit, self.scaled_circuit.layout),
+            scale=self.scale,
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """A data frame with one row for each region, unscaled and scaled."""
         import pandas as pd
@@ -128,12 +137,13 @@ class Localization(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """The shares, the layers' scales, and the settings."""
+        """The shares, the layers' scales, what is drawn, and the settings."""
         return {
             "k": len(self.circuit),
             "shares": [asdict(share) for share in self.shares],
             "layer_scale": self.layer_scale.tolist(),
             "scale": self.scale,
+            "curves": asdict(self.curves()),
             "selection": self.selection.record(),
             "n_positive": self.n_positive,
             "n_negative": self.n_negative,

@@ -13,6 +13,7 @@ from torch import Tensor
 from cna_lens.activations import PromptActivations
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
+from cna_lens.evidence.curves import NullCurves, thinned
 from cna_lens.evidence.permutations import (
     count_shuffled,
     label_permutations,
@@ -108,6 +109,22 @@ class NullDistribution(Evidence):
         """
         return over_resamples(self.as_strong.double() / len(self.circuit), confidence)
 
+    def curves(self) -> NullCurves:
+        """What `viz.null` draws."""
+        tested = self.pooled_p_value[self.pooled_p_value.isfinite()]
+        p_values, counts = tested.unique(return_counts=True)
+        at_or_below = counts.cumsum(0)
+        drawn = thinned(len(p_values))
+        return NullCurves(
+            k=len(self.circuit),
+            as_strong=tuple(self.as_strong.tolist()),
+            chance_share=self.chance_share(),
+            p_values=tuple(p_values[drawn].tolist()),
+            n_at_or_below=tuple(at_or_below[drawn].tolist()),
+            n_tested=len(tested),
+            found=self._headline(),
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """A data frame with one row for each neuron that may be chosen."""
         import pandas as pd
@@ -170,7 +187,7 @@ class NullDistribution(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """Sizes at usual rates, and the settings; `to_frame` has the neurons."""
+        """Sizes at usual rates, what is drawn, and the settings; `to_frame` has the neurons."""
         return {
             "k": len(self.circuit),
             "n_tested": int(self.p_value.isfinite().sum()),
@@ -185,6 +202,7 @@ class NullDistribution(Evidence):
                 for control in get_args(Control)
             },
             "chance_share": asdict(self.chance_share()),
+            "curves": asdict(self.curves()),
             "selection": self.selection.record(),
             "n_positive": self.n_positive,
             "n_negative": self.n_negative,

@@ -13,6 +13,7 @@ from torch import Tensor
 from cna_lens.activations import PromptActivations
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
+from cna_lens.evidence.curves import SizeStability, StabilityCurves
 from cna_lens.evidence.records import Evidence, neurons_record, prompt_facts
 from cna_lens.evidence.resampling import (
     Contrast,
@@ -31,23 +32,6 @@ if TYPE_CHECKING:
 
 DISCOVERY_SIZES = (8, 16, 32, 64, 100)
 """Prompts of each side in the discovery sets that are tried, as far as there are so many."""
-
-
-@dataclass(frozen=True)
-class SizeStability:
-    """How much circuits from discovery sets of one size agree, as Jaccard indices.
-
-    Attributes:
-        size: prompts of each side.
-        with_all: with the circuit of all prompts.
-        between: of two sets drawn apart with replacement, which may share prompts.
-        disjoint: of two sets that share no prompt; None where there are fewer than twice `size`.
-    """
-
-    size: int
-    with_all: Estimate
-    between: Estimate
-    disjoint: Estimate | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +83,18 @@ class Stability(Evidence):
             self.circuit.provenance,
         )
 
+    def curves(self) -> StabilityCurves:
+        """What `viz.stability` draws."""
+        often = self.frequency[self.circuit.layout.flat_all(self.circuit)]
+        return StabilityCurves(
+            frequency=tuple(often.sort(descending=True).values.tolist()),
+            jaccard=self.jaccard,
+            sizes=self.sizes,
+            n_prompts=max(self.n_positive, self.n_negative),
+            n_resamples=self.n_resamples,
+            confidence=self.confidence,
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """A data frame with one row for each neuron that any resample chose, most often first."""
         import pandas as pd
@@ -146,11 +142,12 @@ class Stability(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """The curve, the core and the settings; `to_frame` has the frequencies."""
+        """The core, what is drawn, and the settings; `to_frame` has the frequencies."""
         return {
             "k": len(self.circuit),
             "jaccard": asdict(self.jaccard),
             "sizes": [asdict(size) for size in self.sizes],
+            "curves": asdict(self.curves()),
             "core": neurons_record(self.core()),
             "ever_chosen": int((self.frequency > 0).sum()),
             "selection": self.selection.record(),

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cna_lens.evidence import Localization, Necessity, NullDistribution, Stability, Transfer
+from cna_lens.evidence import (
+    LayerCounts,
+    Localization,
+    Necessity,
+    NullCurves,
+    NullDistribution,
+    Stability,
+    StabilityCurves,
+    Transfer,
+)
 from cna_lens.evidence.records import Evidence
 from cna_lens.rendering import Summary, summary_of
 from cna_lens.report.pictures import can_draw, picture
@@ -15,11 +24,20 @@ from cna_lens.report.sections import Picture, Section
 if TYPE_CHECKING:
     from cna_lens.viz import ResultFigure
 
-READ_BACK: Mapping[str, Callable[[Mapping[str, Any]], Evidence]] = {
+Drawn = Evidence | NullCurves | StabilityCurves | LayerCounts
+
+WHOLE: Mapping[str, Callable[[Mapping[str, Any]], Drawn]] = {
     "Necessity": Necessity.from_record,
     "Transfer": Transfer.from_record,
 }
-"""The kinds whose files hold all that their figures show."""
+"""The kinds whose files hold the whole result."""
+
+CURVES: Mapping[str, Callable[[Mapping[str, Any]], Drawn]] = {
+    "Localization": LayerCounts.from_record,
+    "NullDistribution": NullCurves.from_record,
+    "Stability": StabilityCurves.from_record,
+}
+"""The kinds whose files hold what their figures draw."""
 
 CAVEATS = {
     "NullDistribution": (
@@ -56,17 +74,24 @@ class SavedEvidence:
     Attributes:
         kind: the name of the result's type, such as "Stability".
         summary: what it showed of itself.
-        record: the rest of the file.
+        drawn: what its figure draws; None where there is none, or the file is older than it.
     """
 
     kind: str
     summary: Summary
-    record: Mapping[str, Any]
+    drawn: Drawn | None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> SavedEvidence:
         """What `Evidence.save` wrote."""
-        return cls(str(record["evidence"]), Summary.from_record(record["summary"]), record)
+        kind = str(record["evidence"])
+        return cls(kind, Summary.from_record(record["summary"]), _drawn(kind, record))
+
+
+def _drawn(kind: str, record: Mapping[str, Any]) -> Drawn | None:
+    if kind in WHOLE:
+        return WHOLE[kind](record)
+    return CURVES[kind](record["curves"]) if kind in CURVES and "curves" in record else None
 
 
 def kind_of(evidence: Evidence | SavedEvidence) -> str:
@@ -75,38 +100,34 @@ def kind_of(evidence: Evidence | SavedEvidence) -> str:
 
 
 def evidence_section(name: str, evidence: Evidence | SavedEvidence) -> Section:
-    """What the result shows of itself, with its figure where there is all it needs."""
+    """What the result shows of itself, with its figure."""
     kind = kind_of(evidence)
-    result: Evidence | None
-    if isinstance(evidence, SavedEvidence):
-        summary = evidence.summary
-        result = READ_BACK[kind](evidence.record) if kind in READ_BACK else None
-    else:
-        summary, result = summary_of(evidence), evidence
+    saved = isinstance(evidence, SavedEvidence)
+    summary = evidence.summary if saved else summary_of(evidence)
     return Section(
         f"{kind}: {name}",
         lead=(summary.title.removeprefix(f"{kind}: "),),
         facts=tuple(summary.facts),
-        pictures=() if result is None else _pictures(result),
+        pictures=_pictures(evidence.drawn if saved else evidence),
         tables=(summary.table,) if summary.table else (),
         caveats=CAVEATS.get(kind, ()),
     )
 
 
-def _pictures(result: Evidence) -> tuple[Picture, ...]:
+def _pictures(drawn: Drawn | None) -> tuple[Picture, ...]:
     if not can_draw():
         return ()
     from cna_lens import viz
 
     figure: ResultFigure | None = None
-    if isinstance(result, NullDistribution):
-        figure = viz.null(result)
-    elif isinstance(result, Stability):
-        figure = viz.stability(result)
-    elif isinstance(result, Transfer):
-        figure = viz.overlap(result)
-    elif isinstance(result, Necessity) and result.points:
-        figure = viz.necessity(result)
-    elif isinstance(result, Localization):
-        figure = viz.layers(result)
+    if isinstance(drawn, NullDistribution | NullCurves):
+        figure = viz.null(drawn)
+    elif isinstance(drawn, Stability | StabilityCurves):
+        figure = viz.stability(drawn)
+    elif isinstance(drawn, Transfer):
+        figure = viz.overlap(drawn)
+    elif isinstance(drawn, Necessity) and drawn.points:
+        figure = viz.necessity(drawn)
+    elif isinstance(drawn, Localization | LayerCounts):
+        figure = viz.layers(drawn)
     return () if figure is None else (picture(figure),)

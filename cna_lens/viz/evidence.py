@@ -9,7 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cna_lens.errors import InputError
-from cna_lens.evidence import Necessity, NullDistribution, Stability, Transfer
+from cna_lens.evidence import (
+    Necessity,
+    NullCurves,
+    NullDistribution,
+    Stability,
+    StabilityCurves,
+    Transfer,
+)
 from cna_lens.types import Estimate
 from cna_lens.viz.figures import (
     COLOURS,
@@ -28,7 +35,7 @@ from cna_lens.viz.figures import (
 SEQUENTIAL = "Blues"
 
 
-def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
+def stability(found: Stability | StabilityCurves, *, style: Style = "screen") -> ResultFigure:
     """How a circuit changes with its prompts: by the size of the sets, and neuron by neuron.
 
     Left, the Jaccard index with the circuit of all prompts, of two resamples, and of two sets
@@ -36,10 +43,11 @@ def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
     bootstrap resamples each neuron of the circuit is chosen again, most often first.
 
     Args:
-        found: from `cna_lens.stability`.
+        found: from `cna_lens.stability`, or its `curves`.
         style: "screen", or "paper" for a column of 3.3 inches.
     """
-    often = found.frequency[found.circuit.layout.flat_all(found.circuit)].sort(descending=True)
+    found = found.curves() if isinstance(found, Stability) else found
+    k = len(found.frequency)
     confidence = f"{100 * found.confidence:g} % of {found.n_resamples} resamples"
     with drawn(style, 2) as (figure, axes):
         curves = {
@@ -52,9 +60,8 @@ def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
         for place, (name, sizes) in enumerate(curves.items()):
             if sizes:
                 _curve(axes[0], list(sizes), list(sizes.values()), name, line_look(place))
-        all_of_them = max(found.n_positive, found.n_negative)
         alone = line_look(0) | {"linestyle": "none"}
-        _curve(axes[0], [all_of_them], [found.jaccard], None, alone)
+        _curve(axes[0], [found.n_prompts], [found.jaccard], None, alone)
         axes[0].set(
             title=f"with {confidence}",
             xlabel="prompts of each side",
@@ -62,19 +69,19 @@ def stability(found: Stability, *, style: Style = "screen") -> ResultFigure:
             ylim=(-0.03, 1.03),
         )
         legend_below(figure, axes[0])
-        ranks = range(1, len(found.circuit) + 1)
-        axes[1].step(ranks, often.values, where="mid", color=COLOURS[0])
-        axes[1].fill_between(ranks, often.values, step="mid", color=COLOURS[0], alpha=0.25)
+        ranks = range(1, k + 1)
+        axes[1].step(ranks, found.frequency, where="mid", color=COLOURS[0])
+        axes[1].fill_between(ranks, found.frequency, step="mid", color=COLOURS[0], alpha=0.25)
         axes[1].set(
             title=f"chosen again in {found.n_resamples} resamples",
-            xlabel=f"neurons of the circuit (k = {len(found.circuit)})",
+            xlabel=f"neurons of the circuit (k = {k})",
             ylabel="share of resamples",
             ylim=(0, 1.03),
         )
         whole_numbers(axes[0].xaxis, axes[1].xaxis)
         figure.description = (
             f"Stability: Jaccard index of the bootstrap circuits {found.jaccard}; "
-            f"{len(found.core())} of {len(found.circuit)} neurons are in every resample. "
+            f"{found.frequency.count(1.0)} of {k} neurons are in every resample. "
             + "; ".join(
                 f"sets of {size.size}: {size.with_all} with the circuit, {size.between} between "
                 f"two, {size.disjoint or 'none'} disjoint"
@@ -127,7 +134,7 @@ def overlap(found: Transfer, *, style: Style = "screen") -> ResultFigure:
     return figure
 
 
-def null(found: NullDistribution, *, style: Style = "screen") -> ResultFigure:
+def null(found: NullDistribution | NullCurves, *, style: Style = "screen") -> ResultFigure:
     """The true labels against shuffled ones.
 
     Left, how many neurons shuffled labels put above the circuit's weakest contrast, against the
@@ -135,39 +142,39 @@ def null(found: NullDistribution, *, style: Style = "screen") -> ResultFigure:
     would by chance.
 
     Args:
-        found: from `null_distribution`.
+        found: from `null_distribution`, or its `curves`.
         style: "screen", or "paper" for a column of 3.3 inches.
     """
-    p = found.pooled_p_value[found.pooled_p_value.isfinite()].sort().values.numpy()
-    size = len(found.circuit)
+    found = found.curves() if isinstance(found, NullDistribution) else found
+    p = np.array(found.p_values)
     with drawn(style, 2) as (figure, axes):
         axes[0].hist(
-            found.as_strong.numpy(),
-            bins=_whole_bins(int(found.as_strong.min()), int(found.as_strong.max())),
+            found.as_strong,
+            bins=_whole_bins(min(found.as_strong), max(found.as_strong)),
             color=COLOURS[3],
             edgecolor="#ffffff",
             linewidth=0.4,
             label="shuffled labels",
         )
-        axes[0].axvline(size, color="#000000", linestyle="--", label=f"circuit, k = {size}")
+        axes[0].axvline(found.k, color="#000000", linestyle="--", label=f"circuit, k = {found.k}")
         axes[0].set(
             xlabel="neurons above the circuit's weakest contrast",
-            ylabel=f"shufflings, n = {found.n_permutations}",
+            ylabel=f"shufflings, n = {len(found.as_strong)}",
         )
-        axes[1].plot(p, np.arange(1, len(p) + 1), color=COLOURS[0], label="observed")
-        axes[1].plot(p, p * len(p), color="#000000", linestyle="--", label="by chance")
+        axes[1].plot(p, found.n_at_or_below, color=COLOURS[0], label="observed")
+        axes[1].plot(p, p * found.n_tested, color="#000000", linestyle="--", label="by chance")
         axes[1].set(
             xscale="log",
             yscale="log",
             xlabel="pooled p-value",
-            ylabel=f"neurons at or below it, of {len(p)}",
+            ylabel=f"neurons at or below it, of {found.n_tested}",
         )
         axes[1].set_ylim(bottom=0.5)
         for axis in axes:
             legend_above(axis)
         figure.description = (
-            f"Observed against shuffled: shuffled labels put {found.chance_share()} of the "
-            f"circuit's size above its weakest contrast. {found!r}"
+            f"Observed against shuffled: shuffled labels put {found.chance_share} of the "
+            f"circuit's size above its weakest contrast; {found.found}."
         )
     return figure
 

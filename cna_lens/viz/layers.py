@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
-from cna_lens.evidence import Localization
+from cna_lens.evidence import LayerCounts, Localization
 from cna_lens.rendering import per_layer
 from cna_lens.viz.figures import (
     COLOURS,
@@ -21,7 +21,8 @@ from cna_lens.viz.figures import (
     whole_numbers,
 )
 
-Located = Circuit | Localization
+Located = Circuit | Localization | LayerCounts
+Counts = Mapping[str, tuple[int, ...]]
 
 
 def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen") -> ResultFigure:
@@ -38,7 +39,7 @@ def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen"
 
     Args:
         circuits: one, or several by name: base and instruct, or tasks; all circuits, or all
-            results of `localization`.
+            results of `localization`, or their `curves`.
         style: "screen", or "paper" for a column of 3.3 inches.
 
     Raises:
@@ -54,9 +55,9 @@ def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen"
             axis.set_title(title)
         legend_below(figure, axes[0])
         counts = {
-            f"{title} {name}".strip(): per_layer(circuit, circuit.layout)
+            f"{title} {name}".strip(): values
             for title, found in panels.items()
-            for name, circuit in found.items()
+            for name, values in found.items()
         }
         figure.description = "Neurons per layer. " + "; ".join(
             f"{name or 'circuit'}: "
@@ -66,26 +67,32 @@ def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen"
     return figure
 
 
-def _panels(named: Mapping[str, Located]) -> dict[str, dict[str, Circuit]]:
-    plain = {name: each for name, each in named.items() if isinstance(each, Circuit)}
-    located = {name: each for name, each in named.items() if isinstance(each, Localization)}
+def _panels(named: Mapping[str, Located]) -> dict[str, Counts]:
+    plain = {
+        name: per_layer(each, each.layout)
+        for name, each in named.items()
+        if isinstance(each, Circuit)
+    }
+    located = {
+        name: each.curves() if isinstance(each, Localization) else each
+        for name, each in named.items()
+        if not isinstance(each, Circuit)
+    }
     if plain and located:
         raise InputError("circuits and localizations are shown apart; give only one kind")
     if plain:
         return {"": plain}
     scale = next(iter(located.values())).scale
     return {
-        "activations as they are": {name: each.circuit for name, each in located.items()},
-        f"divided by their layer's {scale}": {
-            name: each.scaled_circuit for name, each in located.items()
-        },
+        "activations as they are": {name: each.as_they_are for name, each in located.items()},
+        f"divided by their layer's {scale}": {name: each.scaled for name, each in located.items()},
     }
 
 
-def _draw(axis: Axes, circuits: Mapping[str, Circuit]) -> None:
-    for place, (name, circuit) in enumerate(circuits.items()):
-        counts = per_layer(circuit, circuit.layout)
-        label = f"{shown(name)} (k = {len(circuit)})" if name else f"k = {len(circuit)}"
+def _draw(axis: Axes, circuits: Counts) -> None:
+    for place, (name, counts) in enumerate(circuits.items()):
+        size = f"k = {sum(counts)}"
+        label = f"{shown(name)} ({size})" if name else size
         if len(circuits) == 1:
             axis.bar(range(len(counts)), counts, color=COLOURS[0], label=label)
         else:

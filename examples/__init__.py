@@ -1,0 +1,1 @@
+"""Notebooks, one question each: sources as .py, and as .ipynb with their outputs."""
