@@ -380,6 +380,20 @@ def test_the_universal_rule_is_told_in_words(universal, said):
     assert dict(section.facts)["universal rule"] == said
 
 
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        ("contrast", "1 of them more active on prompts with the behaviour and 2 less"),
+        ("relp(metric=…)", "1 of them with a positive score and 2 with a negative one"),
+        (None, "1 of them with a positive score and 2 with a negative one"),
+    ],
+)
+def test_only_a_difference_of_activations_says_where_neurons_are_more_active(rank, said):
+    neurons = Neuron(0, 0), Neuron(0, 1), Neuron(0, 2)
+    found = Circuit(neurons, (1.0, -1.0, -2.0), Layout((4,)), Provenance(rank=rank))
+    assert said in circuit_section("c", found).lead[0]
+
+
 def test_caveats_of_comparisons_follow_from_their_numbers():
     found = results.comparison()
     assert "These are 4 tests; at p < 0.05 about 0.2" in caveats(found)

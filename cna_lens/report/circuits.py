@@ -9,6 +9,8 @@ from cna_lens.rendering import per_layer, summary_of
 from cna_lens.report.sections import Section
 
 FEW_PROMPTS = 30
+DIFFERENCES = ("contrast", "standardized", "output_weighted")
+"""Rankings whose sign says on which prompts a neuron is more active."""
 
 
 def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) -> Section:
@@ -56,9 +58,12 @@ def _where(circuit: Circuit) -> str:
     counts = per_layer(circuit, circuit.layout)
     layer = max(range(len(counts)), key=counts.__getitem__)
     positive = sum(score > 0 for score in circuit.scores)
+    negative = len(circuit) - positive
+    signs = f"{positive} of them with a positive score and {negative} with a negative one"
+    if circuit.provenance.rank in DIFFERENCES:
+        signs = f"{positive} of them more active on prompts with the behaviour and {negative} less"
     return (
-        f"{len(circuit)} of {circuit.layout.n_neurons} neurons, {positive} of them more active on "
-        f"prompts with the behaviour and {len(circuit) - positive} less. Of the layers 0 to "
+        f"{len(circuit)} of {circuit.layout.n_neurons} neurons, {signs}. Of the layers 0 to "
         f"{len(counts) - 1}, layer {layer} has most of them, {counts[layer]}."
     )
 
