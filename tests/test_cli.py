@@ -309,7 +309,8 @@ def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     assert [label["refused"] for label in labels[:4]] == list(map(cna_lens.is_refusal, answers))
     assert len(cna_lens.Circuit.load(tmp_path / "circuit.json")) == 46
     relp = cna_lens.Circuit.load(tmp_path / "relp.json")
-    assert (len(relp), relp.provenance.rank) == (461, "relp")
+    assert len(relp) == 461
+    assert relp.provenance.rank.startswith("relp(")
     steered = [label["sha256"] for label in labels if label["condition"] == "RelP circuit, d = -2"]
     benign = cna_lens.collect(demo, cna_lens.prompt_set("refusal").negative)
     method = cna_lens.deviation_scaling(relp, benign, -2.0, positions="last_prompt")
