@@ -8,6 +8,7 @@ from scipy.stats import kstest
 
 from cna_lens.audit.checks import neurons, refusals, separation
 from cna_lens.audit.movement import movement
+from cna_lens.audit.null_spread import spread
 from cna_lens.audit.probes import common_direction
 from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, weight_energy
 from cna_lens.audit.reference import Axes
@@ -38,6 +39,16 @@ def test_lost_refusals_are_the_harmful_canaries_loss_beyond_the_benign_ones():
     assert refusals(before, by_hand()).statistic == 0
     # What is lost by all alike is no loss of refusals.
     assert refusals(before, by_hand(log_odds=[3.0, 1.0, -6.0, -6.0])).statistic == 0
+
+
+def test_the_null_spread_is_the_largest_statistic_of_any_sample_of_canaries_of_each_kind():
+    before = reference(by_hand())
+    # Only the first harmful canary loses, 4 nats. With the canaries as they are that is 2 of a gap
+    # of 8; with the first drawn twice 4 of a gap of 9.
+    now = by_hand(log_odds=[1.0, 3.0, -4.0, -4.0])
+    assert spread(before, now, n_resamples=0)["refusals"] == pytest.approx(2 / 8)
+    assert spread(before, now)["refusals"] == pytest.approx(4 / 9)
+    assert spread(before, by_hand())["refusals"] == 0
 
 
 def test_lost_separation_is_a_share_of_the_kinds_distance():
@@ -229,14 +240,15 @@ def test_what_is_lacking_along_one_direction_in_all_layers_is_told_from_directio
     one = torch.randn(5, generator=generator)
     of_each = torch.randn((6, 1, 5), generator=generator)
     written = torch.ones(6, 20, 5)
-    share, p_value = common_direction(amounts * one, written)
+    share, chance = common_direction(amounts * one, written)
     assert share == pytest.approx(1)
-    assert p_value < 0.001
-    share, p_value = common_direction(amounts * of_each, written)
+    assert chance() < 0.001
+    share, chance = common_direction(amounts * of_each, written)
     assert share < 0.8
-    assert p_value > 0.05
+    assert chance() > 0.05
     # Rounding is no direction.
-    assert common_direction(1e-6 * amounts * one, written) == (0.0, 1.0)
+    share, chance = common_direction(1e-6 * amounts * one, written)
+    assert (share, chance()) == (0.0, 1.0)
 
 
 def test_p_values_of_a_common_direction_are_uniform_for_layers_with_directions_of_their_own():
@@ -246,7 +258,7 @@ def test_p_values_of_a_common_direction_are_uniform_for_layers_with_directions_o
             torch.randn((4, 10, 1), generator=generator)
             * torch.randn((4, 1, 3), generator=generator),
             torch.ones(4, 10, 3),
-        )[1]
+        )[1]()
         for _ in range(60)
     ]
     assert uniform(found) > 0.01

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -33,16 +35,21 @@ class Finding:
     Attributes:
         name: which one.
         statistic: 0 for the model of the fingerprint; 1 where all of what is looked at is gone.
-        p_value: that changes which do not single out refusals give such a statistic.
+        chance: gives the p-value; most of a check's time goes into it.
         layers: where it is largest.
         neurons: the neurons that changed, with their gains: what is left of each.
     """
 
     name: str
     statistic: float
-    p_value: float
+    chance: Callable[[], float] = field(repr=False)
     layers: tuple[int, ...] = ()
     neurons: tuple[tuple[AnyNeuron, float], ...] = field(default=())
+
+    @cached_property
+    def p_value(self) -> float:
+        """That changes which do not single out refusals give such a statistic."""
+        return self.chance()
 
 
 def by_activations(reference: Reference, now: Measurement) -> tuple[Finding, ...]:
@@ -65,7 +72,7 @@ def refusals(reference: Reference, now: Measurement) -> Finding:
     gap = reference.log_odds[:n].mean() - reference.log_odds[n:].mean()
     losses = (reference.log_odds - now.log_odds) / gap.abs().clamp_min(1e-9)
     statistic = float(losses[:n].mean() - losses[n:].mean())
-    return Finding("refusals", statistic, label_test(losses, n))
+    return Finding("refusals", statistic, lambda: label_test(losses, n))
 
 
 def separation(reference: Reference, now: Measurement) -> Finding:
@@ -84,7 +91,9 @@ def separation(reference: Reference, now: Measurement) -> Finding:
     by_layer = late[:, :n].mean(1) - late[:, n:].mean(1)
     unspecific = float(late[:, n:].square().mean().sqrt())
     statistic = float(losses[:n].mean() - losses[n:].mean()) - unspecific / 2
-    return Finding("separation", statistic, label_test(losses, n), _largest(by_layer, first))
+    return Finding(
+        "separation", statistic, lambda: label_test(losses, n), _largest(by_layer, first)
+    )
 
 
 def neurons(reference: Reference, now: Measurement) -> Finding:
@@ -127,7 +136,10 @@ def readout(reference: Reference, now: Measurement) -> Finding:
     lacks = -(beyond[:, :n].mean(1) - beyond[:, n:].mean(1))
     largest = int(lacks.argmax())
     return Finding(
-        "readout", float(lacks[largest]), label_test(-beyond.sum(0), n), _largest(lacks, 0)
+        "readout",
+        float(lacks[largest]),
+        lambda: label_test(-beyond.sum(0), n),
+        _largest(lacks, 0),
     )
 
 
@@ -142,7 +154,7 @@ def shift(reference: Reference, now: Measurement) -> Finding:
     return Finding(
         "shift",
         abs(float(by_layer.median())),
-        sign_test(beyond.mean(0)),
+        lambda: sign_test(beyond.mean(0)),
         _largest(by_layer.abs(), _first(reference)),
     )
 
@@ -152,8 +164,8 @@ def direction(reference: Reference, now: Measurement) -> Finding:
     beyond, written_there = cast("Probes", reference.probes).beyond(now)
     counted = torch.tensor(reference.explained)
     counted[: _first(reference)] = False
-    statistic, p_value = common_direction(beyond[counted], written_there[counted])
-    return Finding("direction", statistic, p_value)
+    statistic, chance = common_direction(beyond[counted], written_there[counted])
+    return Finding("direction", statistic, chance)
 
 
 def stream_additions(reference: Reference, now: Measurement) -> Finding:
@@ -168,8 +180,12 @@ def stream_additions(reference: Reference, now: Measurement) -> Finding:
     beyond = unwritten(now, reference.stream) * counts[:, None]
     by_layer = torch.stack([beyond[:, :n].mean(1), beyond[:, n:].mean(1)]).abs().amax(0)
     total = beyond.sum(0)
-    p_value = bonferroni([sign_test(total[:n]), sign_test(total[n:])])
-    return Finding("stream additions", float(by_layer.max()), p_value, _largest(by_layer, 0))
+    return Finding(
+        "stream additions",
+        float(by_layer.max()),
+        lambda: bonferroni([sign_test(total[:n]), sign_test(total[n:])]),
+        _largest(by_layer, 0),
+    )
 
 
 def _beyond(reference: Reference, now: Measurement) -> Float[Tensor, "layer canary"]:
@@ -192,12 +208,11 @@ def _excess(check: str, reference: Reference, gains: Float[Tensor, " watched"]) 
     sizes = [max(1, round(share * reference.layout.n_neurons)) for share in FRACTIONS]
     tops = [watched.among(each[:size]) for each in watched.sets.values() for size in sizes]
     found = [excess(changes, top, random, layers) for top in tops]
-    p_value = bonferroni([p for _, p in found])
     changed = _changed(reference, gains)
     return Finding(
         check,
         max(statistic for statistic, _ in found),
-        p_value,
+        lambda: bonferroni([p for _, p in found]),
         tuple(sorted({neuron.layer for neuron, _ in changed})),
         changed,
     )

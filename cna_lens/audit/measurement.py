@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cna_lens.audit.canaries import Canaries
@@ -44,6 +44,17 @@ class Measurement:
     stream: Float[Tensor, "layer canary d_model"]
     log_odds: Float64[Tensor, " canary"]
     encoded: EncodedPrompts
+
+    def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Measurement:
+        """The numbers of some canaries, as many harmful ones as before and these first."""
+        return replace(
+            self,
+            neurons=self.neurons[rows],
+            attention=self.attention[:, rows],
+            mlp=self.mlp[:, rows],
+            stream=self.stream[:, rows],
+            log_odds=self.log_odds[rows],
+        )
 
 
 def measure(

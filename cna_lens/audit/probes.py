@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,8 +63,8 @@ def common_direction(
     beyond: Float[Tensor, "layer canary probe"],
     written: Float[Tensor, "layer canary probe"],
     seed: int = 0,
-) -> tuple[float, float]:
-    r"""The share of what is lacking that lies along one direction, and its p-value.
+) -> tuple[float, Callable[[], float]]:
+    r"""The share of what is lacking that lies along one direction, and what gives its p-value.
 
     $$\frac{\lambda_1}{\sum_k \lambda_k} \quad\text{of}\quad
     \sum_{l,i} \frac{e_{l,i} e_{l,i}^\top}{\|e_{l,i}\|^2}$$
@@ -81,17 +82,20 @@ def common_direction(
     lengths = beyond.norm(dim=-1)
     share = lengths / written.norm(dim=-1).clamp_min(torch.finfo(written.dtype).tiny)
     if not share.numel() or float(share.median()) < LEAST:
-        return 0.0, 1.0
+        return 0.0, lambda: 1.0
     units = (beyond / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)[..., None]).double()
     layers = units.transpose(1, 2) @ units
     found = _largest(layers.sum(0))
+    return float(found), lambda: _chance(layers, found, seed)
+
+
+def _chance(layers: Float[Tensor, "layer n n"], found: Float[Tensor, ""], seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     n = layers.shape[-1]
     drawn = torch.randn((N_ROTATIONS, len(layers), n, n), generator=generator, dtype=torch.float64)
     turns = torch.linalg.qr(drawn).Q
     null = _largest((turns @ layers @ turns.transpose(-1, -2)).sum(1))
-    p_value = (1 + int((null >= found).sum())) / (1 + N_ROTATIONS)
-    return float(found), p_value
+    return (1 + int((null >= found).sum())) / (1 + N_ROTATIONS)
 
 
 def _largest(sums: Float[Tensor, "*rotation n n"]) -> Float[Tensor, "*rotation"]:

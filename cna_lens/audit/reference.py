@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cna_lens.audit.measurement import Measurement
@@ -46,6 +46,10 @@ class Axes:
         directions = difference / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)[:, None]
         along = torch.einsum("lcd,ld->lc", vectors, directions)
         return cls(directions, lengths, _shares(along, lengths))
+
+    def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Axes:
+        """The same axes with the places of some canaries."""
+        return replace(self, places=self.places[:, rows])
 
     def of(self, vectors: Float[Tensor, "layer canary d_model"]) -> Float[Tensor, "layer canary"]:
         """Where other vectors are on these axes."""
@@ -129,6 +133,16 @@ class Reference:
             explained,
             tuple((unwritten(measurement, stream).abs().amax(1) < SAME_SUM).tolist()),
             None if matrices is None else Probes.of(measurement, matrices),
+        )
+
+    def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Reference:
+        """Of some canaries alone, as many harmful ones as before and these first."""
+        return replace(
+            self,
+            log_odds=self.log_odds[rows],
+            stream=self.stream.of_canaries(rows),
+            mlp=self.mlp.of_canaries(rows),
+            activations=self.activations[rows],
         )
 
 
