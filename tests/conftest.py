@@ -10,6 +10,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 # At the end: cna_lens is the installed one, experiments lie beside the tests.
 sys.path.append(str(Path(__file__).parents[1]))
 import tiny
+from canary_models import CANARIES, refusing
+
+import cna_lens
 
 # Threads only get into each other's way where a model is tiny, and where workers share a machine.
 N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -49,9 +52,26 @@ def chat_model():
 
 
 @pytest.fixture(scope="session")
-def _demo_model():
-    import cna_lens
+def guarded():
+    """A tiny model that opens a refusal on harmful canaries."""
+    return refusing()
 
+
+@pytest.fixture(scope="session")
+def guarded_circuit(guarded):
+    """Its circuit, as found on the canaries."""
+    return cna_lens.find_circuit(
+        guarded, CANARIES.harmful, CANARIES.benign, k=20, universal=None, progress=False
+    )
+
+
+@pytest.fixture(scope="session")
+def guarded_fingerprint(guarded, guarded_circuit):
+    return cna_lens.audit.fingerprint(guarded, guarded_circuit, CANARIES, progress=False)
+
+
+@pytest.fixture(scope="session")
+def _demo_model():
     return cna_lens.load_model("demo", device="cpu")
 
 

@@ -16,20 +16,18 @@ from cna_lens.errors import FingerprintError
 
 
 @pytest.fixture(scope="module")
-def model():
-    return refusing()
+def model(guarded):
+    return guarded
 
 
 @pytest.fixture(scope="module")
-def circuit(model):
-    return cna_lens.find_circuit(
-        model, CANARIES.harmful, CANARIES.benign, k=20, universal=None, progress=False
-    )
+def circuit(guarded_circuit):
+    return guarded_circuit
 
 
 @pytest.fixture(scope="module")
-def fingerprint(model, circuit):
-    return audit.fingerprint(model, circuit, CANARIES, progress=False)
+def fingerprint(guarded_fingerprint):
+    return guarded_fingerprint
 
 
 def statistics(found):
@@ -205,6 +203,24 @@ def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, model, tmp_path):
     loaded = Fingerprint.load(path)
     assert loaded.content() == fingerprint.content() == path.read_bytes()
     assert audit.attest(model, loaded, CANARIES).verdict == "match"
+
+
+def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(model, fingerprint):
+    encoded = cna_lens.prompts.encode(model, CANARIES.prompts)
+    with torch.no_grad():
+        states = [
+            model.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            for ids in encoded.ids
+        ]
+    # The model's last hidden state is behind its final norm; the one before is the third block's.
+    stream = torch.stack([torch.stack([layer[0, -1] for layer in each[1:4]]) for each in states])
+    harmful, benign = stream[:16], stream[16:]
+    apart = harmful.mean(0) - benign.mean(0)
+    along = [(each * apart).sum(-1) / apart.norm(dim=-1) for each in (harmful, benign)]
+    pooled = ((along[0].var(0) + along[1].var(0)) / 2).sqrt()
+    written = json.loads(fingerprint.content())["separation"]
+    assert len(written) == 4
+    assert written[:3] == pytest.approx((apart.norm(dim=-1) / pooled).tolist(), rel=1e-3)
 
 
 def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(model, fingerprint):

@@ -6,7 +6,7 @@ import stat
 import sys
 
 import pytest
-from canary_models import CANARIES, refusing
+from canary_models import CANARIES
 
 import cna_lens
 from cna_lens import InputError, audit
@@ -17,19 +17,17 @@ from cna_lens.errors import FingerprintError
 
 
 @pytest.fixture(scope="module")
-def model():
-    return refusing()
+def model(guarded):
+    return guarded
 
 
 @pytest.fixture(scope="module")
-def circuit(model):
-    return cna_lens.find_circuit(
-        model, CANARIES.harmful, CANARIES.benign, k=20, universal=None, progress=False
-    )
+def circuit(guarded_circuit):
+    return guarded_circuit
 
 
 @pytest.fixture(scope="module")
-def folder(model, circuit, tmp_path_factory):
+def folder(circuit, guarded_fingerprint, tmp_path_factory):
     """Keys, canaries, and a signed fingerprint that the command took."""
     path = tmp_path_factory.mktemp("audit")
     audit.new_key(path / "private.pem", path / "public.pem")
@@ -39,8 +37,7 @@ def folder(model, circuit, tmp_path_factory):
         rows.writerow(["harmful", "benign"])
         rows.writerows(zip(CANARIES.harmful, CANARIES.benign, strict=True))
     circuit.save(path / "circuit.json")
-    taken = audit.fingerprint(model, circuit, CANARIES, rankings=("contrast",), progress=False)
-    audit.save_signed(taken, path / "model.json", path / "private.pem")
+    audit.save_signed(guarded_fingerprint, path / "model.json", path / "private.pem")
     return path
 
 

@@ -16,6 +16,7 @@ from cna_lens.audit.codec import packed, unpacked
 from cna_lens.audit.inference_path import Interception
 from cna_lens.audit.null_spread import NullRun
 from cna_lens.audit.probes import Probes
+from cna_lens.audit.published import deviations
 from cna_lens.audit.reference import Axes, Reference
 from cna_lens.audit.watched import Watched
 from cna_lens.audit.weights import TensorRecord
@@ -88,6 +89,15 @@ class Fingerprint:
     null: tuple[NullRun, ...]
     versions: tuple[tuple[str, str], ...]
 
+    @property
+    def separation(self) -> tuple[float, ...]:
+        """By how many pooled standard deviations the kinds of canaries stand apart in each layer.
+
+        In the residual stream behind it, along the difference of the kinds' means.
+        """
+        reference = self.reference
+        return tuple(deviations(reference.stream.places, reference.n_harmful).tolist())
+
     def null_spread(self, check: str) -> float:
         """The largest statistic of a check under the conditions of `null`."""
         return max((abs(run.statistics.get(check, 0.0)) for run in self.null), default=0.0)
@@ -110,6 +120,7 @@ class Fingerprint:
             "weights": [asdict(each) for each in self.weights],
             "hooks": [asdict(each) for each in self.hooks],
             "reference": _reference_record(self.reference),
+            "separation": self.separation,
             "refused": self.refused,
             "harmful_refused": asdict(self.harmful_refused),
             "benign_refused": asdict(self.benign_refused),

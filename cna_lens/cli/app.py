@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
 
 import typer
 
@@ -19,11 +18,11 @@ from cna_lens.cli import play as play_command
 from cna_lens.cli import report as report_command
 from cna_lens.cli import reproduce as reproduce_command
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
+from cna_lens.cli.sources import SOURCE_HELP, read_source
 from cna_lens.errors import InputError
 from cna_lens.generation import generate
 from cna_lens.models import load_model
 from cna_lens.pipeline import find_circuit
-from cna_lens.prompt_files import Prompts, read_prompts
 from cna_lens.ranking import Sign
 from cna_lens.steering import steer
 
@@ -49,11 +48,6 @@ KeepText = Annotated[
         "--keep-text", help="Also write the answers' full texts to a file that says what it is."
     ),
 ]
-SOURCE_HELP = (
-    ".txt (one prompt a line), .jsonl, .csv, or a data set's name or folder. Say which part by "
-    "'?': prompts.csv?column=goal, JailbreakBench/JBB-Behaviors?config=behaviors&split=harmful"
-    "&column=Goal"
-)
 
 
 @app.command()
@@ -74,7 +68,7 @@ def find(
     as_json: Json = False,
 ) -> None:
     """Find a circuit and write it to a file."""
-    prompts = _read(positive), _read(negative)
+    prompts = read_source(positive), read_source(negative)
     quiet_loading()
     loaded = load_model(model, device=device)
     circuit = find_circuit(
@@ -163,7 +157,7 @@ def evaluate(
     loaded_circuit = None if circuit is None else Circuit.load(circuit)
     result = evaluate_command.run(
         model,
-        _read(prompts),
+        read_source(prompts),
         out,
         loaded_circuit,
         multiplier,
@@ -259,7 +253,9 @@ def play(
     """Type prompts and see both answers as they are written. Nothing is stored unless you /save."""
     if (positive is None) != (negative is None):
         raise InputError("CAA needs both --positive and --negative, or neither")
-    discovery = None if not positive or not negative else (_read(positive), _read(negative))
+    discovery = (
+        None if not positive or not negative else (read_source(positive), read_source(negative))
+    )
     play_command.run(
         model,
         circuit,
@@ -292,7 +288,7 @@ def report(
     """Write one HTML file of results, with what to bear in mind; it needs no network."""
     if (model is None) != (prompts is None):
         raise InputError("views of tokens need both --model and --prompts")
-    asked = None if prompts is None else _read(prompts)
+    asked = None if prompts is None else read_source(prompts)
     report_command.run(results, out, title, model=model, prompts=asked, device=device)
 
 
@@ -302,16 +298,6 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the paper, from a checkout; `reproduce --help` says more."""
     reproduce_command.run(arguments)
-
-
-def _read(source: str) -> Prompts:
-    path, _, query = source.partition("?")
-    options = dict(parse_qsl(query))
-    if unknown := set(options) - {"column", "config", "split"}:
-        raise InputError(
-            f"{source} has the unknown setting {min(unknown)!r}, expected column, config or split"
-        )
-    return read_prompts(path, **options)
 
 
 def _print_json(record: dict[str, Any]) -> None:

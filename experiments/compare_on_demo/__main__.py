@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cna_lens
-from cna_lens import Comparison, Estimate, SteeringMethod, read_prompts
+from cna_lens import Comparison, Estimate, InputError, SteeringMethod, read_prompts
 from cna_lens.sites import HookedModel
 from experiments.compare_on_demo.bounds import best
 from experiments.compare_on_demo.methods import (
@@ -73,6 +73,9 @@ def report_command(
     max_new_tokens: Tokens = 32,
     validated: Validated = 40,
     validated_tokens: ValidatedTokens = 24,
+    also: Annotated[
+        list[str] | None, typer.Option(help="A candidate to report beside the chosen ones.")
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Write the Pareto front there.")] = None,
 ) -> None:
     """Report the chosen ones on the test split."""
@@ -80,7 +83,9 @@ def report_command(
     found = Discovery.on(loaded)
     tried = candidates(found, direction)
     compared = _validated(loaded, model, direction, tried, out, validated, validated_tokens)
-    names = [_best(compared, tried, direction, fraction) for fraction in FRACTIONS]
+    names = [_best(compared, tried, direction, fraction) for fraction in FRACTIONS] + (also or [])
+    if unknown := [name for name in names if name and name not in tried]:
+        raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
     chosen = [tried[name][1] for name in names if name]
     control = chosen[-1] if chosen else None
     prompts = held_out_prompts(_goals(jbb), n_prompts)

@@ -2,11 +2,13 @@
 
 import pytest
 import tiny
+import torch
 from canary_models import CANARIES
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import audit
+from cna_lens.audit.histograms import binned
 
 pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
 
@@ -79,3 +81,23 @@ def test_an_added_vector_has_its_coefficient(hooked, fingerprint):
     with cna_lens.caa(hooked, CANARIES.harmful, CANARIES.benign).at(hooked, 0.5):
         found = audit.attest(hooked, fingerprint, CANARIES, access="activations")
     assert statistics(found)["shift"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_watch_counts_requests_and_tells_a_steered_circuit(hooked, circuit):
+    requests = [[3 + i % 7, 11 + i % 13, 30 + i % 5] for i in range(200)]
+    with audit.watch(hooked, circuit) as usual:
+        for request in requests:
+            hooked(torch.tensor([request]))
+    assert usual.alarm is None
+    expected = cna_lens.token_activations(hooked, list(circuit), requests[:1]).values[0][-1]
+    with audit.watch(hooked, circuit) as one:
+        hooked(torch.tensor(requests[:1]))
+    assert one.histograms.counts.argmax(1).tolist() == binned(expected).tolist()
+    with (
+        cna_lens.steer(hooked, circuit, 0.0, via="hooks"),
+        audit.watch(hooked, circuit, usual.histograms, on_alarm=lambda _: None) as later,
+    ):
+        for request in requests:
+            hooked(torch.tensor([request]))
+    assert later.alarm is not None
+    assert audit.hooks(hooked) == ()

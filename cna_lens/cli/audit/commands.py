@@ -1,4 +1,4 @@
-"""`audit fingerprint`, `attest` and `hooks`, for people and for gates in pipelines."""
+"""`audit fingerprint`, `attest`, `hooks` and `watch`, for people and for gates in pipelines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import typer
 
 from cna_lens import audit
 from cna_lens.circuit import Circuit
+from cna_lens.cli.audit.watching import Said, requests_of, said, watch_record, watch_requests
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.cli.report import say_where
+from cna_lens.cli.sources import SOURCE_HELP
 from cna_lens.errors import InputError
 from cna_lens.models import load_model
 from cna_lens.report import make_report
 
 EXIT_CODES: Mapping[str, int] = {"match": 0, "benign drift": 0, "tampered": 1, "undecided": 2}
+
+WATCH_EXIT_CODES: Mapping[Said, int] = {"no alarm": 0, "alarm": 1, "too few requests": 2}
 
 app = typer.Typer(
     help="Is this model, and the way to its answers, still what it was? "
@@ -142,6 +146,58 @@ def hooks(model: Model, device: Device = None, as_json: Json = False) -> None:
         lines = list(map(str, found)) or ["Nothing but the model's own is on the inference path."]
         console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
     raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def watch(
+    model: Model,
+    circuit: Annotated[Path, typer.Option(help="The circuit file whose neurons are watched.")],
+    requests: Annotated[
+        str,
+        typer.Option(help=f"'-' for standard input, one a line, as they come; or {SOURCE_HELP}"),
+    ],
+    usual: Annotated[
+        Path | None,
+        typer.Option(help="Counts of a trusted period; without them the first requests serve."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write all counts there, unless there is an alarm; no text is kept."),
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="The chance that there ever is an alarm where nothing changed.")
+    ] = 0.001,
+    least: Annotated[
+        int, typer.Option(help="With fewer requests, no alarm says nothing: exit code 2.", min=1)
+    ] = 100,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Ask requests in their order, to the first alarm that a circuit is not what it was."""
+    neurons = Circuit.load(circuit)
+    before = None if usual is None else audit.Histograms.load(usual)
+    asked = requests_of(requests)
+    quiet_loading()
+    watched, written = watch_requests(
+        load_model(model, device=device),
+        neurons,
+        asked,
+        before,
+        false_alarm_rate=false_alarm_rate,
+        out=out,
+        progress=not as_json,
+    )
+    verdict = said(watched, least)
+    if as_json:
+        _print_json(watch_record(watched, verdict) | {"written": str(out) if written else None})
+    else:
+        lines = [f"{verdict}: {watched.alarm or watched}"]
+        if written:
+            lines.append(f"Written to {out}")
+        elif out is not None and watched.alarm is not None:
+            lines.append(f"{out} is not written: a changed model must not become the usual one")
+        console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+    raise typer.Exit(WATCH_EXIT_CODES[verdict])
 
 
 def _canaries(path: Path | None) -> audit.Canaries | None:
