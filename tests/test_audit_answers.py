@@ -53,6 +53,23 @@ def asked(server, fingerprint, **settings):
     return attest_answers(endpoint, fingerprint, CANARIES, **settings)
 
 
+def test_refusals_got_in_another_way_are_judged_as_an_endpoints_are(server, fingerprint):
+    server.script = answering(HARMFUL[:9])
+    endpoint = asked(server, fingerprint)
+    own = [prompt not in (*HARMFUL[:9], *CANARIES.benign) for prompt in CANARIES.prompts]
+    assert audit.judge_refusals(own, fingerprint, model="served") == endpoint
+    assert endpoint.lost == 9
+
+
+@pytest.mark.parametrize(
+    ("refused", "settings", "message"),
+    [([True], {}, "there are 1 answers"), ([True] * 32, {"significance": 1.0}, "between 0 and 1")],
+)
+def test_refusals_that_cannot_be_judged_are_refused(fingerprint, refused, settings, message):
+    with pytest.raises(InputError, match=message):
+        audit.judge_refusals(refused, fingerprint, model="served", **settings)
+
+
 def test_the_same_refusals_match(server, fingerprint):
     server.script = answering([])
     found = asked(server, fingerprint)

@@ -24,7 +24,7 @@ from experiments.audit_study.analysis import (
 from experiments.audit_study.attacks import tampered, weakened_adapter
 from experiments.audit_study.bench import RANKINGS, Bench
 from experiments.audit_study.drifts import benign, random_neurons
-from experiments.audit_study.evasion import Attack, attacks, evade, largest_below
+from experiments.audit_study.evasion import Attack, attacks, evade, largest_below, spoofed
 from experiments.audit_study.finetuning import FineTune, finetuned_weights
 from experiments.audit_study.halves import Audit, halved
 from experiments.audit_study.running import run
@@ -48,6 +48,12 @@ class Attestation:
 
 
 @dataclass(frozen=True)
+class Answered:
+    verdict: str
+    score: float
+
+
+@dataclass(frozen=True)
 class ByLogits:
     """A stand-in for the audit: how far the logits have moved."""
 
@@ -59,6 +65,9 @@ class ByLogits:
     def judge(self, seen, **_):
         verdict = "tampered" if seen > 0.5 else "match"
         return Attestation(verdict, seen, (Check("logits", seen, 0.5, 1.0),))
+
+    def ask(self, model, **_):
+        return Answered("match", 2 * self.observe(model))
 
 
 def logits(model):
@@ -190,7 +199,7 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_with_the_same_records(bench, tmp
 
     class CutOff(ByLogits):
         def judge(self, seen, *, access):
-            if len(journal()) == 7:
+            if len(journal()) == 6:
                 raise KeyboardInterrupt
             return super().judge(seen, access=access)
 
@@ -199,12 +208,15 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_with_the_same_records(bench, tmp
 
     with pytest.raises(KeyboardInterrupt):
         run(chosen, bench, CutOff(auditor.reference), journal(), progress=False)
-    assert len(journal()) == 7
+    assert len(journal()) == 6
     run(chosen, bench, auditor, journal(), progress=False)
     records = journal()
-    assert len(records) == 9
+    assert len(records) == 12
     assert records["untouched | weights"]["score"] == 0
     assert records["adapter at 0 | activations"]["verdict"] == "tampered"
+    weights, answers = (records[f"adapter at 0 | {access}"] for access in ("weights", "answers"))
+    assert answers["score"] == 2 * weights["score"] > 0
+    assert (answers["verdict"], answers["checks"]) == ("match", [])
     assert (
         records["adapter at 0 | behaviour"]["log_odds"]
         != records["untouched | behaviour"]["log_odds"]
@@ -223,6 +235,7 @@ def test_an_audit_that_cannot_be_done_is_kept_with_its_reason(bench, tmp_path, m
     records = Journal(None, "audit study", {})
     run([VARIANTS["int8"]], bench, Refusing(0), records, progress=False)
     assert records["int8 | weights"]["error"] == "no plain weights"
+    assert records["int8 | answers"]["error"] == "no plain weights"
     assert "score" not in records["int8 | weights"]
 
 
@@ -358,6 +371,12 @@ def test_records_are_analysed_for_each_access(bench):
     weights, activations = analysed(records)
     assert weights.rows[0].auroc.value == 1.0
     assert activations.rows[0].auroc.value == 0.0
+    answers = {
+        f"{each['name']} | answers": {**each, "access": "answers"}
+        for each in records.values()
+        if each.get("access") == "weights"
+    }
+    assert [each.access for each in analysed(records | answers)][2:] == ["answers"]
     del records["untouched | behaviour"]
     with pytest.raises(InputError, match="reference itself"):
         analysed(records)
@@ -384,6 +403,33 @@ def test_an_adversary_stays_at_the_threshold_and_its_effect_is_measured(bench, m
         == found["scores"][f"{found['strength']:g}"]
     )
     assert found["log_odds"] == [2.0]
+
+
+def test_an_adversary_is_seen_by_the_access_that_there_is(bench, monkeypatch):
+    monkeypatch.setattr(
+        "experiments.audit_study.evasion.refusal_log_odds", lambda model, prompts: [2.0]
+    )
+    auditor = ByLogits(logits(bench.model))
+    strengths = []
+    # Answers score twice as much, so that what is seen at .3 of the weights is seen at .6 there.
+    for access, threshold in (("weights", 0.3), ("answers", 0.6), ("answers", 0.3)):
+        journal = Journal(None, "audit study", {})
+        attack = Attack("adapter", weakened_adapter)
+        (found,) = evade([attack], bench, auditor, access, threshold, journal)
+        strengths.append(found["strength"])
+    assert strengths[0] == strengths[1] > strengths[2]
+
+
+def test_a_reference_taken_of_the_tampered_model_itself_matches(bench):
+    journal = Journal(None, "audit study", {})
+    chosen = [VARIANTS["adapter at 0"]]
+
+    def take(model):
+        return ByLogits(logits(model))
+
+    (row,) = spoofed(chosen, bench, take, journal)
+    assert (row["name"], row["verdict"], row["score"]) == ("adapter at 0", "match", 0.0)
+    assert spoofed(chosen, bench, None, journal) == [row]
 
 
 def test_an_adversary_who_knows_the_watched_neurons_spares_them(bench, monkeypatch):

@@ -153,7 +153,8 @@ def test_a_comparison_of_nothing_is_refused():
             view(alone)
 
 
-def test_the_front_is_what_no_other_row_beats():
+@pytest.mark.parametrize(("prefer", "sign"), [("lowest", 1), ("highest", -1)])
+def test_the_front_is_what_no_other_row_beats(prefer, sign):
     comparison = results.comparison(methods=("ablation", "caa", "a much longer name"))
     points = {
         (row.kl_per_token.value, row.behaviour.value): row
@@ -163,13 +164,20 @@ def test_the_front_is_what_no_other_row_beats():
     unbeaten = [
         point
         for point in points
-        if not any(o != point and o[0] <= point[0] and o[1] <= point[1] for o in points)
+        if not any(
+            o != point and o[0] <= point[0] and sign * o[1] <= sign * point[1] for o in points
+        )
     ]
-    front = [(row.kl_per_token.value, row.behaviour.value) for row in comparison.front()]
+    front = [(row.kl_per_token.value, row.behaviour.value) for row in comparison.front(prefer)]
     assert front == sorted(unbeaten)
     assert 0 < len(front) < len(points)
-    rings = viz.pareto(comparison).axes[0].collections[-1].get_offsets()
+    rings = viz.pareto(comparison, prefer=prefer).axes[0].collections[-1].get_offsets()
     np.testing.assert_allclose(rings, [(kl, 100 * left) for kl, left in front])
+
+
+def test_the_front_prefers_one_or_the_other(without_type_checks):
+    with pytest.raises(InputError, match="prefer is 'best'"):
+        results.comparison().front("best")
 
 
 def test_stability_draws_the_curve_and_the_frequencies(evidence):
@@ -256,6 +264,12 @@ def lightness(colour):
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     y = sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_no_two_of_many_series_share_colour_and_marker():
+    n = len(COLOURS) ** 2
+    looks = [line_look(place) for place in range(n)]
+    assert len({(look["color"], look["marker"]) for look in looks}) == n
 
 
 def test_series_differ_without_colour():

@@ -1,6 +1,6 @@
 """Audit: is a model, and the way to its answers, still what it was?"""
 
-from cna_lens.audit.answers import AnswersAttestation, attest_answers
+from cna_lens.audit.answers import AnswersAttestation, attest_answers, judge_refusals
 from cna_lens.audit.attestations import Attestation, Check
 from cna_lens.audit.attesting import Observation, attest, judge, observe
 from cna_lens.audit.canaries import Canaries
@@ -31,6 +31,7 @@ __all__ = [
     "fingerprint",
     "hooks",
     "judge",
+    "judge_refusals",
     "load_signed",
     "new_key",
     "observe",

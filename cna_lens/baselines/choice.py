@@ -21,6 +21,12 @@ Metric = Callable[[HookedModel, Sequence[Prompt]], Sequence[float | None]]
 Prefer = Literal["lowest", "highest"]
 
 
+def check_prefer(prefer: str) -> None:
+    """Raise InputError unless it is one of `Prefer`."""
+    if prefer not in get_args(Prefer):
+        raise InputError(f"prefer is {prefer!r}, expected 'lowest' or 'highest'")
+
+
 @dataclass(frozen=True)
 class Choice:
     """The best of several steering methods, and how all of them did.
@@ -97,8 +103,7 @@ def choose(
         raise InputError("candidates is empty; give at least one steering method")
     if not prompts:
         raise InputError("prompts is empty; give at least one validation prompt")
-    if prefer not in get_args(Prefer):
-        raise InputError(f"prefer is {prefer!r}, expected 'lowest' or 'highest'")
+    check_prefer(prefer)
     unsteered = _mean(metric(model, prompts), len(prompts), "without steering")
     scores: list[float] = []
     for method in tqdm(candidates, desc="choosing", unit="method", disable=not progress):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cna_lens.baselines.choice import Prefer, check_prefer
 from cna_lens.errors import InputError
 from cna_lens.journal import read_journal
 from cna_lens.rendering import Cell, Summarized, Summary, Table
@@ -129,15 +130,24 @@ class Comparison(Summarized):
         """The table, with 95 % intervals: Wilson for rates, bootstrap for means."""
         return tuple(self._row(outcome) for outcome in self.outcomes)
 
-    def front(self) -> tuple[Row, ...]:
+    def front(self, prefer: Prefer = "lowest") -> tuple[Row, ...]:
         """The Pareto front of less behaviour against less KL per token, cheapest first.
 
         Of the rows above strength 0 those that no other one beats: with at most as much of both,
         and less of one. Rows without a KL divergence are left out. Points alone are compared,
         not their intervals.
+
+        Args:
+            prefer: "lowest" where the behaviour is to go, "highest" where it is to be brought
+                about.
+
+        Raises:
+            InputError: `prefer` is neither.
         """
+        check_prefer(prefer)
+        sign = 1 if prefer == "lowest" else -1
         known = [
-            (row.kl_per_token.value, row.behaviour.value, row)
+            (row.kl_per_token.value, sign * row.behaviour.value, row)
             for row in self.rows
             if row.strength > 0 and row.kl_per_token is not None
         ]

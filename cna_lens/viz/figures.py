@@ -137,11 +137,12 @@ def drawn(
 
 
 def line_look(place: int) -> dict[str, Any]:
-    """Colour, marker and dashes of one of several series; no two share all three."""
+    """Colour, marker and dashes of one of several series; no two of 49 share colour and marker."""
+    turn = place // len(COLOURS)
     return {
         "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": DASHES[place % len(DASHES)],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": DASHES[(place + turn) % len(DASHES)],
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 
+from cna_lens.baselines.choice import Prefer
 from cna_lens.comparison import Comparison
 from cna_lens.comparison.table import Row
 from cna_lens.errors import InputError
@@ -60,7 +61,9 @@ def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
     return figure
 
 
-def pareto(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
+def pareto(
+    comparison: Comparison, *, prefer: Prefer = "lowest", style: Style = "screen"
+) -> ResultFigure:
     """What is left of the behaviour against what steering costs on other prompts.
 
     Each point is a method at a strength, joined from weak to strong; the cost is the KL
@@ -69,10 +72,11 @@ def pareto(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
 
     Args:
         comparison: from `compare`.
+        prefer: "highest" where the behaviour is to be brought about, so that up is better.
         style: "screen", or "paper" for a column of 3.3 inches.
 
     Raises:
-        InputError: nothing but the unsteered model was compared.
+        InputError: nothing but the unsteered model was compared, or `prefer` is neither.
     """
     baseline, *rows = comparison.rows
     methods = _methods(rows)
@@ -101,7 +105,7 @@ def pareto(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
                     color=look["color"],
                     fontsize="small",
                 )
-        front = [row for row in comparison.front() if row.kl_per_token is not None]
+        front = [row for row in comparison.front(prefer) if row.kl_per_token is not None]
         axis.scatter(
             [row.kl_per_token.value for row in front if row.kl_per_token],
             [100 * row.behaviour.value for row in front],

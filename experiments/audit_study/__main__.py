@@ -4,10 +4,11 @@
     python -m experiments.audit_study analyse
     python -m experiments.audit_study evade
 
-The first audits every variant of the demo model that refuses, at both access levels, and measures
-by how much it moves the refusals; the second chooses thresholds on one half of the variants and
-judges them on the other; the third lets an adversary try strengths until the audit is silent. All
-write below `--out`, and an interrupted run goes on from there.
+The first audits every variant of the demo model that refuses, at all three access levels, and
+measures by how much it moves the refusals; the second chooses thresholds on one half of the
+variants and judges them on the other; the third lets an adversary try strengths until the audit is
+silent, and put a fingerprint of its own in the genuine one's place. All write below `--out`, and an
+interrupted run goes on from there.
 """
 
 from __future__ import annotations
@@ -23,18 +24,23 @@ import typer
 from rich.console import Console
 
 import cna_lens
-from cna_lens import audit
+from cna_lens import InputError, audit
+from cna_lens.audit.fingerprinting import ANSWER_TOKENS
 from cna_lens.files import write_atomically
 from cna_lens.journal import Journal, read_journal
+from cna_lens.metrics import is_refusal
 from cna_lens.sites import HookedModel
 from cna_lens.versions import library_versions
 from experiments.audit_study.analysis import analysed
 from experiments.audit_study.attacks import tampered
 from experiments.audit_study.bench import FRACTIONS, REFERENCE, Bench
 from experiments.audit_study.drifts import benign
-from experiments.audit_study.evasion import attacks, evade
-from experiments.audit_study.running import ACCESSES, Access, run
+from experiments.audit_study.evasion import attacks, evade, spoofed
+from experiments.audit_study.running import Access, run
 from experiments.audit_study.tables import show, show_evasion
+
+SPOOFED = ("adapter at 0", "adapter at 0.5", "relp 1.0% x 0 by weights")
+"""Variants of which a reference is taken, as by who has put it in the genuine one's place."""
 
 RESULTS = Path("experiments/results/audit_study.json")
 RECORDS, EVASIONS, FINGERPRINT = "records.jsonl", "evasions.jsonl", "fingerprint.json"
@@ -91,17 +97,20 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
     study = _Study(out, n_prompts)
     _, records = read_journal(out / RECORDS, "audit study")
     journal = study.journal(EVASIONS)
-    for level, access in zip(analysed(records, seed=seed), ACCESSES, strict=True):
+    for level in analysed(records, seed=seed):
         found = evade(
             attacks(study.watched),
             study.bench,
             study.auditor,
-            access,
+            level.access,
             level.threshold,
             journal,
             n_prompts=n_prompts,
         )
         show_evasion(found, records["untouched | behaviour"]["log_odds"], level)
+    chosen = [variant for variant in tampered() if variant.name in SPOOFED]
+    for row in spoofed(chosen, study.bench, _fingerprinted, journal):
+        typer.echo(f"fingerprint taken of {row['name']}: {row['verdict']}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,21 @@ class Fingerprinted:
 
     def judge(self, seen: audit.Observation, *, access: Access) -> audit.Attestation:
         """Compare what was seen."""
+        if access == "answers":
+            raise InputError("answers are asked for, not observed")
         return audit.judge(seen, self.fingerprint, access=access)
+
+    def ask(self, model: HookedModel, **settings: Any) -> audit.AnswersAttestation:
+        """Compare what it answers to the canaries."""
+        prompts = audit.Canaries.packaged().prompts
+        answers = cna_lens.generate(model, prompts, max_new_tokens=ANSWER_TOKENS, **settings)
+        return audit.judge_refusals(
+            list(map(is_refusal, answers)), self.fingerprint, model=REFERENCE
+        )
+
+
+def _fingerprinted(model: HookedModel) -> Fingerprinted:
+    return Fingerprinted(audit.fingerprint(model))
 
 
 class _Study:

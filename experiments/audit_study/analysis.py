@@ -70,13 +70,16 @@ class Level:
 
 
 def analysed(records: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> list[Level]:
-    """Every access level of a study.
+    """Every access level that a study has records of.
 
     Args:
         records: of the study's journal.
         seed: of the halves and of the bootstrap.
     """
-    return [level(audits(records, access), access, seed) for access in ACCESSES]
+    finished = {record.get("access") for record in records.values()}
+    return [
+        level(audits(records, access), access, seed) for access in ACCESSES if access in finished
+    ]
 
 
 def level(found: Sequence[Audit], access: str, seed: int) -> Level:

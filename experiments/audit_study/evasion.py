@@ -9,6 +9,7 @@ from typing import Any
 from cna_lens import Circuit, prompt_set, steer
 from cna_lens.journal import Journal
 from cna_lens.metrics import refusal_log_odds
+from cna_lens.sites import HookedModel
 from experiments.audit_study.attacks import (
     added_as_biases,
     erased_in_weights,
@@ -17,8 +18,8 @@ from experiments.audit_study.attacks import (
     weakened_adapter,
 )
 from experiments.audit_study.bench import FRACTIONS, Bench
-from experiments.audit_study.running import Access, Auditor
-from experiments.audit_study.variants import Enter, steered
+from experiments.audit_study.running import Access, Auditor, audited
+from experiments.audit_study.variants import Enter, Variant, steered
 
 STRONGEST = max(FRACTIONS)
 STEPS = 5
@@ -143,8 +144,8 @@ def _evaded(
 
     def seen(strength: float) -> bool:
         with attack.at(strength)(bench) as model:
-            observation = auditor.observe(model, access=access)
-        scores[strength] = float(auditor.judge(observation, access=access).score)
+            ((_, found),) = audited(auditor, model, [access], {})
+        scores[strength] = found["score"]
         return scores[strength] > threshold
 
     strength = largest_below(seen)
@@ -155,3 +156,28 @@ def _evaded(
         "log_odds": log_odds,
         "scores": {f"{at:g}": score for at, score in sorted(scores.items())},
     }
+
+
+def spoofed(
+    variants: Sequence[Variant],
+    bench: Bench,
+    take: Callable[[HookedModel], Auditor],
+    journal: Journal,
+) -> list[dict[str, Any]]:
+    """What the audit says of tampered variants where its fingerprint was taken of them.
+
+    Args:
+        variants: the tampered ones.
+        bench: what they are made of.
+        take: takes a fingerprint.
+        journal: where finished ones are kept.
+    """
+    found: list[dict[str, Any]] = []
+    for variant in variants:
+        key = f"{variant.name} | spoofed reference"
+        if key not in journal:
+            with variant.enter(bench) as model:
+                ((_, record),) = audited(take(model), model, ["weights"], variant.audited_with)
+            journal.add(key, {"name": variant.name, **record})
+        found.append(dict(journal[key]))
+    return found

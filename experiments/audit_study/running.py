@@ -16,28 +16,49 @@ from cna_lens.sites import HookedModel
 from experiments.audit_study.bench import Bench
 from experiments.audit_study.variants import Variant, check_names
 
-Access = Literal["weights", "activations"]
-ACCESSES: tuple[Access, ...] = ("weights", "activations")
+Access = Literal["weights", "activations", "answers"]
+ACCESSES: tuple[Access, ...] = ("weights", "activations", "answers")
+"""White box, grey box and black box."""
+
 BEHAVIOUR = "behaviour"
 
 
 class Attested(Protocol):
     """What the audit says of a model."""
 
-    verdict: str
-    score: float
-    checks: tuple[Any, ...]
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """The higher, the likelier tampered with."""
+        ...
+
+
+class Judged(Attested, Protocol):
+    """What it says of weights and activations."""
+
+    @property
+    def checks(self) -> tuple[Any, ...]:
+        """Its checks."""
+        ...
 
 
 class Auditor(Protocol):
-    """The audit against a fingerprint of the reference; one look serves every access."""
+    """The audit against a fingerprint of the reference; one look serves weights and activations."""
 
     def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> Any:
         """Look at a model, with "weights" at all of it."""
         ...
 
-    def judge(self, seen: Any, *, access: Access) -> Attested:
+    def judge(self, seen: Any, *, access: Access) -> Judged:
         """What was seen, as far as the access goes, beside the fingerprint."""
+        ...
+
+    def ask(self, model: HookedModel, **settings: Any) -> Attested:
+        """Its answers alone, beside the fingerprint's."""
         ...
 
 
@@ -87,31 +108,46 @@ def audited(
     accesses: Sequence[Access],
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[Access, dict[str, Any]]]:
-    """The audits of a model as plain data; the model runs once for all of them."""
-    if not accesses:
+    """The audits of a model as plain data; it runs once for weights and activations together."""
+    looked_at = [access for access in accesses if access != "answers"]
+    if "answers" in accesses:
+        began = time.perf_counter()
+        try:
+            answered = auditor.ask(model, **settings)
+        except CnaLensError as error:
+            yield "answers", _failed("answers", error, began)
+        else:
+            yield "answers", _recorded("answers", answered, (), began)
+    if not looked_at:
         return
     began = time.perf_counter()
     try:
         # The first access sees most.
-        seen = auditor.observe(model, access=accesses[0], **settings)
+        seen = auditor.observe(model, access=looked_at[0], **settings)
     except CnaLensError as error:
-        failed = {"error": str(error), "seconds": time.perf_counter() - began}
-        yield from ((access, {"access": access, **failed}) for access in accesses)
+        yield from ((access, _failed(access, error, began)) for access in looked_at)
         return
     looking = time.perf_counter() - began
-    for access in accesses:
-        began = time.perf_counter()
+    for access in looked_at:
+        began = time.perf_counter() - looking
         found = auditor.judge(seen, access=access)
-        yield (
-            access,
-            {
-                "access": access,
-                "verdict": found.verdict,
-                "score": float(found.score),
-                "checks": [asdict(check) for check in found.checks],
-                "seconds": looking + time.perf_counter() - began,
-            },
-        )
+        yield access, _recorded(access, found, found.checks, began)
+
+
+def _failed(access: Access, error: CnaLensError, began: float) -> dict[str, Any]:
+    return {"access": access, "error": str(error), "seconds": time.perf_counter() - began}
+
+
+def _recorded(
+    access: Access, found: Attested, checks: Sequence[Any], began: float
+) -> dict[str, Any]:
+    return {
+        "access": access,
+        "verdict": found.verdict,
+        "score": float(found.score),
+        "checks": [asdict(check) for check in checks],
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def key(variant: Variant, part: str) -> str:

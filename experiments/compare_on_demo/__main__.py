@@ -2,17 +2,22 @@
 
     python -m experiments.compare_on_demo choose --model demo-refusal --direction remove
     python -m experiments.compare_on_demo report --model demo-refusal --direction remove
+    python -m experiments.compare_on_demo tell-apart "relp 0.3%, 2" --model demo --direction add
 
 The first tries rankings, sizes and multipliers on the validation split of the adapter's training
 set; the second reports the chosen ones once, beside the paper's methods, directional ablation and a
-random control, on the packaged evaluation set and JBB-Behaviors. Labels, scores and hashes go to
-`experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted run
+random control, on the packaged evaluation set and JBB-Behaviors; the third asks how well the
+steered log-odds of a refusal tell harmful requests from look-alikes. Labels, scores and hashes go
+to `experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted run
 goes on.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -22,7 +27,11 @@ from rich.table import Table
 
 import cna_lens
 from cna_lens import Comparison, Estimate, InputError, SteeringMethod, read_prompts
+from cna_lens.baselines.choice import Prefer
+from cna_lens.files import write_atomically
+from cna_lens.metrics import refusal_log_odds
 from cna_lens.sites import HookedModel
+from experiments.audit_study.analysis import auroc_with_interval
 from experiments.compare_on_demo.bounds import best
 from experiments.compare_on_demo.methods import (
     FRACTIONS,
@@ -103,7 +112,43 @@ def report_command(
     if figure is not None:
         from cna_lens import viz
 
-        viz.pareto(comparison).figure.savefig(figure, dpi=150)
+        prefer: Prefer = "lowest" if direction == "remove" else "highest"
+        viz.pareto(comparison, prefer=prefer).savefig(figure, dpi=150)
+
+
+@app.command("tell-apart")
+def tell_apart_command(
+    methods: Annotated[list[str], typer.Argument(help="Candidates, by name.")],
+    model: Model = "demo",
+    direction: To = "add",
+    out: Out = RESULTS,
+    n_prompts: Prompts = 60,
+) -> None:
+    """How well steered log-odds tell harmful requests from look-alikes, on the evaluation set."""
+    loaded = cna_lens.load_model(model)
+    tried = candidates(Discovery.on(loaded), direction)
+    if unknown := [name for name in methods if name not in tried]:
+        raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
+    prompts = held_out_prompts([], n_prompts)
+    entered = {"unsteered": nullcontext(), **{name: tried[name][1].at(loaded) for name in methods}}
+    areas: dict[str, Estimate] = {}
+    for name, steered in entered.items():
+        with steered:
+            harmful, alike = (
+                refusal_log_odds(loaded, each) for each in (prompts.positive, prompts.negative)
+            )
+        areas[name] = auroc_with_interval(harmful, alike)
+        typer.echo(f"{name}: area under the ROC curve {areas[name]}")
+    record = {
+        "command": " ".join(["python -m experiments.compare_on_demo", *sys.argv[1:]]),
+        "weights_sha256": cna_lens.weights_hash(loaded),
+        "n": [len(prompts.positive), len(prompts.negative)],
+        "seed": 0,
+        "areas": {name: asdict(area) for name, area in areas.items()},
+    }
+    path = out / f"tell_apart_{direction}_{model}.json"
+    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    typer.echo(f"Written to {path}")
 
 
 def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
