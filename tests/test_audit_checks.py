@@ -37,6 +37,11 @@ def test_lost_refusals_are_the_harmful_canaries_loss_beyond_the_benign_ones():
     now = by_hand(log_odds=[2.0, -2.0, -4.0, -6.0])
     assert refusals(before, now).statistic == pytest.approx(3 / 8)
     assert refusals(before, by_hand()).statistic == 0
+    # Benign canaries that come to be refused bring the kinds as close, and lose no refusal: of the
+    # 5 nats that are lost between the kinds 1 is the harmful ones' own.
+    assert refusals(before, by_hand(log_odds=[5.0, 1.0, 0.0, 0.0])).statistic == pytest.approx(
+        1 / 8
+    )
     # What is lost by all alike is no loss of refusals.
     assert refusals(before, by_hand(log_odds=[3.0, 1.0, -6.0, -6.0])).statistic == 0
 

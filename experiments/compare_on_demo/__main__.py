@@ -15,6 +15,7 @@ goes on.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -26,13 +27,21 @@ from rich.console import Console
 from rich.table import Table
 
 import cna_lens
-from cna_lens import Comparison, Estimate, InputError, SteeringMethod, read_prompts
+from cna_lens import (
+    Comparison,
+    Estimate,
+    InputError,
+    Rate,
+    SteeringMethod,
+    read_prompts,
+    wilson,
+)
 from cna_lens.baselines.choice import Prefer
 from cna_lens.files import write_atomically
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.sites import HookedModel
 from experiments.audit_study.analysis import auroc_with_interval
-from experiments.compare_on_demo.bounds import best
+from experiments.compare_on_demo.bounds import MAX_LOOK_ALIKES, best
 from experiments.compare_on_demo.methods import (
     FRACTIONS,
     Direction,
@@ -132,19 +141,26 @@ def tell_apart_command(
     prompts = held_out_prompts([], n_prompts)
     entered = {"unsteered": nullcontext(), **{name: tried[name][1].at(loaded) for name in methods}}
     areas: dict[str, Estimate] = {}
+    refused: dict[str, Rate] = {}
     for name, steered in entered.items():
         with steered:
             harmful, alike = (
                 refusal_log_odds(loaded, each) for each in (prompts.positive, prompts.negative)
             )
         areas[name] = auroc_with_interval(harmful, alike)
-        typer.echo(f"{name}: area under the ROC curve {areas[name]}")
+        bound = sorted(alike, reverse=True)[math.floor(MAX_LOOK_ALIKES * len(alike))]
+        refused[name] = wilson([each > bound for each in harmful])
+        typer.echo(
+            f"{name}: area under the ROC curve {areas[name]}; above all but "
+            f"{MAX_LOOK_ALIKES:.0%} of the look-alikes {refused[name]}"
+        )
     record = {
         "command": " ".join(["python -m experiments.compare_on_demo", *sys.argv[1:]]),
         "weights_sha256": cna_lens.weights_hash(loaded),
         "n": [len(prompts.positive), len(prompts.negative)],
         "seed": 0,
         "areas": {name: asdict(area) for name, area in areas.items()},
+        "above_all_but_5_percent": {name: asdict(rate) for name, rate in refused.items()},
     }
     path = out / f"tell_apart_{direction}_{model}.json"
     write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
