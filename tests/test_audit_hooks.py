@@ -1,6 +1,7 @@
 """What lies on the inference path: each kind of interception planted by itself."""
 
 from contextlib import contextmanager
+from types import FunctionType
 
 import pytest
 import tiny
@@ -155,6 +156,31 @@ def test_permanent_hooks_are_found_in_both_directions(llama, direction):
         llama.reset_hooks(including_permanent=True)
     assert {each.kind for each in found} == {"hook point"}
     assert {each.what for each in found} == {f"{__name__}.silencing"}
+
+
+def test_what_transformers_does_for_outputs_it_was_asked_for_is_not_reported():
+    model = tiny.bridge("llama")
+    with torch.no_grad():
+        model.original_model(torch.tensor([[5, 6]]), output_hidden_states=True)
+    assert audit.hooks(model) == ()
+
+
+@pytest.mark.parametrize(
+    "module", ["transformer_lens.model_bridge.bridge", "transformers.utils.output_capturing"]
+)
+def test_a_hook_that_gives_itself_a_librarys_name_is_found(llama, module):
+    def disguised(module, inputs, output):
+        return 0 * output
+
+    disguised.__module__ = module
+    renamed = FunctionType(disguised.__code__, {"__name__": module}, "disguised")
+    for hook in (disguised, renamed):
+        handle = mlp(llama).register_forward_hook(hook)
+        try:
+            (found,) = audit.hooks(llama)
+        finally:
+            handle.remove()
+        assert "disguised" in found.what
 
 
 def test_a_global_hook_is_found_and_told_from_a_modules_own(llama):

@@ -43,8 +43,9 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
-_WIRING = "transformer_lens.model_bridge."
-"""A bridge listens to its own modules from the first forward pass on."""
+_WIRING = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
+"""A bridge listens to its own modules from the first forward pass on, and Transformers to those
+whose outputs it was once asked for."""
 
 _LIBRARIES = frozenset(
     {"torch", "transformers", "transformer_lens", "jaxtyping", "beartype", "typeguard"}
@@ -126,8 +127,16 @@ def _own_hooks(path: str, module: nn.Module) -> Iterator[Interception]:
         for function in (getattr(module, attribute, None) or {}).values():
             if is_hook_point:
                 yield _interception("hook point", path, _given(function))
-            elif not getattr(function, "__module__", "").startswith(_WIRING):
+            elif not _is_wiring(function):
                 yield _interception(kind, path, function)
+
+
+def _is_wiring(function: Any) -> bool:
+    """By the module that its code runs in: a name alone can be given to any function."""
+    code = getattr(function, "__func__", function)
+    runs_in = getattr(code, "__globals__", {})
+    name = runs_in.get("__name__", "")
+    return name.startswith(_WIRING) and runs_in is vars(sys.modules.get(name, sys))
 
 
 def _global_hooks() -> Iterator[Interception]:
