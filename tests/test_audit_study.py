@@ -436,9 +436,13 @@ def test_an_adversary_who_knows_the_watched_neurons_spares_them(bench, monkeypat
     monkeypatch.setattr("experiments.audit_study.evasion.STRONGEST", 4 / (2 * tiny.WIDTH))
     whole = bench.circuit("relp", 4 / (2 * tiny.WIDTH))
     watched = replace(whole, neurons=whole.neurons[:2], scores=whole.scores[:2])
-    sparing = next(attack for attack in attacks(watched) if "without" in attack.name)
-    with sparing.at(1.0)(bench) as model:
+    by_weights, by_hooks = (each for each in attacks(watched) if "without" in each.name)
+    with by_weights.at(1.0)(bench) as model:
         assert edited_neurons(model) == set(whole) - set(watched)
+        expected = logits(model)
+    with by_hooks.at(1.0)(bench) as model:
+        assert edited_neurons(model) == set()
+        torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.real_model

@@ -29,6 +29,7 @@ from cna_lens.audit.fingerprinting import ANSWER_TOKENS
 from cna_lens.files import write_atomically
 from cna_lens.journal import Journal, read_journal
 from cna_lens.metrics import is_refusal
+from cna_lens.neurons import AnyNeuron
 from cna_lens.sites import HookedModel
 from cna_lens.versions import library_versions
 from experiments.audit_study.analysis import analysed
@@ -99,7 +100,7 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
     journal = study.journal(EVASIONS)
     for level in analysed(records, seed=seed):
         found = evade(
-            attacks(study.watched),
+            attacks(study.auditor.watched),
             study.bench,
             study.auditor,
             level.access,
@@ -118,6 +119,12 @@ class Fingerprinted:
     """The audit, with the reference's fingerprint."""
 
     fingerprint: audit.Fingerprint
+
+    @property
+    def watched(self) -> frozenset[AnyNeuron]:
+        """Every neuron whose activations stand in the fingerprint."""
+        reference = self.fingerprint.reference
+        return frozenset(map(reference.layout.neuron, reference.watched.places.tolist()))
 
     def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> audit.Observation:
         """Look at a model."""
@@ -149,10 +156,10 @@ class _Study:
         self.folder = folder
         self.n_prompts = n_prompts
         self.bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), folder)
-        self.watched = self.bench.circuit("contrast", min(FRACTIONS))
         path = folder / FINGERPRINT
         if not path.exists():
-            audit.fingerprint(self.bench.model, self.watched).save(path)
+            circuit = self.bench.circuit("contrast", min(FRACTIONS))
+            audit.fingerprint(self.bench.model, circuit).save(path)
         self.auditor = Fingerprinted(audit.Fingerprint.load(path))
 
     def journal(self, name: str) -> Journal:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cna_lens import Circuit, prompt_set, steer
 from cna_lens.journal import Journal
 from cna_lens.metrics import refusal_log_odds
+from cna_lens.neurons import AnyNeuron
 from cna_lens.sites import HookedModel
+from cna_lens.steering import Via
 from experiments.audit_study.attacks import (
     added_as_biases,
     erased_in_weights,
@@ -22,6 +24,7 @@ from experiments.audit_study.running import Access, Auditor, audited
 from experiments.audit_study.variants import Enter, Variant, steered
 
 STRONGEST = max(FRACTIONS)
+WAYS: tuple[Via, Via] = ("weights", "hooks")
 STEPS = 5
 """Halvings of the interval of strengths: the last one is known to 1/32."""
 
@@ -34,8 +37,8 @@ class Attack:
     at: Callable[[float], Enter]
 
 
-def attacks(watched: Circuit) -> tuple[Attack, ...]:
-    """One of each kind that takes refusals away, and one that spares the watched neurons.
+def attacks(watched: Collection[AnyNeuron]) -> tuple[Attack, ...]:
+    """One of each kind that takes refusals away, and two that spare the watched neurons.
 
     Args:
         watched: the neurons whose statistics stand in the fingerprint.
@@ -45,9 +48,12 @@ def attacks(watched: Circuit) -> tuple[Attack, ...]:
             "relp 1% scaled in weights",
             lambda strength: scaled_neurons("relp", STRONGEST, 1 - strength, "weights"),
         ),
-        Attack(
-            "the same without the watched neurons",
-            lambda strength: unwatched_neurons(watched, 1 - strength),
+        *(
+            Attack(
+                f"relp 1% without any watched neuron, scaled by {via}",
+                lambda strength, via=via: unwatched_neurons(watched, 1 - strength, via),
+            )
+            for via in WAYS
         ),
         Attack(
             "attribution patching 1% mirrored at the last token",
@@ -59,8 +65,8 @@ def attacks(watched: Circuit) -> tuple[Attack, ...]:
     )
 
 
-def unwatched_neurons(watched: Circuit, multiplier: float) -> Enter:
-    """The neurons of a gradient's circuit that no fingerprint looks at, scaled in the weights."""
+def unwatched_neurons(watched: Collection[AnyNeuron], multiplier: float, via: Via) -> Enter:
+    """The neurons of a gradient's circuit that the fingerprint does not look at, scaled."""
 
     def others(circuit: Circuit) -> Circuit:
         kept = [
@@ -76,7 +82,7 @@ def unwatched_neurons(watched: Circuit, multiplier: float) -> Enter:
             bench.model,
             others(bench.circuit("relp", STRONGEST)),
             multiplier=multiplier,
-            via="weights",
+            via=via,
         )
     )
 
