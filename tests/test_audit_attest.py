@@ -191,7 +191,9 @@ def test_a_statistic_that_chance_may_explain_gives_no_verdict(model, circuit, fi
 def test_thresholds_are_never_within_the_fingerprints_own_noise(model, fingerprint):
     noisy = replace(fingerprint.null[1], statistics={"refusals": 0.3, "neurons": 0.0})
     thresholds = Thresholds({"refusals": 0.2})
-    assert thresholds.of("refusals", 0.3) == pytest.approx(0.9)
+    assert thresholds.of("refusals", 0.25) == pytest.approx(0.75)
+    # Never so high that the loss of everything would not count.
+    assert thresholds.of("refusals", 0.5) == 0.9
     assert thresholds.of("refusals", 0.01) == 0.2
     assert replace(fingerprint, null=(noisy,)).null_spread("refusals") == 0.3
     assert replace(fingerprint, null=()).null_spread("refusals") == 0

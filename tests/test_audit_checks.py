@@ -54,6 +54,9 @@ def test_the_null_spread_is_the_largest_statistic_of_any_sample_of_canaries_of_e
     assert spread(before, now, n_resamples=0)["refusals"] == pytest.approx(2 / 8)
     assert spread(before, now)["refusals"] == pytest.approx(4 / 9)
     assert spread(before, by_hand())["refusals"] == 0
+    # What is gained is as far from nothing as what is lost.
+    gained = by_hand(log_odds=[9.0, 3.0, -4.0, -4.0])
+    assert spread(before, gained)["refusals"] == pytest.approx(-4 / 9)
 
 
 def test_lost_separation_is_a_share_of_the_kinds_distance():

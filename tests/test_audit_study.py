@@ -28,6 +28,8 @@ from experiments.audit_study.evasion import Attack, attacks, evade, largest_belo
 from experiments.audit_study.finetuning import FineTune, finetuned_weights
 from experiments.audit_study.halves import Audit, halved
 from experiments.audit_study.running import run
+from experiments.audit_study.variants import Variant, steered
+from experiments.audit_study.watching import shuffled_requests, watched
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -443,6 +445,28 @@ def test_an_adversary_who_knows_the_watched_neurons_spares_them(bench, monkeypat
     with by_hooks.at(1.0)(bench) as model:
         assert edited_neurons(model) == set()
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_watch_is_counted_to_its_alarm_and_the_reference_gives_none(bench, monkeypatch):
+    asked = [f"w{3 + i % 7} w{11 + i % 13}" for i in range(160)]
+    monkeypatch.setattr(
+        "experiments.audit_study.watching.shuffled_requests",
+        lambda seed: (asked[:100], asked[100:]),
+    )
+    circuit = bench.circuit("contrast", 1.0)
+    silent = steered(lambda bench: cna_lens.steer(bench.model, circuit, 0.0, via="hooks"))
+    changed = Variant("silent", "neurons", True, silent)
+    rows = watched([VARIANTS["untouched"], changed], bench, circuit)
+    assert [row["alarm_after"] is None for row in rows] == [True, False]
+    assert rows[1]["alarm_after"] < rows[1]["n_requests"] == 60
+    assert audit.hooks(bench.model) == ()
+
+
+def test_requests_of_a_watch_are_never_twice_and_in_an_order_by_seed():
+    trusted, later = shuffled_requests(0)
+    assert len(trusted) == 200
+    assert len({*trusted, *later}) == len(trusted) + len(later)
+    assert (trusted, later) == shuffled_requests(0) != shuffled_requests(1)
 
 
 @pytest.mark.real_model

@@ -3,12 +3,13 @@
     python -m experiments.audit_study run
     python -m experiments.audit_study analyse
     python -m experiments.audit_study evade
+    python -m experiments.audit_study watch
 
 The first audits every variant of the demo model that refuses, at all three access levels, and
 measures by how much it moves the refusals; the second chooses thresholds on one half of the
 variants and judges them on the other; the third lets an adversary try strengths until the audit is
-silent, and put a fingerprint of its own in the genuine one's place. All write below `--out`, and an
-interrupted run goes on from there.
+silent, and put a fingerprint of its own in the genuine one's place. These write below `--out`, and
+an interrupted run goes on from there. The last one watches a circuit while requests come in.
 """
 
 from __future__ import annotations
@@ -39,11 +40,19 @@ from experiments.audit_study.drifts import benign
 from experiments.audit_study.evasion import attacks, evade, spoofed
 from experiments.audit_study.running import Access, run
 from experiments.audit_study.tables import show, show_evasion
+from experiments.audit_study.watching import N_TRUSTED, watched
 
 SPOOFED = ("adapter at 0", "adapter at 0.5", "relp 1.0% x 0 by weights")
 """Variants of which a reference is taken, as by who has put it in the genuine one's place."""
 
+WATCHED = (
+    *("untouched", "stored in bfloat16", "adapter at 0", "adapter at 0.5", "adapter at 0.75"),
+    *("contrast 0.3% x 0.5 by hooks", "relp 1.0% x 0 by weights", "CAA, MLPs, 0.5, biases"),
+    *("direction erased 1 in weights", "fine-tune on prose, 0.0005, seed 4"),
+)
+
 RESULTS = Path("experiments/results/audit_study.json")
+WATCH_RESULTS = Path("experiments/results/audit_watch.json")
 RECORDS, EVASIONS, FINGERPRINT = "records.jsonl", "evasions.jsonl", "fingerprint.json"
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
@@ -112,6 +121,28 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
     chosen = [variant for variant in tampered() if variant.name in SPOOFED]
     for row in spoofed(chosen, study.bench, _fingerprinted, journal):
         typer.echo(f"fingerprint taken of {row['name']}: {row['verdict']}")
+
+
+@app.command("watch")
+def watch_command(out: Out = FOLDER, results: Results = WATCH_RESULTS, seed: Seed = 0) -> None:
+    """After how many requests a watch of the circuit tells some variants from the reference."""
+    bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), out)
+    circuit = bench.circuit("contrast", min(FRACTIONS))
+    chosen = [variant for variant in (*benign(), *tampered()) if variant.name in WATCHED]
+    found = watched(chosen, bench, circuit, seed=seed)
+    for row in found:
+        said = "no alarm" if row["alarm_after"] is None else f"alarm after {row['alarm_after']}"
+        typer.echo(f"{row['name']}: {said} of {row['n_requests']} requests")
+    record = {
+        "command": " ".join(["python -m experiments.audit_study", *sys.argv[1:]]),
+        "seed": seed,
+        "n_trusted": N_TRUSTED,
+        "weights_sha256": cna_lens.weights_hash(bench.model),
+        "versions": dict(library_versions()),
+        "watched": found,
+    }
+    write_atomically(results, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    typer.echo(f"Written to {results}")
 
 
 @dataclass(frozen=True)
