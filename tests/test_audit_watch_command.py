@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -87,6 +88,14 @@ def test_silence_on_few_requests_says_nothing(at_hand, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("w3\nw4\n"))
     assert watch("--requests", "-", "--out", "usual.json") == 2
     assert audit.Histograms.load("usual.json").n_requests == 2
+
+
+def test_a_circuit_of_another_models_name_needs_to_be_meant(at_hand, capsys):
+    found_on = replace(CIRCUIT.provenance, model="elsewhere")
+    replace(CIRCUIT, provenance=found_on).save("circuit.json")
+    assert watch("--requests", "requests.txt") == 2
+    assert "found on elsewhere" in capsys.readouterr().err
+    assert watch("--requests", "requests.txt", "--allow-other-model") == 0
 
 
 def interrupted(lines):

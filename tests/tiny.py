@@ -45,6 +45,7 @@ def tokenizer(chat=False, more_words=()):
     # TransformerLens loads a tokenizer anew from where it came.
     folder = tempfile.mkdtemp(prefix="cna-lens-tokenizer-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     fast.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 

@@ -124,6 +124,7 @@ def watch(
     false_alarm_rate: float = 0.001,
     on_alarm: Callable[[Alarm], None] | None = None,
     seed: int = 0,
+    allow_other_model: bool = False,
 ) -> Generator[Watch]:
     r"""Count a circuit's activations during normal use, and say when they change.
 
@@ -159,6 +160,8 @@ def watch(
         false_alarm_rate: the chance of an alarm where nothing has changed.
         on_alarm: called once, with the alarm, during a forward pass; without it there is a warning.
         seed: of the random numbers that break ties.
+        allow_other_model: accept a circuit that was found on a model of another name, such as the
+            same weights from a folder.
 
     Raises:
         InputError: a rate outside (0, 1), an empty circuit, neurons of experts, or a reference of
@@ -171,7 +174,7 @@ def watch(
     """
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"false_alarm_rate is {false_alarm_rate}, expected between 0 and 1")
-    check_circuit(model, circuit)
+    check_circuit(model, circuit, allow_other_model=allow_other_model)
     neurons = _dense(circuit)
     if reference is None:
         reference = Histograms.empty(model_name(model), neurons)

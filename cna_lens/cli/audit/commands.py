@@ -170,6 +170,13 @@ def watch(
     least: Annotated[
         int, typer.Option(help="With fewer requests, no alarm says nothing: exit code 2.", min=1)
     ] = 100,
+    allow_other_model: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-model",
+            help="Take a circuit found on a model of another name, such as the same in a folder.",
+        ),
+    ] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -185,6 +192,7 @@ def watch(
         before,
         false_alarm_rate=false_alarm_rate,
         out=out,
+        allow_other_model=allow_other_model,
         progress=not as_json,
     )
     verdict = said(watched, least)

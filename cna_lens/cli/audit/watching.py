@@ -43,6 +43,7 @@ def watch_requests(
     *,
     false_alarm_rate: float,
     out: Path | None,
+    allow_other_model: bool,
     progress: bool,
 ) -> tuple[audit.Watch, bool]:
     """Run requests one by one, in their order, to an alarm, to their end, or to Ctrl-C.
@@ -57,7 +58,12 @@ def watch_requests(
         InputError: a request that the model cannot take, by its number.
     """
     with audit.watch(
-        model, circuit, usual, false_alarm_rate=false_alarm_rate, on_alarm=lambda _: None
+        model,
+        circuit,
+        usual,
+        false_alarm_rate=false_alarm_rate,
+        on_alarm=lambda _: None,
+        allow_other_model=allow_other_model,
     ) as watched:
         try:
             with suppress(KeyboardInterrupt):
