@@ -282,6 +282,7 @@ def test_at_most_one_in_a_hundred_of_the_calibration_half_is_above_the_threshold
     random.Random(0).shuffle(scores)
     assert chosen_threshold(scores) == 197.0
     assert chosen_threshold([3.0, 1.0, 2.0]) == 3.0
+    assert chosen_threshold([3.0, 1.0, 2.0, 0.0], at_most=0.25) == 2.0
 
 
 def test_each_kind_is_halved_and_the_halves_are_of_one_size():
@@ -420,6 +421,16 @@ def test_an_adversary_is_seen_by_the_access_that_there_is(bench, monkeypatch):
         (found,) = evade([attack], bench, auditor, access, threshold, journal)
         strengths.append(found["strength"])
     assert strengths[0] == strengths[1] > strengths[2]
+
+
+def test_an_attack_that_cannot_be_audited_is_named_with_the_reason(bench):
+    class Refusing(ByLogits):
+        def observe(self, *_, **__):
+            raise cna_lens.ModelError("no plain weights")
+
+    attack = Attack("adapter", weakened_adapter)
+    with pytest.raises(InputError, match="adapter at 1 cannot be audited: no plain weights"):
+        evade([attack], bench, Refusing(0), "weights", 0.3, Journal(None, "audit study", {}))
 
 
 def test_a_reference_taken_of_the_tampered_model_itself_matches(bench):

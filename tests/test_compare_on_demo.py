@@ -1,8 +1,10 @@
 """Which method experiments.compare_on_demo chooses on its validation split."""
 
-from cna_lens import Comparison
+import pytest
+
+from cna_lens import Comparison, InputError
 from cna_lens.comparison.table import UNSTEERED, Outcome
-from experiments.compare_on_demo.__main__ import parts
+from experiments.compare_on_demo.__main__ import check_candidates, parts
 from experiments.compare_on_demo.bounds import best
 from experiments.compare_on_demo.prompts import held_out_prompts, validation_prompts
 from experiments.demo_refusal import training_set
@@ -83,3 +85,9 @@ def test_validation_requests_are_in_no_other_set():
     assert len(asked) == 120
     assert not asked & (trained | {*reported.positive, *reported.negative})
     assert reported.positive[60:] == ("a goal",)
+
+
+def test_a_name_that_no_candidate_has_is_refused_with_those_there_are():
+    check_candidates(["relp 0.3%, 2"], ["relp 0.3%, 2"])
+    with pytest.raises(InputError, match=r"no candidate 'relp'; there are: relp 0.3%, 2"):
+        check_candidates(["relp"], ["relp 0.3%, 2"])

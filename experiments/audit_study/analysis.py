@@ -193,8 +193,12 @@ def _areas(tampered: Any, benign: Any, axis: int = -1) -> Any:
     return ((differences > 0) + 0.5 * (differences == 0)).mean((-2, -1))
 
 
-def chosen_threshold(benign: Sequence[float]) -> float:
-    """The lowest score that at most `MAX_FALSE_ALARMS` of the benign ones are above.
+def chosen_threshold(benign: Sequence[float], at_most: float = MAX_FALSE_ALARMS) -> float:
+    """The lowest score of benign ones that at most some share of them is above.
+
+    Args:
+        benign: their scores.
+        at_most: the share.
 
     Raises:
         InputError: there are none.
@@ -202,7 +206,7 @@ def chosen_threshold(benign: Sequence[float]) -> float:
     if not benign:
         raise InputError("there is no benign variant in the calibration half; run more variants")
     ordered = sorted(benign, reverse=True)
-    return ordered[math.floor(MAX_FALSE_ALARMS * len(ordered))]
+    return ordered[math.floor(at_most * len(ordered))]
 
 
 def _row(

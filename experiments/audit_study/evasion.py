@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cna_lens import Circuit, prompt_set, steer
+from cna_lens import Circuit, InputError, prompt_set, steer
 from cna_lens.journal import Journal
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.neurons import AnyNeuron
@@ -151,6 +151,8 @@ def _evaded(
     def seen(strength: float) -> bool:
         with attack.at(strength)(bench) as model:
             ((_, found),) = audited(auditor, model, [access], {})
+        if "error" in found:
+            raise InputError(f"{attack.name} at {strength:g} cannot be audited: {found['error']}")
         scores[strength] = found["score"]
         return scores[strength] > threshold
 

@@ -15,8 +15,8 @@ goes on.
 from __future__ import annotations
 
 import json
-import math
 import sys
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ from cna_lens.baselines.choice import Prefer
 from cna_lens.files import write_atomically
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.sites import HookedModel
-from experiments.audit_study.analysis import auroc_with_interval
+from experiments.audit_study.analysis import auroc_with_interval, chosen_threshold
 from experiments.compare_on_demo.bounds import MAX_LOOK_ALIKES, best
 from experiments.compare_on_demo.methods import (
     FRACTIONS,
@@ -92,7 +92,8 @@ def report_command(
     validated: Validated = 40,
     validated_tokens: ValidatedTokens = 24,
     also: Annotated[
-        list[str] | None, typer.Option(help="A candidate to report beside the chosen ones.")
+        list[str] | None,
+        typer.Option(help="A candidate to report too; the random control is like the last one."),
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Write the Pareto front there.")] = None,
 ) -> None:
@@ -100,10 +101,9 @@ def report_command(
     loaded = cna_lens.load_model(model)
     found = Discovery.on(loaded)
     tried = candidates(found, direction)
+    check_candidates(also or [], tried)
     compared = _validated(loaded, model, direction, tried, out, validated, validated_tokens)
     names = [_best(compared, tried, direction, fraction) for fraction in FRACTIONS] + (also or [])
-    if unknown := [name for name in names if name and name not in tried]:
-        raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
     chosen = [tried[name][1] for name in names if name]
     control = chosen[-1] if chosen else None
     prompts = held_out_prompts(_goals(jbb), n_prompts)
@@ -136,8 +136,7 @@ def tell_apart_command(
     """How well steered log-odds tell harmful requests from look-alikes, on the evaluation set."""
     loaded = cna_lens.load_model(model)
     tried = candidates(Discovery.on(loaded), direction)
-    if unknown := [name for name in methods if name not in tried]:
-        raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
+    check_candidates(methods, tried)
     prompts = held_out_prompts([], n_prompts)
     entered = {"unsteered": nullcontext(), **{name: tried[name][1].at(loaded) for name in methods}}
     areas: dict[str, Estimate] = {}
@@ -148,7 +147,7 @@ def tell_apart_command(
                 refusal_log_odds(loaded, each) for each in (prompts.positive, prompts.negative)
             )
         areas[name] = auroc_with_interval(harmful, alike)
-        bound = sorted(alike, reverse=True)[math.floor(MAX_LOOK_ALIKES * len(alike))]
+        bound = chosen_threshold(alike, MAX_LOOK_ALIKES)
         refused[name] = wilson([each > bound for each in harmful])
         typer.echo(
             f"{name}: area under the ROC curve {areas[name]}; above all but "
@@ -165,6 +164,12 @@ def tell_apart_command(
     path = out / f"tell_apart_{direction}_{model}.json"
     write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
     typer.echo(f"Written to {path}")
+
+
+def check_candidates(names: Collection[str], tried: Collection[str]) -> None:
+    """Raise InputError for a name that no candidate has."""
+    if unknown := [name for name in names if name not in tried]:
+        raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
 
 
 def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
