@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cna_lens.forward import SharedPrefix, forward_with_cache, supports_cache
+from cna_lens.forward import SharedPrefix, forward_with_cache
 from cna_lens.sites import HookedModel, input_device, is_bridge
+from cna_lens.trial import tried
 
 Logits = Float[Tensor, "batch d_vocab"]
 
@@ -33,16 +34,17 @@ class Decoder(Protocol):
 
 def decoder_for(model: HookedModel, prefix: SharedPrefix) -> Decoder:
     """The fastest decoder that a model allows."""
+    can = tried(model)
     if not is_bridge(model):
         return _HookedTransformerDecoder(model)
-    if supports_cache(model):
+    if can.cache is not None:
         return _BridgeDecoder(model, prefix)
     return _RepeatingDecoder(model)
 
 
 def needs_equal_lengths(model: HookedModel) -> bool:
     """Whether a batch must hold prompts of one length, because padding would be read."""
-    return not is_bridge(model) or not supports_cache(model)
+    return tried(model).cache is None
 
 
 class _BridgeDecoder:

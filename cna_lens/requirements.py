@@ -24,6 +24,7 @@ from cna_lens.models import read_config
 from cna_lens.projections import layout_of
 from cna_lens.ranking import circuit_size
 from cna_lens.sites import HookedModel, sparse_sites
+from cna_lens.trial import obstacle_by_shapes, without_a_cache
 
 RESERVE = 0.1
 """The share of a card that its driver, libraries and the gaps between tensors take."""
@@ -52,6 +53,8 @@ class Requirements:
         decoding: what generation holds at most beside that: the batch, while it reads the prompts
             and the answers' part of the cache is still empty, or the logits of a step.
         flops: floating-point operations of discovery.
+        slower: what is slower than it could be with the libraries that are installed, and why; None
+            where shapes alone show nothing. `load_model` tries it out.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Requirements:
     cache: int
     decoding: int
     flops: float
+    slower: str | None = None
 
     @property
     def discovery(self) -> int:
@@ -145,7 +149,7 @@ def requirements(
     for name, value in (("prompts", prompts), ("length", length), ("new_tokens", new_tokens)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-    blueprint, n_parameters, n_at_the_ends = _without_numbers(
+    blueprint, n_parameters, n_at_the_ends, obstacle = _without_numbers(
         str(model), read_config(config or model), dtype
     )
     layout = layout_of(blueprint)
@@ -176,14 +180,17 @@ def requirements(
         cache=answers * (length + new_tokens) * cached * (layout.n_layers + 1) // layout.n_layers,
         decoding=max(answers * (length * per_token - new_tokens * cached), logits),
         flops=2.0 * computing * prompts * length,
+        slower=None if obstacle is None else without_a_cache(obstacle),
     )
 
 
-def _without_numbers(name: str, config: Any, dtype: torch.dtype) -> tuple[HookedModel, int, int]:
+def _without_numbers(
+    name: str, config: Any, dtype: torch.dtype
+) -> tuple[HookedModel, int, int, str | None]:
     """The model with shapes alone, through TransformerLens.
 
     And its numbers of parameters, in all and at the ends, counted before: the bridge of
-    TransformerLens 3 adds a bias to the LM head.
+    TransformerLens 3 adds a bias to the LM head. And why it would keep no cache.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import AutoModelForCausalLM
@@ -203,10 +210,11 @@ def _without_numbers(name: str, config: Any, dtype: torch.dtype) -> tuple[Hooked
             bridge = build_bridge_from_module(
                 model, type(model).__name__, hf_config=config, model_name=name
             ).eval()
+            obstacle = obstacle_by_shapes(cast("HookedModel", bridge))
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"TransformerLens cannot wrap {name}: {error}") from error
     _without_storage(bridge)
-    return cast("HookedModel", bridge), n_parameters, n_at_the_ends
+    return cast("HookedModel", bridge), n_parameters, n_at_the_ends, obstacle
 
 
 def _without_storage(model: nn.Module) -> None:

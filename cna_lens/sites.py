@@ -7,8 +7,8 @@ HookedTransformer (3.8.1 to 3.9). Nothing here asks for a class; what is needed 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -34,6 +34,10 @@ Site = Literal[
 """Where activations are read: the neurons, or d_model wide what a block reads and writes."""
 
 EXPERT_HOOK = re.compile(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post")
+
+
+OWN_HOOKS = ("transformer_lens", "cna_lens.kv_cache")
+"""Whose hooks belong to a model: what a bridge listens with, and the translation of its cache."""
 
 
 @runtime_checkable
@@ -286,19 +290,59 @@ def embedding_dtype(model: HookedModel) -> torch.dtype:
 
 
 def carries_hooks(model: HookedModel) -> bool:
-    """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
-    root: Any = cast("Any", model).original_model if is_bridge(model) else model
-    return any(
+    """Whether the model has hooks that are not its libraries' own, on whatever module."""
+    return any(True for _ in _foreign_hooks(model))
+
+
+@contextmanager
+def without_hooks(model: HookedModel) -> Generator[None]:
+    """Run the model as if nobody had put a hook on it; afterwards every hook is where it was."""
+    points = list(model.hook_dict.values())
+    listed = [list(point.fwd_hooks) for point in points]
+    taken = list(_foreign_hooks(model))
+    order = [(hooks, list(hooks.items())) for hooks in {id(h): h for h, _ in taken}.values()]
+    foreign = {(id(hooks), key) for hooks, key in taken}
+    for hooks, key in taken:
+        del hooks[key]
+    for point in points:
+        point.fwd_hooks = [
+            handle
+            for handle in point.fwd_hooks
+            if (id(point._forward_hooks), handle.hook.id) not in foreign
+        ]
+    try:
+        yield
+    finally:
+        for hooks, items in order:
+            added = hooks.items() - dict(items).items()
+            hooks.clear()
+            hooks.update([*items, *added])
+        for point, handles in zip(points, listed, strict=True):
+            point.fwd_hooks = handles
+
+
+def _foreign_hooks(model: HookedModel) -> Iterator[tuple[dict[int, Any], int]]:
+    """The hooks that are not the libraries' own: the dict that holds each, and its key there."""
+    points = set(model.hook_dict.values())
+    for point in points:
         # A caching hook is TransformerLens's too, but its user's to read.
-        not (handle.is_permanent and _is_transformer_lens(getattr(handle, "user_hook", None)))
-        for point in model.hook_dict.values()
-        for handle in point.fwd_hooks
-    ) or any(
-        not _is_transformer_lens(hook)
-        for module in root.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
+        own = {
+            handle.hook.id
+            for handle in point.fwd_hooks
+            if handle.is_permanent and _is_own(getattr(handle, "user_hook", None))
+        }
+        for key in point._forward_hooks:
+            if key not in own:
+                yield point._forward_hooks, key
+    root: Any = cast("Any", model).original_model if is_bridge(model) else model
+    for module in root.modules():
+        if module in points:
+            continue
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in hooks.items():
+                if not _is_own(hook):
+                    yield hooks, key
 
 
-def _is_transformer_lens(hook: object) -> bool:
-    return getattr(hook, "__module__", "").startswith("transformer_lens")
+def _is_own(hook: object) -> bool:
+    return getattr(hook, "__module__", "").startswith(OWN_HOOKS)

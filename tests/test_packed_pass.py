@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 
 import pytest
 import reference
@@ -16,7 +15,6 @@ from transformers import (
     BloomConfig,
     GPTNeoConfig,
     Lfm2Config,
-    MptConfig,
     OPTConfig,
 )
 
@@ -352,11 +350,8 @@ UNABLE = {
         ),
         "refuses a mask of trees",
     ),
-    "ALiBi by columns": (
-        lambda: boot(
-            MptConfig(vocab_size=64, d_model=16, n_heads=2, n_layers=2, max_seq_len=64),
-            "MptForCausalLM",
-        ),
+    "positions it does not heed": (
+        lambda: without_positions(tiny.bridge("llama")),
         "reads a prompt otherwise",
     ),
     "a convolution": (
@@ -373,16 +368,18 @@ UNABLE = {
             ),
             "Lfm2ForCausalLM",
         ),
-        "reads a prompt otherwise",
+        "takes no cache",
     ),
 }
 
 
-# The bridge of TransformerLens 3 gives other activations of MPT with padding, packed or not.
-if find_spec("transformer_lens.HookedTransformer"):
-    del UNABLE["ALiBi by columns"]
+def without_positions(model):
+    forward = model.original_model.forward
+    model.original_model.forward = lambda *args, position_ids=None, **kw: forward(*args, **kw)
+    return model
 
 
+@pytest.mark.filterwarnings("ignore::cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("kind", UNABLE)
 def test_a_model_that_cannot_says_why_and_runs_its_prompts_alone(kind, tokens_run):
     make, reason = UNABLE[kind]

@@ -21,6 +21,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from cna_lens.trial import tried
+
 FAMILIES = ("llama", "qwen2", "gemma3", "gpt2", "phi3")
 VOCABULARY = 64
 WIDTH = 24
@@ -50,11 +52,11 @@ def tokenizer(chat=False, more_words=()):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _config(family):
+def _config(family, d_mlp):
     common = {
         "vocab_size": VOCABULARY,
         "hidden_size": 16,
-        "intermediate_size": WIDTH,
+        "intermediate_size": d_mlp,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "max_position_embeddings": 256,
@@ -74,7 +76,7 @@ def _config(family):
     return GPT2Config(
         vocab_size=VOCABULARY,
         n_embd=16,
-        n_inner=WIDTH,
+        n_inner=d_mlp,
         n_layer=2,
         n_head=2,
         n_positions=256,
@@ -92,9 +94,9 @@ ARCHITECTURES = {
 }
 
 
-def hugging_face(family, seed=0, dtype=torch.float32):
+def hugging_face(family, seed=0, dtype=torch.float32, d_mlp=WIDTH):
     """The model alone; the same seed gives the same weights."""
-    config = _config(family)
+    config = _config(family, d_mlp)
     config.architectures = [ARCHITECTURES[family]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -112,12 +114,19 @@ def make_weights_matter(model):
 
 
 def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
-    """The model with TransformerLens's hooks."""
+    """The model with TransformerLens's hooks, in use: it has been tried out."""
+    model = untried_bridge(family, chat, seed, dtype, name)
+    tried(model)
+    return model
+
+
+def untried_bridge(family, chat=False, seed=0, dtype=torch.float32, name=None, d_mlp=WIDTH):
+    """The model with TransformerLens's hooks, as a user has just loaded it."""
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(
         name or f"tiny-{family}",
-        hf_model=hugging_face(family, seed, dtype),
+        hf_model=hugging_face(family, seed, dtype, d_mlp),
         tokenizer=tokenizer(chat),
         device="cpu",
         dtype=dtype,

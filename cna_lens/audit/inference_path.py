@@ -15,6 +15,7 @@ from torch import nn, overrides
 from torch.nn.modules import module as torch_module
 from torch.utils import _python_dispatch
 
+from cna_lens.kv_cache import hands_cache_on
 from cna_lens.sites import HookedModel
 
 Kind = Literal[
@@ -133,6 +134,8 @@ def _own_hooks(path: str, module: nn.Module) -> Iterator[Interception]:
 
 def _is_wiring(function: Any) -> bool:
     """By the module that its code runs in: a name alone can be given to any function."""
+    if hands_cache_on(function):
+        return True
     code = getattr(function, "__func__", function)
     runs_in = getattr(code, "__globals__", {})
     name = runs_in.get("__name__", "")

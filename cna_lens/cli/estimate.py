@@ -92,6 +92,8 @@ def print_record(needs: dict[str, Any]) -> None:
         "no such card here: give --tflops" if rate is None else f"at {rate:.3g} TFLOP/s",
     )
     console.print(table)
+    if needs["slower"] is not None:
+        console.print(f"Slower here: {needs['slower']}.", highlight=False, markup=False)
 
 
 def _size(n_bytes: int) -> str:

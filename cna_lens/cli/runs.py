@@ -11,6 +11,7 @@ from pathlib import Path
 from cna_lens.prompts import Prompt, encode
 from cna_lens.report.runs import Run, Setting
 from cna_lens.sites import HookedModel, model_name
+from cna_lens.trial import tried, what_is_slower
 from cna_lens.weights import weights_hash
 
 Option = Setting | Path
@@ -57,4 +58,5 @@ def save_run(
         settings=settings,
         seconds=time.perf_counter() - started,
         date=datetime.now(UTC).date().isoformat(),
+        slower=what_is_slower(tried(model)),
     ).save(path)

@@ -31,6 +31,7 @@ class Run:
         seconds: what it took.
         date: of its end, as 2026-01-31.
         versions: of the libraries that matter.
+        slower: what was slower than it could be, and why.
     """
 
     command: str
@@ -41,6 +42,7 @@ class Run:
     seconds: float
     date: str
     versions: Mapping[str, str] = field(default_factory=lambda: dict(library_versions()))
+    slower: str | None = None
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -60,6 +62,7 @@ class Run:
             seconds=float(record["seconds"]),
             date=str(record["date"]),
             versions=dict(record["versions"]),
+            slower=record.get("slower"),
         )
 
 
@@ -80,6 +83,7 @@ def run_section(name: str, run: Run) -> Section:
             *settings,
             ("date", f"{run.date}, {run.seconds:.0f} s"),
             ("versions", versions),
+            *([("slower than it could be", run.slower)] if run.slower else []),
         ),
         commands=(run.command,),
     )

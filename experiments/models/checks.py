@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -128,6 +129,13 @@ class Outcome:
 
 def outcome(tiny: TinyModel) -> Outcome:
     """All checks on one model; one that fails does not keep the others from running."""
+    with warnings.catch_warnings():
+        # What is slow about a model is part of what is found.
+        warnings.simplefilter("ignore", cna_lens.CnaLensWarning)
+        return _outcome(tiny)
+
+
+def _outcome(tiny: TinyModel) -> Outcome:
     if refused := _refusal(tiny):
         return Outcome((), {}, refused, None)
     failures: dict[str, str] = {}
