@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,8 +15,10 @@ from torch import Tensor
 from cna_lens.batching import TokenIds, shared_prefix_length
 from cna_lens.kv_cache import new_cache
 from cna_lens.positions import needs_whole_prompts, prompt_lengths
-from cna_lens.sites import HookedModel, input_device, is_bridge
+from cna_lens.sites import HookedModel, input_device, is_bridge, model_name
 from cna_lens.trial import tried
+
+_log = logging.getLogger(__name__)
 
 MIN_SHARED_PREFIX = 4
 """A shorter prefix is not worth a forward pass of its own."""
@@ -49,9 +52,9 @@ class SharedPrefix:
         length = shared_prefix_length(prompts, at_most)
         if length < MIN_SHARED_PREFIX or len(prompts) < 2:
             return cls(0)
-        if needs_whole_prompts():
-            return cls(0, reason="the steering in force reads a token of each whole prompt")
-        if reason := tried(model).no_sharing:
+        whole = "the steering in force reads a token of each whole prompt"
+        if reason := whole if needs_whole_prompts() else tried(model).no_sharing:
+            _log.info("%s: no prefix is shared, since %s", model_name(model), reason)
             return cls(0, reason=reason)
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))
         # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -14,18 +15,19 @@ from cna_lens.batching import (
     BatchSize,
     TokenIds,
     check_batch_size,
-    halves,
     length_buckets,
     pad,
 )
 from cna_lens.decoding import decoder_for, needs_equal_lengths
 from cna_lens.errors import GenerationInterrupted, InputError
 from cna_lens.forward import SharedPrefix, sliding_window
-from cna_lens.memory import answers_at_once, is_out_of_memory
+from cna_lens.memory import answers_at_once, halved, is_out_of_memory
 from cna_lens.positions import prompt_lengths
 from cna_lens.prompts import Chat, Prompt, encode, pad_token_id
 from cna_lens.sampling import Chooser, seeds_of
-from cna_lens.sites import HookedModel, check_model, input_device
+from cna_lens.sites import HookedModel, check_model, input_device, model_name
+
+_log = logging.getLogger(__name__)
 
 
 def generate(
@@ -94,7 +96,7 @@ def generate(
                     if not is_out_of_memory(error) or len(batch) == 1:
                         raise
                     left = [row for row in batch if finished[row] is None]
-                    waiting = [half for whole in (left, *waiting) for half in halves(whole)]
+                    waiting = halved(len(batch), [left, *waiting])
         except KeyboardInterrupt:
             raise GenerationInterrupted(finished) from None
     return [text for text in finished if text is not None]
@@ -169,7 +171,14 @@ def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int
     # The padding between prefix and prompt takes up places in a sliding window, so that a row
     # would see less of its past than alone.
     window = sliding_window(model)
-    if window is not None and window < max(map(len, encoded)) + max_new_tokens:
+    longest = max(map(len, encoded)) + max_new_tokens
+    if window is not None and window < longest:
+        _log.info(
+            "%s: no prefix is shared, since its window of %d is shorter than %d tokens",
+            model_name(model),
+            window,
+            longest,
+        )
         return SharedPrefix(0)
     return SharedPrefix.of(model, encoded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from cna_lens.batching import halves
+from cna_lens.errors import CnaLensWarning
 from cna_lens.sites import HookedModel, input_device
 
 Result = TypeVar("Result")
@@ -128,9 +130,24 @@ def run_in_halves(
         except Exception as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
-            waiting = [half for whole in (batch, *waiting) for half in halves(whole)]
+            waiting = halved(len(batch), [batch, *waiting])
             continue
         yield batch, result
+
+
+def halved(size: int, batches: Sequence[list[int]]) -> list[list[int]]:
+    """Every batch cut in two, for when one of this size did not fit the memory.
+
+    Warns:
+        CnaLensWarning: what was cut, and how to be spared it.
+    """
+    warnings.warn(
+        f"a batch of {size} did not fit the memory, so that it and those after it run in halves; "
+        f"batch_size={max(1, size // 2)} spares you the attempt",
+        CnaLensWarning,
+        stacklevel=4,
+    )
+    return [half for batch in batches for half in halves(batch)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

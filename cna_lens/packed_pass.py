@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,6 +15,8 @@ from cna_lens.memory import token_budget
 from cna_lens.packing import PackedTokens, Row, alone, pack
 from cna_lens.sites import HookedModel, carries_hooks, embedding_dtype, input_device, model_name
 from cna_lens.trial import tried
+
+_log = logging.getLogger(__name__)
 
 Read = Callable[
     [Sequence[Sequence[TokenIds]], Sequence[int]],
@@ -45,7 +48,10 @@ def rows_for(
     longest = prefix.length + max(row.length for row in packed)
     if saved * WORTH_TRYING < token_budget(model, longest):
         return single
-    return packed if cannot_pack(model, suffixes, longest, read) is None else single
+    if reason := cannot_pack(model, suffixes, longest, read):
+        _log.info("%s: prompts run one a row, since %s", model_name(model), reason)
+        return single
+    return packed
 
 
 def cannot_pack(

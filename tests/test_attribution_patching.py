@@ -233,6 +233,7 @@ def test_no_hook_stays_after_an_exception(ranking):
     assert reference.hooks(model) == before
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 def test_a_batch_that_does_not_fit_the_memory_is_halved(llama):
     expected = score_neurons(llama, POSITIVE, NEGATIVE, AttributionPatching(OPENINGS)).values
     sizes = []

@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -344,3 +345,23 @@ def test_the_time_is_told_for_this_machine_only_where_it_has_such_hardware(run, 
     assert seconds("cpu") > 0
     if not torch.cuda.is_available():
         assert seconds("cuda") is None
+
+
+def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monkeypatch):
+    def warn(_):
+        warnings.warn("the cache stays empty", cna_lens.CnaLensWarning, stacklevel=1)
+        warnings.warn("of another library", UserWarning, stacklevel=1)
+
+    others = []
+
+    def show(message, *_, **__):
+        others.append(str(message))
+
+    monkeypatch.setattr(cli, "app", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        cli.main([])
+        assert warnings.showwarning is show
+    assert capsys.readouterr().err == "cna-lens: warning: the cache stays empty\n"
+    assert others == ["of another library"]

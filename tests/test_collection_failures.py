@@ -31,6 +31,7 @@ OUT_OF_MEMORY = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(llama, rows, error, monkeypatch):
@@ -44,7 +45,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(llama, rows, error, m
 
 def test_batches_after_one_that_did_not_fit_are_halved_too(llama, monkeypatch):
     tried = memory_for(2, OUT_OF_MEMORY[0], monkeypatch)
-    cna_lens.collect(llama, [*PROMPTS, *PROMPTS[:5]], batch_size=4)
+    with pytest.warns(cna_lens.CnaLensWarning, match=r"a batch of 4 .* batch_size=2 spares you"):
+        cna_lens.collect(llama, [*PROMPTS, *PROMPTS[:5]], batch_size=4)
     assert tried == [4, 2, 2, 2, 2, 2, 2]
 
 

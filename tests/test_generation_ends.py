@@ -156,12 +156,16 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(llama, uncut, rows):
         if len(activation) > rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", limited)]):
+    with (
+        llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", limited)]),
+        pytest.warns(cna_lens.CnaLensWarning, match=r"a batch of 6 .* batch_size=3 spares you"),
+    ):
         answers = cna_lens.generate(llama, PROMPTS, max_new_tokens=NEW, batch_size=6)
     assert answers == texts(llama, cut(uncut, (2,)))
     assert max(tried) == 6
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("at", [2, 5, NEW])
 def test_memory_that_runs_out_half_way_loses_no_answer(fresh, uncut, at):
     stops = some_stops(uncut)

@@ -203,6 +203,7 @@ def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
     torch.testing.assert_close(kept.matrix().double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_batch_of_rows_that_does_not_fit_is_halved(llama, limit, monkeypatch):
     monkeypatch.setattr(cna_lens.packed_pass, "ROW_TOKENS", 6)

@@ -61,6 +61,7 @@ def test_batches_hold_to_the_number_of_predictions(llama, monkeypatch):
     assert [len(batch) for batch in predictions._batches(llama, texts, range(5))] == [2, 2, 1]
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(llama, monkeypatch):
     texts = [Text((1, 5 + i, 6, 7 + i), 1, 1) for i in range(5)]
     expected = dict(predictions.predictions(llama, texts))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from cna_lens.cli.app import app
-from cna_lens.errors import CnaLensError
+from cna_lens.errors import CnaLensError, CnaLensWarning
 
 __all__ = ["app", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an error of cna_lens is one message and exit code 2.
+    """Run the command line: an error of cna_lens is a message and exit code 2, a warning a line.
 
     Args:
         arguments: what stands behind the command's name; by default what the process was given.
     """
+    shown = warnings.showwarning
+    warnings.showwarning = partial(_show_warning, shown)
     try:
         app(arguments)
     except CnaLensError as error:
@@ -25,3 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("cna-lens: interrupted\n")
         sys.exit(130)
+    finally:
+        warnings.showwarning = shown
+
+
+def _show_warning(
+    otherwise: Callable[..., None],
+    message: Warning | str,
+    category: type[Warning],
+    *place: Any,
+    **options: Any,
+) -> None:
+    """A warning of cna_lens as a sentence, without the line of code that it came from."""
+    if issubclass(category, CnaLensWarning):
+        sys.stderr.write(f"cna-lens: warning: {message}\n")
+    else:
+        otherwise(message, category, *place, **options)
