@@ -7,6 +7,7 @@ What every other module asks about a model's abilities, it asks here.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ class Trial:
     reads_mask: bool
 
 
+_log = logging.getLogger(__name__)
+
 _trials: WeakKeyDictionary[nn.Module, Trial] = WeakKeyDictionary()
 
 
@@ -93,6 +96,8 @@ def tried(model: HookedModel) -> Trial:
         with without_hooks(model), _plainly(model):
             trial = _try_bridge(model) if is_bridge(model) else _try_hooked_transformer(model)
         _trials[module] = trial
+        if is_bridge(model) and not trial.keeps_logits:
+            _log.info("%s: logits are computed for every position", model_name(model))
         if slow := what_is_slower(trial):
             warnings.warn(
                 f"{model_name(model)}: {slow}; {_mend(model)}", CnaLensWarning, stacklevel=3

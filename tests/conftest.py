@@ -14,6 +14,10 @@ from canary_models import CANARIES, refusing
 
 import cna_lens
 
+# Tests patch modules by their place in the package, which is there once something has asked for it.
+for name in cna_lens.__all__:
+    getattr(cna_lens, name)
+
 # Threads only get into each other's way where a model is tiny, and where workers share a machine.
 N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 PROCESSORS = max(1, torch.get_num_threads() // N_WORKERS)

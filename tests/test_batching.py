@@ -1,8 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from cna_lens.batching import length_buckets, pad, shared_prefix_length
 

@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
@@ -357,7 +358,7 @@ def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monk
     def show(message, *_, **__):
         others.append(str(message))
 
-    monkeypatch.setattr(cli, "app", warn)
+    monkeypatch.setattr("cna_lens.cli.app.app", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         monkeypatch.setattr(warnings, "showwarning", show)
@@ -365,3 +366,31 @@ def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monk
         assert warnings.showwarning is show
     assert capsys.readouterr().err == "cna-lens: warning: the cache stays empty\n"
     assert others == ["of another library"]
+
+
+def waiting(monkeypatch, **environment):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = (
+        "import os, sys, cna_lens.cli as cli; before = 'torch' in sys.modules\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(before, 'torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stderr.split()
+
+
+def test_the_command_line_says_how_threads_wait_before_torch_is_loaded(monkeypatch):
+    assert waiting(monkeypatch) == ["False", "True", cli.SPIN_COUNT]
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({"OMP_WAIT_POLICY": "PASSIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+    ids=["policy", "count"],
+)
+def test_what_a_user_has_set_stays(given, spins, monkeypatch):
+    assert waiting(monkeypatch, **given)[2] == spins

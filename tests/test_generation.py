@@ -3,8 +3,7 @@ import reference
 import strategies
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import cna_lens
 

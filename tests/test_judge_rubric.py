@@ -2,8 +2,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cna_lens.metrics import Judgement, Missing
 from cna_lens.metrics.judge_rubric import RUBRIC, parse_verdict, question

@@ -4,8 +4,7 @@ from collections import Counter
 
 import harness_tasks
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import cna_lens
 from cna_lens import InputError

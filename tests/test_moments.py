@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from cna_lens import ActivationStats, InputError, Layout, PromptRecord, Source
 from cna_lens.moments import RunningMoments

@@ -2,8 +2,7 @@ import pytest
 import reference
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from strategies import families, tokens
 
 import cna_lens

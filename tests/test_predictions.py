@@ -3,8 +3,7 @@
 import pytest
 import reference
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from cna_lens import InputError, ModelError, memory, predictions
 from cna_lens.predictions import Text, answers_after_prompts, prompts_alone

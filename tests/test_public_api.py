@@ -1,7 +1,11 @@
+import ast
 import doctest
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -72,13 +76,25 @@ def test_no_example_is_left_out():
 
 
 def test_all_names_exactly_what_is_public():
-    importable = {
-        name
-        for name, value in vars(cna_lens).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
-    assert len(cna_lens.__all__) == len(set(cna_lens.__all__))
-    assert sorted(cna_lens.__all__) == sorted(importable)
+    stub = ast.parse(Path(cna_lens.__file__).with_suffix(".pyi").read_text())
+    imported = [
+        alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    (said,) = (node.value for node in stub.body if isinstance(node, ast.Assign))
+    assert len(imported) == len(set(imported))
+    assert sorted(cna_lens.__all__) == sorted(imported) == sorted(ast.literal_eval(said))
+    assert dir(cna_lens) == sorted(cna_lens.__all__)
+
+
+def test_a_name_that_is_not_public_is_no_attribute():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        cna_lens.no_such_name  # noqa: B018
+
+
+def test_importing_the_package_loads_no_library_of_models():
+    code = "import sys, cna_lens; print({'torch', 'transformers'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
 
 
 def test_a_star_import_gives_all_names():

@@ -1,8 +1,7 @@
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cna_lens import InputError, ngram_quality
 from cna_lens.metrics import compression_ratio, distinct_n

@@ -6,8 +6,7 @@ import pytest
 import reference
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import cna_lens
 from cna_lens import ActivationStats, InputError, Layout, ModelError, rank, score_neurons

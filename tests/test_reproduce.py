@@ -18,6 +18,7 @@ from test_study_running import child
 import cna_lens
 from cna_lens import CnaLensError, UniversalRule, cli
 from cna_lens.cli import reproduce as forwarding
+from cna_lens.cli.app import app
 from cna_lens.metrics import refusal_log_odds
 from experiments import paper, run
 from experiments.catalogue import EXPERIMENTS
@@ -268,7 +269,7 @@ def test_table4_shows_answers_and_keeps_them_only_if_asked(
 def test_other_settings_do_not_mix_with_finished_cells(finished, llama):
     for option, name in (("--limit", "limit"), ("--seed", "seed")):
         with pytest.raises(cna_lens.InputError, match=f"holds a study with {name}"):
-            cli.app(
+            app(
                 [
                     "reproduce",
                     "table3",

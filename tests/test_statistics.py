@@ -2,8 +2,7 @@ import math
 from statistics import NormalDist
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from cna_lens import InputError, Rate, mcnemar, wilson
 

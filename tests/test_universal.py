@@ -5,8 +5,7 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from cna_lens import InputError, Layout, Neuron, PromptRecord, UniversalRule, universal_neurons
 from cna_lens.universal import TopCounts, UniversalNeurons, most_active

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from cna_lens.cli.app import app
 from cna_lens.errors import CnaLensError, CnaLensWarning
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
+
+SPIN_COUNT = "1000"
+"""How often a thread of torch looks for work before it sleeps: long enough for the next product,
+short enough to leave the processor to whoever shares the machine (docs/performance.md)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: what stands behind the command's name; by default what the process was given.
     """
+    _share_the_machine()
+    # OpenMP reads its settings once, when torch is loaded.
+    from cna_lens.cli.app import app
+
     shown = warnings.showwarning
     warnings.showwarning = partial(_show_warning, shown)
     try:
@@ -32,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     finally:
         warnings.showwarning = shown
+
+
+def _share_the_machine() -> None:
+    """Have torch's threads wait asleep, unless the user has said how they are to wait."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def _show_warning(

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from cna_lens.circuit import Circuit
-from cna_lens.cli import audit as audit_command
-from cna_lens.cli import demo as demo_command
-from cna_lens.cli import estimate as estimate_command
-from cna_lens.cli import evaluate as evaluate_command
-from cna_lens.cli import play as play_command
-from cna_lens.cli import report as report_command
-from cna_lens.cli import reproduce as reproduce_command
+from cna_lens.cli import (
+    audit as audit_command,
+    demo as demo_command,
+    estimate as estimate_command,
+    evaluate as evaluate_command,
+    play as play_command,
+    report as report_command,
+    reproduce as reproduce_command,
+)
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
 from cna_lens.cli.sources import SOURCE_HELP, read_source
 from cna_lens.errors import InputError
