@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from textwrap import shorten
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -45,6 +46,8 @@ from cna_lens.versions import library_versions
 
 PROMPT = (11, 7, 23, 5, 17, 3)
 """Any tokens do, and so few that their passes take less time than reading one prompt set."""
+
+OTHERWISE = "computes otherwise with its cache than without"
 
 DEPRECATED = "the argument that takes its cache is deprecated"
 
@@ -171,7 +174,7 @@ def _try_bridge(model: HookedModel) -> Trial:
     except (AttributeError, TypeError, KeyError) as error:
         raise ModelError(
             f"TransformerLens cannot run {model_name(model)} with the versions installed "
-            f"({type(error).__name__}: {error}); {_mend(model)}"
+            f"({_said(error)}); {_mend(model)}"
         ) from error
     keeps_logits = _keeps_logits(model, ids)
     if not reads_mask:
@@ -196,7 +199,8 @@ def _prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
 
 def _tolerance(logits: Tensor) -> float:
     """Far above what rounding does, far below what another computation does."""
-    return torch.finfo(logits.dtype).eps ** 0.5
+    # Models compute norms and softmax in float32, whatever their weights are.
+    return max(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
@@ -229,7 +233,7 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
     except Exception as error:
         warnings.warn(
             f"{model_name(model)} cannot be compared with the Hugging Face model inside it, which "
-            f"does not run alone ({type(error).__name__}: {error}); compare the logits of a prompt "
+            f"does not run alone ({_said(error)}); compare the logits of a prompt "
             "yourself before you rely on it",
             CnaLensWarning,
             stacklevel=5,
@@ -347,7 +351,7 @@ def _obstacles(
         return DEPRECATED, DEPRECATED
     # A model that takes no cache says so in many ways.
     except Exception as error:
-        reason = f"{_plain_name(model)} takes no cache ({type(error).__name__}: {error})"
+        reason = f"{_plain_name(model)} takes no cache ({_said(error)})"
         return reason, reason
 
 
@@ -368,10 +372,7 @@ def _not_held(model: HookedModel, cache: Any, tokens: int) -> str | None:
 def _obstacle_to_sharing(
     model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
 ) -> str | None:
-    """Why prompts of unequal length cannot go on from one prefix; None where they can.
-
-    What `generate` does: two rows go on from the prefix, one padded; one leaves, the other steps.
-    """
+    """Why prompts of unequal length cannot go on from one prefix; None where they can."""
     cache = new_cache(model)
     prefix = ids[:, :PREFIX]
     _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
@@ -383,8 +384,9 @@ def _obstacle_to_sharing(
         cache.batch_repeat_interleave(2)
     except RuntimeError:
         return f"the cache of {_plain_name(model)} cannot be repeated for a batch"
-    if _goes_on(model, ids, whole, cache, keyword):
-        return None
+    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    if obstacle != OTHERWISE:
+        return obstacle
     return f"{_plain_name(model)} reads a prompt otherwise where padding is behind a shared prefix"
 
 
@@ -393,16 +395,19 @@ def _obstacle_to_cache(
 ) -> str | None:
     """Why generating with a cache does not give what the whole text gives; None where it does."""
     cache = new_cache(model)
-    same = _goes_on(model, ids, whole, cache, keyword)
-    if reason := _not_held(model, cache, ids.shape[1] + 1):
-        return reason
-    return None if same else f"{_plain_name(model)} computes otherwise with its cache than without"
+    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    if obstacle == OTHERWISE:
+        return _not_held(model, cache, ids.shape[1] + 1) or f"{_plain_name(model)} {OTHERWISE}"
+    return obstacle
 
 
-def _goes_on(model: HookedModel, ids: Tensor, whole: Tensor, cache: Any, keyword: Keyword) -> bool:
-    """Whether two rows, one of them padded, go on from a cache, and one alone goes a step further.
+def _obstacle_from(
+    cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Why answers cannot go on from a cache; None where they give what the whole text gives.
 
-    That is what `generate` does: the row that is not padded leaves.
+    What `generate` does: of two rows, one of them padded, one leaves and the other goes a step
+    further.
     """
     past = cached_tokens(cache)
     rows = ids[:, past:].repeat(2, 1)
@@ -410,10 +415,13 @@ def _goes_on(model: HookedModel, ids: Tensor, whole: Tensor, cache: Any, keyword
     mask = ids.new_ones((2, ids.shape[1]))
     mask[1, past] = 0
     read = _with_cache(model, rows, mask, cache, keyword)
-    cache.batch_select_indices(torch.tensor([1], device=ids.device))
+    try:
+        cache.batch_select_indices(torch.tensor([1], device=ids.device))
+    except AttributeError:
+        return f"the cache of {_plain_name(model)} cannot let go of an answer that is finished"
     mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
     stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
-    return _same(torch.cat([read, stepped]), whole[[-1, -2, -1]])
+    return None if _same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
 
 
 def _with_cache(
@@ -421,6 +429,11 @@ def _with_cache(
 ) -> Float[Tensor, "batch d_vocab"]:
     """The logits of the last position."""
     return _logits(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
+
+
+def _said(error: Exception) -> str:
+    """An error in a line; what libraries write may go on for pages."""
+    return shorten(f"{type(error).__name__}: {error}", 200)
 
 
 def _plain_name(model: HookedModel) -> str:

@@ -19,6 +19,9 @@ REFUSED = [family for family in families.RUNNABLE if not family.reachable]
 @pytest.mark.parametrize("family", REACHABLE, ids=str)
 def test_a_family_is_read_and_steered_as_the_plain_model_computes(family, check):
     outcome = families.found(family)
+    if family.name in families.MAY_NOT_RUN and outcome.refused:
+        assert "TransformerLens cannot run" in outcome.refused
+        return
     assert outcome.refused is None
     assert check not in outcome.failures, outcome.failures[check]
 

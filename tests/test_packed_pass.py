@@ -368,7 +368,7 @@ UNABLE = {
             ),
             "Lfm2ForCausalLM",
         ),
-        "takes no cache",
+        "cannot let go of an answer",
     ),
 }
 

@@ -52,7 +52,7 @@ def tokenizer(chat=False, more_words=()):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _config(family, d_mlp):
+def _config(family, d_mlp=WIDTH):
     common = {
         "vocab_size": VOCABULARY,
         "hidden_size": 16,
