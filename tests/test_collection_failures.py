@@ -50,6 +50,7 @@ def test_batches_after_one_that_did_not_fit_are_halved_too(llama, monkeypatch):
     assert tried == [4, 2, 2, 2, 2, 2, 2]
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 def test_a_single_prompt_that_does_not_fit_raises(llama, monkeypatch):
     memory_for(0, OUT_OF_MEMORY[0], monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):

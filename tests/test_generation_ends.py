@@ -147,6 +147,7 @@ def test_an_interrupt_inside_a_steered_context_gives_the_weights_back(llama):
     assert reference.same_bits(before, reference.weights(llama))
 
 
+@pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(llama, uncut, rows):
     tried = []
