@@ -17,7 +17,7 @@ DEMO_MODEL := .constraints/demo-model.txt
 MIRROR ?=
 
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
-	test-tl3 test-locked test-oldest test-newest lock resolve lint format clean
+	test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
 setup: $(VENV)/.package
 
@@ -76,10 +76,13 @@ lock: $(VENV_LOCK)/bin/uv
 	rm -rf out/lock
 	mkdir -p out/lock
 	cp -R .constraints out/lock/before
-	$(MAKE) resolve && rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) && $(MAKE) test test-tl3 test-oldest \
-		|| { cp -R .constraints out/lock/failed; cp out/lock/before/* .constraints; \
-			echo 'The tests fail with the new versions, which are in out/lock/failed;' \
-				'.constraints has the old ones again.' >&2; exit 1; }
+	$(MAKE) renewed || { cp -R .constraints out/lock/failed; cp out/lock/before/* .constraints; \
+		echo 'The tests fail with the new versions, which are in out/lock/failed;' \
+			'.constraints has the old ones again.' >&2; exit 1; }
+
+renewed: resolve
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST)
+	$(MAKE) test test-tl3 test-oldest
 
 UV_COMPILE := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
