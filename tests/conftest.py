@@ -34,6 +34,79 @@ if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
     collect_ignore += ["test_probe.py", "test_study_on_ray.py"]
 
 
+# The method itself, on tiny models: what `make test-core` runs, and with which versions are judged.
+CORE = {
+    f"test_{name}.py"
+    for name in (
+        "answer_log_probs",
+        "attribution_patching",
+        "batching",
+        "caa",
+        "circuit",
+        "circuit_contents",
+        "collection",
+        "collection_failures",
+        "collection_hooks",
+        "directional_ablation",
+        "evaluation",
+        "expert_neurons",
+        "experts",
+        "experts_steering",
+        "families",
+        "find_circuit",
+        "find_circuit_refusals",
+        "find_circuit_stages",
+        "generation",
+        "generation_ends",
+        "keep_all",
+        "magnitude_anchor",
+        "mixtures",
+        "moments",
+        "necessity",
+        "packed_pass",
+        "packing",
+        "positions",
+        "positions_contexts",
+        "predictions",
+        "promoted_tokens",
+        "prompt_files",
+        "prompt_sets",
+        "prompts",
+        "random_control",
+        "ranking",
+        "rankings",
+        "refused_before_running",
+        "relp",
+        "requirements",
+        "sampling",
+        "statistics",
+        "steering",
+        "steering_costs",
+        "steering_methods",
+        "steering_refusals",
+        "steering_restores",
+        "steering_values",
+        "token_activations",
+        "top",
+        "universal",
+        "universal_filter",
+        "weights",
+    )
+}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The other files may import what only an extra brings."""
+    only_core = config.option.markexpr == "core" and collection_path.name.startswith("test_")
+    return True if only_core and collection_path.name not in CORE else None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in CORE and not item.get_closest_marker("real_model"):
+            item.add_marker("core")
+
+
 @pytest.fixture(scope="session")
 def models():
     """One bridge for each family; tests leave them as they were."""

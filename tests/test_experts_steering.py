@@ -295,5 +295,6 @@ def test_half_precision_is_steered_as_exactly_as_it_is_computed():
     for via in ("hooks", "weights"):
         with steer(model, circuit, 0.0, via=via):
             found[via] = logits_of(model).float()
-    assert (found["hooks"] - found["weights"]).norm() < rounding
+    # Each is as far from the exact logits as rounding takes it.
+    assert (found["hooks"] - found["weights"]).norm() < 2 * rounding
     assert (found["weights"] - logits_of(model).float()).norm() > 3 * rounding

