@@ -1,6 +1,7 @@
 import os
 import sys
 from importlib.util import find_spec
+from inspect import getattr_static
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,26 @@ import tiny
 from canary_models import CANARIES, refusing
 
 import cna_lens
+from cna_lens.sites import HookedModel
 
 # Threads only get into each other's way where a model is tiny, and where workers share a machine.
 N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 PROCESSORS = max(1, torch.get_num_threads() // N_WORKERS)
 torch.set_num_threads(1)
+
+if sys.version_info < (3, 12):
+
+    class LooksUpNothing(type(HookedModel)):
+        """As since Python 3.12: whether something is a model is told without a look at its values.
+
+        A bridge makes its `hook_dict` anew at each look, and each annotation that is checked looks.
+        """
+
+        def __instancecheck__(cls, instance):
+            members = ("cfg", "tokenizer", "hook_dict", "hooks", "forward")
+            return all(getattr_static(instance, name, cls) is not cls for name in members)
+
+    HookedModel.__class__ = LooksUpNothing
 
 # TransformerLens 4 has no HookedTransformer.
 # docs/models.md is about TransformerLens 4.
