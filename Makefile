@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TL3 := .venv-tl3
-PYTEST := pytest --numprocesses=logical --maxprocesses=4
+PYTEST := pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 DEPENDENCIES := pyproject.toml constraints.txt demo-model.txt
 

@@ -40,10 +40,33 @@ if sys.version_info < (3, 12):
 collect_ignore = [
     "test_models_page.py" if find_spec("transformer_lens.HookedTransformer") else "tl3"
 ]
+# No test in these files runs a model, so that they depend on no version of TransformerLens.
+RUN_NO_MODEL = {
+    f"test_{name}.py"
+    for name in (
+        *("audit_checks", "batching", "circuit", "circuit_contents", "compare_on_demo"),
+        *("data_sets", "docs", "expert_neurons", "figures", "journal", "judge", "judge_cache"),
+        *("judge_rubric", "localization", "means", "moments", "packing", "pair_training_set"),
+        *("prompt_files", "prompt_sets", "quality", "random_control", "ranking", "refusal"),
+        *("refusal_floor", "refusal_reasoning", "refusal_wordings", "rendering", "stability"),
+        *("statistics", "study_reports", "study_running", "study_settings", "top", "transfer"),
+        "universal_filter",
+    )
+}
 # TransformerLens 3 has no sparse probe, for which tl3 tests the error.
 if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
-    # What runs on Ray depends on no version of TransformerLens, and is tested once.
-    collect_ignore += ["test_probe.py", "test_study_on_ray.py"]
+    # What runs on Ray depends on no version of TransformerLens either.
+    collect_ignore += ["test_probe.py", "test_study_on_ray.py", *RUN_NO_MODEL]
+
+
+def pytest_collection_modifyitems(items):
+    """Hold `RUN_NO_MODEL` to what it says."""
+    models = {"models", "chat_model", "guarded", "_demo_model", "folder"}
+    for item in items:
+        if item.path.name in RUN_NO_MODEL and (
+            models & set(item.fixturenames) or hasattr(item.module, "tiny")
+        ):
+            raise pytest.UsageError(f"{item.nodeid} runs a model: take its file from RUN_NO_MODEL")
 
 
 @pytest.fixture(scope="session")

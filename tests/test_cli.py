@@ -281,7 +281,9 @@ N_TOKENS = 16
 
 def few(name):
     whole = cna_lens.prompt_set(name)
-    return replace(whole, positive=whole.positive[: FEW[name]], negative=whole.negative[: FEW[name]])
+    return replace(
+        whole, positive=whole.positive[: FEW[name]], negative=whole.negative[: FEW[name]]
+    )
 
 
 @pytest.mark.real_model
