@@ -59,8 +59,14 @@ if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
     collect_ignore += ["test_probe.py", "test_study_on_ray.py", *RUN_NO_MODEL]
 
 
+# They share what `families` finds, and so one worker: xdist gives the first tests to one.
+SHARE_FAMILIES = ("test_families.py", "test_mixtures.py", "test_models_page.py")
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Hold `RUN_NO_MODEL` to what it says."""
+    """Hold `RUN_NO_MODEL` to what it says, and bring together what shares families."""
+    items.sort(key=lambda item: item.path.name not in SHARE_FAMILIES)
     models = {"models", "chat_model", "guarded", "_demo_model", "folder"}
     for item in items:
         if item.path.name in RUN_NO_MODEL and (
