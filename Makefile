@@ -41,8 +41,8 @@ test-browser: setup
 test-notebooks: setup
 	$(VENV)/bin/pytest -m notebooks
 
-# The same tests on the last TransformerLens that has HookedTransformer, and those that need it:
-# that class, and SAELens.
+# The tests that run a model, on the last TransformerLens that has HookedTransformer, and those that
+# need it: that class, and SAELens.
 test-tl3: $(VENV_TL3)/.package
 	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser and not notebooks'
 
