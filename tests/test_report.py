@@ -120,14 +120,24 @@ def test_a_figure_of_many_points_is_no_svg(monkeypatch):
     assert picture(figure).image.startswith(b"\x89PNG")
 
 
+def without_figures(patch):
+    patch.setattr("cna_lens.report.pictures.find_spec", lambda name: None)
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("cna_lens.report.pictures.find_spec", lambda name: None)
+    without_figures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def harmless():
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        return Page(make_report(everything(), title="A report").html())
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_hostile_texts_are_shown_and_change_no_element(no_figures, hostile):
-    harmless = Page(make_report(everything(), title="A report").html())
+def test_hostile_texts_are_shown_and_change_no_element(no_figures, harmless, hostile):
     names = everything(partial(added, hostile))
     page = Page(make_report(names, title=f"A report{hostile}").html())
     assert page.structure == harmless.structure
