@@ -356,5 +356,6 @@ def test_bad_settings_are_refused_before_anything_runs(model, fingerprint, witho
         Thresholds({"neuron": 0.1})
     with pytest.raises(InputError, match="must be above 0"):
         Thresholds({"neurons": 0.0})
-    with pytest.raises(InputError, match="expected between 0 and 1"):
-        Thresholds(alpha=0.0)
+    for alpha in (0.0, 1.0):
+        with pytest.raises(InputError, match="expected between 0 and 1"):
+            Thresholds(alpha=alpha)
