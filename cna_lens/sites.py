@@ -286,19 +286,21 @@ def embedding_dtype(model: HookedModel) -> torch.dtype:
 
 
 def carries_hooks(model: HookedModel) -> bool:
-    """Whether the model has hooks that are not TransformerLens's own, on whatever module."""
+    """Whether the model has hooks that are not the libraries' own, on whatever module."""
     root: Any = cast("Any", model).original_model if is_bridge(model) else model
     return any(
         # A caching hook is TransformerLens's too, but its user's to read.
-        not (handle.is_permanent and _is_transformer_lens(getattr(handle, "user_hook", None)))
+        not (handle.is_permanent and _is_wiring(getattr(handle, "user_hook", None)))
         for point in model.hook_dict.values()
         for handle in point.fwd_hooks
     ) or any(
-        not _is_transformer_lens(hook)
+        not _is_wiring(hook)
         for module in root.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
 
 
-def _is_transformer_lens(hook: object) -> bool:
-    return getattr(hook, "__module__", "").startswith("transformer_lens")
+def _is_wiring(hook: object) -> bool:
+    # Transformers leaves hooks on a model that it once asked for hidden states; they do nothing.
+    wiring = ("transformer_lens", "transformers.utils.output_capturing")
+    return getattr(hook, "__module__", "").startswith(wiring)
