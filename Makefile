@@ -7,7 +7,7 @@ VENV_NEWEST := .venv-newest
 VENV_LOCK := .venv-lock
 # What is installed into VENV; `test` is enough for test-core.
 EXTRA := dev
-PYTEST := pytest --numprocesses=logical --maxprocesses=4
+PYTEST := pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 LOCKED := .constraints/transformer-lens-4.txt
 LOCKED_TL3 := .constraints/transformer-lens-3.txt
@@ -53,8 +53,8 @@ test-browser: setup
 test-notebooks: setup
 	$(VENV)/bin/pytest -m notebooks
 
-# The same tests on the last TransformerLens that has HookedTransformer, and those that need it:
-# that class, and SAELens.
+# The tests that run a model, on the last TransformerLens that has HookedTransformer, and those that
+# need it: that class, and SAELens.
 test-tl3: $(VENV_TL3)/.package
 	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser and not notebooks'
 

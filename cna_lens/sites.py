@@ -36,8 +36,9 @@ Site = Literal[
 EXPERT_HOOK = re.compile(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post")
 
 
-OWN_HOOKS = ("transformer_lens", "cna_lens.kv_cache")
-"""Whose hooks belong to a model: what a bridge listens with, and the translation of its cache."""
+OWN_HOOKS = ("transformer_lens", "transformers.utils.output_capturing", "cna_lens.kv_cache")
+"""Whose hooks belong to a model: what a bridge listens with, what Transformers leaves where it was
+once asked for hidden states, and the translation of the cache."""
 
 
 @runtime_checkable

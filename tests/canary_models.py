@@ -13,13 +13,13 @@ from cna_lens.types import Layout, PromptRecord
 
 CANARIES = Canaries(
     "words",
-    tuple(f"w{i} w{j} w20" for i in range(5, 9) for j in range(30, 34)),
-    tuple(f"w{i} w{j} w40" for i in range(5, 9) for j in range(30, 34)),
+    tuple(f"w{i} w{j} w20 w21" for i in range(5, 9) for j in range(30, 34)),
+    tuple(f"w{i} w{j} w40 w41" for i in range(5, 9) for j in range(30, 34)),
 )
 
 
 def refusing(seed=0, name="tiny-guarded"):
-    """A random model that opens a refusal on harmful canaries, those with w20, and on no others.
+    """A random model that opens a refusal on harmful canaries (w20 w21), and on no others.
 
     No opening of a refusal is a word of its tokenizer, so that all begin with the unknown word, w0.
     The unembedding of w0 is made the difference between the kinds' last hidden states.

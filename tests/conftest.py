@@ -1,6 +1,7 @@
 import os
 import sys
 from importlib.util import find_spec
+from inspect import getattr_static
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import tiny
 from canary_models import CANARIES, refusing
 
 import cna_lens
+from cna_lens.sites import HookedModel
 
 # Tests patch modules by their place in the package, which is there once something has asked for it.
 for name in cna_lens.__all__:
@@ -23,16 +25,63 @@ N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 PROCESSORS = max(1, torch.get_num_threads() // N_WORKERS)
 torch.set_num_threads(1)
 
+if sys.version_info < (3, 12):
+
+    class LooksUpNothing(type(HookedModel)):
+        """As since Python 3.12: whether something is a model is told without a look at its values.
+
+        A bridge makes its `hook_dict` anew at each look, and each annotation that is checked looks.
+        """
+
+        def __instancecheck__(cls, instance):
+            members = ("cfg", "tokenizer", "hook_dict", "hooks", "forward")
+            return all(getattr_static(instance, name, cls) is not cls for name in members)
+
+    HookedModel.__class__ = LooksUpNothing
+
 # TransformerLens 4 has no HookedTransformer.
 # docs/models.md is about TransformerLens 4.
 collect_ignore = [
     "test_models_page.py" if find_spec("transformer_lens.HookedTransformer") else "tl3"
 ]
+# No test in these files runs a model, so that they depend on no version of TransformerLens.
+RUN_NO_MODEL = {
+    f"test_{name}.py"
+    for name in (
+        *("audit_checks", "batching", "circuit", "circuit_contents", "compare_on_demo"),
+        *("data_sets", "docs", "expert_neurons", "figures", "journal", "judge", "judge_cache"),
+        *("judge_rubric", "localization", "means", "moments", "packing", "pair_training_set"),
+        *("prompt_files", "prompt_sets", "quality", "random_control", "ranking", "refusal"),
+        *("refusal_floor", "refusal_reasoning", "refusal_wordings", "rendering", "stability"),
+        *("statistics", "study_reports", "study_running", "study_settings", "top", "transfer"),
+        "universal_filter",
+    )
+}
 # TransformerLens 3 has no sparse probe, for which tl3 tests the error.
 if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
-    # What runs on Ray depends on no version of TransformerLens, and is tested once.
-    collect_ignore += ["test_probe.py", "test_study_on_ray.py"]
+    # What runs on Ray depends on no version of TransformerLens either.
+    collect_ignore += ["test_probe.py", "test_study_on_ray.py", *RUN_NO_MODEL]
 
+
+# They share what `families` finds, and so one worker: xdist gives the first tests to one.
+SHARE_FAMILIES = ("test_families.py", "test_mixtures.py", "test_models_page.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Hold `RUN_NO_MODEL` to what it says, and bring together what shares families."""
+    items.sort(key=lambda item: item.path.name not in SHARE_FAMILIES)
+    models = {"models", "chat_model", "guarded", "_demo_model", "folder"}
+    for item in items:
+        if item.path.name in RUN_NO_MODEL and (
+            models & set(item.fixturenames) or hasattr(item.module, "tiny")
+        ):
+            raise pytest.UsageError(f"{item.nodeid} runs a model: take its file from RUN_NO_MODEL")
+
+
+if find_spec("transformer_lens.tools") is None:
+    # TransformerLens 3.8.1 has no attribution patching, and says so.
+    collect_ignore += ["test_attribution_patching.py", "test_relp.py"]
 
 # The method itself, on tiny models: what `make test-core` runs, and with which versions are judged.
 CORE = {
@@ -88,6 +137,7 @@ CORE = {
         "steering_values",
         "token_activations",
         "top",
+        "trial",
         "universal",
         "universal_filter",
         "weights",

@@ -96,6 +96,7 @@ def test_new_refusals_weigh_against_lost_ones_and_more_of_them_are_no_tampering(
     server.script = answering(HARMFUL[4:12])  # 8 lost, the first 4 gained
     found = asked(server, partly)
     assert (found.lost, found.gained) == (8, 4)
+    assert found.score == (8 - 4) / 12
     assert found.p_value == pytest.approx(sum(comb(12, k) for k in range(8, 13)) / 2**12)
     server.script = answering([])
     assert asked(server, partly).p_value == 1.0
@@ -117,11 +118,19 @@ def test_canaries_without_a_reply_are_missing_and_counted_as_neither(server, fin
 
 
 def test_too_few_replies_to_tell_chance_apart_decide_nothing(server, fingerprint):
-    server.script = lambda prompt: REFUSAL if prompt in HARMFUL[:6] else ""
+    refused = dict.fromkeys(HARMFUL[:6], REFUSAL)
+    server.script = lambda prompt: refused.get(prompt, " \n" if "w40" in prompt else "")
     found = asked(server, fingerprint)
     assert found.verdict == "undecided"
     assert found.missing == {"empty reply": 26}
     assert asked(server, fingerprint, significance=0.02).verdict == "match"
+
+
+def test_too_few_refusals_before_to_tell_chance_apart_decide_nothing(fingerprint):
+    for n, verdict in ((6, "undecided"), (7, "match")):
+        before = (True,) * n + (False,) * (32 - n)
+        few = replace(fingerprint, refused=before)
+        assert audit.judge_refusals(before, few, model="served").verdict == verdict
 
 
 def test_an_answer_cut_at_the_asked_length_is_an_answer(server, fingerprint):

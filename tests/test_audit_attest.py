@@ -12,6 +12,10 @@ from canary_models import CANARIES, refusing
 import cna_lens
 from cna_lens import InputError, audit
 from cna_lens.audit import Fingerprint, Thresholds
+from cna_lens.audit.attestations import Check
+from cna_lens.audit.checks import Finding
+from cna_lens.audit.judging import judged, likeliest, verdict_of
+from cna_lens.audit.thresholds import DEFAULTS
 from cna_lens.errors import FingerprintError
 
 
@@ -42,6 +46,35 @@ def test_the_same_model_matches_by_either_access(model, fingerprint):
         assert found.kind is None
         assert not found.tensors
         assert not found.hooks
+
+
+@pytest.mark.parametrize(
+    ("n_checks", "p_value", "speaks"), [(1, 0.009, True), (2, 0.009, False), (2, 0.005, True)]
+)
+def test_the_more_checks_there_are_the_less_likely_chance_must_be(
+    fingerprint, n_checks, p_value, speaks
+):
+    findings = [Finding(name, 1.0, lambda: p_value) for name in list(DEFAULTS)[:n_checks]]
+    checks = judged(findings, fingerprint, Thresholds())
+    assert [check.speaks for check in checks] == [speaks] * n_checks
+
+
+@pytest.mark.parametrize(
+    ("of_neurons", "kind"), [(0.3, "adapter removed"), (0.6, "neurons scaled or set to values")]
+)
+def test_neurons_are_named_where_they_changed_more_than_the_behaviour(of_neurons, kind):
+    sizes = {"neurons": of_neurons, "separation": 0.5}
+    checks = [Check(name, size, 0.1, 0.0, True, (), ()) for name, size in sizes.items()]
+    assert likeliest(checks)[0].startswith(kind)
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(1.9, "undecided"), (2.1, "match")])
+def test_a_model_that_hardly_refuses_has_nothing_to_look_after(fingerprint, gap, verdict):
+    reference = fingerprint.reference
+    log_odds = torch.zeros_like(reference.log_odds)
+    log_odds[: reference.n_harmful] = gap
+    hardly = replace(fingerprint, reference=replace(reference, log_odds=log_odds))
+    assert verdict_of([], hardly, moved=False)[0] == verdict
 
 
 @pytest.mark.parametrize("multiplier", [0.0, 0.5])
@@ -323,5 +356,6 @@ def test_bad_settings_are_refused_before_anything_runs(model, fingerprint, witho
         Thresholds({"neuron": 0.1})
     with pytest.raises(InputError, match="must be above 0"):
         Thresholds({"neurons": 0.0})
-    with pytest.raises(InputError, match="expected between 0 and 1"):
-        Thresholds(alpha=0.0)
+    for alpha in (0.0, 1.0):
+        with pytest.raises(InputError, match="expected between 0 and 1"):
+            Thresholds(alpha=alpha)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -6,10 +7,10 @@ import torch
 from canary_models import measurement, reference
 from scipy.stats import kstest
 
-from cna_lens.audit.checks import neurons, refusals, separation
+from cna_lens.audit.checks import direction, neurons, refusals, separation
 from cna_lens.audit.movement import movement
 from cna_lens.audit.null_spread import spread
-from cna_lens.audit.probes import common_direction
+from cna_lens.audit.probes import Probes, common_direction
 from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, weight_energy
 from cna_lens.audit.reference import Axes
 from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
@@ -257,6 +258,21 @@ def test_what_is_lacking_along_one_direction_in_all_layers_is_told_from_directio
     # Rounding is no direction.
     share, chance = common_direction(1e-6 * amounts * one, written)
     assert (share, chance()) == (0.0, 1.0)
+
+
+def test_the_first_fifth_of_the_layers_is_not_looked_at_for_a_direction():
+    generator = torch.Generator().manual_seed(0)
+    amounts = torch.randn((5, 20, 1), generator=generator)
+    lacking = amounts * torch.randn(5, generator=generator)
+    lacking[0] = 10 * amounts[0] * torch.randn(5, generator=generator)
+    nothing = torch.zeros(5, 20, 5)
+    plain, changed = (
+        measurement(torch.zeros(20, 10), each, nothing, [0.0] * 20, n_harmful=10)
+        for each in (nothing, lacking)
+    )
+    probes = Probes(torch.eye(5), torch.zeros(5, 10), torch.zeros(5, 5))
+    before = replace(reference(plain), probes=probes, explained=(True,) * 5)
+    assert direction(before, changed).statistic == pytest.approx(1)
 
 
 def test_p_values_of_a_common_direction_are_uniform_for_layers_with_directions_of_their_own():

@@ -162,6 +162,7 @@ def test_no_alarm_on_requests_like_those_before(watched, reference):
         ask(watched, requests(150, seed=4))
     assert found.alarm is None
     assert found.histograms.n_requests == 450
+    assert reference.n_requests == 300
 
 
 @pytest.mark.parametrize("multiplier", [0.0, 10.0, -1.0])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 import cna_lens
 from cna_lens import cli
+from cna_lens.cli import demo as demo_command
 
 
 @pytest.fixture
@@ -274,11 +276,26 @@ def next_of(lines):
         raise EOFError from None
 
 
+FEW = {"refusal": 8, "refusal_evaluation": 2}
+"""Prompts of each kind that the demo finds its circuits on, and asks, where it is tested."""
+N_TOKENS = 16
+
+
+def few(name):
+    whole = cna_lens.prompt_set(name)
+    return replace(
+        whole, positive=whole.positive[: FEW[name]], negative=whole.negative[: FEW[name]]
+    )
+
+
 @pytest.mark.real_model
 def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     run, tmp_path, monkeypatch, demo
 ):
     monkeypatch.chdir(tmp_path)
+    # `make demo` runs it whole.
+    monkeypatch.setattr(demo_command, "prompt_set", few)
+    monkeypatch.setattr(demo_command, "MAX_NEW_TOKENS", N_TOKENS)
     arguments = "demo", "--model", "demo", "--prompts", 2, "--out", "out", "--device", "cpu"
     code, output, _ = run(*arguments)
     tmp_path = tmp_path / "out"
@@ -296,10 +313,9 @@ def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(label["condition"] for label in labels)) == conditions
     assert len(labels) == 20
-    prompts = cna_lens.prompt_set("refusal_evaluation")
-    answers = cna_lens.generate(
-        demo, [*prompts.positive[:2], *prompts.negative[:2]], max_new_tokens=64
-    )
+    prompts = few("refusal_evaluation")
+    asked = [*prompts.positive, *prompts.negative]
+    answers = cna_lens.generate(demo, asked, max_new_tokens=N_TOKENS)
     stored = html.unescape("".join(path.read_text() for path in tmp_path.iterdir())) + output
     assert not any(answer[:25] in stored for answer in answers)
     report = (tmp_path / "report.html").read_text()
@@ -314,11 +330,10 @@ def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     assert len(relp) == 461
     assert relp.provenance.rank.startswith("relp(")
     steered = [label["sha256"] for label in labels if label["condition"] == "RelP circuit, d = -2"]
-    benign = cna_lens.collect(demo, cna_lens.prompt_set("refusal").negative)
+    benign = cna_lens.collect(demo, few("refusal").negative)
     method = cna_lens.deviation_scaling(relp, benign, -2.0, positions="last_prompt")
     with method.at(demo):
-        asked = [*prompts.positive[:2], *prompts.negative[:2]]
-        expected = cna_lens.metrics.evaluate(demo, asked, max_new_tokens=64)
+        expected = cna_lens.metrics.evaluate(demo, asked, max_new_tokens=N_TOKENS)
     assert steered == [record.sha256 for record in expected.records]
 
 

@@ -9,11 +9,16 @@ from kept import kept, noise
 
 import cna_lens
 from cna_lens import InputError, Selection, null_distribution
-from cna_lens.evidence.permutations import label_permutations
+from cna_lens.evidence.permutations import count_at_least, label_permutations
 from cna_lens.evidence.resampling import Contrast
 
 POSITIVE = [[9.0, 1.0, 5.0], [8.0, 3.0, 5.0]]
 NEGATIVE = [[1.0, 2.0, 5.0], [2.0, 4.0, 5.0]]
+
+
+def test_what_is_equal_up_to_rounding_is_reached():
+    found = count_at_least(torch.tensor([0.3]).double(), torch.tensor([0.3, 0.31]).double() + 1e-12)
+    assert found.tolist() == [1, 0]
 
 
 def test_all_ways_to_label_four_prompts_are_enumerated():

@@ -264,6 +264,13 @@ def test_hooks_see_one_prompt_a_row(llama, hooked, tokens_run):
     assert tokens_run[-1] == (1, 16)
 
 
+def test_a_model_that_was_once_asked_for_hidden_states_packs():
+    model = tiny.bridge("llama")
+    with torch.no_grad():
+        model.original_model(torch.tensor([[5, 6]]), output_hidden_states=True)
+    assert why_not(model, PROMPTS) is None
+
+
 def test_steering_by_weights_packs(llama, tokens_run):
     circuit = cna_lens.Circuit((cna_lens.Neuron(0, 2),), (2.0,), tiny_layout())
     with cna_lens.steer(llama, circuit, -3.0):

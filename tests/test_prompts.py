@@ -26,6 +26,15 @@ def ids(model, *prompts, **options):
     return list(encode(model, list(prompts), **options).ids)
 
 
+def test_every_word_of_the_tests_is_one_token_of_its_own(model):
+    words = [f"w{token}" for token in range(62)]
+    for text, expected in [
+        *((word, [token]) for token, word in enumerate(words)),
+        (" ".join(words), list(range(62))),
+    ]:
+        assert model.tokenizer(text, add_special_tokens=False)["input_ids"] == expected
+
+
 @pytest.mark.parametrize("text", ["w5", "w5 w6 w7", "w30 unknown w31"])
 def test_plain_strings_are_encoded_as_the_model_itself_does(model, text):
     assert ids(model, text) == [tuple(model.to_tokens(text)[0].tolist())]

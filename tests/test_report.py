@@ -120,14 +120,24 @@ def test_a_figure_of_many_points_is_no_svg(monkeypatch):
     assert picture(figure).image.startswith(b"\x89PNG")
 
 
+def without_figures(patch):
+    patch.setattr("cna_lens.report.pictures.find_spec", lambda name: None)
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("cna_lens.report.pictures.find_spec", lambda name: None)
+    without_figures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def harmless():
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        return Page(make_report(everything(), title="A report").html())
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_hostile_texts_are_shown_and_change_no_element(no_figures, hostile):
-    harmless = Page(make_report(everything(), title="A report").html())
+def test_hostile_texts_are_shown_and_change_no_element(no_figures, harmless, hostile):
     names = everything(partial(added, hostile))
     page = Page(make_report(names, title=f"A report{hostile}").html())
     assert page.structure == harmless.structure
@@ -304,16 +314,17 @@ def test_each_circuit_is_judged_beside_the_control_that_follows_it():
 
 
 def test_changes_are_counted_prompt_by_prompt():
-    found = conditions([1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0])
+    before = [1, 1, 1, 0, 0, 0, 0]
+    found = conditions(before, [0, 0, 1, 1, 0, 0, 0], before)
     rates, changes = make_report({"labels": found}).sections[0].tables
     assert [cell.text for cell in changes.rows[0][:5]] == [
         "harmful",
         "circuit, m = 0",
-        "1",
+        "2",
         "1",
         "1",
     ]
-    assert [row[2].number for row in rates.rows] == [0.5, 0.5, 0.5]
+    assert [row[2].number for row in rates.rows] == [3 / 7, 2 / 7, 3 / 7]
 
 
 def test_answers_to_different_prompts_are_not_paired():
@@ -332,6 +343,7 @@ def test_caveats_of_answers_follow_from_their_numbers():
     same = caveats(conditions([1] * 8, [0] * 8, [1] * 8))
     assert "falls" not in same
     assert "With 8 answers a share is known to ± 35 %" in same
+    assert "With 99 answers a share" in caveats(conditions([1] * 99, [0] * 99, [1] * 99))
     assert "share is known" not in caveats(conditions([1] * 100, [0] * 100, [1] * 100))
     assert "There is no control" in caveats(conditions([1] * 8, [0] * 8, [1] * 8)[:2])
     assert "nothing says what changed" in caveats(conditions([1] * 8, [0] * 8, [1] * 8)[1:])

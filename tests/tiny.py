@@ -7,7 +7,7 @@ from functools import cache, partial
 from types import SimpleNamespace
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
@@ -39,14 +39,19 @@ def tokenizer(chat=False, more_words=()):
     words |= {word: VOCABULARY + i for i, word in enumerate(more_words)}
     raw = Tokenizer(WordLevel(words, unk_token="w0"))
     raw.pre_tokenizer = WhitespaceSplit()
+    # Special tokens are looked for inside words too: "w10" would be w1 and an unknown word.
+    unknown, begins, ends = (AddedToken(f"w{i}", single_word=True) for i in range(3))
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="w0", bos_token="w1", eos_token="w2", pad_token="w0"
+        tokenizer_object=raw,
+        unk_token=unknown,
+        bos_token=begins,
+        eos_token=ends,
+        pad_token=unknown,
     )
     if chat:
         fast.chat_template = TEMPLATE
     # TransformerLens loads a tokenizer anew from where it came.
     folder = tempfile.mkdtemp(prefix="cna-lens-tokenizer-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     fast.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
