@@ -62,6 +62,10 @@ if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
     # What runs on Ray depends on no version of TransformerLens either.
     collect_ignore += ["test_probe.py", "test_study_on_ray.py", *RUN_NO_MODEL]
 
+# TransformerLens 3.8.1 has no attribution patching, of which the rankings say so.
+if find_spec("transformer_lens.tools.analysis.attribution_patching") is None:
+    collect_ignore += ["test_attribution_patching.py", "test_relp.py"]
+
 
 # They share what `families` finds, and so one worker: xdist gives the first tests to one.
 SHARE_FAMILIES = ("test_families.py", "test_mixtures.py", "test_models_page.py")
@@ -78,10 +82,6 @@ def pytest_collection_modifyitems(items):
         ):
             raise pytest.UsageError(f"{item.nodeid} runs a model: take its file from RUN_NO_MODEL")
 
-
-if find_spec("transformer_lens.tools") is None:
-    # TransformerLens 3.8.1 has no attribution patching, and says so.
-    collect_ignore += ["test_attribution_patching.py", "test_relp.py"]
 
 # The method itself, on tiny models: what `make test-core` runs, and with which versions are judged.
 CORE = {
@@ -145,16 +145,15 @@ CORE = {
 }
 
 
+def pytest_itemcollected(item):
+    if item.path.name in CORE and not item.get_closest_marker("real_model"):
+        item.add_marker("core")
+
+
 def pytest_ignore_collect(collection_path, config):
     """The other files may import what only an extra brings."""
     only_core = config.option.markexpr == "core" and collection_path.name.startswith("test_")
     return True if only_core and collection_path.name not in CORE else None
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.name in CORE and not item.get_closest_marker("real_model"):
-            item.add_marker("core")
 
 
 @pytest.fixture(scope="session")
