@@ -363,6 +363,16 @@ def test_the_time_is_told_for_this_machine_only_where_it_has_such_hardware(run, 
         assert seconds("cuda") is None
 
 
+def test_estimate_says_what_would_be_slower(run, folder, monkeypatch):
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    arguments = ["estimate", "--model", "a-name", "--config", folder / "config.json"]
+    assert "Slower here" not in run(*arguments)[1]
+    monkeypatch.setattr(AttentionBridge, "_update_kv_cache", lambda self, k, v, **_: (k, v))
+    said = " ".join(run(*arguments)[1].split())
+    assert "Slower here: the cache of LlamaForCausalLM holds 0 tokens" in said
+
+
 def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monkeypatch):
     def warn(_):
         warnings.warn("the cache stays empty", cna_lens.CnaLensWarning, stacklevel=1)

@@ -37,6 +37,7 @@ from cna_lens.report import (
 from cna_lens.report.circuits import circuit_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import picture
+from cna_lens.report.runs import Run, run_section
 from cna_lens.viz.pages import view_scripts
 
 
@@ -467,3 +468,16 @@ def test_an_empty_circuit_and_a_page_without_sections_are_shown():
     Page(empty.html())
     assert Page(page_html("t", [])).attributes("section") == []
     assert Page(page_html("t", [Section("s")])).attributes("section")
+
+
+def test_a_run_that_was_slower_than_it_could_be_says_why(tmp_path):
+    slow = replace(report_results.run(), slower="its cache stays empty")
+    slow.save(tmp_path / "run.json")
+    record = json.loads((tmp_path / "run.json").read_text())
+    facts = dict(run_section("run.json", Run.from_record(record)).facts)
+    assert facts["slower than it could be"] == "its cache stays empty"
+    # What was written before it was told.
+    del record["slower"]
+    assert "slower than it could be" not in dict(
+        run_section("run.json", Run.from_record(record)).facts
+    )

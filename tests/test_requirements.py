@@ -166,3 +166,14 @@ def test_a_configuration_that_is_not_there_is_named():
 def test_numbers_below_one_are_refused(folder, number):
     with pytest.raises(cna_lens.InputError, match=f"{number} is 0"):
         cna_lens.requirements(folder, **{number: 0})
+
+
+def test_what_would_be_slower_is_told_by_shapes_alone(config, monkeypatch):
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    llama = config(**LLAMA_8B)
+    assert cna_lens.requirements("8B", config=llama).slower is None
+    monkeypatch.setattr(AttentionBridge, "_update_kv_cache", lambda self, k, v, **_: (k, v))
+    slower = cna_lens.requirements("8B", config=llama).slower
+    assert slower.startswith("the cache of LlamaForCausalLM holds 0 tokens after it has read 4")
+    assert "about 20 times slower" in slower
