@@ -1,0 +1,58 @@
+"""A model tried out on TransformerLens 3: its own class, and families its bridge gets wrong."""
+
+import families
+import pytest
+import tiny
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import cna_lens
+from cna_lens import CnaLensWarning, ModelError
+from cna_lens.trial import tried
+from experiments.models.families import FAMILIES
+from experiments.models.tiny_models import tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
+
+
+@pytest.fixture
+def hooked():
+    config = HookedTransformerConfig(
+        n_layers=2,
+        d_model=16,
+        n_ctx=64,
+        d_head=8,
+        n_heads=2,
+        d_mlp=tiny.WIDTH,
+        act_fn="gelu",
+        d_vocab=tiny.VOCABULARY,
+        seed=0,
+        initializer_range=0.5,
+        device="cpu",
+        model_name="tiny-hooked",
+    )
+    return HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
+
+
+@pytest.mark.filterwarnings("error::cna_lens.CnaLensWarning")
+def test_a_hooked_transformer_is_warned_about_once(hooked):
+    with pytest.warns(CnaLensWarning) as said:
+        cna_lens.collect(hooked, [[1, 5, 6], [1, 5, 7]])
+    cna_lens.generate(hooked, [[1, 5, 6]], max_new_tokens=2)
+    (message,) = [str(each.message) for each in said]
+    assert message.startswith("tiny-hooked: a HookedTransformer takes no Hugging Face cache")
+    assert message.endswith("load it as a TransformerBridge")
+
+
+def test_a_hook_point_that_is_not_what_w_out_reads_is_refused(hooked):
+    forward = hooked.blocks[1].mlp.forward
+    hooked.blocks[1].mlp.forward = lambda x: 2 * forward(x)
+    with pytest.raises(ModelError, match=r"blocks\.1\.mlp\.hook_post of tiny-hooked is not what"):
+        cna_lens.collect(hooked, [[1, 5, 6], [1, 5, 7]])
+
+
+@pytest.mark.parametrize("name", ["Cohere", "Cohere 2"])
+def test_a_family_that_this_bridge_computes_wrongly_is_refused(name):
+    family = next(family for family in FAMILIES if family.name == name)
+    assert family not in families.RUNNABLE
+    with pytest.raises(ModelError, match=r"does not compute what .* differs from layer 0 on"):
+        tried(tiny_model(family).model)
