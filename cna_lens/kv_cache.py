@@ -82,7 +82,7 @@ def hands_cache_on(hook: object) -> bool:
 
 
 def _is_handed_on(module: nn.Module) -> bool:
-    return any(map(hands_cache_on, module._forward_pre_hooks.values()))
+    return any(map(hands_cache_on, vars(module)["_forward_pre_hooks"].values()))
 
 
 def _by_the_old_name(

@@ -73,17 +73,15 @@ def _plain(wrapped: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
     if module not in copies:
         # Before its children, which may hold it.
         copies[module] = plain = copy.copy(module)
-        children: dict[str, nn.Module | None] = {
-            name: None if child is None else _plain(child, copies)
-            for name, child in module._modules.items()
-        }
-        hooks = {name: type(value)() for name, value in vars(module).items() if _holds_hooks(name)}
-        vars(plain).update(hooks, _modules=children)
+        own = vars(module)
+        vars(plain).update(
+            {hooks: type(own[hooks])() for hooks in ("_forward_hooks", "_forward_pre_hooks")},
+            _modules={
+                name: None if child is None else _plain(child, copies)
+                for name, child in own["_modules"].items()
+            },
+        )
     return copies[module]
-
-
-def _holds_hooks(attribute: str) -> bool:
-    return attribute in ("_forward_hooks", "_forward_pre_hooks")
 
 
 def _outputs(modules: list[nn.Module], run: Any) -> list[Tensor]:
