@@ -178,7 +178,7 @@ def _registry(model: HookedModel) -> dict[str, Any]:
     if not isinstance(registry, dict):
         raise ModelError(
             "this TransformerLens keeps a bridge's hook points where cna_lens does not know; use "
-            "transformer-lens>=3.8.1,<5"
+            "transformer-lens>=3.9,<5"
         )
     return cast("dict[str, Any]", registry)
 

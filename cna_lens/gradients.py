@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from cna_lens.batching import pad
 from cna_lens.collection import Reader
-from cna_lens.errors import ActivationError, InputError, ModelError
+from cna_lens.errors import ActivationError, ModelError
 from cna_lens.first_token import Values
 from cna_lens.forward import SharedPrefix, forward_logits
 from cna_lens.memory import gradient_token_budget, run_in_halves
@@ -77,6 +77,11 @@ class GradientBatch:
             ActivationError: a gradient is infinite or not a number.
             ModelError: a layer's activations cannot be differentiated.
         """
+        # Not at the top: loading all of TransformerLens takes seconds.
+        from transformer_lens.tools.analysis.attribution_patching import (
+            cache_activation_and_gradient,
+        )
+
         all_names = mlp_hook_names(self.model)
         chosen = range(len(all_names)) if layers is None else layers
         names = {layer: name for layer in chosen if (name := all_names[layer]) is not None}
@@ -97,7 +102,7 @@ class GradientBatch:
         ):
             # Norms are computed by the bridge itself where a hook holds their scale fixed.
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-            found = gradient_tool()(model, self.ids, total, list(names.values()))
+            found = cache_activation_and_gradient(model, self.ids, total, list(names.values()))
         if missing := [name for name in names.values() if found.gradients.get(name) is None]:
             raise ModelError(f"the metric has no gradient at {', '.join(missing)}")
         gradients = self._at_read(found.gradients, names)
@@ -170,25 +175,6 @@ def over_batches(
         for rows, result in run_in_halves(buckets, run_batch):
             yield result
             bar.update(len(rows))
-
-
-def gradient_tool() -> Callable[..., Any]:
-    """TransformerLens's `cache_activation_and_gradient`.
-
-    Raises:
-        InputError: this TransformerLens has none.
-    """
-    # Not at the top: loading all of TransformerLens takes seconds.
-    try:
-        from transformer_lens.tools.analysis.attribution_patching import (
-            cache_activation_and_gradient,
-        )
-    except ImportError as error:
-        raise InputError(
-            "this ranking takes gradients by transformer_lens.tools.analysis.attribution_patching, "
-            "which TransformerLens has since 3.9; update transformer-lens, or use another ranking"
-        ) from error
-    return cache_activation_and_gradient
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def find_circuit(
     3
 
     Args:
-        model: a TransformerBridge (TransformerLens 4.x, 3.9) or HookedTransformer (3.8.1 to 3.9).
+        model: a TransformerBridge (TransformerLens 4.x, 3.9) or HookedTransformer (3.9).
         positive: prompts that show the behaviour: strings (put into the chat template where
             there is one), lists of chat messages, or token ids.
         negative: prompts that do not, like the positive ones in everything else.

@@ -1,7 +1,7 @@
 """Sites: where a model's MLP neurons are, and whether they are what they seem.
 
 A model is anything with TransformerLens's hooks: a TransformerBridge (4.x, 3.9) or a
-HookedTransformer (3.8.1 to 3.9). Nothing here asks for a class; what is needed is looked up.
+HookedTransformer (3.9). Nothing here asks for a class; what is needed is looked up.
 """
 
 from __future__ import annotations

@@ -62,10 +62,6 @@ if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
     # What runs on Ray depends on no version of TransformerLens either.
     collect_ignore += ["test_probe.py", "test_study_on_ray.py", *RUN_NO_MODEL]
 
-# TransformerLens 3.8.1 has no attribution patching, of which the rankings say so.
-if find_spec("transformer_lens.tools.analysis.attribution_patching") is None:
-    collect_ignore += ["test_attribution_patching.py", "test_relp.py"]
-
 
 # They share what `families` finds, and so one worker: xdist gives the first tests to one.
 SHARE_FAMILIES = ("test_families.py", "test_mixtures.py", "test_models_page.py")

@@ -100,11 +100,14 @@ def test_a_hook_point_of_the_right_width_at_the_wrong_place_is_refused(monkeypat
         cna_lens.collect(wrong, PROMPTS)
 
 
-def test_a_padded_prompt_that_is_read_otherwise_shares_no_prefix():
-    family = next(family for family in families.RUNNABLE if family.name == "MPT")
-    with pytest.warns(CnaLensWarning, match="padding is behind a shared prefix.*about twice"):
-        trial = tried(tiny_model(family).model)
-    assert trial.no_cache is None
+# The bridge of TransformerLens 3 keeps no cache of MPT at all.
+if families.TRANSFORMER_LENS_4:
+
+    def test_a_padded_prompt_that_is_read_otherwise_shares_no_prefix():
+        family = next(family for family in families.RUNNABLE if family.name == "MPT")
+        with pytest.warns(CnaLensWarning, match="padding is behind a shared prefix.*about twice"):
+            trial = tried(tiny_model(family).model)
+        assert trial.no_cache is None
 
 
 class ByTheNewName(torch.nn.Module):

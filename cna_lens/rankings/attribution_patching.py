@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cna_lens.errors import InputError
 from cna_lens.first_token import FirstTokenMetric, LogOdds, Values, check_metric
-from cna_lens.gradients import GradientBatch, gradient_tool, over_batches
+from cna_lens.gradients import GradientBatch, over_batches
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.sites import HookedModel, mlp_hook_names
@@ -75,7 +75,6 @@ class AttributionPatching(Ranking):
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise InputError where the metric does not fit, ModelError where neurons are experts'."""
-        gradient_tool()
         mlp_hook_names(model)
         self.metric.of(model, n_positive)
 

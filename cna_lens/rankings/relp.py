@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cna_lens.errors import ModelError
 from cna_lens.first_token import FirstTokenMetric, LogOdds, Values, check_metric
-from cna_lens.gradients import GradientBatch, gradient_tool
+from cna_lens.gradients import GradientBatch
 from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.attribution_patching import patched
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
@@ -67,7 +67,6 @@ class RelP(Ranking):
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise ModelError where a part is missing, InputError where the metric does not fit."""
-        gradient_tool()
         relp_hooks(model)
         self.metric.of(model, n_positive)
 
