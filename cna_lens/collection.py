@@ -1,7 +1,4 @@
-"""Collect: run prompts, and read each MLP neuron's activation at one token of each prompt.
-
-This is one of the three modules that touch hooks; the others are `steering` and `expert_hooks`.
-"""
+"""Collect: run prompts, and read each MLP neuron's activation at one token of each prompt."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Scale: change what a circuit's neurons pass on, for the length of a context.
-
-This is one of the three modules that touch hooks; the others are `collection` and `expert_hooks`.
-"""
+"""Scale: change what a circuit's neurons pass on, for the length of a context."""
 
 from __future__ import annotations
 

@@ -229,6 +229,8 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
     plain = PlainModel.inside(model)
     try:
         expected = plain.logits(ids)[0]
+    except torch.OutOfMemoryError:
+        raise
     # Whatever keeps the model from running alone, the bridge itself may be right.
     except Exception as error:
         warnings.warn(
@@ -288,6 +290,13 @@ def _hook_points_checked(model: HookedModel) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
+    if unseen := sorted(names.keys() - (hooked.keys() & passed.keys())):
+        warnings.warn(
+            f"{names[unseen[0]]} of {model_name(model)} cannot be compared with what the down "
+            "projection reads, which is not called; compare them yourself before you rely on it",
+            CnaLensWarning,
+            stacklevel=6,
+        )
     for layer in hooked.keys() & passed.keys():
         read, written = passed[layer]
         if is_bridge(model):
@@ -349,6 +358,8 @@ def _obstacles(
             return no_sharing and _obstacle_to_cache(model, ids, whole, keyword), no_sharing
     except FutureWarning:
         return DEPRECATED, DEPRECATED
+    except torch.OutOfMemoryError:
+        raise
     # A model that takes no cache says so in many ways.
     except Exception as error:
         reason = f"{_plain_name(model)} takes no cache ({_said(error)})"

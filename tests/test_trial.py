@@ -257,3 +257,24 @@ def test_rows_leave_a_batch_of_a_hybrid_whose_cache_cannot_drop_them():
         cna_lens.generate(model, [prompt], max_new_tokens=6)[0] for prompt in prompts
     ]
     assert {len(answer.split()) for answer in together} >= {0, 6}
+
+
+def test_a_down_projection_that_is_not_called_is_warned_about(llama, broken):
+    out = broken.blocks[1].mlp.out
+    replace(out, forward=lambda x: torch.nn.functional.linear(out.hook_in(x), out.weight))
+    with pytest.warns(CnaLensWarning, match=r"blocks\.1\.mlp\.hook_post .* which is not called"):
+        found = answers(broken)
+    assert found == answers(llama)
+
+
+def test_memory_that_runs_out_is_no_want_of_a_cache(broken):
+    for attention in attentions(broken):
+        replace(attention, _update_kv_cache=run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        tried(broken)
+
+
+def run_out(k, v, **kwargs):
+    if kwargs.get("past_key_values") is not None or kwargs.get("cache") is not None:
+        raise torch.OutOfMemoryError
+    return k, v
