@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from textwrap import shorten
@@ -163,7 +163,9 @@ def _mend(model: HookedModel) -> str:
 
 @contextmanager
 def _plainly(model: HookedModel) -> Generator[None]:
-    with torch.no_grad(), torch.autocast(input_device(model).type, enabled=False):
+    device = input_device(model).type
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.no_grad(), torch.autocast(device, enabled=False) if mixed else nullcontext():
         yield
 
 
@@ -213,7 +215,7 @@ def _same(found: Tensor, expected: Tensor) -> bool:
 
 def _logits(
     model: HookedModel, ids: Int64[Tensor, "batch pos"], **options: Any
-) -> Float[Tensor, "batch pos d_vocab"]:
+) -> Float[Tensor, "batch kept_pos d_vocab"]:
     return model.forward(ids, return_type="logits", **({"use_cache": False} | options))
 
 

@@ -4,9 +4,10 @@ import dataclasses
 import time
 from mmap import mmap
 
+import psutil
 import pytest
 
-from experiments.benchmarks import gpu, timing
+from experiments.benchmarks import busy, gpu, timing
 from experiments.benchmarks.memory_watch import growth_mib
 
 
@@ -55,3 +56,31 @@ def test_the_highest_memory_is_seen_though_it_is_freed_again():
     assert grown == pytest.approx(64, abs=16)
     with pytest.raises(ZeroDivisionError):
         growth_mib(lambda: 1 / 0)
+
+
+def test_each_row_has_threads_wait_as_it_says_and_no_other_way(monkeypatch):
+    names = "('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')"
+    say = f"import json, os; print(json.dumps([os.environ.get(name) for name in {names}]))"
+    monkeypatch.setattr(busy, "ANSWERS", say)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    found = {name: busy._seconds(settings, 1) for name, settings in busy.WAITING.items()}
+    assert found == {
+        "as torch does": [None, None],
+        "as the command line does": [busy.SPIN_COUNT, None],
+        "asleep at once": [None, "PASSIVE"],
+    }
+
+
+def test_neighbours_end_with_what_they_stand_beside(monkeypatch):
+    monkeypatch.setattr(busy, "NEIGHBOUR", "import time; time.sleep(60)")
+    children = psutil.Process().children
+    before = set(children())
+
+    def interrupted():
+        with busy._beside(2):
+            assert len(set(children()) - before) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert set(children()) == before

@@ -1,6 +1,7 @@
 """The reference leaves nothing out, links lead somewhere, commands exist, Markdown is drawn."""
 
 import importlib
+import inspect
 import re
 import shlex
 import tomllib
@@ -30,7 +31,8 @@ def documented():
 def public(module):
     """A package's public names and what they are."""
     package = importlib.import_module(module)
-    return {f"{module}.{name}": getattr(package, name) for name in package.__all__}
+    found = {f"{module}.{name}": getattr(package, name) for name in package.__all__}
+    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
 
 
 def values():

@@ -190,6 +190,20 @@ def test_hooks_on_a_model_take_no_part_and_stay_in_their_order(broken):
     assert calls == ["torch", "first", "second"]
 
 
+def test_a_model_that_keeps_every_logit_gives_the_same_answers(llama, broken):
+    assert tried(llama).keeps_logits
+    forward = broken.original_model.forward
+
+    def refuses(*args, **kwargs):
+        if "logits_to_keep" in kwargs:
+            raise TypeError("unexpected keyword argument 'logits_to_keep'")
+        return forward(*args, **kwargs)
+
+    broken.original_model.forward = refuses
+    assert not tried(broken).keeps_logits
+    assert answers(broken) == answers(llama)
+
+
 def test_a_model_is_tried_once(broken):
     passes = []
     first = tried(broken)
