@@ -159,6 +159,14 @@ def test_the_translation_is_no_hook_of_a_stranger(broken):
     assert {found.kind for found in audit.hooks(broken)} == {"replaced method"}
 
 
+def test_the_translation_stays_beside_a_users_hook(llama, broken):
+    rename_the_cache(broken)
+    for attention in attentions(broken):
+        attention.register_forward_pre_hook(lambda *_: None)
+    assert tried(broken).cache == "cache"
+    assert answers(broken) == answers(llama)
+
+
 def test_where_no_way_to_a_cache_works_no_translation_stays(broken):
     rename_the_cache(broken)
     for attention in attentions(broken):
