@@ -409,9 +409,12 @@ def _obstacle_to_cache(
     """Why generating with a cache does not give what the whole text gives; None where it does."""
     cache = new_cache(model)
     obstacle = _obstacle_from(cache, model, ids, whole, keyword)
-    if obstacle == OTHERWISE:
-        return _not_held(model, cache, ids.shape[1] + 1) or f"{_plain_name(model)} {OTHERWISE}"
-    return obstacle
+    if obstacle not in (None, OTHERWISE):
+        return obstacle
+    # Where logits cannot tell, as where they are all the same, the number of tokens does.
+    if reason := _not_held(model, cache, ids.shape[1] + 1):
+        return reason
+    return obstacle and f"{_plain_name(model)} {obstacle}"
 
 
 def _obstacle_from(

@@ -53,6 +53,15 @@ def test_an_empty_cache_is_warned_about_once_and_changes_no_answer(llama, broken
     assert "transformers " in message
 
 
+@pytest.mark.parametrize("weight", [0.0, torch.nan])
+def test_an_empty_cache_is_seen_where_logits_cannot_tell(broken, weight):
+    broken.original_model.lm_head.weight.data[:] = weight
+    for attention in attentions(broken):
+        replace(attention, _update_kv_cache=keep_nothing)
+    with pytest.warns(CnaLensWarning, match="holds 0 tokens .* about 20 times slower"):
+        assert tried(broken).cache is None
+
+
 def test_a_cache_that_computes_something_else_is_not_used(llama, broken):
     for attention in attentions(broken):
         update = attention._update_kv_cache
