@@ -14,6 +14,7 @@ import nbformat
 from jinja2 import DictLoader
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 Notebook = nbformat.NotebookNode
 
@@ -30,6 +31,9 @@ SECONDS = 600
 
 SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
 """Nothing is fetched, and that progress bars are text here is no news."""
+
+KERNEL = Config({"KernelManager": {"transport": "ipc"}})
+"""Sockets in files: a TCP port that is chosen free may be taken when the kernel binds it."""
 
 PROGRESS = re.compile(r"[^\r\n]*(\d+%\||\d+it )[^\r\n]*\[[^\r\n]*\]|[\r\n]|\x1b\[A")
 
@@ -70,6 +74,7 @@ def executed(source: Path) -> Notebook:
             notebook,
             timeout=SECONDS,
             kernel_name="python3",
+            config=KERNEL,
             skip_cells_with_tag=NOT_RUN,
             record_timing=False,
             coalesce_streams=True,
