@@ -32,9 +32,6 @@ SECONDS = 600
 SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
 """Nothing is fetched, and that progress bars are text here is no news."""
 
-KERNEL = Config({"KernelManager": {"transport": "ipc"}})
-"""Sockets in files: a TCP port that is chosen free may be taken when the kernel binds it."""
-
 PROGRESS = re.compile(r"[^\r\n]*(\d+%\||\d+it )[^\r\n]*\[[^\r\n]*\]|[\r\n]|\x1b\[A")
 
 OFFLINE_TEMPLATE = {
@@ -69,12 +66,14 @@ def executed(source: Path) -> Notebook:
         ValueError: a cell said something on its standard error, beside its progress.
     """
     notebook = converted(source)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as sockets:
+        # A TCP port that was free when it was chosen may be taken when the kernel binds it.
+        kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
         client = NotebookClient(
             notebook,
             timeout=SECONDS,
             kernel_name="python3",
-            config=KERNEL,
+            config=Config({"KernelManager": kernel}),
             skip_cells_with_tag=NOT_RUN,
             record_timing=False,
             coalesce_streams=True,
