@@ -17,7 +17,7 @@ DEMO_MODEL := .constraints/demo-model.txt
 MIRROR ?=
 
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
-	test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
+	test-ray test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
 setup: $(VENV)/.package
 
@@ -39,7 +39,7 @@ docs: setup
 	$(VENV)/bin/python -m examples --html out/docs/notebooks
 
 test: setup
-	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks'
+	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks and not ray'
 
 # The method itself on tiny models, in three minutes.
 test-core: setup
@@ -48,6 +48,10 @@ test-core: setup
 # The views in Chromium, which must be installed.
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
+
+# The experiments on Ray clusters that begin and end with the tests.
+test-ray: setup
+	$(VENV)/bin/pytest -m ray
 
 # The notebooks, run from their sources.
 test-notebooks: setup

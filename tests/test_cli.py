@@ -278,7 +278,7 @@ def next_of(lines):
 
 FEW = {"refusal": 8, "refusal_evaluation": 2}
 """Prompts of each kind that the demo finds its circuits on, and asks, where it is tested."""
-N_TOKENS = 16
+N_TOKENS = 8
 
 
 def few(name):
