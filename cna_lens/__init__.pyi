@@ -30,11 +30,6 @@ from .baselines import (
     random_direction as random_direction,
     sae_features as sae_features,
 )
-from .circuit import (
-    Circuit as Circuit,
-    Provenance as Provenance,
-    UniversalRecord as UniversalRecord,
-)
 from .collection import (
     collect as collect,
     universal_neurons as universal_neurons,
@@ -79,12 +74,6 @@ from .metrics import (
 )
 from .models import load_model as load_model
 from .moments import ActivationStats as ActivationStats
-from .neurons import (
-    MLP as MLP,
-    ExpertNeuron as ExpertNeuron,
-    Experts as Experts,
-    Neuron as Neuron,
-)
 from .pipeline import find_circuit as find_circuit
 from .positions import prompt_lengths as prompt_lengths
 from .promoted_tokens import (
@@ -96,10 +85,6 @@ from .prompt_sets import (
     PromptSet as PromptSet,
     diverse_prompts as diverse_prompts,
     prompt_set as prompt_set,
-)
-from .ranking import (
-    NeuronScores as NeuronScores,
-    circuit_size as circuit_size,
 )
 from .rankings import (
     RANKINGS as RANKINGS,
@@ -119,13 +104,30 @@ from .requirements import (
     Requirements as Requirements,
     requirements as requirements,
 )
-from .routing import RoutingStats as RoutingStats
-from .statistics import (
+from .results.circuit import Circuit as Circuit
+from .results.layout import Layout as Layout
+from .results.neurons import (
+    MLP as MLP,
+    ExpertNeuron as ExpertNeuron,
+    Experts as Experts,
+    Neuron as Neuron,
+)
+from .results.provenance import (
+    PromptRecord as PromptRecord,
+    Provenance as Provenance,
+    Source as Source,
+    UniversalRecord as UniversalRecord,
+)
+from .results.scores import NeuronScores as NeuronScores, circuit_size as circuit_size
+from .results.statistics import (
+    Estimate as Estimate,
+    Rate as Rate,
     bootstrap_mean as bootstrap_mean,
     mcnemar as mcnemar,
     paired_bootstrap as paired_bootstrap,
     wilson as wilson,
 )
+from .routing import RoutingStats as RoutingStats
 from .steering import (
     Steering as Steering,
     scale as scale,
@@ -139,13 +141,6 @@ from .steering_method import (
 from .token_activations import (
     TokenActivations as TokenActivations,
     token_activations as token_activations,
-)
-from .types import (
-    Estimate as Estimate,
-    Layout as Layout,
-    PromptRecord as PromptRecord,
-    Rate as Rate,
-    Source as Source,
 )
 from .universal import (
     UniversalNeurons as UniversalNeurons,

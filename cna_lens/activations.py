@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cna_lens.errors import InputError
 from cna_lens.moments import ActivationStats, RunningMoments
-from cna_lens.types import Layout, Source
+from cna_lens.results.layout import Layout
+from cna_lens.results.provenance import Source
 
 IN_MEMORY_BYTES = 2**30
 """What is larger than this is kept on disk."""

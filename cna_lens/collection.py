@@ -25,8 +25,9 @@ from cna_lens.positions import prompt_lengths
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
 from cna_lens.readout import EverythingRead, Reading, Readout, check_finite
+from cna_lens.results.layout import HOOK_SITE
+from cna_lens.results.provenance import Source
 from cna_lens.sites import HookedModel, Site, model_name, site_hook_names, sparse_sites
-from cna_lens.types import HOOK_SITE, Source
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cna_lens.errors import ModelError
 from cna_lens.experts import FusedExperts, HookedExperts
-from cna_lens.neurons import MLP
+from cna_lens.results.neurons import MLP
 from cna_lens.routing import ROUTED, Routed, Router
 from cna_lens.sites import HookedModel, LayerSites, hook_name, is_bridge, neuron_sites
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cna_lens.errors import ModelError
 from cna_lens.expert_hooks import NamedHook, behind_experts, through_point
 from cna_lens.experts import FusedExperts, HookedExperts
-from cna_lens.neurons import MLP, Experts
+from cna_lens.results.neurons import MLP, Experts
 from cna_lens.routing import Routed, Router, routed_to
 from cna_lens.sites import LayerSites, hook_name
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cna_lens.neurons import Experts
+from cna_lens.results.neurons import Experts
 
 ROUTER_PARTS = frozenset({"gate", "router"})
 SHARED_PARTS = ("shared_experts", "shared_expert")

@@ -11,8 +11,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError
+from cna_lens.results.layout import Layout
+from cna_lens.results.provenance import Source
 from cna_lens.routing import COLUMNS, RoutingStats, routing_of
-from cna_lens.types import Layout, Source
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,22 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from cna_lens.batching import BatchSize
-from cna_lens.circuit import Circuit
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
-from cna_lens.neurons import AnyNeuron, NeuronLike
 from cna_lens.projections import layout_of
 from cna_lens.prompt_sets import diverse_prompts
 from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
-from cna_lens.ranking import Sign, check_layers, check_selection, circuit_size
 from cna_lens.rankings import Ranking, as_ranking, read_sets
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import AnyNeuron, NeuronLike
+from cna_lens.results.scores import (
+    Sign,
+    check_layers,
+    check_selection,
+    circuit_size,
+)
 from cna_lens.sites import HookedModel, check_model
-from cna_lens.types import Layout
 from cna_lens.universal import (
     TopCounts,
     UniversalNeurons,

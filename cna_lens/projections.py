@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeGuard, cast
 from torch import Tensor, nn
 
 from cna_lens.experts import SHARED_PARTS, experts_of
-from cna_lens.neurons import MLP, Experts
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import MLP, Experts
 from cna_lens.sites import HookedModel, is_bridge, neuron_sites
-from cna_lens.types import Layout
 
 
 def layout_of(model: HookedModel) -> Layout | None:

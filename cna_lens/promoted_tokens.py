@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
 from cna_lens.projections import down_projection
+from cna_lens.results.layout import Neuron
 from cna_lens.sites import HookedModel, mlp_hook_names, model_name
 from cna_lens.token_texts import token_texts
-from cna_lens.types import Neuron
 
 
 @dataclass(frozen=True)

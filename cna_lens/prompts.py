@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cna_lens.batching import TokenIds
 from cna_lens.errors import CnaLensWarning, InputError
+from cna_lens.results.provenance import PromptRecord
 from cna_lens.sites import HookedModel, check_model, model_name
-from cna_lens.types import PromptRecord
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int] | Tensor

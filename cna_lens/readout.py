@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cna_lens.errors import ActivationError, ModelError
 from cna_lens.expert_readout import ExpertReadout
-from cna_lens.types import Layout
+from cna_lens.results.layout import Layout
 
 
 class Reading(NamedTuple):

@@ -22,7 +22,7 @@ from cna_lens.memory import (
 )
 from cna_lens.models import read_config
 from cna_lens.projections import layout_of
-from cna_lens.ranking import circuit_size
+from cna_lens.results.scores import circuit_size
 from cna_lens.sites import HookedModel, sparse_sites
 from cna_lens.trial import obstacle_by_shapes, without_a_cache
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from cna_lens.types import Layout
+from cna_lens.results.layout import Layout
 
 if TYPE_CHECKING:
     import pandas as pd

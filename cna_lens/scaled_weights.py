@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from cna_lens.circuit import Circuit
 from cna_lens.projections import DownProjection, down_projection, projection_kind
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import AnyNeuron
 from cna_lens.sites import HookedModel
-from cna_lens.types import AnyNeuron
 
 # Models whose weights a context has scaled, and the neurons, for as long as it lasts.
 _edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()

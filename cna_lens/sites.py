@@ -25,8 +25,8 @@ from cna_lens.experts import (
     unwrapped,
     why_unreachable,
 )
-from cna_lens.neurons import MLP
-from cna_lens.types import HOOK_SITE, Layout
+from cna_lens.results.layout import HOOK_SITE, Layout
+from cna_lens.results.neurons import MLP
 
 Site = Literal[
     "mlp.hook_post", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cna_lens.changes import Pull, PullRouted, Scale
-from cna_lens.circuit import Circuit
 from cna_lens.errors import CircuitMismatchError, CnaLensWarning, InputError, ModelError
 from cna_lens.expert_hooks import expert_hooks
 from cna_lens.moments import ActivationStats
-from cna_lens.neurons import Experts
 from cna_lens.positions import Positions, PositionTracker, check_positions
 from cna_lens.projections import down_projection
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import Experts
 from cna_lens.routing import routed_to
 from cna_lens.scaled_weights import edited_neurons, obstacle_to_scaling, scaled_columns
 from cna_lens.sites import (

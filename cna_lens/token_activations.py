@@ -13,14 +13,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets, pad
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.forward import forward_trunk
 from cna_lens.memory import run_in_halves, token_budget
-from cna_lens.neurons import Neuron, NeuronLike, as_neuron
 from cna_lens.positions import prompt_lengths
 from cna_lens.projections import layout_of
 from cna_lens.prompts import Chat, Prompt, encode, pad_token_id
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import (
+    Neuron,
+    NeuronLike,
+    as_neuron,
+)
 from cna_lens.sites import HookedModel, input_device, mlp_hook_names, model_name
 from cna_lens.steering import check_circuit
 from cna_lens.token_texts import token_texts

@@ -30,9 +30,10 @@ from cna_lens.kv_cache import (
     keeps_keys_and_values,
     new_cache,
 )
-from cna_lens.neurons import MLP
 from cna_lens.plain_model import PlainModel, relative_error
 from cna_lens.projections import projection_module
+from cna_lens.results.neurons import MLP
+from cna_lens.results.provenance import library_versions
 from cna_lens.sites import (
     HookedModel,
     check_model,
@@ -42,7 +43,6 @@ from cna_lens.sites import (
     neuron_sites,
     without_hooks,
 )
-from cna_lens.versions import library_versions
 
 PROMPT = (11, 7, 23, 5, 17, 3)
 """Any tokens do, and so few that their passes take less time than reading one prompt set."""

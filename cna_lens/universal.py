@@ -11,11 +11,16 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from cna_lens.circuit import Circuit, UniversalRecord
 from cna_lens.errors import InputError
-from cna_lens.neurons import AnyNeuron, NeuronLike, as_neuron
-from cna_lens.ranking import NeuronScores, circuit_size
-from cna_lens.types import Layout, PromptRecord
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import (
+    AnyNeuron,
+    NeuronLike,
+    as_neuron,
+)
+from cna_lens.results.provenance import PromptRecord, UniversalRecord
+from cna_lens.results.scores import NeuronScores, circuit_size
 
 Scope = Literal["model", "layer"]
 By = Literal["magnitude", "value"]

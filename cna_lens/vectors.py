@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.types import Source
+from cna_lens.results.provenance import Source
 
 VectorSite = Literal["hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
 

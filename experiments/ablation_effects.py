@@ -26,8 +26,8 @@ import cna_lens
 from cna_lens.first_token import REFUSAL_OPENINGS, first_tokens, log_odds
 from cna_lens.forward import SharedPrefix, forward_logits
 from cna_lens.prompts import encode
+from cna_lens.results.provenance import library_versions
 from cna_lens.sites import HookedModel, hook_name, model_name
-from cna_lens.versions import library_versions
 
 RANKINGS = ("attribution_patching", "relp", "contrast", "standardized", "output_weighted", "random")
 AT_ONCE = 128

@@ -25,7 +25,7 @@ from cna_lens import NeuronScores, Selection
 from cna_lens.evidence import Necessity
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.rankings import RandomScores
-from cna_lens.versions import library_versions
+from cna_lens.results.provenance import library_versions
 
 RANKINGS = (
     "contrast",

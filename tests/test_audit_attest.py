@@ -308,7 +308,7 @@ def test_another_chat_template_is_refused(fingerprint):
     [
         (b"{", "is no JSON object"),
         (b"[]", "is no JSON object"),
-        (b'{"format": "cna_lens.circuit", "version": 1}', "format and version"),
+        (b'{"format": "cna_lens.results.circuit", "version": 1}', "format and version"),
         (b'{"format": "cna_lens.fingerprint", "version": 2}', "format and version"),
         (b'{"format": "cna_lens.fingerprint", "version": 1}', "is damaged"),
     ],

@@ -15,7 +15,7 @@ from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, w
 from cna_lens.audit.reference import Axes
 from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
 from cna_lens.audit.weights import TensorRecord
-from cna_lens.types import Layout
+from cna_lens.results.layout import Layout
 
 N = 4
 

@@ -147,7 +147,7 @@ def test_a_file_written_by_hand_loads(tmp_path):
     path.write_text(
         sealed(
             {
-                "format": "cna_lens.circuit",
+                "format": "cna_lens.results.circuit",
                 "version": 1,
                 "widths": [4, 2],
                 "neurons": [[1, 1, -2.5], [0, 3, 1.0]],

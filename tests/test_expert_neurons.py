@@ -20,7 +20,7 @@ from cna_lens import (
     UniversalRule,
     matched_random,
 )
-from cna_lens.neurons import as_neuron
+from cna_lens.results.neurons import as_neuron
 from cna_lens.routing import routing_of
 from cna_lens.universal import most_active
 

@@ -6,10 +6,14 @@ import pytest
 import results
 
 from cna_lens import Circuit, Estimate, Layout, Neuron, Provenance, Rate
-from cna_lens.rendering import Cell, Summary, Table
-from cna_lens.rendering.html import summary_html
-from cna_lens.rendering.text import plain_text
-from cna_lens.rendering.visible import visible
+from cna_lens.results.rendering import (
+    Cell,
+    Summary,
+    Table,
+)
+from cna_lens.results.rendering.html import summary_html
+from cna_lens.results.rendering.text import plain_text
+from cna_lens.results.rendering.visible import visible
 
 VOID = {"img", "rect", "line", "meta", "input"}
 

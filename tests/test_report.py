@@ -24,7 +24,6 @@ from cna_lens import (
 )
 from cna_lens.errors import CircuitFileError
 from cna_lens.metrics import Answered, AnswerRecord, Evaluation, label, load_labels, save_labels
-from cna_lens.rendering.visible import visible
 from cna_lens.report import (
     Section,
     StudyTable,
@@ -38,6 +37,7 @@ from cna_lens.report.circuits import circuit_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import picture
 from cna_lens.report.runs import Run, run_section
+from cna_lens.results.rendering.visible import visible
 from cna_lens.viz.pages import view_scripts
 
 

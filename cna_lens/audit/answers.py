@@ -16,7 +16,7 @@ from cna_lens.audit.fingerprints import Fingerprint
 from cna_lens.errors import InputError
 from cna_lens.metrics import Endpoint, Missing, is_refusal
 from cna_lens.metrics.endpoint_client import Completion, complete_all
-from cna_lens.statistics import mcnemar
+from cna_lens.results.statistics import mcnemar
 
 SIGNIFICANCE = 0.01
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from cna_lens.audit.inference_path import Interception
-from cna_lens.evidence.records import Evidence
-from cna_lens.neurons import AnyNeuron
-from cna_lens.rendering import Cell, Table
+from cna_lens.results.neurons import AnyNeuron
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Cell, Table
 
 Access = Literal["weights", "activations"]
 Verdict = Literal["match", "benign drift", "tampered", "undecided"]

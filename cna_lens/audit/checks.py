@@ -16,7 +16,7 @@ from cna_lens.audit.probes import Probes, common_direction
 from cna_lens.audit.reference import Reference, unwritten, written
 from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
 from cna_lens.audit.weights import Matrices
-from cna_lens.neurons import AnyNeuron
+from cna_lens.results.neurons import AnyNeuron
 
 FRACTIONS = (0.001, 0.003)
 """The shares of all neurons that are taken from the top of each ranking."""

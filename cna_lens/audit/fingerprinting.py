@@ -14,14 +14,14 @@ from cna_lens.audit.reference import Reference
 from cna_lens.audit.watched import RANKINGS, watch_list
 from cna_lens.audit.weights import Matrices, tensor_records
 from cna_lens.batching import BatchSize
-from cna_lens.circuit import Circuit
 from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal
 from cna_lens.pipeline import find_circuit
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.provenance import library_versions
+from cna_lens.results.statistics import wilson
 from cna_lens.sites import HookedModel, check_model, model_name
-from cna_lens.statistics import wilson
 from cna_lens.steering import check_circuit
-from cna_lens.versions import library_versions
 
 ANSWER_TOKENS = 12
 """Enough for a refusal to be told by its words."""

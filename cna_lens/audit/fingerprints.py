@@ -21,9 +21,10 @@ from cna_lens.audit.reference import Axes, Reference
 from cna_lens.audit.watched import Watched
 from cna_lens.audit.weights import TensorRecord
 from cna_lens.errors import FingerprintError, InputError
-from cna_lens.files import write_atomically
-from cna_lens.neurons import Experts
-from cna_lens.types import Layout, Rate
+from cna_lens.results.files import write_atomically
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import Experts
+from cna_lens.results.statistics import Rate
 
 FORMAT = "cna_lens.fingerprint"
 VERSION = 1

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.files import write_atomically
-from cna_lens.neurons import Neuron
+from cna_lens.results.files import write_atomically
+from cna_lens.results.neurons import Neuron
 
 FORMAT: Final = "cna_lens.histograms"
 VERSION: Final = 1

@@ -15,8 +15,8 @@ from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.prompts import EncodedPrompts, encode
+from cna_lens.results.layout import HOOK_SITE, Layout
 from cna_lens.sites import HookedModel
-from cna_lens.types import HOOK_SITE, Layout
 
 STREAM_SITES: Final = ("hook_attn_out", "hook_mlp_out", "hook_resid_post")
 

@@ -12,7 +12,7 @@ from cna_lens.audit.measurement import Measurement
 from cna_lens.audit.probes import Probes
 from cna_lens.audit.watched import Watched
 from cna_lens.audit.weights import Matrices
-from cna_lens.types import Layout
+from cna_lens.results.layout import Layout
 
 SAME_PRODUCT = SAME_SUM = 0.05
 """How far an MLP's output may be from its down projection's, and the stream from the sum of what is

@@ -7,7 +7,7 @@ from typing import Any
 
 from cna_lens.audit.fingerprints import Fingerprint
 from cna_lens.errors import FingerprintError, InputError
-from cna_lens.files import write_atomically
+from cna_lens.results.files import write_atomically
 
 INSTALL = "pip install 'cna-lens[audit]'"
 

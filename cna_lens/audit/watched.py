@@ -14,12 +14,12 @@ from cna_lens.audit.canaries import Canaries
 from cna_lens.audit.measurement import Measurement
 from cna_lens.baselines import matched_random
 from cna_lens.batching import BatchSize
-from cna_lens.circuit import Circuit
 from cna_lens.moments import ActivationStats
-from cna_lens.ranking import NeuronScores, Sign
 from cna_lens.rankings import as_ranking, rank, score_neurons
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.scores import NeuronScores, Sign
 from cna_lens.sites import HookedModel
-from cna_lens.types import Layout
 
 RANKINGS: Final[Mapping[str, Sign]] = {
     "contrast": "abs",

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from cna_lens.audit.exchangeability import JumpingBets, ranks
 from cna_lens.audit.histograms import Histograms, binned
-from cna_lens.circuit import Circuit
 from cna_lens.errors import CnaLensWarning, InputError
-from cna_lens.neurons import Neuron
 from cna_lens.positions import PositionTracker
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import Neuron
 from cna_lens.sites import HookedModel, mlp_hook_names, model_name
 from cna_lens.steering import Hook, check_circuit, hooked
 

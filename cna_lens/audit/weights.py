@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cna_lens.projections import down_projection
+from cna_lens.results.layout import Layout
 from cna_lens.sites import HookedModel, neuron_sites
-from cna_lens.types import Layout
 from cna_lens.weights import named_weights
 
 

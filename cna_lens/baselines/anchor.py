@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.changes import check_width, pulled
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError, ModelError
 from cna_lens.moments import ActivationStats
 from cna_lens.positions import Positions, PositionTracker, check_positions, whole_prompts
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Neuron
 from cna_lens.sites import HookedModel, hook_name
 from cna_lens.steering import (
     check_circuit,
@@ -25,7 +26,6 @@ from cna_lens.steering import (
     values_of,
 )
 from cna_lens.steering_method import Applied, check_strength
-from cna_lens.types import Neuron
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,14 @@ from cna_lens.collection import Reader
 from cna_lens.errors import InputError
 from cna_lens.moments import RunningMoments
 from cna_lens.prompts import Chat, Prompt
-from cna_lens.ranking import Sign, check_selection, circuit_size
+from cna_lens.results.layout import Layout
+from cna_lens.results.provenance import Source
+from cna_lens.results.scores import (
+    Sign,
+    check_selection,
+    circuit_size,
+)
 from cna_lens.sites import HookedModel, model_name
-from cna_lens.types import Layout, Source
 
 
 @dataclass(frozen=True, eq=False)

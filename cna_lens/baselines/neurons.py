@@ -6,8 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cna_lens.circuit import Circuit
 from cna_lens.positions import Positions, check_positions
+from cna_lens.results.circuit import Circuit
 from cna_lens.sites import HookedModel, hook_name
 from cna_lens.steering import (
     Values,

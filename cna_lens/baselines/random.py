@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
 from cna_lens.moments import ActivationStats
-from cna_lens.neurons import AnyNeuron
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import AnyNeuron
+from cna_lens.results.provenance import Provenance
 
 Match = Literal["layer", "magnitude"]
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from cna_lens.circuit import Circuit
 from cna_lens.cli import (
     audit as audit_command,
     demo as demo_command,
@@ -25,7 +24,8 @@ from cna_lens.errors import InputError
 from cna_lens.generation import generate
 from cna_lens.models import load_model
 from cna_lens.pipeline import find_circuit
-from cna_lens.ranking import Sign
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.scores import Sign
 from cna_lens.steering import steer
 
 app = typer.Typer(

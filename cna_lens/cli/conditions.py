@@ -11,10 +11,10 @@ from typing import Any
 from rich.table import Table
 
 from cna_lens.baselines import matched_random
-from cna_lens.circuit import Circuit
 from cna_lens.cli.render import console, progress_console
 from cna_lens.metrics import Answered, Evaluation, evaluate, save_labels
 from cna_lens.prompts import Prompt
+from cna_lens.results.circuit import Circuit
 from cna_lens.sites import HookedModel
 from cna_lens.steering import steer
 

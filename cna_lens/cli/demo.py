@@ -8,7 +8,6 @@ from typing import Any
 
 from cna_lens.activations import ActivationStats
 from cna_lens.baselines import deviation_scaling, matched_random
-from cna_lens.circuit import Circuit
 from cna_lens.cli.conditions import (
     CONTROL_SEED,
     UNSTEERED,
@@ -28,6 +27,7 @@ from cna_lens.pipeline import find_circuit
 from cna_lens.prompt_sets import prompt_set
 from cna_lens.report import token_section, verdicts, write_report
 from cna_lens.report.pictures import can_draw
+from cna_lens.results.circuit import Circuit
 from cna_lens.sites import HookedModel
 
 MAX_NEW_TOKENS = 64

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cna_lens.circuit import Circuit
 from cna_lens.cli.conditions import (
     UNSTEERED,
     Answered,
@@ -22,7 +21,8 @@ from cna_lens.cli.runs import Option, command_line, save_run
 from cna_lens.models import load_model
 from cna_lens.prompts import Prompt
 from cna_lens.report.runs import Setting
-from cna_lens.statistics import mcnemar
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.statistics import mcnemar
 
 
 def run(

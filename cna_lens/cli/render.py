@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cna_lens.circuit import Circuit
+from cna_lens.results.circuit import Circuit
 
 console = Console()
 progress_console = Console(stderr=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cna_lens.circuit import Circuit
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.errors import InputError
 from cna_lens.models import load_model
 from cna_lens.prompts import Prompt
 from cna_lens.report import make_report, read_results, token_section
+from cna_lens.results.circuit import Circuit
 
 
 def run(

@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from cna_lens.baselines.choice import Prefer, check_prefer
 from cna_lens.errors import InputError
-from cna_lens.journal import read_journal
-from cna_lens.rendering import Cell, Summarized, Summary, Table
-from cna_lens.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.journal import read_journal
+from cna_lens.results.rendering import (
+    Cell,
+    Summarized,
+    Summary,
+    Table,
+)
+from cna_lens.results.statistics import (
+    Estimate,
+    Rate,
+    bootstrap_mean,
+    mcnemar,
+    paired_bootstrap,
+    wilson,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cna_lens.types import Estimate
+from cna_lens.results.statistics import Estimate
 
 
 @dataclass(frozen=True)

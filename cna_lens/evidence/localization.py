@@ -10,10 +10,8 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from cna_lens.activations import PromptActivations
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import LayerCounts
-from cna_lens.evidence.records import Evidence, prompt_facts
 from cna_lens.evidence.resampling import (
     Contrast,
     bootstrap,
@@ -22,9 +20,16 @@ from cna_lens.evidence.resampling import (
     shuffled_labels,
 )
 from cna_lens.evidence.selection import Selection
-from cna_lens.ranking import NeuronScores, circuit_size
-from cna_lens.rendering import Cell, Table, per_layer
-from cna_lens.types import Estimate, Layout
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.records import Evidence, prompt_facts
+from cna_lens.results.rendering import (
+    Cell,
+    Table,
+    per_layer,
+)
+from cna_lens.results.scores import NeuronScores, circuit_size
+from cna_lens.results.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd

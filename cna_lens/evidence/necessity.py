@@ -14,19 +14,19 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
-from cna_lens.evidence.records import Evidence
 from cna_lens.evidence.selection import Selection
 from cna_lens.moments import ActivationStats
 from cna_lens.positions import Positions
 from cna_lens.prompts import Prompt
-from cna_lens.ranking import NeuronScores
-from cna_lens.rendering import Cell, Table
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.provenance import Provenance
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Cell, Table
+from cna_lens.results.scores import NeuronScores
+from cna_lens.results.statistics import Estimate, paired_bootstrap
 from cna_lens.sites import HookedModel
-from cna_lens.statistics import paired_bootstrap
 from cna_lens.steering import steer
-from cna_lens.types import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd

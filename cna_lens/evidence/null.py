@@ -11,7 +11,6 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from cna_lens.activations import PromptActivations
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import NullCurves, thinned
 from cna_lens.evidence.permutations import (
@@ -19,12 +18,17 @@ from cna_lens.evidence.permutations import (
     label_permutations,
     true_correlations,
 )
-from cna_lens.evidence.records import Evidence, prompt_facts
 from cna_lens.evidence.resampling import Contrast, check_count, over_resamples
 from cna_lens.evidence.selection import Selection
-from cna_lens.ranking import NeuronScores
-from cna_lens.rendering import Cell, Table, neuron_table
-from cna_lens.types import Estimate
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.records import Evidence, prompt_facts
+from cna_lens.results.rendering import (
+    Cell,
+    Table,
+    neuron_table,
+)
+from cna_lens.results.scores import NeuronScores
+from cna_lens.results.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 from cna_lens.activations import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.selection import Selection
-from cna_lens.ranking import NeuronScores
 from cna_lens.rankings import rank
-from cna_lens.types import Estimate, Layout
+from cna_lens.results.layout import Layout
+from cna_lens.results.scores import NeuronScores
+from cna_lens.results.statistics import Estimate
 
 ENTRIES = 1 << 23
 

@@ -10,11 +10,17 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
-from cna_lens.neurons import AnyNeuron, NeuronLike
-from cna_lens.ranking import NeuronScores, Sign, check_layers, check_selection, circuit_size
-from cna_lens.types import Layout
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import AnyNeuron, NeuronLike
+from cna_lens.results.scores import (
+    NeuronScores,
+    Sign,
+    check_layers,
+    check_selection,
+    circuit_size,
+)
 from cna_lens.universal import UniversalNeurons, as_neurons, checked_neurons, filter_universal
 
 

@@ -11,10 +11,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from cna_lens.activations import PromptActivations
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import SizeStability, StabilityCurves
-from cna_lens.evidence.records import Evidence, neurons_record, prompt_facts
 from cna_lens.evidence.resampling import (
     Contrast,
     bootstrap,
@@ -24,8 +22,18 @@ from cna_lens.evidence.resampling import (
     over_resamples,
 )
 from cna_lens.evidence.selection import Selection
-from cna_lens.rendering import Cell, Table, neuron_table
-from cna_lens.types import Estimate
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.records import (
+    Evidence,
+    neurons_record,
+    prompt_facts,
+)
+from cna_lens.results.rendering import (
+    Cell,
+    Table,
+    neuron_table,
+)
+from cna_lens.results.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd

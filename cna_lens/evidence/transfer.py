@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
-from cna_lens.evidence.records import Evidence
-from cna_lens.rendering import Cell, Table
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Cell, Table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cna_lens.errors import InputError
-from cna_lens.files import write_atomically
 from cna_lens.metrics.evaluation import AnswerRecord, Evaluation
+from cna_lens.results.files import write_atomically
 
 UNSTEERED = "unsteered"
 CONTROL = "random control"

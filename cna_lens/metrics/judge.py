@@ -13,8 +13,7 @@ from cna_lens.metrics.judge_cache import JudgementCache
 from cna_lens.metrics.judge_client import Usage, ask_all
 from cna_lens.metrics.judge_rubric import Judgement, Missing
 from cna_lens.metrics.judge_settings import Judge
-from cna_lens.statistics import bootstrap_mean, wilson
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.statistics import Estimate, Rate, bootstrap_mean, wilson
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from cna_lens.errors import InputError
-from cna_lens.files import write_atomically
 from cna_lens.metrics.judge_rubric import Judgement, judgement_of, load_json
+from cna_lens.results.files import write_atomically
 
 _START = b'{"key": "'
 

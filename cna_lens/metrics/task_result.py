@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cna_lens.errors import InputError
-from cna_lens.statistics import bootstrap_mean, paired_bootstrap, wilson
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.statistics import (
+    Estimate,
+    Rate,
+    bootstrap_mean,
+    paired_bootstrap,
+    wilson,
+)
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from cna_lens.collection import Reader
 from cna_lens.errors import InputError
 from cna_lens.moments import ActivationStats
 from cna_lens.prompts import Chat, Prompt, encode
-from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.attribution_patching import AttributionPatching
 from cna_lens.rankings.contrast_part import ContrastPart
 from cna_lens.rankings.moments import Contrast, OutputWeighted, RandomScores, Standardized
 from cna_lens.rankings.probe import Probe
 from cna_lens.rankings.protocol import Collected, Needs, Ranking, read_sets
 from cna_lens.rankings.relp import RelP
+from cna_lens.results.scores import NeuronScores
 from cna_lens.sites import HookedModel, check_model
 
 __all__ = [

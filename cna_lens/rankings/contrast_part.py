@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cna_lens.errors import InputError
 from cna_lens.moments import ActivationStats
-from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
+from cna_lens.results.scores import NeuronScores
 
 Part = Literal["activation", "routing"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
 from cna_lens.projections import down_projection, projection_kind
-from cna_lens.ranking import NeuronScores
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
+from cna_lens.results.scores import NeuronScores
 from cna_lens.sites import HookedModel, model_name, neuron_sites
 
 CONSTANT = 1e-6

@@ -10,14 +10,13 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from cna_lens.activations import KeptActivations, PromptActivations
-from cna_lens.circuit import Provenance
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
 from cna_lens.prompts import EncodedPrompts
-from cna_lens.ranking import NeuronScores
+from cna_lens.results.provenance import Provenance, library_versions
+from cna_lens.results.scores import NeuronScores
 from cna_lens.sites import HookedModel
-from cna_lens.versions import library_versions
 
 Needs = Literal["statistics", "weights", "activations", "gradients"]
 

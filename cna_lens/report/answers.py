@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from cna_lens.metrics import Answered
-from cna_lens.rendering import Cell, Table
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
 from cna_lens.report.verdict import verdicts
-from cna_lens.statistics import mcnemar, paired_bootstrap
-from cna_lens.types import Estimate
+from cna_lens.results.rendering import Cell, Table
+from cna_lens.results.statistics import Estimate, mcnemar, paired_bootstrap
 
 
 def answers_section(name: str, answered: Sequence[Answered]) -> Section:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from cna_lens.circuit import Circuit, UniversalRecord
-from cna_lens.rendering import per_layer, summary_of
 from cna_lens.report.sections import Section
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.provenance import UniversalRecord
+from cna_lens.results.rendering import per_layer, summary_of
 
 FEW_PROMPTS = 30
 DIFFERENCES = ("contrast", "standardized", "output_weighted")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cna_lens.comparison import Comparison
-from cna_lens.rendering import summary_of
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
+from cna_lens.results.rendering import summary_of
 
 
 def comparison_section(name: str, comparison: Comparison) -> Section:

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cna_lens.circuit import Circuit
 from cna_lens.comparison import Comparison
 from cna_lens.errors import InputError
-from cna_lens.evidence.records import Evidence
-from cna_lens.files import write_atomically
 from cna_lens.metrics import Answered, Evaluation
-from cna_lens.rendering import Cell, Table
 from cna_lens.report.answers import answers_section
 from cna_lens.report.circuits import circuit_section
 from cna_lens.report.comparisons import comparison_section
@@ -25,6 +21,10 @@ from cna_lens.report.runs import Run, run_section
 from cna_lens.report.sections import Section
 from cna_lens.report.studies import StudyTable, study_section
 from cna_lens.report.texts import Texts, texts_section
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.files import write_atomically
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Cell, Table
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from cna_lens.evidence import (
     StabilityCurves,
     Transfer,
 )
-from cna_lens.evidence.records import Evidence
-from cna_lens.rendering import Summary, summary_of
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Summary, summary_of
 
 if TYPE_CHECKING:
     from cna_lens.viz import ResultFigure

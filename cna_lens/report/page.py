@@ -8,9 +8,14 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from cna_lens.rendering import escaped, text_html
-from cna_lens.rendering.html import asset, facts_html, layer_bars, table_markup
 from cna_lens.report.sections import Picture, Section
+from cna_lens.results.rendering import escaped, text_html
+from cna_lens.results.rendering.html import (
+    asset,
+    facts_html,
+    layer_bars,
+    table_markup,
+)
 
 
 def page_html(title: str, sections: Sequence[Section], scripts: Sequence[str] = ()) -> str:

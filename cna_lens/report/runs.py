@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cna_lens.files import write_atomically
 from cna_lens.report.sections import Section
-from cna_lens.types import PromptRecord
-from cna_lens.versions import library_versions
+from cna_lens.results.files import write_atomically
+from cna_lens.results.provenance import PromptRecord, library_versions
 
 FORMAT = "cna_lens.run"
 

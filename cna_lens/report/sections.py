@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cna_lens.rendering import Table
+from cna_lens.results.rendering import Table
 
 
 @dataclass(frozen=True)

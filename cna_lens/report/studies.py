@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cna_lens.rendering import Cell, Table
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.rendering import Cell, Table
+from cna_lens.results.statistics import Estimate, Rate
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cna_lens.metrics import is_refusal
-from cna_lens.rendering import Cell, Table
 from cna_lens.report.sections import Section
+from cna_lens.results.rendering import Cell, Table
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cna_lens.circuit import Circuit
-from cna_lens.neurons import Neuron
 from cna_lens.prompts import Prompt
 from cna_lens.report.sections import Section
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import Neuron
 from cna_lens.sites import HookedModel
 
 STRONGEST = 12

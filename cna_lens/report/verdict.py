@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cna_lens.metrics import Answered
-from cna_lens.statistics import mcnemar
+from cna_lens.results.statistics import mcnemar
 
 
 def verdicts(answered: Sequence[Answered]) -> list[str]:

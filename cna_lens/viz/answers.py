@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from cna_lens.errors import InputError
 from cna_lens.metrics import Answered
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.statistics import Estimate, Rate
 from cna_lens.viz.figures import ResultFigure, Style, bars, drawn, line_look, shown
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cna_lens.rendering import embedded_json, escaped
-from cna_lens.rendering.visible import visible
+from cna_lens.results.rendering import embedded_json, escaped
+from cna_lens.results.rendering.visible import visible
 
 POSITIVE = "#0072b2"
 NEGATIVE = "#d55e00"

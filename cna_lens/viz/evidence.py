@@ -17,7 +17,7 @@ from cna_lens.evidence import (
     StabilityCurves,
     Transfer,
 )
-from cna_lens.types import Estimate
+from cna_lens.results.statistics import Estimate
 from cna_lens.viz.figures import (
     COLOURS,
     ResultFigure,

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cna_lens.errors import InputError
-from cna_lens.rendering import escaped, styled
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.rendering import escaped, styled
+from cna_lens.results.statistics import Estimate, Rate
 
 Style = Literal["screen", "paper"]
 
@@ -190,7 +190,7 @@ def legend_above(axis: Axes) -> None:
 
 def shown(text: str, longest: int = 28) -> str:
     """A name as a label shows it: no mathematics, no hidden characters, not too long."""
-    from cna_lens.rendering.visible import visible
+    from cna_lens.results.rendering.visible import visible
 
     plain = visible(text)
     short = plain if len(plain) <= longest else f"{plain[: longest - 1]}…"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
 from cna_lens.evidence import LayerCounts, Localization
-from cna_lens.rendering import per_layer
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.rendering import per_layer
 from cna_lens.viz.figures import (
     COLOURS,
     ResultFigure,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cna_lens.errors import InputError
-from cna_lens.files import write_atomically
-from cna_lens.rendering import escaped, styled
+from cna_lens.results.files import write_atomically
+from cna_lens.results.rendering import escaped, styled
 
 
 @runtime_checkable

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from cna_lens.promoted_tokens import PromotedTokens, TokenLogit, promoted_tokens
-from cna_lens.rendering import Cell, Table, escaped, styled, text_html
-from cna_lens.rendering.html import table_html
-from cna_lens.rendering.visible import visible
+from cna_lens.results.layout import Neuron
+from cna_lens.results.rendering import (
+    Cell,
+    Table,
+    escaped,
+    styled,
+    text_html,
+)
+from cna_lens.results.rendering.html import table_html
+from cna_lens.results.rendering.visible import visible
 from cna_lens.sites import HookedModel
-from cna_lens.types import Neuron
 from cna_lens.viz.pages import Page
 
 

@@ -7,9 +7,9 @@ import torch
 from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
-from cna_lens.circuit import Circuit
 from cna_lens.errors import InputError
-from cna_lens.ranking import NeuronScores
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.scores import NeuronScores
 from cna_lens.viz.evidence import SEQUENTIAL
 from cna_lens.viz.figures import ResultFigure, Style, drawn, whole_numbers
 

@@ -10,7 +10,7 @@ from cna_lens.baselines.choice import Prefer
 from cna_lens.comparison import Comparison
 from cna_lens.comparison.table import Row
 from cna_lens.errors import InputError
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.statistics import Estimate, Rate
 from cna_lens.viz.figures import (
     ResultFigure,
     Style,

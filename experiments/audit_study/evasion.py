@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cna_lens import Circuit, InputError, prompt_set, steer
-from cna_lens.journal import Journal
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.neurons import AnyNeuron
+from cna_lens.results.journal import Journal
+from cna_lens.results.neurons import AnyNeuron
 from cna_lens.sites import HookedModel
 from cna_lens.steering import Via
 from experiments.audit_study.attacks import (

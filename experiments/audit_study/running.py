@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 from tqdm.auto import tqdm
 
 from cna_lens import CnaLensError, prompt_set
-from cna_lens.journal import Journal
 from cna_lens.metrics import refusal_log_odds
+from cna_lens.results.journal import Journal
 from cna_lens.sites import HookedModel
 from experiments.audit_study.bench import Bench
 from experiments.audit_study.variants import Variant, check_names

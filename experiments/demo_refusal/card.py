@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cna_lens.adapters import BASE_MODEL
-from cna_lens.types import Rate
+from cna_lens.results.statistics import Rate
 
 CARD = """# {name}
 

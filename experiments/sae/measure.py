@@ -22,9 +22,9 @@ from cna_lens import (
 )
 from cna_lens.metrics import kl_per_token
 from cna_lens.positions import whole_prompts
-from cna_lens.ranking import Sign
+from cna_lens.results.provenance import library_versions
+from cna_lens.results.scores import Sign
 from cna_lens.sites import HookedModel, model_name
-from cna_lens.versions import library_versions
 from experiments.sae.cost import cost
 from experiments.sae.text import Texts, answered
 from experiments.sae.train import RECORD, activations_of

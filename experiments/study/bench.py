@@ -24,7 +24,7 @@ from cna_lens import (
     VectorAddition,
 )
 from cna_lens.positions import Positions
-from cna_lens.ranking import Sign
+from cna_lens.results.scores import Sign
 from cna_lens.sites import HookedModel
 from experiments.study.cells import Cell, Discovery, Steering
 from experiments.study.settings import Study, Subject

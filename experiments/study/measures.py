@@ -23,7 +23,7 @@ from cna_lens.metrics import (
     refusal_log_odds,
     write_answers,
 )
-from cna_lens.ranking import circuit_size
+from cna_lens.results.scores import circuit_size
 from experiments.study.bench import Bench, check_not_empty
 from experiments.study.cells import Cell, Discovery, block_texts
 

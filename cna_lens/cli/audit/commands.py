@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cna_lens import audit
-from cna_lens.circuit import Circuit
 from cna_lens.cli.audit.watching import Said, requests_of, said, watch_record, watch_requests
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.cli.report import say_where
@@ -20,6 +19,7 @@ from cna_lens.cli.sources import SOURCE_HELP
 from cna_lens.errors import InputError
 from cna_lens.models import load_model
 from cna_lens.report import make_report
+from cna_lens.results.circuit import Circuit
 
 EXIT_CODES: Mapping[str, int] = {"match": 0, "benign drift": 0, "tampered": 1, "undecided": 2}
 

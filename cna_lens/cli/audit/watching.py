@@ -12,11 +12,11 @@ from typing import Any, Literal, cast
 from tqdm.auto import tqdm
 
 from cna_lens import audit
-from cna_lens.circuit import Circuit
 from cna_lens.cli.sources import read_source
 from cna_lens.errors import InputError
 from cna_lens.generation import generate
 from cna_lens.prompts import Prompt
+from cna_lens.results.circuit import Circuit
 from cna_lens.sites import HookedModel
 
 STDIN = "-"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from cna_lens.circuit import Circuit
 from cna_lens.cli.play.loop import Loop
 from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.settings import Settings
@@ -14,6 +13,7 @@ from cna_lens.errors import CnaLensError
 from cna_lens.models import load_model
 from cna_lens.prompt_files import Prompts
 from cna_lens.prompt_sets import prompt_set
+from cna_lens.results.circuit import Circuit
 from cna_lens.steering import check_multiplier
 
 

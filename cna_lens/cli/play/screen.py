@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cna_lens.circuit import Circuit
 from cna_lens.cli.play.commands import HELP
 from cna_lens.cli.play.exchange import Exchange, Written
-from cna_lens.rendering.visible import visible
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.rendering.visible import visible
 
 TOP = 20
 

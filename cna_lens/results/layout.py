@@ -1,4 +1,4 @@
-"""The words of the domain: where neurons live, where activations came from, a rate."""
+"""Layout: which neurons a model has, and where each stands on one axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.neurons import (
+from cna_lens.results.neurons import (
     MLP,
     AnyNeuron,
     ExpertNeuron,
@@ -189,70 +189,3 @@ class Layout:
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor whose last axis holds all neurons into one tensor for each layer."""
         return tuple(torch.split(values, list(self.widths), dim=-1))
-
-
-@dataclass(frozen=True)
-class PromptRecord:
-    """Which prompts were used, without their text: how many, and a hash of their token ids."""
-
-    count: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where activations came from; two sets can be contrasted only where all but prompts agree."""
-
-    model: str
-    position: int
-    prompts: PromptRecord
-    template_sha256: str | None = None
-    site: str = HOOK_SITE
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of successes in n trials with its confidence interval.
-
-    >>> print(Rate(value=0.2, low=0.13, high=0.29, n=100))
-    20.0 % [13.0, 29.0] n=100
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        """The rate and its interval in per cent."""
-        value, low, high = 100 * self.value, 100 * self.low, 100 * self.high
-        return f"{value:.1f} % [{low:.1f}, {high:.1f}] n={self.n}"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over examples with its confidence interval.
-
-    >>> print(Estimate(value=0.91, low=0.88, high=0.94, n=58, missing=2))
-    0.91 [0.88, 0.94] n=58, 2 missing
-
-    Attributes:
-        value: the mean of the examples that have a value.
-        low: lower end of the interval, None for a single example.
-        high: upper end of the interval, None for a single example.
-        n: examples with a value.
-        missing: examples without one; never counted as 0.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    missing: int = 0
-
-    def __str__(self) -> str:
-        """The mean and its interval."""
-        unknown = self.low is None or self.high is None
-        interval = "[?, ?]" if unknown else f"[{self.low:.3g}, {self.high:.3g}]"
-        missing = f", {self.missing} missing" if self.missing else ""
-        return f"{self.value:.3g} {interval} n={self.n}{missing}"

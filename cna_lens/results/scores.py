@@ -11,10 +11,16 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from cna_lens.circuit import Circuit, Provenance
 from cna_lens.errors import InputError
-from cna_lens.rendering import Cell, Summarized, Summary, Table
-from cna_lens.types import Layout
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.provenance import Provenance
+from cna_lens.results.rendering import (
+    Cell,
+    Summarized,
+    Summary,
+    Table,
+)
 
 Sign = Literal["abs", "positive", "negative"]
 

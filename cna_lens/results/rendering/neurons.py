@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cna_lens.neurons import AnyNeuron
-from cna_lens.rendering.summary import Cell, Table
-from cna_lens.types import Layout
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import AnyNeuron
+from cna_lens.results.rendering.summary import Cell, Table
 
 
 def neuron_table(

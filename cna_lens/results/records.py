@@ -7,9 +7,13 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from cna_lens.circuit import Circuit
-from cna_lens.files import write_atomically
-from cna_lens.rendering import Summarized, Summary, Table
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.files import write_atomically
+from cna_lens.results.rendering import (
+    Summarized,
+    Summary,
+    Table,
+)
 
 
 class Evidence(Summarized):

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cna_lens.rendering.summary import Summary, Table
-from cna_lens.rendering.visible import visible
+from cna_lens.results.rendering.summary import Summary, Table
+from cna_lens.results.rendering.visible import visible
 
 WIDTH = 80
 ROWS = 20

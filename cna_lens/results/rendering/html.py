@@ -9,8 +9,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from cna_lens.rendering.summary import Cell, Summary, Table
-from cna_lens.rendering.visible import visible
+from cna_lens.results.rendering.summary import (
+    Cell,
+    Summary,
+    Table,
+)
+from cna_lens.results.rendering.visible import visible
 
 ROWS = 200
 
@@ -44,7 +48,7 @@ def styled(body: str) -> str:
 @cache
 def asset(name: str) -> str:
     """A style sheet or script of this package."""
-    return (files("cna_lens.rendering") / name).read_text(encoding="utf-8")
+    return (files("cna_lens.results.rendering") / name).read_text(encoding="utf-8")
 
 
 def summary_html(summary: Summary) -> str:

@@ -6,102 +6,33 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cna_lens.errors import CircuitFileError, InputError
-from cna_lens.files import write_atomically
-from cna_lens.neurons import MLP, AnyNeuron, Experts, as_neuron
-from cna_lens.rendering import Cell, Summarized, Summary, neuron_table, per_layer
-from cna_lens.types import HOOK_SITE, Layout, PromptRecord
+from cna_lens.results.files import write_atomically
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import (
+    MLP,
+    AnyNeuron,
+    Experts,
+    as_neuron,
+)
+from cna_lens.results.provenance import Provenance
+from cna_lens.results.rendering import (
+    Cell,
+    Summarized,
+    Summary,
+    neuron_table,
+    per_layer,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "cna_lens.circuit"
+FORMAT = "cna_lens.results.circuit"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class UniversalRecord:
-    """The rule by which universal neurons were excluded, and how many there were.
-
-    Attributes:
-        n_neurons: universal neurons found or given.
-        fraction: the share of all activations that counts as a prompt's top.
-        threshold: the share of the prompts on which a neuron must be in the top.
-        scope: "model" takes the top over all layers together, "layer" within each.
-        by: the top by "magnitude" or by "value".
-        applied: "before" the top k is taken, so that the circuit keeps its size, or "after".
-        prompts: the diverse prompts, None when the neurons were given by the user.
-    """
-
-    n_neurons: int
-    fraction: float | None = None
-    threshold: float | None = None
-    scope: str | None = None
-    by: str | None = None
-    applied: str = "before"
-    prompts: PromptRecord | None = None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How a circuit was found, as far as it is known; everything a repetition needs but the text.
-
-    Attributes:
-        model: the model's name.
-        weights_sha256: see `cna_lens.weights_hash`; None unless asked for.
-        site: the hook point of each block.
-        position: the token read, -1 for the last one.
-        template_sha256: hash of the chat template, None where none was used.
-        positive: the prompts that show the behaviour.
-        negative: the prompts that do not.
-        rank: the ranking's name, and its settings where it has any.
-        unit: the unit of the scores.
-        sign: "abs", "positive" or "negative".
-        fraction: share of the model's neurons asked for, those of all experts counted; None where
-            k was given.
-        k: number of neurons asked for.
-        layers: the layers chosen from, None for all.
-        max_per_layer: the most neurons taken from one layer, None for any number.
-        universal: the universal filter, None where none was applied.
-        versions: the versions of the libraries that matter, by name.
-    """
-
-    model: str | None = None
-    weights_sha256: str | None = None
-    site: str = HOOK_SITE
-    position: int | None = None
-    template_sha256: str | None = None
-    positive: PromptRecord | None = None
-    negative: PromptRecord | None = None
-    rank: str | None = None
-    unit: str | None = None
-    sign: str | None = None
-    fraction: float | None = None
-    k: int | None = None
-    layers: tuple[int, ...] | None = None
-    max_per_layer: int | None = None
-    universal: UniversalRecord | None = None
-    versions: tuple[tuple[str, str], ...] = ()
-
-    def facts(self) -> list[tuple[str, str]]:
-        """What is known, in words."""
-        facts = [("model", self.model or "unknown")]
-        if self.positive and self.negative:
-            count = f"{self.positive.count} positive, {self.negative.count} negative"
-            facts.append(("prompts", count))
-        if self.rank:
-            unit = f" ({self.unit})" if self.unit else ""
-            facts.append(("ranking", f"{self.rank}{unit}, sign {self.sign}, token {self.position}"))
-        if self.universal:
-            excluded = f"{self.universal.n_neurons} neurons excluded"
-            facts.append(("universal", f"{excluded}, {self.universal.applied} the top k"))
-        if self.weights_sha256:
-            facts.append(("weights", self.weights_sha256[:16]))
-        return facts
 
 
 @dataclass(frozen=True)
@@ -272,7 +203,7 @@ class Circuit(Summarized):
                 neurons=tuple(as_neuron(tuple(place)) for *place, _ in body["neurons"]),
                 scores=tuple(float(score) for *_, score in body["neurons"]),
                 layout=_layout(body),
-                provenance=_provenance(body["provenance"]),
+                provenance=Provenance.from_record(body["provenance"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CircuitFileError(f"{path} does not describe a circuit: {error}") from error
@@ -317,24 +248,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _layout(body: Mapping[str, Any]) -> Layout:
     experts = tuple(Experts(int(count), int(width)) for count, width in body.get("experts", ()))
     return Layout(tuple(body["widths"]), experts)
-
-
-def _provenance(raw: Mapping[str, Any]) -> Provenance:
-    known = {entry.name for entry in fields(Provenance)}
-    if unknown := set(raw) - known:
-        raise CircuitFileError(f"unknown entries in the provenance: {', '.join(sorted(unknown))}")
-    entries = dict(raw)
-    for name in ("positive", "negative"):
-        entries[name] = _prompt_record(entries.get(name))
-    if universal := entries.get("universal"):
-        record: dict[str, Any] = dict(universal)
-        record["prompts"] = _prompt_record(record.get("prompts"))
-        entries["universal"] = UniversalRecord(**record)
-    if entries.get("layers") is not None:
-        entries["layers"] = tuple(entries["layers"])
-    entries["versions"] = tuple((name, version) for name, version in entries.get("versions", ()))
-    return Provenance(**entries)
-
-
-def _prompt_record(raw: Mapping[str, Any] | None) -> PromptRecord | None:
-    return None if raw is None else PromptRecord(**raw)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cna_lens.types import Estimate, Rate
+from cna_lens.results.statistics import Estimate, Rate
 
 
 @dataclass(frozen=True)
@@ -139,28 +138,3 @@ class Summary:
             None if table is None else Table.from_record(table),
             None if bars is None else tuple(map(int, bars)),
         )
-
-
-class Summarized(ABC):
-    """A result that prints as a table, and shows itself in a notebook."""
-
-    @abstractmethod
-    def _summary(self) -> Summary:
-        """What is shown."""
-
-    def __str__(self) -> str:
-        """A table for the terminal."""
-        from cna_lens.rendering.text import plain_text
-
-        return plain_text(self._summary())
-
-    def _repr_html_(self) -> str:
-        """HTML for a notebook, which needs nothing but itself."""
-        from cna_lens.rendering.html import summary_html
-
-        return summary_html(self._summary())
-
-
-def summary_of(result: Summarized) -> Summary:
-    """What a result shows of itself."""
-    return result._summary()  # pyright: ignore[reportPrivateUsage]
