@@ -1,9 +1,5 @@
 from . import audit as audit, evidence as evidence, metrics as metrics
 from .activations import PromptActivations as PromptActivations
-from .answer_log_probs import (
-    AnswerLogProbs as AnswerLogProbs,
-    answer_log_probs as answer_log_probs,
-)
 from .baselines import (
     Anchor as Anchor,
     Choice as Choice,
@@ -59,33 +55,40 @@ from .evidence import (
     stability as stability,
     transfer as transfer,
 )
-from .expert_hooks import expert_hooks as expert_hooks
 from .first_token import (
     LogitDifference as LogitDifference,
     LogOdds as LogOdds,
-)
-from .generation import (
-    generate as generate,
-    stream as stream,
 )
 from .metrics import (
     is_refusal as is_refusal,
     ngram_quality as ngram_quality,
 )
-from .models import load_model as load_model
-from .moments import ActivationStats as ActivationStats
-from .pipeline import find_circuit as find_circuit
-from .positions import prompt_lengths as prompt_lengths
-from .promoted_tokens import (
-    PromotedTokens as PromotedTokens,
-    promoted_tokens as promoted_tokens,
-)
-from .prompt_files import read_prompts as read_prompts
-from .prompt_sets import (
+from .models.estimate import Requirements as Requirements, requirements as requirements
+from .models.inside.expert_hooks import expert_hooks as expert_hooks
+from .models.inside.weights import weights_hash as weights_hash
+from .models.loading.load import load_model as load_model
+from .models.prompts.files import read_prompts as read_prompts
+from .models.prompts.sets import (
     PromptSet as PromptSet,
     diverse_prompts as diverse_prompts,
     prompt_set as prompt_set,
 )
+from .models.running.generation import generate as generate, stream as stream
+from .models.running.positions import prompt_lengths as prompt_lengths
+from .models.tokens.answer_log_probs import (
+    AnswerLogProbs as AnswerLogProbs,
+    answer_log_probs as answer_log_probs,
+)
+from .models.tokens.promoted_tokens import (
+    PromotedTokens as PromotedTokens,
+    promoted_tokens as promoted_tokens,
+)
+from .models.tokens.token_activations import (
+    TokenActivations as TokenActivations,
+    token_activations as token_activations,
+)
+from .moments import ActivationStats as ActivationStats, RoutingStats as RoutingStats
+from .pipeline import find_circuit as find_circuit
 from .rankings import (
     RANKINGS as RANKINGS,
     AttributionPatching as AttributionPatching,
@@ -99,10 +102,6 @@ from .rankings import (
     Standardized as Standardized,
     rank as rank,
     score_neurons as score_neurons,
-)
-from .requirements import (
-    Requirements as Requirements,
-    requirements as requirements,
 )
 from .results.circuit import Circuit as Circuit
 from .results.layout import Layout as Layout
@@ -127,7 +126,6 @@ from .results.statistics import (
     paired_bootstrap as paired_bootstrap,
     wilson as wilson,
 )
-from .routing import RoutingStats as RoutingStats
 from .steering import (
     Steering as Steering,
     scale as scale,
@@ -138,17 +136,12 @@ from .steering_method import (
     Applied as Applied,
     SteeringMethod as SteeringMethod,
 )
-from .token_activations import (
-    TokenActivations as TokenActivations,
-    token_activations as token_activations,
-)
 from .universal import (
     UniversalNeurons as UniversalNeurons,
     UniversalRule as UniversalRule,
     filter_universal as filter_universal,
 )
 from .vectors import ControlVectors as ControlVectors
-from .weights import weights_hash as weights_hash
 
 __all__ = [
     "MLP",

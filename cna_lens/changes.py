@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cna_lens.errors import CircuitMismatchError, ModelError, VectorMismatchError
-from cna_lens.routing import routed_to
+from cna_lens.models.inside.routing import routed_to
 
 
 class Scale:

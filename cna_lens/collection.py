@@ -12,22 +12,29 @@ import torch
 from tqdm.auto import tqdm
 
 from cna_lens.activations import KeptActivations, PromptActivations
-from cna_lens.batching import BatchSize, TokenIds, check_batch_size, length_buckets
 from cna_lens.errors import InputError
-from cna_lens.expert_hooks import expert_hooks
 from cna_lens.expert_readout import ExpertReadout
-from cna_lens.forward import SharedPrefix
-from cna_lens.memory import run_in_halves, token_budget
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.expert_hooks import expert_hooks
+from cna_lens.models.inside.sites import Site, site_hook_names, sparse_sites
+from cna_lens.models.prompts.encoding import (
+    Chat,
+    EncodedPrompts,
+    Prompt,
+    TokenIds,
+    encode,
+    pad_token_id,
+)
+from cna_lens.models.prompts.sets import diverse_prompts
+from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets
+from cna_lens.models.running.forward import SharedPrefix
+from cna_lens.models.running.memory import run_in_halves, token_budget
+from cna_lens.models.running.packing import PackedTokens, Row, alone, forward_rows, rows_for
+from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
-from cna_lens.packed_pass import forward_rows, rows_for
-from cna_lens.packing import PackedTokens, Row, alone
-from cna_lens.positions import prompt_lengths
-from cna_lens.prompt_sets import diverse_prompts
-from cna_lens.prompts import Chat, EncodedPrompts, Prompt, encode, pad_token_id
 from cna_lens.readout import EverythingRead, Reading, Readout, check_finite
 from cna_lens.results.layout import HOOK_SITE
 from cna_lens.results.provenance import Source
-from cna_lens.sites import HookedModel, Site, model_name, site_hook_names, sparse_sites
 from cna_lens.universal import TopCounts, UniversalNeurons, UniversalRule
 
 
@@ -86,7 +93,7 @@ def collect(
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        prompts: strings, lists of chat messages, or token ids; see `cna_lens.prompts.encode`.
+        prompts: strings, lists of chat messages, or token ids; see `cna_lens.models.encode`.
         keep: "stats" keeps count, mean and variance, in memory that does not grow with the number
             of prompts; "all" keeps every prompt's activations.
         folder: for `keep="all"`, write them there as safetensors shards; needed above 1 GiB.

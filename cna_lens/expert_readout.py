@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cna_lens.errors import ModelError
-from cna_lens.expert_hooks import NamedHook, behind_experts, through_point
-from cna_lens.experts import FusedExperts, HookedExperts
+from cna_lens.models.inside.expert_hooks import NamedHook, behind_experts, through_point
+from cna_lens.models.inside.experts import FusedExperts, HookedExperts
+from cna_lens.models.inside.routing import Routed, Router, routed_to
+from cna_lens.models.inside.sites import LayerSites, hook_name
 from cna_lens.results.neurons import MLP, Experts
-from cna_lens.routing import Routed, Router, routed_to
-from cna_lens.sites import LayerSites, hook_name
 
 # Activations with their route weights, and the route weights of the layer's MLPs.
 LayerRead = tuple[Float[Tensor, "prompt neuron"], Float[Tensor, "prompt mlp"]]

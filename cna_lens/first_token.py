@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
 
 Token = str | int
 Values = Callable[[Float[Tensor, "batch d_vocab"], Sequence[int]], Float[Tensor, " batch"]]

@@ -13,15 +13,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.batching import pad
 from cna_lens.collection import Reader
 from cna_lens.errors import ActivationError, ModelError
 from cna_lens.first_token import Values
-from cna_lens.forward import SharedPrefix, forward_logits
-from cna_lens.memory import gradient_token_budget, run_in_halves
-from cna_lens.positions import prompt_lengths
-from cna_lens.prompts import EncodedPrompts, pad_token_id
-from cna_lens.sites import HookedModel, input_device, mlp_hook_names, model_name
+from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.inside.sites import mlp_hook_names
+from cna_lens.models.prompts.encoding import EncodedPrompts, pad_token_id
+from cna_lens.models.running.batching import pad
+from cna_lens.models.running.forward import SharedPrefix, forward_logits
+from cna_lens.models.running.memory import gradient_token_budget, run_in_halves
+from cna_lens.models.running.positions import prompt_lengths
 
 Result = TypeVar("Result")
 NamedHook = tuple[str, Callable[..., Any]]

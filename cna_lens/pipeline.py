@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
-from cna_lens.projections import layout_of
-from cna_lens.prompt_sets import diverse_prompts
-from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
+from cna_lens.models.hooked_model import HookedModel, check_model
+from cna_lens.models.inside.projections import layout_of
+from cna_lens.models.inside.weights import weights_hash
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode, warn_about_duplicates
+from cna_lens.models.prompts.sets import diverse_prompts
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.rankings import Ranking, as_ranking, read_sets
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
@@ -21,7 +23,6 @@ from cna_lens.results.scores import (
     check_selection,
     circuit_size,
 )
-from cna_lens.sites import HookedModel, check_model
 from cna_lens.universal import (
     TopCounts,
     UniversalNeurons,
@@ -30,7 +31,6 @@ from cna_lens.universal import (
     checked_neurons,
     filter_universal,
 )
-from cna_lens.weights import weights_hash
 
 Universal = Literal["default"] | UniversalNeurons | Iterable[NeuronLike] | None
 

@@ -6,23 +6,14 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from cna_lens.projections import DownProjection, down_projection, projection_kind
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.projections import DownProjection, down_projection, projection_kind
+from cna_lens.models.inside.weights import _edits
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.layout import AnyNeuron
-from cna_lens.sites import HookedModel
-
-# Models whose weights a context has scaled, and the neurons, for as long as it lasts.
-_edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
-
-
-def edited_neurons(model: HookedModel) -> frozenset[AnyNeuron]:
-    """The neurons that some surrounding context has scaled by their weights."""
-    return frozenset[AnyNeuron]().union(*_edits.get(cast("nn.Module", model), []))
 
 
 @contextmanager

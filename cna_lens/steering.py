@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,24 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cna_lens.changes import Pull, PullRouted, Scale
-from cna_lens.errors import CircuitMismatchError, CnaLensWarning, InputError, ModelError
-from cna_lens.expert_hooks import expert_hooks
+from cna_lens.errors import InputError, ModelError
+from cna_lens.models.hooked_model import HookedModel, is_bridge
+from cna_lens.models.inside.expert_hooks import expert_hooks
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.routing import routed_to
+from cna_lens.models.inside.sites import hook_name, is_expert_hook
+from cna_lens.models.inside.weights import edited_neurons
+from cna_lens.models.running.positions import Positions, PositionTracker, check_positions
 from cna_lens.moments import ActivationStats
-from cna_lens.positions import Positions, PositionTracker, check_positions
-from cna_lens.projections import down_projection
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import Experts
-from cna_lens.routing import routed_to
-from cna_lens.scaled_weights import edited_neurons, obstacle_to_scaling, scaled_columns
-from cna_lens.sites import (
-    HookedModel,
-    hook_name,
-    is_bridge,
-    is_expert_hook,
-    model_name,
-    neuron_sites,
-)
-from cna_lens.weights import weights_hash
+from cna_lens.scaled_weights import obstacle_to_scaling, scaled_columns
 
 Via = Literal["auto", "hooks", "weights"]
 Values = ActivationStats | Float[Tensor, " n"] | Sequence[float]
@@ -187,57 +179,6 @@ def steer(
         hooks = scale(circuit, cast("float", multiplier))
     with hooked(model, hooks, positions):
         yield Steering(len(circuit), multiplier, positions, "hooks")
-
-
-def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bool = False) -> None:
-    """Make sure that a circuit belongs to a model.
-
-    Raises:
-        CircuitMismatchError: another number of layers, another width, or another name.
-
-    Warns:
-        CnaLensWarning: the circuit was found on other weights of the same model.
-    """
-    sites = neuron_sites(model)
-    n_layers = len(sites)
-    name = model_name(model)
-    if circuit.layout.n_layers != n_layers:
-        raise CircuitMismatchError(
-            f"the circuit is of a model with {circuit.layout.n_layers} layers, "
-            f"{name} has {n_layers}; find a circuit on this model"
-        )
-    for layer in circuit.by_layer():
-        there = getattr(sites[layer].experts, "shape", Experts(0, 0))
-        expected = circuit.layout.experts[layer] if circuit.layout.experts else Experts(0, 0)
-        if there != expected:
-            raise CircuitMismatchError(
-                f"the circuit is of a model with {expected.count} experts of {expected.width} "
-                f"neurons in layer {layer}, {name} has {there.count} of {there.width}; find a "
-                "circuit on this model"
-            )
-    for mlp in circuit.by_mlp():
-        projection = down_projection(model, mlp)
-        if projection is not None and projection.width != circuit.layout.width(mlp):
-            raise CircuitMismatchError(
-                f"the circuit is of a model with {circuit.layout.width(mlp)} neurons in {mlp}, "
-                f"{name} has {projection.width}; find a circuit on this model"
-            )
-    found_on = circuit.provenance.model
-    if found_on is not None and found_on != name and not allow_other_model:
-        raise CircuitMismatchError(
-            f"the circuit was found on {found_on}, this model is {name}; find a circuit on this "
-            "model, or pass allow_other_model=True if that is what you mean"
-        )
-    expected = circuit.provenance.weights_sha256
-    # Inside another steer() by weights the hash says nothing about the model.
-    comparable = found_on == name and expected and not edited_neurons(model)
-    if comparable and weights_hash(model) != expected:
-        warnings.warn(
-            f"the circuit was found on other weights of {name}: the hash recorded with it is not "
-            "that of this model",
-            CnaLensWarning,
-            stacklevel=4,
-        )
 
 
 class _At:

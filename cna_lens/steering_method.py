@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from cna_lens.errors import InputError
-from cna_lens.positions import Positions
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.running.positions import Positions
 
 
 @dataclass(frozen=True)

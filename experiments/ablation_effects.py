@@ -24,10 +24,11 @@ from tqdm.auto import tqdm
 
 import cna_lens
 from cna_lens.first_token import REFUSAL_OPENINGS, first_tokens, log_odds
-from cna_lens.forward import SharedPrefix, forward_logits
-from cna_lens.prompts import encode
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.sites import hook_name
+from cna_lens.models.prompts.encoding import encode
+from cna_lens.models.running.forward import SharedPrefix, forward_logits
 from cna_lens.results.provenance import library_versions
-from cna_lens.sites import HookedModel, hook_name, model_name
 
 RANKINGS = ("attribution_patching", "relp", "contrast", "standardized", "output_weighted", "random")
 AT_ONCE = 128

@@ -8,7 +8,7 @@ from cna_lens.audit import Canaries
 from cna_lens.audit.measurement import Measurement
 from cna_lens.audit.reference import Reference
 from cna_lens.audit.watched import Watched
-from cna_lens.prompts import EncodedPrompts
+from cna_lens.models.prompts.encoding import EncodedPrompts
 from cna_lens.results.layout import Layout
 from cna_lens.results.provenance import PromptRecord
 

@@ -13,8 +13,8 @@ N_LAYERS = 6
 
 
 def packaged_prompts():
-    for name in cna_lens.prompt_sets.PURPOSES:
-        whole = cna_lens.prompt_sets.prompt_set(name)
+    for name in cna_lens.models.prompts.sets.PURPOSES:
+        whole = cna_lens.models.prompts.sets.prompt_set(name)
         yield from (*whole.positive, *whole.negative)
     yield from cna_lens.audit.Canaries.packaged().prompts
 

@@ -167,7 +167,7 @@ def test_targets_and_foils_may_differ_from_prompt_to_prompt(llama):
 def test_a_shared_prefix_changes_nothing(chat_model):
     texts = ["w5 w6", "w7", "w8 w9 w20 w21"], ["w30", "w31 w32"]
     found = score_neurons(chat_model, *texts, BY_GRADIENTS[1]).values
-    ids = [cna_lens.prompts.encode(chat_model, side).ids for side in texts]
+    ids = [cna_lens.models.prompts.encoding.encode(chat_model, side).ids for side in texts]
     apart = torch.stack(
         [
             score_neurons(

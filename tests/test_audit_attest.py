@@ -241,7 +241,7 @@ def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, model, tmp_path):
 
 
 def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(model, fingerprint):
-    encoded = cna_lens.prompts.encode(model, CANARIES.prompts)
+    encoded = cna_lens.models.prompts.encoding.encode(model, CANARIES.prompts)
     with torch.no_grad():
         states = [
             model.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
@@ -264,7 +264,7 @@ def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(model, 
         assert prompt not in content
         assert hashlib.sha256(prompt.encode()).hexdigest() not in content
     # Nor one of all their token ids, which the provenance of a circuit holds.
-    tokens = cna_lens.prompts.encode(model, CANARIES.harmful).record.sha256
+    tokens = cna_lens.models.prompts.encoding.encode(model, CANARIES.harmful).record.sha256
     assert tokens not in content
     own_key = bytes.fromhex(fingerprint.canaries.key)
     assert CANARIES.hashes(own_key) == fingerprint.canaries.hashes

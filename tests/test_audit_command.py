@@ -206,7 +206,7 @@ def test_packaged_canaries_are_enough_and_none_of_another_set():
     assert len(canaries.harmful) == len(canaries.benign) == 48
     others = {
         prompt
-        for name in cna_lens.prompt_sets.PURPOSES
+        for name in cna_lens.models.prompts.sets.PURPOSES
         for side in ("positive", "negative")
         for prompt in getattr(cna_lens.prompt_set(name), side)
     } | set(cna_lens.diverse_prompts())

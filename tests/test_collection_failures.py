@@ -12,7 +12,7 @@ PROMPTS = [[5, 6, 7], [8, 9, 3], [40, 41, 42], [50, 5, 51], [33, 34, 35], [6, 6,
 def memory_for(rows, error, monkeypatch):
     """Raise the error for larger batches; gives the sizes that were tried."""
     tried = []
-    trunk = cna_lens.packed_pass.forward_trunk
+    trunk = cna_lens.models.running.packing.forward_trunk
 
     def limited(model, ids, *args):
         tried.append(len(ids))
@@ -20,7 +20,7 @@ def memory_for(rows, error, monkeypatch):
             raise error
         return trunk(model, ids, *args)
 
-    monkeypatch.setattr(cna_lens.packed_pass, "forward_trunk", limited)
+    monkeypatch.setattr(cna_lens.models.running.packing, "forward_trunk", limited)
     return tried
 
 

@@ -20,8 +20,8 @@ from cna_lens import (
     UniversalRule,
     matched_random,
 )
+from cna_lens.moments import routing_of
 from cna_lens.results.neurons import as_neuron
-from cna_lens.routing import routing_of
 from cna_lens.universal import most_active
 
 

@@ -55,7 +55,7 @@ def test_a_sliding_window_that_the_answer_leaves_is_the_same_in_a_batch(
 
 def test_the_chat_template_is_shared_and_changes_no_answer(chat_model):
     texts = ["w5 w6", "w7", "w30 w31 w32 w33"]
-    prompts = cna_lens.prompts.encode(chat_model, texts).ids
+    prompts = cna_lens.models.prompts.encoding.encode(chat_model, texts).ids
     assert min(map(len, prompts)) > 10
     for share_prefix in (True, False):
         answers = cna_lens.generate(chat_model, texts, max_new_tokens=8, share_prefix=share_prefix)

@@ -119,7 +119,7 @@ def test_a_folder_without_a_configuration_says_what_is_expected(sharded):
 
 
 def test_a_gguf_file_that_is_none_says_so_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cna_lens.models, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cna_lens.models.loading.load, "cache_folder", lambda: tmp_path / "cache")
     gguf = tmp_path / "broken.gguf"
     gguf.write_bytes(b"GGUF" + bytes(64))
     refused("Expected 'demo', a Hub name.*or a .gguf file", gguf)
@@ -127,8 +127,8 @@ def test_a_gguf_file_that_is_none_says_so_and_leaves_nothing(tmp_path, monkeypat
 
 
 def test_a_full_disk_where_a_gguf_file_is_unpacked_says_how_to_move_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(cna_lens.models, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(cna_lens.models, "_dequantise", full_disk)
+    monkeypatch.setattr(cna_lens.models.loading.load, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cna_lens.models.loading.load, "_dequantise", full_disk)
     gguf = tmp_path / "large.gguf"
     gguf.write_bytes(b"GGUF")
     refused("no space is left.*XDG_CACHE_HOME", gguf)

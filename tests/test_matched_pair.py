@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-from cna_lens import adapters, models
+from cna_lens import models
 from cna_lens.metrics import evaluate, text_perplexity
+from cna_lens.models.loading import adapters
 
 PROMPTS = cna_lens.prompt_set("refusal_evaluation")
 

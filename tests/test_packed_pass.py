@@ -18,11 +18,11 @@ from transformers import (
 )
 
 import cna_lens
-import cna_lens.packed_pass
-from cna_lens.batching import shared_prefix_length
+import cna_lens.models.running.packing
 from cna_lens.collection import Reader
-from cna_lens.forward import SharedPrefix
-from cna_lens.packed_pass import cannot_pack
+from cna_lens.models.running.batching import shared_prefix_length
+from cna_lens.models.running.forward import SharedPrefix
+from cna_lens.models.running.packing import cannot_pack
 
 POST = "blocks.{}.mlp.hook_post"
 TEMPLATE = [30, 31, 32, 33, 34]
@@ -35,20 +35,20 @@ PACKING = ("llama", "qwen2", "gpt2", "phi3")
 @pytest.fixture(autouse=True)
 def try_it_always(monkeypatch):
     """So few prompts would not be worth the trial."""
-    monkeypatch.setattr(cna_lens.packed_pass, "WORTH_TRYING", 10**6)
+    monkeypatch.setattr(cna_lens.models.running.packing, "WORTH_TRYING", 10**6)
 
 
 @pytest.fixture
 def tokens_run(monkeypatch):
     """The shape of every forward pass after the prefix, the trial's first."""
     shapes = []
-    trunk = cna_lens.packed_pass.forward_trunk
+    trunk = cna_lens.models.running.packing.forward_trunk
 
     def counted(model, ids, *args):
         shapes.append(tuple(ids.shape))
         return trunk(model, ids, *args)
 
-    monkeypatch.setattr(cna_lens.packed_pass, "forward_trunk", counted)
+    monkeypatch.setattr(cna_lens.models.running.packing, "forward_trunk", counted)
     return shapes
 
 
@@ -121,7 +121,7 @@ def test_packed_prompts_give_what_each_gives_alone(models, family, position, tok
 )
 def test_packing_changes_nothing(models_and_wide, family, prompts, row_tokens, position):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cna_lens.packed_pass, "ROW_TOKENS", row_tokens)
+        patch.setattr(cna_lens.models.running.packing, "ROW_TOKENS", row_tokens)
         found = cna_lens.collect(models_and_wide[family], prompts, position=position)
     alone = cna_lens.collect(
         models_and_wide[family], prompts, position=position, share_prefix=False
@@ -174,7 +174,7 @@ def test_rows_are_no_longer_than_is_good_for_attention(llama, tokens_run):
     cna_lens.collect(llama, prompts)
     ((rows, length),) = tokens_run[1:]
     assert rows > 1
-    assert length <= cna_lens.packed_pass.ROW_TOKENS
+    assert length <= cna_lens.models.running.packing.ROW_TOKENS
 
 
 @pytest.mark.parametrize("options", [{"share_prefix": False}, {"batch_size": 8}])
@@ -185,18 +185,18 @@ def test_prompts_run_alone_where_that_is_asked_for(llama, tokens_run, options):
 
 def test_little_to_gain_is_not_worth_a_trial(llama, tokens_run, monkeypatch):
     saved = sum(map(len, PROMPTS)) - len(PROMPTS) * len(TEMPLATE) - 16
-    monkeypatch.setattr(cna_lens.memory, "CPU_TOKENS", 8 * saved + 1)
-    monkeypatch.setattr(cna_lens.packed_pass, "WORTH_TRYING", 8)
+    monkeypatch.setattr(cna_lens.models.running.memory, "CPU_TOKENS", 8 * saved + 1)
+    monkeypatch.setattr(cna_lens.models.running.packing, "WORTH_TRYING", 8)
     cna_lens.collect(llama, PROMPTS)
     assert tokens_run == [(len(PROMPTS), 6)]
-    monkeypatch.setattr(cna_lens.memory, "CPU_TOKENS", 8 * saved)
+    monkeypatch.setattr(cna_lens.models.running.memory, "CPU_TOKENS", 8 * saved)
     cna_lens.collect(llama, PROMPTS)
     assert tokens_run[1:] == [(2, 6), (1, 16)]
 
 
 @pytest.mark.parametrize("row_tokens", [6, 96])
 def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
-    monkeypatch.setattr(cna_lens.packed_pass, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(cna_lens.models.running.packing, "ROW_TOKENS", row_tokens)
     kept = cna_lens.collect(llama, PROMPTS, keep="all")
     expected = reference.activations(tiny.hugging_face("llama"), PROMPTS)
     torch.testing.assert_close(kept.matrix().double(), expected, rtol=1e-5, atol=1e-6)
@@ -205,10 +205,10 @@ def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
 @pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_batch_of_rows_that_does_not_fit_is_halved(llama, limit, monkeypatch):
-    monkeypatch.setattr(cna_lens.packed_pass, "ROW_TOKENS", 6)
+    monkeypatch.setattr(cna_lens.models.running.packing, "ROW_TOKENS", 6)
     expected = cna_lens.collect(llama, PROMPTS, batch_size=1)
     tried = []
-    trunk = cna_lens.packed_pass.forward_trunk
+    trunk = cna_lens.models.running.packing.forward_trunk
 
     def cramped(model, ids, *args):
         tried.append(len(ids))
@@ -216,7 +216,7 @@ def test_a_batch_of_rows_that_does_not_fit_is_halved(llama, limit, monkeypatch):
             raise torch.OutOfMemoryError
         return trunk(model, ids, *args)
 
-    monkeypatch.setattr(cna_lens.packed_pass, "forward_trunk", cramped)
+    monkeypatch.setattr(cna_lens.models.running.packing, "forward_trunk", cramped)
     assert_same_statistics(cna_lens.collect(llama, PROMPTS), expected)
     assert tried[0] == 2
     assert tried[1] > limit

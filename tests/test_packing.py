@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from cna_lens.packing import PackedTokens, alone, pack
+from cna_lens.models.running.packing import PackedTokens, alone, pack
 
 # Two different tokens only, so that prompts often begin alike.
 IDS = st.lists(st.integers(1, 2), min_size=1, max_size=8).map(tuple)

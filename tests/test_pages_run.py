@@ -19,7 +19,7 @@ WITH_CODE = [page for page in (*PAGES, ROOT / "README.md") if blocks(page, "pyth
 
 def small(name):
     """A packaged prompt set, cut to what a tiny model answers in no time."""
-    whole = cna_lens.prompt_sets.prompt_set(name)
+    whole = cna_lens.models.prompts.sets.prompt_set(name)
     parts = ("positive", "negative", "targets", "foils")
     return replace(whole, **{part: getattr(whole, part)[:4] for part in parts})
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cna_lens
-from cna_lens.models import dequantised_folder
+from cna_lens.models.loading.load import dequantised_folder
 
 PROMPTS = cna_lens.prompt_set("refusal_small")
 DIVERSE = cna_lens.diverse_prompts()[:12]
@@ -16,7 +16,7 @@ DIVERSE = cna_lens.diverse_prompts()[:12]
 
 @pytest.fixture(scope="module")
 def slow_circuit():
-    folder = dequantised_folder(cna_lens.models.demo_gguf())
+    folder = dequantised_folder(cna_lens.models.loading.load.demo_gguf())
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
 

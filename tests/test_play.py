@@ -62,8 +62,12 @@ def test_a_stream_is_what_generate_gives_and_only_grows(llama):
 
 def test_half_a_character_is_held_back_unless_the_answer_ends_with_it(llama, monkeypatch):
     decoded = ["a\ufffd", "a\ufffd\ufffd", "aé", "aé\ufffd"]
-    monkeypatch.setattr("cna_lens.generation._text", lambda model, ids: decoded[len(ids) - 1])
-    monkeypatch.setattr("cna_lens.generation.end_of_turn_ids", lambda model: frozenset())
+    monkeypatch.setattr(
+        "cna_lens.models.running.generation._text", lambda model, ids: decoded[len(ids) - 1]
+    )
+    monkeypatch.setattr(
+        "cna_lens.models.running.generation.end_of_turn_ids", lambda model: frozenset()
+    )
     assert list(stream(llama, "w5", max_new_tokens=4)) == ["a", "a", "aé", "aé\ufffd"]
 
 
@@ -275,7 +279,7 @@ def test_an_empty_circuit_or_another_models_is_refused(llama):
 def test_every_scope_is_one_of_steers():
     from typing import get_args
 
-    from cna_lens.positions import Positions
+    from cna_lens.models.running.positions import Positions
 
     assert set(SCOPES.values()) == set(get_args(Positions))
 

@@ -5,8 +5,9 @@ import reference
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from cna_lens import InputError, ModelError, memory, predictions
-from cna_lens.predictions import Text, answers_after_prompts, prompts_alone
+from cna_lens import InputError, ModelError
+from cna_lens.models.running import memory, predictions
+from cna_lens.models.running.predictions import Text, answers_after_prompts, prompts_alone
 
 tokens = st.integers(3, 60)
 

@@ -144,7 +144,9 @@ def test_the_repr_says_what_a_set_is_for():
 @pytest.mark.parametrize("name", ["refusal_german", "refusal_french", "refusal_reworded"])
 def test_sets_for_transfer_ask_for_the_same_as_every_fourth_pair_of_refusal(name):
     def categories(of):
-        text = files("cna_lens.prompt_sets").joinpath(f"{of}.csv").read_text(encoding="utf-8")
+        text = (
+            files("cna_lens.models.prompts.sets").joinpath(f"{of}.csv").read_text(encoding="utf-8")
+        )
         return [row["category"] for row in csv.DictReader(text.splitlines())]
 
     assert categories(name) == categories("refusal")[::4]

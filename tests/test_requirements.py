@@ -8,7 +8,7 @@ import tiny_moe
 import torch
 
 import cna_lens
-from cna_lens.requirements import RESERVE
+from cna_lens.models.estimate import RESERVE
 from experiments.models.families import FAMILIES
 from experiments.models.mixtures import EXPERTS, PER_TOKEN
 from experiments.models.tiny_models import tiny_model

@@ -8,7 +8,7 @@ import torch
 
 import cna_lens
 from cna_lens import InputError, Layout, Neuron, steer
-from cna_lens.token_texts import token_texts
+from cna_lens.models.tokens.token_texts import token_texts
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 NEURONS = [Neuron(1, 3), Neuron(0, 20), Neuron(1, 0)]

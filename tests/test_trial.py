@@ -10,7 +10,7 @@ import torch
 
 import cna_lens
 from cna_lens import CnaLensWarning, ModelError, audit
-from cna_lens.trial import tried
+from cna_lens.models.trial.trial import tried
 from experiments.models.tiny_models import tiny_model
 
 PROMPTS = [[1, 5, 6, 7, 8, 9, 20], [1, 5, 6, 7, 8, 9, 21, 22], [1, 5, 6, 7, 8, 9, 23, 24, 25]]

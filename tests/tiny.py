@@ -21,7 +21,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from cna_lens.trial import tried
+from cna_lens.models.trial.trial import tried
 
 FAMILIES = ("llama", "qwen2", "gemma3", "gpt2", "phi3")
 VOCABULARY = 64

@@ -16,9 +16,9 @@ from cna_lens.audit.movement import movement
 from cna_lens.audit.published import gap_and_energy, lost_deviations, refusal_gap
 from cna_lens.audit.thresholds import Thresholds
 from cna_lens.audit.weights import Matrices, TensorRecord, tensor_records
-from cna_lens.batching import BatchSize
 from cna_lens.errors import FingerprintError, InputError
-from cna_lens.sites import HookedModel, check_model, model_name
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.running.batching import BatchSize
 
 
 def attest(

@@ -13,15 +13,15 @@ from cna_lens.audit.null_spread import null_runs
 from cna_lens.audit.reference import Reference
 from cna_lens.audit.watched import RANKINGS, watch_list
 from cna_lens.audit.weights import Matrices, tensor_records
-from cna_lens.batching import BatchSize
-from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.generation import generate
 from cna_lens.pipeline import find_circuit
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.statistics import wilson
-from cna_lens.sites import HookedModel, check_model, model_name
-from cna_lens.steering import check_circuit
 
 ANSWER_TOKENS = 12
 """Enough for a refusal to be told by its words."""

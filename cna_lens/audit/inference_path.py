@@ -15,8 +15,8 @@ from torch import nn, overrides
 from torch.nn.modules import module as torch_module
 from torch.utils import _python_dispatch
 
-from cna_lens.kv_cache import hands_cache_on
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.trial.kv_cache import hands_cache_on
 
 Kind = Literal[
     "hook point",

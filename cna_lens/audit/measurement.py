@@ -11,12 +11,12 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cna_lens.audit.canaries import Canaries
-from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.prompts import EncodedPrompts, encode
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import EncodedPrompts, encode
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.layout import HOOK_SITE, Layout
-from cna_lens.sites import HookedModel
 
 STREAM_SITES: Final = ("hook_attn_out", "hook_mlp_out", "hook_resid_post")
 

@@ -17,8 +17,9 @@ from cna_lens.audit.checks import by_activations
 from cna_lens.audit.measurement import Measurement, measure
 from cna_lens.audit.movement import movement
 from cna_lens.audit.reference import Reference
-from cna_lens.batching import BatchSize
-from cna_lens.sites import HookedModel, residual_writes
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.sites import residual_writes
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.steering import hooked
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from cna_lens.audit.canaries import Canaries
 from cna_lens.audit.measurement import Measurement
 from cna_lens.baselines import matched_random
-from cna_lens.batching import BatchSize
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.moments import ActivationStats
 from cna_lens.rankings import as_ranking, rank, score_neurons
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
 from cna_lens.results.scores import NeuronScores, Sign
-from cna_lens.sites import HookedModel
 
 RANKINGS: Final[Mapping[str, Sign]] = {
     "contrast": "abs",

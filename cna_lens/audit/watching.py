@@ -17,11 +17,13 @@ from torch import Tensor
 from cna_lens.audit.exchangeability import JumpingBets, ranks
 from cna_lens.audit.histograms import Histograms, binned
 from cna_lens.errors import CnaLensWarning, InputError
-from cna_lens.positions import PositionTracker
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.sites import mlp_hook_names
+from cna_lens.models.running.positions import PositionTracker
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron
-from cna_lens.sites import HookedModel, mlp_hook_names, model_name
-from cna_lens.steering import Hook, check_circuit, hooked
+from cna_lens.steering import Hook, hooked
 
 N_NAMED = 5
 """How many neurons an alarm names."""

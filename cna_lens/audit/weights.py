@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cna_lens.projections import down_projection
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.projections import down_projection
+from cna_lens.models.inside.sites import neuron_sites
+from cna_lens.models.inside.weights import named_weights
 from cna_lens.results.layout import Layout
-from cna_lens.sites import HookedModel, neuron_sites
-from cna_lens.weights import named_weights
 
 
 @dataclass(frozen=True)

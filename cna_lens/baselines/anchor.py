@@ -13,18 +13,19 @@ from torch import Tensor
 
 from cna_lens.changes import check_width, pulled
 from cna_lens.errors import InputError, ModelError
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.sites import hook_name
+from cna_lens.models.running.positions import (
+    Positions,
+    PositionTracker,
+    check_positions,
+    whole_prompts,
+)
 from cna_lens.moments import ActivationStats
-from cna_lens.positions import Positions, PositionTracker, check_positions, whole_prompts
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Neuron
-from cna_lens.sites import HookedModel, hook_name
-from cna_lens.steering import (
-    check_circuit,
-    check_multiplier,
-    check_no_scaled_weights,
-    hooked,
-    values_of,
-)
+from cna_lens.steering import check_multiplier, check_no_scaled_weights, hooked, values_of
 from cna_lens.steering_method import Applied, check_strength
 
 

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError, VectorMismatchError
-from cna_lens.projections import layout_of
-from cna_lens.sites import HookedModel, Site, check_model, model_name, site_hook_names
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.inside.projections import layout_of
+from cna_lens.models.inside.sites import Site, site_hook_names
 
 
 @runtime_checkable

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cna_lens.baselines.difference import check_vectors, difference_of_means
-from cna_lens.batching import BatchSize
 from cna_lens.changes import AddVector
 from cna_lens.errors import InputError
-from cna_lens.positions import Positions, check_positions
-from cna_lens.prompts import Chat, Prompt
-from cna_lens.sites import HookedModel, check_model
+from cna_lens.models.hooked_model import HookedModel, check_model
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.steering import check_multiplier, hooked
 from cna_lens.steering_method import Applied, check_strength
 from cna_lens.vectors import ControlVectors, VectorSite

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
-from cna_lens.prompts import Prompt
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.steering_method import SteeringMethod
 
 if TYPE_CHECKING:

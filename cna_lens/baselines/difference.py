@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.errors import VectorMismatchError
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode, warn_about_duplicates
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.moments import ActivationStats, RunningMoments
-from cna_lens.prompts import Chat, Prompt, encode, warn_about_duplicates
-from cna_lens.sites import HookedModel, model_name
 from cna_lens.vectors import ControlVectors, VectorSite
 
 

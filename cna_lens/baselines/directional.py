@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cna_lens.baselines.difference import check_vectors, difference_of_means
-from cna_lens.batching import BatchSize
 from cna_lens.changes import EraseDirection
 from cna_lens.errors import InputError
-from cna_lens.positions import Positions, check_positions
-from cna_lens.prompts import Chat, Prompt
-from cna_lens.sites import HookedModel, check_model, residual_writes
+from cna_lens.models.hooked_model import HookedModel, check_model
+from cna_lens.models.inside.sites import residual_writes
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.steering import hooked
 from cna_lens.steering_method import Applied, check_strength
 from cna_lens.vectors import ControlVectors

@@ -13,8 +13,8 @@ from torch import Tensor
 from cna_lens.baselines.autoencoder import SparseAutoencoder, check_fits, features_of
 from cna_lens.baselines.features import SaeFeatures
 from cna_lens.errors import VectorMismatchError
-from cna_lens.positions import Positions, check_positions
-from cna_lens.sites import HookedModel, model_name
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.steering import check_multiplier, hooked
 from cna_lens.steering_method import Applied, check_strength
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from cna_lens.baselines.autoencoder import SparseAutoencoder, check_fits, features_of, place_of
 from cna_lens.baselines.difference import stats_of_both
-from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.moments import RunningMoments
-from cna_lens.prompts import Chat, Prompt
 from cna_lens.results.layout import Layout
 from cna_lens.results.provenance import Source
 from cna_lens.results.scores import (
@@ -23,7 +24,6 @@ from cna_lens.results.scores import (
     check_selection,
     circuit_size,
 )
-from cna_lens.sites import HookedModel, model_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cna_lens.positions import Positions, check_positions
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.sites import hook_name
+from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.results.circuit import Circuit
-from cna_lens.sites import HookedModel, hook_name
 from cna_lens.steering import (
     Values,
     Via,
-    check_circuit,
     check_multiplier,
     check_no_scaled_weights,
     hooked,

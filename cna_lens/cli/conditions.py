@@ -13,9 +13,9 @@ from rich.table import Table
 from cna_lens.baselines import matched_random
 from cna_lens.cli.render import console, progress_console
 from cna_lens.metrics import Answered, Evaluation, evaluate, save_labels
-from cna_lens.prompts import Prompt
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.results.circuit import Circuit
-from cna_lens.sites import HookedModel
 from cna_lens.steering import steer
 
 CONTROL_SEED = 0

@@ -22,13 +22,13 @@ from cna_lens.cli.render import console, print_circuit, quiet_loading
 from cna_lens.cli.report import say_where
 from cna_lens.cli.runs import Option, command_line, save_run
 from cna_lens.collection import collect
-from cna_lens.models import load_model
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.loading.load import load_model
+from cna_lens.models.prompts.sets import prompt_set
 from cna_lens.pipeline import find_circuit
-from cna_lens.prompt_sets import prompt_set
 from cna_lens.report import token_section, verdicts, write_report
 from cna_lens.report.pictures import can_draw
 from cna_lens.results.circuit import Circuit
-from cna_lens.sites import HookedModel
 
 MAX_NEW_TOKENS = 64
 RELP_FRACTION = 0.01

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cna_lens.cli.render import console
-from cna_lens.requirements import Requirements, requirements
+from cna_lens.models.estimate import Requirements, requirements
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cuda", "cpu"]

@@ -18,8 +18,8 @@ from cna_lens.cli.conditions import (
 )
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.cli.runs import Option, command_line, save_run
-from cna_lens.models import load_model
-from cna_lens.prompts import Prompt
+from cna_lens.models.loading.load import load_model
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.report.runs import Setting
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.statistics import mcnemar

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.errors import InputError
-from cna_lens.models import load_model
-from cna_lens.prompts import Prompt
+from cna_lens.models.loading.load import load_model
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.report import make_report, read_results, token_section
 from cna_lens.results.circuit import Circuit
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cna_lens.prompts import Prompt, encode
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.weights import weights_hash
+from cna_lens.models.prompts.encoding import Prompt, encode
+from cna_lens.models.trial.trial import tried, what_is_slower
 from cna_lens.report.runs import Run, Setting
-from cna_lens.sites import HookedModel, model_name
-from cna_lens.trial import tried, what_is_slower
-from cna_lens.weights import weights_hash
 
 Option = Setting | Path
 

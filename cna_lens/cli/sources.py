@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from cna_lens.errors import InputError
-from cna_lens.prompt_files import Prompts, read_prompts
+from cna_lens.models.prompts.files import Prompts, read_prompts
 
 SOURCE_HELP: Final = (
     ".txt (one prompt a line), .jsonl, .csv, or a data set's name or folder. Say which part by "

@@ -15,15 +15,15 @@ from tqdm.auto import tqdm
 
 from cna_lens.comparison.table import UNSTEERED, Comparison, Outcome
 from cna_lens.errors import InputError
-from cna_lens.generation import generate
 from cna_lens.metrics import is_refusal, kl_per_token, ngram_quality, refusal_log_odds
-from cna_lens.prompt_sets import PromptSet
-from cna_lens.prompts import encode
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.weights import weights_hash
+from cna_lens.models.prompts.encoding import encode
+from cna_lens.models.prompts.sets import PromptSet
+from cna_lens.models.running.generation import generate
 from cna_lens.results.journal import Journal
 from cna_lens.results.provenance import library_versions
-from cna_lens.sites import HookedModel, model_name
 from cna_lens.steering_method import SteeringMethod, check_strength
-from cna_lens.weights import weights_hash
 
 Metric = Callable[[HookedModel, Sequence[str]], Sequence[float | None]]
 

@@ -16,16 +16,16 @@ from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
 from cna_lens.evidence.selection import Selection
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Prompt
+from cna_lens.models.running.positions import Positions
 from cna_lens.moments import ActivationStats
-from cna_lens.positions import Positions
-from cna_lens.prompts import Prompt
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.provenance import Provenance
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Estimate, paired_bootstrap
-from cna_lens.sites import HookedModel
 from cna_lens.steering import steer
 
 if TYPE_CHECKING:

@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from cna_lens.memory import predictions_at_once
-from cna_lens.predictions import Text, answers_after_prompts, predictions, prompts_alone
-from cna_lens.prompts import Chat, Prompt
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.running.memory import predictions_at_once
+from cna_lens.models.running.predictions import (
+    Text,
+    answers_after_prompts,
+    predictions,
+    prompts_alone,
+)
 
 
 def kl_per_token(

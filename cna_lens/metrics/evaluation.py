@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.generation import generate
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
 from cna_lens.metrics.refusal import is_refusal
-from cna_lens.prompts import Chat, Prompt
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.running.generation import generate
 from cna_lens.results.files import write_atomically
 from cna_lens.results.statistics import Estimate, Rate, bootstrap_mean, wilson
-from cna_lens.sites import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd

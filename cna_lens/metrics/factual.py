@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cna_lens.errors import InputError
-from cna_lens.predictions import answers_after_prompts, predicted_log_probs
-from cna_lens.prompt_sets import PromptSet
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.sets import PromptSet
+from cna_lens.models.running.predictions import answers_after_prompts, predicted_log_probs
 
 
 def factual_accuracy(model: HookedModel, task: PromptSet) -> list[bool]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cna_lens.batching import BatchSize
 from cna_lens.errors import InputError
 from cna_lens.metrics.harness_run import (
     Examples,
@@ -18,7 +17,8 @@ from cna_lens.metrics.harness_run import (
 )
 from cna_lens.metrics.harness_state import process_left_as_it_was
 from cna_lens.metrics.task_result import TaskResult
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.running.batching import BatchSize
 
 
 def run_lm_eval(

@@ -17,12 +17,12 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from cna_lens.batching import BatchSize, check_batch_size
 from cna_lens.errors import ActivationError, CnaLensError, CnaLensWarning, InputError, ModelError
 from cna_lens.metrics.harness_state import weights_left_as_they_are
 from cna_lens.metrics.task_result import TaskResult
-from cna_lens.positions import PositionTracker
-from cna_lens.sites import HookedModel, check_model, is_bridge, model_name
+from cna_lens.models.hooked_model import HookedModel, check_model, is_bridge, model_name
+from cna_lens.models.running.batching import BatchSize, check_batch_size
+from cna_lens.models.running.positions import PositionTracker
 
 Examples = dict[str, list[int]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cna_lens.first_token import REFUSAL_OPENINGS, first_tokens, log_odds
-from cna_lens.predictions import Text, predictions
-from cna_lens.prompts import Chat, Prompt, encode
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.running.predictions import Text, predictions
 
 
 def refusal_log_odds(

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cna_lens.batching import BatchSize
-from cna_lens.data_sets import cache_for
 from cna_lens.errors import InputError
 from cna_lens.metrics.harness_run import (
     Settings,
@@ -19,7 +17,9 @@ from cna_lens.metrics.harness_run import (
 )
 from cna_lens.metrics.harness_state import process_left_as_it_was
 from cna_lens.metrics.task_result import TaskResult, pooled
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.files import cache_for
+from cna_lens.models.running.batching import BatchSize
 
 DATA_SET = "cais/mmlu"
 PREFIX = "mmlu_"

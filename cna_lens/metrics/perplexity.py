@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cna_lens.predictions import Text, answers_after_prompts, predicted_log_probs
-from cna_lens.prompts import Chat, Prompt, encode
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.running.predictions import Text, answers_after_prompts, predicted_log_probs
 
 
 def perplexity(

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from cna_lens.activations import PromptActivations
-from cna_lens.batching import BatchSize
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel, check_model
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.moments import ActivationStats
-from cna_lens.prompts import Chat, Prompt, encode
 from cna_lens.rankings.attribution_patching import AttributionPatching
 from cna_lens.rankings.contrast_part import ContrastPart
 from cna_lens.rankings.moments import Contrast, OutputWeighted, RandomScores, Standardized
@@ -28,7 +29,6 @@ from cna_lens.rankings.probe import Probe
 from cna_lens.rankings.protocol import Collected, Needs, Ranking, read_sets
 from cna_lens.rankings.relp import RelP
 from cna_lens.results.scores import NeuronScores
-from cna_lens.sites import HookedModel, check_model
 
 __all__ = [
     "RANKINGS",

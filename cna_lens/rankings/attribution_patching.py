@@ -15,9 +15,10 @@ from torch import Tensor
 from cna_lens.errors import InputError
 from cna_lens.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.gradients import GradientBatch, over_batches
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.results.scores import NeuronScores
-from cna_lens.sites import HookedModel, mlp_hook_names
 
 Score = Callable[[GradientBatch, Values, Float64[Tensor, " neuron"]], Float64[Tensor, " neuron"]]
 

@@ -10,10 +10,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
-from cna_lens.projections import down_projection, projection_kind
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.projections import down_projection, projection_kind
+from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.results.scores import NeuronScores
-from cna_lens.sites import HookedModel, model_name, neuron_sites
 
 CONSTANT = 1e-6
 """A neuron whose deviation is a smaller share of its mean only varies by float rounding."""

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.results.scores import (
     NeuronScores,
     check_selection,
     circuit_size,
 )
-from cna_lens.sites import HookedModel
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor
 from cna_lens.activations import KeptActivations, PromptActivations
 from cna_lens.collection import Reader
 from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import EncodedPrompts
 from cna_lens.moments import ActivationStats, Reducer, RunningMoments
-from cna_lens.prompts import EncodedPrompts
 from cna_lens.results.provenance import Provenance, library_versions
 from cna_lens.results.scores import NeuronScores
-from cna_lens.sites import HookedModel
 
 Needs = Literal["statistics", "weights", "activations", "gradients"]
 

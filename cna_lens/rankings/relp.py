@@ -13,10 +13,11 @@ from torch import Tensor
 from cna_lens.errors import ModelError
 from cna_lens.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.gradients import GradientBatch
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.rankings.attribution_patching import patched
 from cna_lens.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.results.scores import NeuronScores
-from cna_lens.sites import HookedModel, mlp_hook_names, model_name
 
 Function = Callable[[Tensor], Tensor]
 

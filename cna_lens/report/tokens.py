@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cna_lens.prompts import Prompt
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.report.sections import Section
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron
-from cna_lens.sites import HookedModel
 
 STRONGEST = 12
 """Neurons that the picker offers; the file carries a value of each for each token."""

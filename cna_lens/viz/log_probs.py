@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cna_lens.answer_log_probs import AnswerLogProbs, TokenPrediction
 from cna_lens.errors import InputError
+from cna_lens.models.tokens.answer_log_probs import AnswerLogProbs, TokenPrediction
 from cna_lens.results.rendering import (
     embedded_json,
     escaped,

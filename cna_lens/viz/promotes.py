@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cna_lens.promoted_tokens import PromotedTokens, TokenLogit, promoted_tokens
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.tokens.promoted_tokens import PromotedTokens, TokenLogit, promoted_tokens
 from cna_lens.results.layout import Neuron
 from cna_lens.results.rendering import (
     Cell,
@@ -13,7 +14,6 @@ from cna_lens.results.rendering import (
 )
 from cna_lens.results.rendering.html import table_html
 from cna_lens.results.rendering.visible import visible
-from cna_lens.sites import HookedModel
 from cna_lens.viz.pages import Page
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from cna_lens.errors import InputError
-from cna_lens.prompts import Chat, Prompt
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.tokens.token_activations import TokenActivations, token_activations
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron, NeuronLike
 from cna_lens.results.rendering import escaped, styled
-from cna_lens.sites import HookedModel
-from cna_lens.token_activations import TokenActivations, token_activations
 from cna_lens.viz.coloured import Values, coloured_tokens
 from cna_lens.viz.pages import Page
 

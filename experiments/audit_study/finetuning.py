@@ -21,10 +21,10 @@ from transformers import (
 )
 
 import cna_lens
-from cna_lens.adapters import merge_adapter
-from cna_lens.models import demo_gguf, dequantised_folder
-from cna_lens.prompts import encode
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.loading.adapters import merge_adapter
+from cna_lens.models.loading.load import demo_gguf, dequantised_folder
+from cna_lens.models.prompts.encoding import encode
 from experiments.audit_study.bench import REFERENCE
 from experiments.audit_study.weight_edits import differing
 from experiments.demo_refusal.recipes import ATTENTION, MLP

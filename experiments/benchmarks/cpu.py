@@ -16,11 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-import cna_lens.packed_pass
+import cna_lens.models.running.packing
 from cna_lens import audit
-from cna_lens.batching import TokenIds, length_buckets, pad
-from cna_lens.prompts import encode
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import TokenIds, encode
+from cna_lens.models.running.batching import length_buckets, pad
 from experiments.benchmarks.growth import growth
 from experiments.benchmarks.timing import Measure, alternate, quantity, ratio
 
@@ -120,7 +120,7 @@ class CpuBench:
         """
 
         def alone(universal: Universal) -> None:
-            with patch.object(cna_lens.packed_pass, "WORTH_TRYING", 0):
+            with patch.object(cna_lens.models.running.packing, "WORTH_TRYING", 0):
                 self.find(universal=universal)
 
         measures: list[Measure] = []
@@ -260,7 +260,7 @@ def run(repeats: int, out: Path, only: Sequence[str] | None = None) -> list[Meas
 
 
 def _folder() -> Path:
-    from cna_lens.models import demo_gguf, dequantised_folder
+    from cna_lens.models.loading.load import demo_gguf, dequantised_folder
 
     return dequantised_folder(demo_gguf())
 

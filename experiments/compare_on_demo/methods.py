@@ -20,7 +20,7 @@ from cna_lens import (
 from cna_lens.baselines import caa_candidates, choose, directional_ablation_candidates
 from cna_lens.baselines.choice import Prefer
 from cna_lens.metrics import kl_per_token, refusal_log_odds
-from cna_lens.sites import HookedModel
+from cna_lens.models.hooked_model import HookedModel
 
 Direction = Literal["remove", "add"]
 

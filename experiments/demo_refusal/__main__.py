@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cna_lens import read_prompts
-from cna_lens.adapters import FOLDER, SHA256
+from cna_lens.models.loading.adapters import FOLDER, SHA256
 from experiments.demo_refusal.card import card
 from experiments.demo_refusal.figures import JBB, measure
 from experiments.demo_refusal.recipes import RECIPES

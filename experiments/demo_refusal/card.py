@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cna_lens.adapters import BASE_MODEL
+from cna_lens.models.loading.adapters import BASE_MODEL
 from cna_lens.results.statistics import Rate
 
 CARD = """# {name}

@@ -21,8 +21,8 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
-from cna_lens.adapters import BASE_MODEL
-from cna_lens.models import demo_gguf, dequantised_folder
+from cna_lens.models.loading.adapters import BASE_MODEL
+from cna_lens.models.loading.load import demo_gguf, dequantised_folder
 from cna_lens.results.provenance import library_versions
 from experiments.demo_refusal.packing import Conversation, pack
 from experiments.demo_refusal.recipes import Recipe

@@ -7,7 +7,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import CnaLensWarning, ModelError
-from cna_lens.trial import tried
+from cna_lens.models.trial.trial import tried
 from experiments.models.families import FAMILIES
 from experiments.models.tiny_models import tiny_model
 

@@ -17,7 +17,7 @@ from cna_lens.cli.render import console, quiet_loading
 from cna_lens.cli.report import say_where
 from cna_lens.cli.sources import SOURCE_HELP
 from cna_lens.errors import InputError
-from cna_lens.models import load_model
+from cna_lens.models.loading.load import load_model
 from cna_lens.report import make_report
 from cna_lens.results.circuit import Circuit
 

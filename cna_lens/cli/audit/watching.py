@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from cna_lens import audit
 from cna_lens.cli.sources import read_source
 from cna_lens.errors import InputError
-from cna_lens.generation import generate
-from cna_lens.prompts import Prompt
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Prompt
+from cna_lens.models.running.generation import generate
 from cna_lens.results.circuit import Circuit
-from cna_lens.sites import HookedModel
 
 STDIN = "-"
 

@@ -10,9 +10,9 @@ from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.settings import Settings
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.errors import CnaLensError
-from cna_lens.models import load_model
-from cna_lens.prompt_files import Prompts
-from cna_lens.prompt_sets import prompt_set
+from cna_lens.models.loading.load import load_model
+from cna_lens.models.prompts.files import Prompts
+from cna_lens.models.prompts.sets import prompt_set
 from cna_lens.results.circuit import Circuit
 from cna_lens.steering import check_multiplier
 

@@ -11,12 +11,13 @@ from cna_lens.baselines import VectorAddition, caa, matched_random
 from cna_lens.cli.play.exchange import Exchange, Written
 from cna_lens.cli.play.settings import SCOPES, Settings
 from cna_lens.errors import InputError
-from cna_lens.generation import stream
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.prompts import Prompt
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.prompts.encoding import Prompt
+from cna_lens.models.running.generation import stream
 from cna_lens.results.circuit import Circuit
-from cna_lens.sites import HookedModel
-from cna_lens.steering import check_circuit, steer
+from cna_lens.steering import steer
 
 CONTROL_SEED = 0
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from cna_lens.positions import Positions
+from cna_lens.models.running.positions import Positions
 
 Method = Literal["cna", "random", "caa"]
 

@@ -1,0 +1,259 @@
+"""What a model will need, from its configuration alone: memory, cards, and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cna_lens.errors import InputError, ModelError
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.projections import layout_of
+from cna_lens.models.inside.sites import sparse_sites
+from cna_lens.models.loading.load import read_config
+from cna_lens.models.running.memory import (
+    CPU_ANSWERS,
+    CPU_TOKENS,
+    GPU_ANSWERS,
+    GPU_TOKENS,
+    bytes_per_token,
+    cache_bytes_per_token,
+)
+from cna_lens.models.trial.trial import obstacle_by_shapes, without_a_cache
+from cna_lens.results.scores import circuit_size
+
+RESERVE = 0.1
+"""The share of a card that its driver, libraries and the gaps between tensors take."""
+
+_VECTORS = 8
+"""Numbers in float64 for each neuron: mean and deviations of two sets, and a merge's own."""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What it takes to find a circuit in a model and to generate answers with it, in bytes.
+
+    Attributes:
+        model: its name.
+        dtype: precision of weights and activations.
+        device: where it will run.
+        n_parameters: parameters of the Hugging Face model.
+        n_neurons: MLP neurons in all layers.
+        k: neurons of a circuit of 0.1 %.
+        weights: all parameters, with the copies a bridge makes of fused matrices.
+        embedding: the part of the weights that is looked up before the first block.
+        blocks: the part of each block.
+        statistics: the sums over prompts.
+        batch: what discovery holds of one batch while one block runs, and what it reads.
+        cache: keys and values of prompts and answers, and of one layer again while it grows.
+        decoding: what generation holds at most beside that: the batch, while it reads the prompts
+            and the answers' part of the cache is still empty, or the logits of a step.
+        flops: floating-point operations of discovery.
+        slower: what is slower than it could be with the libraries that are installed, and why; None
+            where shapes alone show nothing. `load_model` tries it out.
+    """
+
+    model: str
+    dtype: str
+    device: Literal["cuda", "cpu"]
+    n_parameters: int
+    n_neurons: int
+    k: int
+    weights: int
+    embedding: int
+    blocks: tuple[int, ...]
+    statistics: int
+    batch: int
+    cache: int
+    decoding: int
+    flops: float
+    slower: str | None = None
+
+    @property
+    def discovery(self) -> int:
+        """Memory to find a circuit."""
+        return self.weights + self.statistics + self.batch
+
+    @property
+    def generation(self) -> int:
+        """Memory to generate answers."""
+        return self.weights + self.cache + self.decoding
+
+    def cards(self, size: int) -> int | None:
+        """On how many cards of this many bytes both fit, blocks whole and in their order.
+
+        None where not even one block fits a card, beside what is computed in it.
+        """
+        free = int(size * (1 - RESERVE)) - max(self.statistics + self.batch, self.decoding)
+        last = self.weights - self.embedding - sum(self.blocks)
+        cached = self.cache // max(1, len(self.blocks))
+        parts = [self.embedding, *(block + cached for block in self.blocks), last]
+        if max(parts) > free:
+            return None
+        cards, used = 1, 0
+        for part in parts:
+            if used + part > free:
+                cards, used = cards + 1, 0
+            used += part
+        return cards
+
+    def seconds(self, flops_per_second: float) -> float:
+        """Time to find a circuit on hardware that sustains this rate."""
+        return self.flops / flops_per_second
+
+
+def requirements(
+    model: str | Path,
+    *,
+    config: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: Literal["cuda", "cpu"] = "cuda",
+    prompts: int = 200,
+    length: int = 64,
+    new_tokens: int = 64,
+) -> Requirements:
+    r"""Memory and time to find a circuit in a model and to generate with it, before it is loaded.
+
+    The model is built from its configuration without memory for its numbers, and wrapped by
+    TransformerLens; so the counts are those of the real one. With the batches that `find_circuit`
+    and `generate` choose by themselves where memory is no obstacle, P parameters that a token is
+    multiplied with (not the embeddings at both ends, nor experts it is not routed to), and n
+    prompts of t tokens, discovery takes
+
+    $$2 P \, n \, t$$
+
+    operations; a shared prefix makes it less. No weights are read, nothing runs.
+
+    >>> needs = requirements("demo", device="cpu")
+    >>> needs.n_parameters, needs.k, round(needs.weights / 2**20)
+    (134515008, 46, 513)
+
+    Args:
+        model: what `load_model` takes; of a name on the Hub only the configuration is fetched.
+        config: a config.json to use instead; `model` then is only a name.
+        dtype: precision of weights and activations; float32 is what `load_model` takes by itself.
+        device: where it will run, which decides the size of the batches.
+        prompts: of both sets together, and those to answer.
+        length: tokens of a prompt.
+        new_tokens: tokens of an answer.
+
+    Raises:
+        InputError: a number below 1.
+        ModelError: the configuration cannot be had, is of quantised weights, or is of a model that
+            cna_lens could not use.
+    """
+    for name, value in (("prompts", prompts), ("length", length), ("new_tokens", new_tokens)):
+        if value < 1:
+            raise InputError(f"{name} is {value}, expected at least 1")
+    blueprint, n_parameters, n_at_the_ends, obstacle = _without_numbers(
+        str(model), read_config(config or model), dtype
+    )
+    layout = layout_of(blueprint)
+    if layout is None:
+        raise ModelError(f"the widths of {model} cannot be told from its configuration; load it")
+    inner = cast("Any", blueprint).original_model
+    embedding = list(inner.get_input_embeddings().parameters())
+    on_cpu = device == "cpu"
+    tokens = min(prompts * length, max(length, CPU_TOKENS if on_cpu else GPU_TOKENS))
+    answers = min(prompts, CPU_ANSWERS if on_cpu else GPU_ANSWERS)
+    per_token = bytes_per_token(blueprint, length)
+    cached = cache_bytes_per_token(blueprint)
+    logits = 2 * answers * int(cast("Any", blueprint).cfg.d_vocab) * dtype.itemsize
+    read = 2 * (tokens // length) * layout.n_neurons * dtype.itemsize
+    computing = n_parameters - n_at_the_ends - _idle(blueprint, str(model))
+    return Requirements(
+        model=str(model),
+        dtype=str(dtype).removeprefix("torch."),
+        device=device,
+        n_parameters=n_parameters,
+        n_neurons=layout.n_neurons,
+        k=circuit_size(layout.n_neurons, fraction=0.001),
+        weights=_bytes(cast("nn.Module", blueprint).parameters()),
+        embedding=_bytes(embedding),
+        blocks=tuple(_bytes(block.parameters()) for block in cast("Any", blueprint).blocks),
+        statistics=_VECTORS * torch.float64.itemsize * layout.n_neurons,
+        batch=tokens * per_token + read,
+        cache=answers * (length + new_tokens) * cached * (layout.n_layers + 1) // layout.n_layers,
+        decoding=max(answers * (length * per_token - new_tokens * cached), logits),
+        flops=2.0 * computing * prompts * length,
+        slower=None if obstacle is None else without_a_cache(obstacle),
+    )
+
+
+def _without_numbers(
+    name: str, config: Any, dtype: torch.dtype
+) -> tuple[HookedModel, int, int, str | None]:
+    """The model with shapes alone, through TransformerLens.
+
+    And its numbers of parameters, in all and at the ends, counted before: the bridge of
+    TransformerLens 3 adds a bias to the LM head. And why it would keep no cache.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import AutoModelForCausalLM
+
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"the weights of {name} are quantised, and their configuration does not tell their "
+            "size; give the configuration of the model before it was quantised"
+        )
+    try:
+        # Tensors without numbers, but on the CPU: on the meta device a bridge refuses to split
+        # fused matrices.
+        with FakeTensorMode():
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            n_parameters = sum(parameter.numel() for parameter in model.parameters())
+            n_at_the_ends = _at_the_ends(model)
+            bridge = build_bridge_from_module(
+                model, type(model).__name__, hf_config=config, model_name=name
+            ).eval()
+            obstacle = obstacle_by_shapes(cast("HookedModel", bridge))
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"TransformerLens cannot wrap {name}: {error}") from error
+    _without_storage(bridge)
+    return cast("HookedModel", bridge), n_parameters, n_at_the_ends, obstacle
+
+
+def _without_storage(model: nn.Module) -> None:
+    """Plain parameters in place of the fake ones, the same where the same was, of no size."""
+    plain: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) not in plain:
+                empty = torch.empty((), dtype=parameter.dtype).expand(parameter.shape)
+                plain[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+            setattr(module, name, plain[id(parameter)])
+
+
+def _at_the_ends(model: Any) -> int:
+    """Parameters of the embedding, which is looked up, and of the LM head, which is left out."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    sizes = {id(each): each.numel() for end in ends if end for each in end.parameters()}
+    return sum(sizes.values())
+
+
+def _idle(model: HookedModel, name: str) -> float:
+    """Parameters of the experts that a token is not routed to."""
+    sparse = [site.experts for site in sparse_sites(model)]
+    if not sparse:
+        return 0.0
+    config = cast("Any", model).original_model.config.get_text_config()
+    per_token = getattr(config, "num_experts_per_tok", None)
+    if not isinstance(per_token, int):
+        raise ModelError(
+            f"the configuration of {name} has experts, but no num_experts_per_tok; add it, so that "
+            "the time can be told"
+        )
+    return sum(
+        (1 - per_token / experts.shape.count) * sum(map(torch.numel, experts.module.parameters()))
+        for experts in sparse
+        if experts is not None
+    )
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)

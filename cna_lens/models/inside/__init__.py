@@ -1,0 +1,1 @@
+"""Inside a model: where its neurons are, what they write with, and its experts."""

@@ -1,0 +1,225 @@
+"""Hook points for experts' neurons: those that HookedTransformer has, given to a bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cna_lens.errors import ModelError
+from cna_lens.models.hooked_model import HookedModel, is_bridge
+from cna_lens.models.inside.experts import FusedExperts, HookedExperts
+from cna_lens.models.inside.routing import ROUTED, Routed, Router
+from cna_lens.models.inside.sites import LayerSites, hook_name, neuron_sites
+from cna_lens.results.neurons import MLP
+
+# What runs behind a layer's experts, and may replace their output.
+Behind = Callable[[LayerSites, Tensor, Router, Tensor], Tensor | None]
+NamedHook = tuple[str, Callable[..., None]]
+
+# The hook points of bridges' experts, for as long as a context has given them some.
+_points: WeakKeyDictionary[nn.Module, Sequence[Any]] = WeakKeyDictionary()
+
+
+@contextmanager
+def expert_hooks(model: HookedModel) -> Generator[None]:
+    r"""Give the neurons of each expert a hook point, for the length of the context.
+
+    `blocks.{l}.mlp.experts.{e}.hook_post` holds the expert's gated activations [routed, d_mlp] for
+    the tokens that are routed to it, as HookedTransformer's of that name does; `scale` and `set_to`
+    name it. Shared experts, which models spell differently, are at
+    `blocks.{l}.mlp.shared_experts.hook_post`. `steer` and `collect` enter this context themselves.
+
+        with cna_lens.expert_hooks(model), model.hooks(fwd_hooks=cna_lens.scale(circuit, 0.0)):
+            logits = model(tokens)
+
+    A bridge's model goes on to run its experts by its own implementation, whichever that is, so
+    that nothing changes by a bit where nothing is steered. Where a hook changes activations, what
+    the difference writes is added to the output of the layer's experts, which is linear in them:
+
+    $$y_t \leftarrow y_t + \sum_e w_{t,e} \, (a'_{t,e} - a_{t,e}) \, W^{\text{out}}_e.$$
+
+    In half precision the sum is as exact as y is.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer; nothing happens to one without experts.
+
+    Raises:
+        ModelError: a layer's experts cannot be reached.
+    """
+    sites = [site for site in neuron_sites(model) if site.experts is not None]
+    if not sites:
+        yield
+        return
+    with ExitStack() as stack:
+        if is_bridge(model):
+            stack.enter_context(_own_points(model, sites))
+        points = model.hook_dict
+        stack.callback(_forget, points)
+        hooks = [hook for site in sites for hook in _routing_hooks(site, points)]
+        stack.enter_context(model.hooks(fwd_hooks=hooks))
+        yield
+
+
+def _forget(points: Mapping[str, Any]) -> None:
+    for point in points.values():
+        point.ctx.pop(ROUTED, None)
+
+
+@contextmanager
+def behind_experts(sites: Sequence[LayerSites], run: Behind) -> Generator[None]:
+    """Call a function with each layer's hidden states, routing and output, behind its experts.
+
+    Args:
+        sites: layers; those whose experts are fused are heard.
+        run: given the layer, the hidden states, the routing and the output; what it returns takes
+            the output's place, unless that is None.
+    """
+    handles: list[Any] = []
+    try:
+        for site in sites:
+            if isinstance(site.experts, FusedExperts):
+                hook = partial(_call, site=site, run=run)
+                handles.append(site.experts.module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call(
+    module: nn.Module, args: tuple[Any, ...], output: Any, *, site: LayerSites, run: Behind
+) -> Tensor | None:
+    fits = len(args) == 3 and isinstance(output, Tensor) and args[0].shape == output.shape
+    if not fits or args[1].shape != args[2].shape or len(args[1]) != len(output):
+        raise ModelError(
+            f"{type(module).__name__} of layer {site.layer} is not called with the hidden states "
+            "[token, d_model], the experts and the weights [token, slot] of Transformers' "
+            "convention; its neurons cannot be reached"
+        )
+    return run(site, args[0], Router(args[1], args[2]), output)
+
+
+def through_point(
+    module: nn.Module, expert: int, activations: Float[Tensor, "routed d_mlp"], routed: Routed
+) -> Float[Tensor, "routed d_mlp"]:
+    """A bridge's expert's activations as the hooks on its hook point leave them."""
+    point = _points[module][expert]
+    if not point.fwd_hooks and not point.bwd_hooks:
+        return activations
+    point.ctx[ROUTED] = routed
+    try:
+        return point(activations)
+    finally:
+        del point.ctx[ROUTED]
+
+
+def _steered_output(
+    site: LayerSites, hidden: Tensor, router: Router, output: Tensor
+) -> Tensor | None:
+    experts = _fused(site)
+    steered: Tensor | None = None
+    for expert in router.chosen():
+        point = _points[experts.module][expert]
+        if not point.fwd_hooks and not point.bwd_hooks:
+            continue
+        routed = router.to(expert)
+        before = experts.activations(hidden[routed.tokens], expert)
+        after = through_point(experts.module, expert, before, routed)
+        difference = (after - before) * routed.weights[:, None]
+        if steered is None:
+            steered = output.to(torch.promote_types(output.dtype, torch.float32), copy=True)
+        written = experts.written(difference, expert)
+        steered = steered.index_add(0, routed.tokens, written.to(steered.dtype))
+    return None if steered is None else steered.to(output.dtype)
+
+
+@contextmanager
+def _own_points(model: HookedModel, sites: Sequence[LayerSites]) -> Generator[None]:
+    from transformer_lens.hook_points import HookPoint
+
+    registry, points = _registry(model), model.hook_dict
+    new = [site for site in sites if _fused(site).module not in _points]
+    added: list[str] = []
+    try:
+        for site in new:
+            layer, experts = site.layer, _fused(site)
+            own = [HookPoint() for _ in range(experts.shape.count)]
+            names = [hook_name(MLP(layer, expert)) for expert in range(len(own))]
+            if site.dense is not None:
+                names.append(f"blocks.{layer}.mlp.shared_experts.hook_post")
+                own.append(points[site.dense])
+            for name, point in zip(names, own, strict=True):
+                if name not in registry:
+                    point.name = point.name or name
+                    registry[name] = point
+                    added.append(name)
+            _points[experts.module] = own
+        with behind_experts(new, _steered_output):
+            yield
+    finally:
+        for name in added:
+            del registry[name]
+        for site in new:
+            _points.pop(_fused(site).module, None)
+
+
+def _fused(site: LayerSites) -> FusedExperts:
+    return cast("FusedExperts", site.experts)
+
+
+def _registry(model: HookedModel) -> dict[str, Any]:
+    registry = getattr(model, "_hook_registry", None)
+    if not isinstance(registry, dict):
+        raise ModelError(
+            "this TransformerLens keeps a bridge's hook points where cna_lens does not know; use "
+            "transformer-lens>=3.9,<5"
+        )
+    return cast("dict[str, Any]", registry)
+
+
+def _routing_hooks(site: LayerSites, points: Mapping[str, Any]) -> list[NamedHook]:
+    """Hooks that write into hook points' contexts which tokens they hold, with what weights."""
+    if isinstance(site.experts, HookedExperts):
+        return _hooked_routing(site, site.experts, points)
+    if site.dense is None:
+        return []
+    shared = partial(_note_shared, point=points[site.dense], gate=site.shared_gate)
+    return [(site.dense.replace("hook_post", "hook_in"), shared)]
+
+
+def _note_shared(hidden: Tensor, hook: Any, *, point: Any, gate: nn.Module | None) -> None:  # noqa: ARG001
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    tokens = torch.arange(len(flat), device=hidden.device)
+    weights = flat.new_ones(len(flat)) if gate is None else gate(flat).sigmoid().squeeze(-1)
+    point.ctx[ROUTED] = Routed(tokens, weights, len(flat))
+
+
+def _hooked_routing(
+    site: LayerSites, experts: HookedExperts, points: Mapping[str, Any]
+) -> list[NamedHook]:
+    mlp = f"blocks.{site.layer}.mlp."
+    own = [points[hook_name(MLP(site.layer, e))] for e in range(experts.shape.count)]
+    chances: list[Tensor] = []
+
+    def note_weights(weights: Tensor, hook: Any) -> None:  # noqa: ARG001
+        chances[:] = [weights]
+
+    def note_indices(indices: Tensor, hook: Any) -> None:  # noqa: ARG001
+        weights = chances.pop().gather(-1, indices)
+        if experts.normalises:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        router = Router(indices, weights)
+        for expert, point in enumerate(own):
+            point.ctx[ROUTED] = router.to(expert)
+
+    return [
+        (f"{mlp}hook_expert_weights", note_weights),
+        (f"{mlp}hook_expert_indices", note_indices),
+    ]

@@ -1,0 +1,1 @@
+"""Models by the name a researcher knows."""

@@ -1,0 +1,1 @@
+"""Prompts: from files and packaged sets, and as token ids."""

@@ -1,0 +1,225 @@
+"""Prompts become token ids: one template, one beginning-of-sequence token, never two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from cna_lens.errors import CnaLensWarning, InputError
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.results.provenance import PromptRecord
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message] | Sequence[int] | Tensor
+Chat = Literal["auto"] | bool
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Token ids of a set of prompts.
+
+    Attributes:
+        ids: the token ids of each prompt.
+        record: how many there are, and the hash of their token ids.
+        template_sha256: hash of the chat template, None where no prompt was put into it.
+    """
+
+    ids: tuple[TokenIds, ...]
+    record: PromptRecord
+    template_sha256: str | None
+
+
+def encode(
+    model: HookedModel, prompts: Sequence[Prompt], *, chat: Chat = "auto", name: str = "prompts"
+) -> EncodedPrompts:
+    """Turn prompts into token ids.
+
+    A string becomes a user message in the tokenizer's chat template, ready for the answer, when
+    the tokenizer has one; `chat=False` takes it as plain text, encoded as the model's own
+    `to_tokens` does. Lists of chat messages always go through the template; one that ends with
+    an assistant message is continued. Token ids are taken as they are.
+
+    Args:
+        model: the model whose tokenizer and context length count.
+        prompts: strings, lists of chat messages, or token ids.
+        chat: "auto" for the template where there is one, True to insist on it, False for none.
+        name: what to call the prompts in errors.
+
+    Raises:
+        InputError: no prompts, something that is none, one longer than the context, or no chat
+            template where one is needed.
+    """
+    check_model(model)
+    _check_list(prompts, name)
+    encode_one = _Encoder(model, chat, name)
+    ids = tuple(encode_one(prompt, place) for place, prompt in enumerate(prompts))
+    return EncodedPrompts(
+        ids=ids,
+        record=PromptRecord(len(ids), _digest(json.dumps(ids))),
+        template_sha256=_digest(encode_one.template) if encode_one.used_template else None,
+    )
+
+
+def _check_list(prompts: object, name: str) -> None:
+    if isinstance(prompts, str):
+        raise InputError(f"{name} is one string; pass a list of prompts: [{prompts[:40]!r}]")
+    if not isinstance(prompts, Sequence | Tensor):
+        raise InputError(f"{name} is a {type(prompts).__name__}; pass a list of prompts")
+    if len(cast("Sequence[object]", prompts)) == 0:
+        raise InputError(f"{name} is empty; give at least one prompt")
+
+
+class _Encoder:
+    """Encodes one prompt at a time, and remembers whether the template was used."""
+
+    def __init__(self, model: HookedModel, chat: Chat, name: str) -> None:
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.name = name
+        template = getattr(self.tokenizer, "chat_template", None)
+        self.template = template if isinstance(template, str) else json.dumps(template)
+        self.has_template = template is not None
+        self.used_template = False
+        if chat not in ("auto", True, False):
+            raise InputError(f"chat is {chat!r}, expected 'auto', True or False")
+        if chat is True and not self.has_template:
+            raise InputError(
+                f"chat=True needs a chat template, and the tokenizer of {model_name(model)} has "
+                "none; use chat=False, or set model.tokenizer.chat_template"
+            )
+        self.chat = self.has_template if chat == "auto" else chat
+
+    def __call__(self, prompt: Prompt, place: int) -> TokenIds:
+        where = f"{self.name}[{place}]"
+        if isinstance(prompt, str):
+            message = {"role": "user", "content": prompt}
+            ids = self._apply_template([message]) if self.chat else self._plain(prompt, where)
+        elif messages := _as_messages(prompt):
+            ids = self._messages(messages, where)
+        else:
+            ids = self._token_ids(prompt, where)
+        if not ids:
+            raise InputError(f"{where} has no tokens; leave it out")
+        context = getattr(self.model.cfg, "n_ctx", None)
+        if context and len(ids) > context:
+            raise InputError(
+                f"{where} has {len(ids)} tokens, the model's context holds {context}; shorten it"
+            )
+        return ids
+
+    def _messages(self, messages: list[Message], where: str) -> TokenIds:
+        if not self.has_template:
+            raise InputError(
+                f"{where} is a list of chat messages, and the tokenizer of "
+                f"{model_name(self.model)} has no chat template; pass a string"
+            )
+        for message in messages:
+            if not {"role", "content"} <= set(message):
+                raise InputError(
+                    f"{where} holds {dict(message)!r}, expected the keys 'role' and 'content'"
+                )
+        return self._apply_template(messages)
+
+    def _apply_template(self, messages: list[Message]) -> TokenIds:
+        self.used_template = True
+        answer_begun = messages[-1]["role"] == "assistant"
+        text: str = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=not answer_begun,
+            continue_final_message=answer_begun,
+        )
+        # The template's text already carries the special tokens.
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _plain(self, text: str, where: str) -> TokenIds:
+        if self.tokenizer is None:
+            raise InputError(f"{where} is a string and the model has no tokenizer; pass token ids")
+        with _some_padding(self.tokenizer):
+            # By itself to_tokens would cut a prompt that is too long, in silence.
+            tokens: Tensor = cast("Any", self.model).to_tokens(text, truncate=False)
+        ids: list[int] = tokens[0].tolist()
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and ids[:2] == [begin, begin]:
+            ids = ids[1:]
+        return tuple(ids)
+
+    def _token_ids(self, prompt: object, where: str) -> TokenIds:
+        values = prompt.tolist() if isinstance(prompt, Tensor) else prompt
+        if not isinstance(values, Sequence) or not all(
+            isinstance(value, int) and not isinstance(value, bool)
+            for value in cast("Sequence[object]", values)
+        ):
+            raise InputError(
+                f"{where} is a {type(prompt).__name__}; a prompt is a string, a list of chat "
+                "messages, or a list of token ids"
+            )
+        ids = tuple(cast("Sequence[int]", values))
+        size = int(self.model.cfg.d_vocab)
+        if outside := [value for value in ids if not 0 <= value < size]:
+            raise InputError(f"{where} holds token id {outside[0]}, expected 0 to {size - 1}")
+        return ids
+
+
+@contextmanager
+def _some_padding(tokenizer: Any) -> Generator[None]:
+    """Give a tokenizer without padding some, since to_tokens insists, and take it away again."""
+    if tokenizer.pad_token is not None:
+        yield
+        return
+    tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    try:
+        yield
+    finally:
+        tokenizer.pad_token = None
+
+
+def _as_messages(prompt: object) -> list[Message]:
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str):
+        items = cast("Sequence[object]", prompt)
+        if items and all(isinstance(item, Mapping) for item in items):
+            return [cast("Message", item) for item in items]
+    return []
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) -> None:
+    """Warn when a prompt stands in a set twice, and counts double, or in both, and cancels out."""
+    for name, prompts in (("positive", positive), ("negative", negative)):
+        repeated = sum(count - 1 for count in Counter(prompts.ids).values())
+        if repeated:
+            warnings.warn(
+                f"{repeated} of the {len(prompts.ids)} {name} prompts are duplicates, and count "
+                "as often as they occur",
+                CnaLensWarning,
+                stacklevel=3,
+            )
+    if both := set(positive.ids) & set(negative.ids):
+        warnings.warn(
+            f"{len(both)} prompts stand in both sets, and cancel out",
+            CnaLensWarning,
+            stacklevel=3,
+        )
+
+
+def pad_token_id(model: HookedModel) -> int:
+    """A token to pad with; it is masked, so that 0 will do where the tokenizer has none."""
+    for name in ("pad_token_id", "eos_token_id"):
+        token = getattr(model.tokenizer, name, None)
+        if isinstance(token, int) and 0 <= token < int(model.cfg.d_vocab):
+            return token
+    return 0
+
+
+TokenIds = tuple[int, ...]

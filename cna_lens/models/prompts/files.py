@@ -1,0 +1,140 @@
+"""Read prompts from a file or a data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from cna_lens.errors import InputError
+
+Prompts = list[str | list[dict[str, str]]]
+
+
+def read_prompts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+) -> Prompts:
+    """Read prompts from a text, JSON lines or CSV file, or from a data set.
+
+    Args:
+        source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .csv
+            file with a header; or the name or folder of a data set, read with `datasets`.
+        column: the column or key that holds the prompt. Where it is left out, "prompt" or the
+            only column is taken; in .jsonl a list of chat messages may stand under "messages".
+        config: the data set's configuration.
+        split: the data set's split.
+
+    Raises:
+        InputError: the file does not exist, cannot be read as its ending says, holds no prompts,
+            or has no such column.
+    """
+    path = Path(source)
+    readers = {".txt": _read_lines, ".jsonl": _read_json_lines, ".csv": _read_csv}
+    if path.suffix.lower() in readers:
+        if not path.is_file():
+            raise InputError(f"{path} does not exist")
+        try:
+            rows = readers[path.suffix.lower()](path)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    else:
+        rows = _read_data_set(str(source), config, split)
+    prompts = [_prompt(row, column, str(source)) for row in rows]
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise InputError(f"{source} holds no prompts")
+    return prompts
+
+
+def _read_lines(path: Path) -> list[object]:
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+
+
+def _read_json_lines(path: Path) -> list[object]:
+    rows: list[object] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}, line {number}, is no JSON: {error}") from error
+    return rows
+
+
+def _read_csv(path: Path) -> list[object]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_data_set(source: str, config: str | None, split: str | None) -> list[object]:
+    import datasets
+
+    try:
+        with cache_for(source) as cache:
+            loaded = datasets.load_dataset(source, config, split=split, cache_dir=cache)
+            if isinstance(loaded, datasets.Dataset):
+                return list(cast("Iterable[object]", loaded))
+    except Exception as error:
+        raise InputError(
+            f"{source} is no .txt, .jsonl or .csv file, and as a data set it cannot be loaded: "
+            f"{error}"
+        ) from error
+    raise InputError(f"{source} has the splits {', '.join(map(str, loaded))}; name one of them")
+
+
+def _prompt(row: object, column: str | None, source: str) -> Any:
+    if isinstance(row, str):
+        return row
+    if not isinstance(row, Mapping):
+        raise InputError(f"{source} holds {row!r}, expected strings or objects")
+    fields = cast("Mapping[str, Any]", row)
+    name = column or _only_column(fields)
+    if None in fields:
+        raise InputError(
+            f"{source} has a row with more fields than its header; put text with commas in quotes"
+        )
+    if name is None or name not in fields:
+        wanted = f"column {column!r}" if column else "column 'prompt'"
+        raise InputError(f"{source} has no {wanted}; it has: {', '.join(map(str, fields))}")
+    prompt = fields[name]
+    if not isinstance(prompt, str) and not _is_messages(prompt):
+        raise InputError(
+            f"{source} holds {prompt!r} under {name!r}, expected text or a list of chat messages"
+        )
+    return prompt
+
+
+def _is_messages(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, Mapping) for item in cast("list[object]", value)
+    )
+
+
+def _only_column(fields: Mapping[str, Any]) -> str | None:
+    for name in ("prompt", "messages"):
+        if name in fields:
+            return name
+    return next(iter(fields)) if len(fields) == 1 else None
+
+
+@contextmanager
+def cache_for(source: str | Path) -> Generator[str | None]:
+    """The cache to read a data set with: for a folder one of its own, which ends with the context.
+
+    The cache that `datasets` has by default knows a folder by its last name alone, and would give
+    the rows of another folder of that name. It is None, which stands for that one, where the source
+    is a name on the Hub.
+    """
+    if not Path(source).is_dir():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="cna-lens-data-set-") as folder:
+        yield folder

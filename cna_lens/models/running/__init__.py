@@ -1,0 +1,1 @@
+"""Forward passes over many prompts, and answers."""

@@ -1,0 +1,91 @@
+"""Which prompts run together: shared prefixes, buckets of like length, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from cna_lens.errors import InputError
+from cna_lens.models.prompts.encoding import TokenIds
+
+BatchSize = Literal["auto"] | int
+
+
+def shared_prefix_length(prompts: Sequence[TokenIds], at_most: int | None = None) -> int:
+    """The number of leading tokens that all prompts have in common.
+
+    One token of the shortest prompt always stays outside, so that every prompt has something
+    left to run.
+
+    >>> shared_prefix_length([(1, 2, 3, 4), (1, 2, 5)])
+    2
+    >>> shared_prefix_length([(1, 2), (1, 2, 3)])
+    1
+    >>> shared_prefix_length([(1, 2, 3, 4), (1, 2, 3, 5)], at_most=2)
+    2
+    """
+    # Whatever the first and the last in sorted order share, all between them share too.
+    first, last = min(prompts), max(prompts)
+    common = next(
+        (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
+    shortest = min(map(len, prompts))
+    return min(common, shortest - 1, shortest if at_most is None else at_most)
+
+
+def length_buckets(
+    lengths: Sequence[int], token_budget: int | None = None, max_prompts: int | None = None
+) -> list[list[int]]:
+    """Group prompts of like length, each group padded within the budget of tokens.
+
+    A prompt longer than the budget gets a group of its own.
+
+    >>> length_buckets([5, 2, 9, 2], token_budget=10)
+    [[1, 3], [0], [2]]
+    >>> length_buckets([5, 2, 9, 2], max_prompts=3)
+    [[1, 3, 0], [2]]
+    """
+    buckets: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        size = len(buckets[-1]) + 1 if buckets else 1
+        fits = token_budget is None or lengths[index] * size <= token_budget
+        if buckets and fits and (max_prompts is None or size <= max_prompts):
+            buckets[-1].append(index)
+        else:
+            buckets.append([index])
+    return buckets
+
+
+def pad(
+    prompts: Sequence[TokenIds], pad_id: int, side: str = "right"
+) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, "batch pos"]]:
+    """Token ids of one length, and the mask that is 1 on real tokens.
+
+    >>> pad([(7,), (8, 9)], pad_id=0)[0].tolist()
+    [[7, 0], [8, 9]]
+    """
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        real = slice(0, len(prompt)) if side == "right" else slice(length - len(prompt), length)
+        ids[row, real] = torch.tensor(prompt)
+        mask[row, real] = 1
+    return ids, mask
+
+
+def halves(batch: list[int]) -> list[list[int]]:
+    """A batch cut in two, for when it did not fit the memory."""
+    middle = (len(batch) + 1) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Raise InputError unless a batch size is "auto" or a positive whole number."""
+    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(f"batch_size is {batch_size!r}, expected 'auto' or at least 1")

@@ -1,0 +1,167 @@
+"""Decode: one step of generation for a batch, with the cache that fits the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge
+from cna_lens.models.prompts.encoding import TokenIds
+from cna_lens.models.running.forward import SharedPrefix, forward_with_cache
+from cna_lens.models.trial.trial import tried
+
+Logits = Float[Tensor, "batch d_vocab"]
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Holds the state of a batch of answers in the making."""
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
+        """Read the prompts, left padded, without a shared prefix."""
+        ...
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        """Read one token more in each row."""
+        ...
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        """Go on with these rows only."""
+        ...
+
+
+def decoder_for(model: HookedModel, prefix: SharedPrefix) -> Decoder:
+    """The fastest decoder that a model allows."""
+    can = tried(model)
+    if not is_bridge(model):
+        return _HookedTransformerDecoder(model)
+    if can.cache is not None:
+        return _BridgeDecoder(model, prefix)
+    return _RepeatingDecoder(model)
+
+
+def needs_equal_lengths(model: HookedModel) -> bool:
+    """Whether a batch must hold prompts of one length, because padding would be read."""
+    return tried(model).cache is None
+
+
+class _BridgeDecoder:
+    """Keys and values in a Hugging Face cache, continued from the shared prefix."""
+
+    def __init__(self, model: HookedModel, prefix: SharedPrefix) -> None:
+        self.model = model
+        self.prefix = prefix
+        self.mask = torch.empty(0)
+        self.cache: Any = None
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
+        before = mask.new_ones((len(ids), self.prefix.length))
+        self.mask = torch.cat([before, mask], dim=1)
+        logits, self.cache = forward_with_cache(
+            self.model, ids, self.mask, self.prefix.expand(len(ids))
+        )
+        return logits
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        self.mask = torch.cat([self.mask, self.mask.new_ones((len(tokens), 1))], dim=1)
+        logits, self.cache = forward_with_cache(self.model, tokens[:, None], self.mask, self.cache)
+        return logits
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+
+class _HookedTransformerDecoder:
+    """Keys and values in TransformerLens's own cache; prompts of one length."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self.model = cast("Any", model)
+        self.cache: Any = None
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:  # noqa: ARG002
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        self.cache = TransformerLensKeyValueCache.init_cache(
+            self.model.cfg, input_device(self.model), len(ids)
+        )
+        return self._read(ids)
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        return self._read(tokens[:, None])
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        for entry in self.cache.entries:
+            entry.past_keys = entry.past_keys[rows.to(entry.past_keys.device)]
+            entry.past_values = entry.past_values[rows.to(entry.past_values.device)]
+        attended = self.cache.previous_attention_mask
+        self.cache.previous_attention_mask = attended[rows.to(attended.device)]
+
+    def _read(self, ids: Int64[Tensor, "batch pos"]) -> Logits:
+        return self.model(ids, return_type="logits", past_kv_cache=self.cache)[:, -1]
+
+
+class _RepeatingDecoder:
+    """No cache: the whole sequence again for each token, where a model allows nothing else."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self.model = model
+        self.ids = torch.empty(0)
+
+    def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:  # noqa: ARG002
+        self.ids = ids
+        return self._read()
+
+    def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        return self._read()
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        self.ids = self.ids[rows]
+
+    def _read(self) -> Logits:
+        return self.model.forward(self.ids, return_type="logits", use_cache=False)[:, -1]
+
+
+def seeds_of(encoded: Sequence[TokenIds], seed: int) -> list[int]:
+    """A seed for each prompt: its own wherever it stands, another where it stands again."""
+    occurrences: Counter[TokenIds] = Counter()
+    seeds: list[int] = []
+    for ids in encoded:
+        key = json.dumps([seed, occurrences[ids], ids])
+        seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        occurrences[ids] += 1
+    return seeds
+
+
+class Chooser:
+    """Takes the likeliest token, or draws one with a generator of each prompt's own."""
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        """Take the temperature, 0 for the likeliest token, and a seed for each prompt."""
+        self.temperature = temperature
+        self.seeds = seeds
+        self.generators: dict[int, torch.Generator] = {}
+
+    def __call__(
+        self, logits: Float[Tensor, "batch d_vocab"], rows: Sequence[int], step: int
+    ) -> list[int]:
+        """The next token of each row, which is the prompt of that number."""
+        if self.temperature == 0:
+            return logits.argmax(-1).tolist()
+        chances = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()
+        draws = torch.cat([self._draw(row, step) for row in rows])
+        chosen = torch.searchsorted(chances, draws[:, None] * chances[:, -1:]).squeeze(1)
+        return chosen.clamp(max=logits.shape[-1] - 1).tolist()
+
+    def _draw(self, row: int, step: int) -> Float[Tensor, " 1"]:
+        if step == 0:
+            self.generators[row] = torch.Generator().manual_seed(self.seeds[row])
+        return torch.rand(1, generator=self.generators[row], dtype=torch.float64)

@@ -1,0 +1,225 @@
+"""Which tokens are steered: everything, the prompt, its last token, or what is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor, nn
+
+from cna_lens.errors import InputError, ModelError
+from cna_lens.models.trial.kv_cache import cache_among, cached_tokens
+
+Positions = Literal["all", "prompt", "last_prompt", "from_last_prompt", "generated"]
+
+_rows: ContextVar[tuple[int, ...] | None] = ContextVar("rows", default=None)
+_whole_prompts: ContextVar[bool] = ContextVar("whole_prompts", default=False)
+_prompt_lengths: ContextVar[Int64[Tensor, " batch"] | None] = ContextVar(
+    "prompt_lengths", default=None
+)
+
+
+def check_positions(positions: str) -> None:
+    """Raise InputError unless the positions have a name that is known."""
+    if positions not in get_args(Positions):
+        raise InputError(
+            f"positions is {positions!r}, expected one of {', '.join(get_args(Positions))}"
+        )
+
+
+@contextmanager
+def prompt_lengths(
+    lengths: Sequence[int] | Int[Tensor, " batch"], rows: Sequence[int] | None = None
+) -> Generator[None]:
+    """Say how many tokens of each row are its prompt, for forward passes within this context.
+
+    Steering at single positions needs to know where a prompt ends. `cna_lens.generate` says so
+    itself, and a plain forward pass or a call of the model's own `generate` is taken to begin
+    with the prompt; a forward pass over prompt and answer together needs this context.
+
+    Args:
+        lengths: real tokens of each row's prompt, without padding.
+        rows: which prompt each row belongs to, where rows leave the batch between passes; their
+            places in the batch unless given.
+    """
+    token = _prompt_lengths.set(torch.as_tensor(lengths, dtype=torch.long))
+    rows_token = _rows.set(None if rows is None else tuple(rows))
+    try:
+        yield
+    finally:
+        _rows.reset(rows_token)
+        _prompt_lengths.reset(token)
+
+
+@contextmanager
+def whole_prompts() -> Generator[None]:
+    """Have no prefix computed apart: what happens in it depends on the tokens behind it."""
+    token = _whole_prompts.set(True)
+    try:
+        yield
+    finally:
+        _whole_prompts.reset(token)
+
+
+def needs_whole_prompts() -> bool:
+    """Whether a surrounding context has asked for whole prompts."""
+    return _whole_prompts.get()
+
+
+def stated_prompt_lengths() -> Int64[Tensor, " batch"] | None:
+    """What the surrounding `prompt_lengths` says, None outside of one."""
+    return _prompt_lengths.get()
+
+
+def steered_positions(
+    positions: Positions,
+    mask: Int[Tensor, "batch whole_pos"],
+    new: int,
+    lengths: Int64[Tensor, " batch"],
+) -> Bool[Tensor, "batch pos"]:
+    """Which of the last `new` positions are steered.
+
+    >>> mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])  # left padded
+    >>> steered_positions("last_prompt", mask, new=4, lengths=torch.tensor([2, 3]))
+    tensor([[False, False,  True, False],
+            [False, False,  True, False]])
+
+    Args:
+        positions: the scope.
+        mask: 1 on real tokens, over what is cached and what is new.
+        new: the number of positions that the forward pass computes.
+        lengths: real tokens of each row's prompt.
+    """
+    real = mask.bool()
+    order = mask.long().cumsum(1) - 1
+    last = (lengths.to(mask.device) - 1)[:, None]
+    chosen = {
+        "all": torch.ones_like(real),
+        "prompt": order <= last,
+        "last_prompt": order == last,
+        "from_last_prompt": order >= last,
+        "generated": order > last,
+    }[positions]
+    return (chosen & real)[:, mask.shape[1] - new :]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What is known of a forward pass.
+
+    Attributes:
+        mask: 1 on real tokens, over what is cached and what is new.
+        steered: which of the positions it computes are steered.
+        lengths: real tokens of each row's prompt.
+        rows: which prompt each row belongs to.
+        begins: whether nothing is cached yet.
+    """
+
+    mask: Int[Tensor, "batch whole_pos"]
+    steered: Bool[Tensor, "batch pos"]
+    lengths: Int64[Tensor, " batch"]
+    rows: tuple[int, ...]
+    begins: bool
+
+    def token(self, position: int) -> Bool[Tensor, "batch pos"]:
+        """Where this pass computes one token of each prompt; -1 is the prompt's last."""
+        order = self.mask.long().cumsum(1) - 1
+        lengths = self.lengths.to(self.mask.device)
+        place = lengths + position if position < 0 else torch.full_like(lengths, position)
+        return ((order == place[:, None]) & self.mask.bool())[:, -self.steered.shape[1] :]
+
+
+class PositionTracker:
+    """Follows the forward passes, and knows for each which of its positions are steered."""
+
+    def __init__(self, positions: Positions) -> None:
+        """Begin before the first pass."""
+        self.scope: Positions = positions
+        self.lengths: Int64[Tensor, " batch"] | None = None
+        self.previous: Tensor | None = None
+        self.forward_pass: ForwardPass | None = None
+
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Work out the steered positions of the forward pass that begins."""
+        inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
+        inputs = args[0] if inputs is None else inputs
+        batch, new = inputs.shape[:2]
+        mask = kwargs.get("attention_mask")
+        past = cached_tokens(cache_among(kwargs))
+        if mask is None or mask.ndim != 2:
+            mask = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
+        lengths = stated_prompt_lengths()
+        if lengths is None:
+            lengths = self._inferred_lengths(inputs, mask, past)
+        if len(lengths) != batch:
+            raise InputError(
+                f"there are {len(lengths)} prompt lengths for a batch of {batch}; give one a row"
+            )
+        rows = _rows.get() or tuple(range(batch))
+        if len(rows) != batch:
+            raise InputError(f"there are {len(rows)} rows for a batch of {batch}; name each row")
+        steered = steered_positions(self.scope, mask, new, lengths)
+        self.forward_pass = ForwardPass(mask, steered, lengths, rows, begins=past == 0)
+
+    def after(self, *_: Any) -> None:
+        """The forward pass has ended."""
+        self.forward_pass = None
+
+    def pass_of(self, activation: Float[Tensor, "batch pos width"]) -> ForwardPass:
+        """The forward pass that an activation belongs to.
+
+        Raises:
+            ModelError: the pass did not say what its prompts are.
+        """
+        return self._pass_where(lambda found: found.steered.shape == activation.shape[:2])
+
+    def pass_over(self, n_tokens: int) -> ForwardPass:
+        """The forward pass that holds so many tokens, batch and position on one axis.
+
+        Raises:
+            ModelError: the pass did not say what its prompts are.
+        """
+        return self._pass_where(lambda found: found.steered.numel() == n_tokens)
+
+    def _pass_where(self, fits: Callable[[ForwardPass], bool]) -> ForwardPass:
+        found = self.forward_pass
+        if found is None or not fits(found):
+            mend = "" if self.scope == "all" else ", or use positions='all'"
+            raise ModelError(
+                f"this steering (positions={self.scope!r}) needs to know where the prompt ends, "
+                "and this pass does not tell; run the model by calling it or by cna_lens.generate"
+                f"{mend}"
+            )
+        return found
+
+    def _inferred_lengths(self, inputs: Tensor, mask: Tensor, past: int) -> Tensor:
+        if past and self.lengths is not None:
+            return self.lengths
+        grown = self.previous
+        self.previous = inputs
+        if grown is not None and _extends_by_one(inputs, grown):
+            raise InputError(
+                f"positions={self.scope!r}: this pass repeats the one before with one token more, "
+                "and without a KV cache it cannot be told whether that token is prompt or answer; "
+                "use the cache, or state it with cna_lens.prompt_lengths(...)"
+            )
+        self.lengths = mask.sum(1)
+        return self.lengths
+
+
+def _extends_by_one(inputs: Tensor, before: Tensor) -> bool:
+    return (
+        inputs.ndim == 2
+        and inputs.shape[0] == before.shape[0]
+        and inputs.shape[1] == before.shape[1] + 1
+        and torch.equal(inputs[:, :-1], before)
+    )
+
+
+def _first_present(kwargs: dict[str, Any], *names: str) -> Any:
+    return next((kwargs[name] for name in names if kwargs.get(name) is not None), None)

@@ -1,0 +1,166 @@
+"""What a model expects next: distributions over the vocabulary, along texts that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cna_lens.errors import InputError, ModelError
+from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
+from cna_lens.models.running.batching import pad, shared_prefix_length
+from cna_lens.models.running.forward import SharedPrefix, forward_logits
+from cna_lens.models.running.memory import predictions_at_once, run_in_halves, token_budget
+from cna_lens.models.running.positions import prompt_lengths
+
+LogProbs = Float[Tensor, "predicted d_vocab"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens that are given, of which the later ones are predicted.
+
+    Attributes:
+        ids: the token ids.
+        predicted_from: the place of the first token that is predicted, at least 1.
+        prompt_length: how many of the tokens are the prompt; steering asks for it.
+    """
+
+    ids: TokenIds
+    predicted_from: int
+    prompt_length: int
+
+    @property
+    def n_predicted(self) -> int:
+        """How many of its tokens are predicted."""
+        return len(self.ids) - self.predicted_from
+
+
+def answers_after_prompts(
+    model: HookedModel, prompts: Sequence[Prompt], answers: Sequence[str], *, chat: Chat = "auto"
+) -> list[Text]:
+    """Each prompt, in the chat template, and its answer, which is predicted.
+
+    Raises:
+        InputError: not one answer for each prompt, or together longer than the context.
+    """
+    if len(prompts) != len(answers):
+        raise InputError(f"there are {len(prompts)} prompts and {len(answers)} answers")
+    texts = [
+        Text(prompt + _tokens(model, answer), len(prompt), len(prompt))
+        for prompt, answer in zip(encode(model, prompts, chat=chat).ids, answers, strict=True)
+    ]
+    context = getattr(model.cfg, "n_ctx", None)
+    for place, text in enumerate(texts):
+        if context and len(text.ids) > context:
+            raise InputError(
+                f"prompt {place} and its answer have {len(text.ids)} tokens, the model's context "
+                f"holds {context}; shorten the answer"
+            )
+    return texts
+
+
+def prompts_alone(
+    model: HookedModel, prompts: Sequence[Prompt], *, chat: Chat = "auto"
+) -> list[Text]:
+    """Each prompt, predicted from where the chat template hands over to the user."""
+    # Two more prompts, so that what is common to all is the template even where there is only one.
+    template = shared_prefix_length(encode(model, [*prompts, "a", "b"], chat=chat).ids)
+    return [
+        Text(ids, min(max(template, 1), len(ids)), len(ids))
+        for ids in encode(model, prompts, chat=chat).ids
+    ]
+
+
+def _tokens(model: HookedModel, text: str) -> TokenIds:
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer, so that answers cannot be encoded")
+    return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int, LogProbs]]:
+    r"""Log-probabilities of the next token, along each text.
+
+    Row t is $\log p(\cdot \mid x_{<s+t})$ in float32, where s is the place of the first token that
+    is predicted. Texts come in the order in which they are computed, each with its place among
+    those given; one of which nothing is predicted has no rows.
+
+    Raises:
+        ModelError: a log-probability is not a number.
+    """
+    places = [place for place, text in enumerate(texts) if text.n_predicted > 0]
+    for place in sorted(set(range(len(texts))) - set(places)):
+        yield place, torch.zeros((0, int(model.cfg.d_vocab)))
+    if not places:
+        return
+    # The first prediction is made at the token before, which must not be in the prefix.
+    prefix = SharedPrefix.of(
+        model,
+        [_read(texts[place]) for place in places],
+        min(texts[place].predicted_from for place in places) - 1,
+    )
+
+    def run(batch: list[int]) -> list[LogProbs]:
+        return _run(model, [texts[place] for place in batch], prefix)
+
+    for batch, found in run_in_halves(_batches(model, texts, places), run):
+        for place, log_probs in zip(batch, found, strict=True):
+            if log_probs.isnan().any():
+                raise ModelError(
+                    f"{model_name(model)} gives log-probabilities that are not a number; load it "
+                    "in float32 or bfloat16, and check its weights"
+                )
+            yield place, log_probs
+
+
+def predicted_log_probs(
+    model: HookedModel, texts: Sequence[Text]
+) -> list[Float[Tensor, " predicted"]]:
+    """The log-probability of each token that is predicted, text by text, on the CPU."""
+    found: dict[int, Float[Tensor, " predicted"]] = {}
+    for place, log_probs in predictions(model, texts):
+        text = texts[place]
+        said = torch.tensor(text.ids[text.predicted_from :], dtype=torch.long)
+        rows = torch.arange(text.n_predicted)
+        found[place] = log_probs[rows.to(log_probs.device), said.to(log_probs.device)].cpu()
+    return [found[place] for place in range(len(texts))]
+
+
+def _read(text: Text) -> TokenIds:
+    """The tokens that run through the model; nothing is predicted from the last one."""
+    return text.ids[:-1]
+
+
+def _run(model: HookedModel, batch: Sequence[Text], prefix: SharedPrefix) -> list[LogProbs]:
+    ids, mask = pad([_read(text)[prefix.length :] for text in batch], pad_token_id(model))
+    starts = [text.predicted_from - 1 - prefix.length for text in batch]
+    first = min(starts)
+    device = input_device(model)
+    with torch.no_grad(), prompt_lengths([text.prompt_length for text in batch]):
+        logits = forward_logits(
+            model, ids.to(device), prefix.mask(mask).to(device), prefix.read_only(), first
+        )
+    return [
+        logits[row, start - first :][: text.n_predicted].float().log_softmax(-1)
+        for row, (text, start) in enumerate(zip(batch, starts, strict=True))
+    ]
+
+
+def _batches(model: HookedModel, texts: Sequence[Text], places: Sequence[int]) -> list[list[int]]:
+    """Texts of like shape, within the budgets of tokens and of predictions."""
+    budget = token_budget(model, max(len(texts[place].ids) for place in places))
+    at_once = predictions_at_once(model)
+    batches: list[list[int]] = []
+    for place in sorted(places, key=lambda at: (texts[at].predicted_from, len(texts[at].ids))):
+        batch = [texts[other] for other in (*(batches[-1] if batches else ()), place)]
+        longest = max(len(text.ids) for text in batch)
+        kept = longest - min(text.predicted_from for text in batch)
+        if batches and len(batch) * longest <= budget and len(batch) * kept <= at_once:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches

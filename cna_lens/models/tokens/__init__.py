@@ -1,0 +1,1 @@
+"""Single tokens: their texts, what neurons do on them, and what they promote."""

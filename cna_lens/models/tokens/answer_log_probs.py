@@ -1,0 +1,128 @@
+"""How likely each token of an answer is, without steering and with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.running.predictions import Text, answers_after_prompts, predictions
+from cna_lens.models.tokens.token_texts import token_texts
+
+
+@dataclass(frozen=True)
+class TokenPrediction:
+    """What the model expected where a token stands.
+
+    Attributes:
+        log_prob: of the token, in nats.
+        rank: how many tokens were likelier.
+        likeliest: the likeliest tokens with their log-probabilities, likeliest first.
+    """
+
+    log_prob: float
+    rank: int
+    likeliest: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class AnswerLogProbs:
+    """An answer's tokens, and how the model expects each without and with steering.
+
+    Attributes:
+        tokens: the answer's tokens, as text.
+        unsteered: of each token, without steering.
+        steered: of each token, with it.
+    """
+
+    tokens: tuple[str, ...]
+    unsteered: tuple[TokenPrediction, ...]
+    steered: tuple[TokenPrediction, ...]
+
+    @property
+    def change(self) -> tuple[float, ...]:
+        """What steering adds to each token's log-probability, in nats."""
+        pairs = zip(self.unsteered, self.steered, strict=True)
+        return tuple(steered.log_prob - unsteered.log_prob for unsteered, steered in pairs)
+
+
+def answer_log_probs(
+    model: HookedModel,
+    steering: Callable[[], AbstractContextManager[Any]],
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    *,
+    k: int = 10,
+    chat: Chat = "auto",
+) -> list[AnswerLogProbs]:
+    r"""The log-probability of each token of given answers, $\log p(y_t \mid x, y_{<t})$.
+
+    Teacher-forced: both models read the same answer. Cost: two forward passes over each prompt
+    and its answer.
+
+    >>> from contextlib import nullcontext
+    >>> (found,) = answer_log_probs(tiny_model, nullcontext, ["w5"], ["w6 w7"], k=1)
+    >>> found.tokens, found.change
+    (('w6', 'w7'), (0.0, 0.0))
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        steering: makes the context in which the model is steered, such as
+            `lambda: steer(model, circuit, 0.0)`.
+        prompts: strings, lists of chat messages, or token ids.
+        answers: one for each prompt.
+        k: how many of the likeliest tokens to keep at each place.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+
+    Raises:
+        InputError: not one answer for each prompt, one without tokens, together longer than the
+            context, or k out of range.
+    """
+    size = int(model.cfg.d_vocab)
+    if not 1 <= k <= size:
+        raise InputError(f"k is {k}, expected 1 to {size}, the number of tokens")
+    texts = answers_after_prompts(model, prompts, answers, chat=chat)
+    for place, text in enumerate(texts):
+        if not text.n_predicted:
+            raise InputError(f"answer {place} is {answers[place]!r}, which has no tokens")
+    unsteered = _predicted(model, texts, k)
+    with steering():
+        steered = _predicted(model, texts, k)
+    return [
+        AnswerLogProbs(token_texts(model, text.ids[text.predicted_from :]), before, after)
+        for text, before, after in zip(texts, unsteered, steered, strict=True)
+    ]
+
+
+def _predicted(
+    model: HookedModel, texts: Sequence[Text], k: int
+) -> list[tuple[TokenPrediction, ...]]:
+    found: dict[int, tuple[TokenPrediction, ...]] = {}
+    for place, log_probs in predictions(model, texts):
+        said = texts[place].ids[texts[place].predicted_from :]
+        found[place] = tuple(
+            _prediction(model, row, token, k)
+            for row, token in zip(log_probs.cpu(), said, strict=True)
+        )
+    return [found[place] for place in range(len(texts))]
+
+
+def _prediction(
+    model: HookedModel, log_probs: Float[Tensor, " d_vocab"], token: int, k: int
+) -> TokenPrediction:
+    top = torch.topk(log_probs, k)
+    return TokenPrediction(
+        log_prob=float(log_probs[token]),
+        rank=int((log_probs > log_probs[token]).sum()),
+        likeliest=tuple(
+            zip(token_texts(model, top.indices.tolist()), top.values.tolist(), strict=True)
+        ),
+    )

@@ -1,0 +1,195 @@
+"""The activations of chosen neurons at every token of prompts, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.projections import layout_of
+from cna_lens.models.inside.sites import mlp_hook_names
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
+from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
+from cna_lens.models.running.forward import forward_trunk
+from cna_lens.models.running.memory import run_in_halves, token_budget
+from cna_lens.models.running.positions import prompt_lengths
+from cna_lens.models.tokens.token_texts import token_texts
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import (
+    Neuron,
+    NeuronLike,
+    as_neuron,
+)
+
+# Prompts have different numbers of tokens, so that no dimension is named "token".
+OfPrompt = Float[Tensor, "_ neuron"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenActivations:
+    """What some neurons do at every token of some prompts.
+
+    Attributes:
+        model: the model's name.
+        neurons: which neurons the last axis of `values` holds.
+        tokens: the tokens of each prompt, as text.
+        values: the activations at each prompt's tokens.
+    """
+
+    model: str
+    neurons: tuple[Neuron, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    values: tuple[OfPrompt, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse activations that do not belong to these tokens and neurons."""
+        shapes = [tuple(values.shape) for values in self.values]
+        expected = [(len(tokens), len(self.neurons)) for tokens in self.tokens]
+        if shapes != expected:
+            raise InputError(f"the activations have the shapes {shapes}, expected {expected}")
+
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The first neuron's largest activation on each prompt, behind the prompt's first token.
+
+        At the first token some neurons are a hundred times as active as anywhere else, whatever
+        the prompt (Sun et al., Massive Activations in Large Language Models, 2024). It counts
+        only where a prompt has no other one.
+        """
+        behind_first = [
+            values[1:, 0] if len(values) > 1 else values[:, 0] for values in self.values
+        ]
+        return tuple(float(values.nan_to_num(-torch.inf).max()) for values in behind_first)
+
+    def strongest(self, n: int = 10) -> TokenActivations:
+        """The prompts on which the first neuron is most active, by `peaks`, most active first."""
+        order = torch.tensor(self.peaks).sort(descending=True, stable=True).indices[:n].tolist()
+        return TokenActivations(
+            self.model,
+            self.neurons,
+            tuple(self.tokens[place] for place in order),
+            tuple(self.values[place] for place in order),
+        )
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        return (
+            f"TokenActivations({len(self.neurons)} neurons, {sum(map(len, self.tokens))} tokens "
+            f"of {len(self.tokens)} prompts, model {self.model})"
+        )
+
+
+def token_activations(
+    model: HookedModel,
+    neurons: Iterable[NeuronLike],
+    prompts: Sequence[Prompt],
+    *,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> TokenActivations:
+    """The activation of each of some neurons at every token of each prompt.
+
+    Inside `steer` it is what the steered model does; the neurons that are steered themselves are
+    read after the change. Values that are not finite are kept as they are. Cost: one forward pass
+    a prompt; only the chosen neurons are kept.
+
+    >>> found = token_activations(tiny_model, [Neuron(1, 3)], [[5, 6, 7]])
+    >>> found.tokens, found.values[0].shape
+    ((('w5', 'w6', 'w7'),), torch.Size([3, 1]))
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        neurons: a circuit, or (layer, index) pairs.
+        prompts: strings, lists of chat messages, or token ids.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        batch_size: prompts for each forward pass; "auto" fits them to the free memory.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: bad prompts, no neurons, or one that the model does not have.
+        CircuitMismatchError: a circuit of a model of another shape.
+        ModelError: the model's neurons cannot be reached.
+    """
+    check_batch_size(batch_size)
+    names = mlp_hook_names(model)
+    chosen = _checked(model, neurons)
+    ids = encode(model, prompts, chat=chat).ids
+    lengths = list(map(len, ids))
+    buckets = (
+        length_buckets(lengths, token_budget=token_budget(model, max(lengths)))
+        if batch_size == "auto"
+        else length_buckets(lengths, max_prompts=batch_size)
+    )
+    values: dict[int, OfPrompt] = {}
+
+    def run(batch: list[int]) -> list[OfPrompt]:
+        return _read(model, [ids[place] for place in batch], chosen, names)
+
+    with tqdm(total=len(ids), desc="reading", unit="prompt", disable=not progress) as bar:
+        for batch, found in run_in_halves(buckets, run):
+            values |= dict(zip(batch, found, strict=True))
+            bar.update(len(batch))
+    return TokenActivations(
+        model=model_name(model),
+        neurons=chosen,
+        tokens=tuple(token_texts(model, prompt) for prompt in ids),
+        values=tuple(values[place] for place in range(len(ids))),
+    )
+
+
+def _checked(model: HookedModel, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
+    if isinstance(neurons, Circuit):
+        check_circuit(model, neurons, allow_other_model=True)
+    try:
+        given = [as_neuron(neuron) for neuron in neurons]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"neurons is {neurons!r}, expected a circuit or (layer, index) pairs"
+        ) from error
+    chosen = tuple(neuron for neuron in given if isinstance(neuron, Neuron))
+    if len(chosen) < len(given):
+        raise InputError("neurons of experts cannot be read token by token; leave them out")
+    if not chosen:
+        raise InputError("there are no neurons to read; give a circuit or (layer, index) pairs")
+    layout = layout_of(model)
+    if layout is not None:
+        layout.flat_all(chosen)
+    return chosen
+
+
+def _read(
+    model: HookedModel,
+    prompts: Sequence[TokenIds],
+    neurons: tuple[Neuron, ...],
+    names: tuple[str | None, ...],
+) -> list[OfPrompt]:
+    ids, mask = pad(prompts, pad_token_id(model))
+    read = torch.empty((*ids.shape, len(neurons)))
+    columns: dict[int, list[int]] = {}
+    for column, neuron in enumerate(neurons):
+        columns.setdefault(neuron.layer, []).append(column)
+
+    def keep(activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG001
+        indices = [neurons[column].index for column in columns[layer]]
+        read[..., columns[layer]] = activation[..., indices].to(read)
+
+    hooks: list[tuple[str, Callable[..., None]]] = [
+        (name, partial(keep, layer=layer))
+        for layer in columns
+        if (name := names[layer]) is not None
+    ]
+    device = input_device(model)
+    lengths = list(map(len, prompts))
+    with torch.no_grad(), prompt_lengths(lengths), model.hooks(fwd_hooks=hooks):
+        forward_trunk(model, ids.to(device), mask.to(device))
+    return [read[row, :length].clone() for row, length in enumerate(lengths)]

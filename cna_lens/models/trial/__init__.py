@@ -1,0 +1,1 @@
+"""A model is tried out before it is relied on."""

@@ -1,0 +1,93 @@
+"""The KV cache, by whatever name Transformers and TransformerLens call it.
+
+This is the only module that knows how the two disagree. Transformers 5.24 hands the cache from
+layer to layer as `cache`, where the attention of TransformerLens 4.3 reads `past_key_values`: the
+cache stays empty, and each token sees itself alone. `hand_cache_on` translates. It can go when
+TransformerLens reads `cache`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from cna_lens.models.hooked_model import HookedModel
+
+Keyword = Literal["past_key_values", "cache"]
+"""The argument under which a model's forward takes a cache."""
+
+WAYS_TO_CACHE: tuple[tuple[Keyword, bool], ...] = (
+    ("past_key_values", False),
+    ("cache", False),
+    ("cache", True),
+)
+"""How a bridge may be made to use a cache: the argument's name, and whether it is translated."""
+
+
+def new_cache(model: HookedModel) -> Any:
+    """An empty Hugging Face cache, with layers as the model's configuration asks for."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=cast("Any", model).original_model.config)
+
+
+def cached_tokens(cache: Any) -> int:
+    """How many tokens a cache holds: Transformers' cache, or TransformerLens's own."""
+    if cache is None:
+        return 0
+    if hasattr(cache, "get_seq_length"):
+        return int(cache.get_seq_length())
+    return int(cache[0].past_keys.shape[1])
+
+
+def cache_among(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a forward pass, by what it can do; None without one."""
+    return next((value for value in arguments.values() if _is_cache(value)), None)
+
+
+def _is_cache(value: object) -> bool:
+    return hasattr(value, "get_seq_length") or hasattr(value, "previous_attention_mask")
+
+
+def keeps_keys_and_values(cache: Any) -> bool:
+    """Whether keys and values are all that a filled cache keeps of each layer's past."""
+    return all(isinstance(getattr(layer, "keys", None), torch.Tensor) for layer in cache.layers)
+
+
+def hand_cache_on(model: HookedModel) -> Callable[[], None]:
+    """Let the bridge's attention read the cache that Transformers hands it by another name.
+
+    A hook before each attention that looks the cache up by its old name alone. It changes nothing
+    where the old name is given. It stays on the model; the function returned takes it off.
+    """
+    handles = [
+        module.register_forward_pre_hook(_by_the_old_name, with_kwargs=True)
+        for module in cast("nn.Module", model).modules()
+        if hasattr(module, "_update_kv_cache") and not _is_handed_on(module)
+    ]
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo
+
+
+def hands_cache_on(hook: object) -> bool:
+    """Whether a hook is the one that `hand_cache_on` sets; no other can pass for it."""
+    return hook is _by_the_old_name
+
+
+def _is_handed_on(module: nn.Module) -> bool:
+    return any(map(hands_cache_on, vars(module)["_forward_pre_hooks"].values()))
+
+
+def _by_the_old_name(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    if kwargs.get("cache") is None or kwargs.get("past_key_values") is not None:
+        return None
+    return args, kwargs | {"past_key_values": kwargs["cache"]}

@@ -1,0 +1,102 @@
+"""The Hugging Face model inside a bridge, as it computes without the bridge."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.experts import unwrapped
+
+
+@dataclass(frozen=True, eq=False)
+class PlainModel:
+    """A copy of a bridge's model in which each module is Transformers' own again.
+
+    The copies share their parameters with the bridge, so that they take no memory, and carry no
+    hooks.
+
+    Attributes:
+        module: the whole model.
+        copies: each module of Transformers that the bridge wraps or keeps, with its copy.
+    """
+
+    module: nn.Module
+    copies: Mapping[nn.Module, nn.Module]
+
+    @classmethod
+    def inside(cls, model: HookedModel) -> PlainModel:
+        """Take the modules out of their wrappers, without touching the bridge."""
+        copies: dict[nn.Module, nn.Module] = {}
+        return cls(_plain(cast("Any", model).original_model, copies), copies)
+
+    def logits(self, ids: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of every position, of whole prompts without padding."""
+        return self.module(ids, use_cache=False).logits
+
+    def first_layer_that_differs(
+        self, model: HookedModel, ids: Int64[Tensor, "batch pos"], tolerance: float
+    ) -> int | None:
+        """The first layer whose output is not the bridge's; None where all are.
+
+        Args:
+            model: the bridge.
+            ids: token ids, without padding.
+            tolerance: relative error that is rounding.
+        """
+        blocks = list(cast("Any", model).blocks)
+        own = [self.copies[unwrapped(block)] for block in blocks]
+        with torch.no_grad():
+            bridged = _outputs(blocks, lambda: model.forward(ids, return_type="logits"))
+            plain = _outputs(own, lambda: self.logits(ids))
+        for layer, (found, expected) in enumerate(zip(bridged, plain, strict=True)):
+            if not relative_error(found, expected) <= tolerance:
+                return layer
+        return None
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The norm of the difference, in norms of what is expected; 0 where both are 0."""
+    scale = expected.double().norm()
+    error = (found.to(expected.device).double() - expected.double()).norm()
+    return float(error / scale) if scale else float(error)
+
+
+def _plain(wrapped: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+    module = cast("nn.Module", unwrapped(wrapped))
+    if module not in copies:
+        # Before its children, which may hold it.
+        copies[module] = plain = copy.copy(module)
+        own = vars(module)
+        vars(plain).update(
+            {hooks: type(own[hooks])() for hooks in ("_forward_hooks", "_forward_pre_hooks")},
+            _modules={
+                name: None if child is None else _plain(child, copies)
+                for name, child in own["_modules"].items()
+            },
+        )
+    return copies[module]
+
+
+def _outputs(modules: list[nn.Module], run: Any) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+
+    def keep(place: int) -> Any:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            found[place] = output[0] if isinstance(output, tuple) else output
+
+        return note
+
+    handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[place] for place in range(len(modules))]

@@ -1,0 +1,456 @@
+"""A model is tried out once, before it is relied on: what it does counts, not what it is called.
+
+A few short forward passes see whether the bridge computes what its Hugging Face model computes,
+whether `hook_post` is what the down projection reads, and whether the model can go on from a cache.
+What every other module asks about a model's abilities, it asks here.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from textwrap import shorten
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from cna_lens.errors import CnaLensWarning, ModelError
+from cna_lens.models.hooked_model import (
+    HookedModel,
+    check_model,
+    input_device,
+    is_bridge,
+    model_name,
+    without_hooks,
+)
+from cna_lens.models.inside.projections import projection_module
+from cna_lens.models.inside.sites import neuron_sites
+from cna_lens.models.trial.kv_cache import (
+    WAYS_TO_CACHE,
+    Keyword,
+    cached_tokens,
+    hand_cache_on,
+    keeps_keys_and_values,
+    new_cache,
+)
+from cna_lens.models.trial.plain_model import PlainModel, relative_error
+from cna_lens.results.neurons import MLP
+from cna_lens.results.provenance import library_versions
+
+PROMPT = (11, 7, 23, 5, 17, 3)
+"""Any tokens do, and so few that their passes take less time than reading one prompt set."""
+
+OTHERWISE = "computes otherwise with its cache than without"
+
+DEPRECATED = "the argument that takes its cache is deprecated"
+
+PREFIX = 4
+"""Tokens of the prompt that are read into the cache first."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a model was seen to do.
+
+    Attributes:
+        cache: the argument under which its forward takes a cache; None where it cannot go on from
+            one.
+        no_cache: why it cannot go on from a cache; None where it can.
+        no_sharing: why several prompts cannot go on from one prefix; None where they can.
+        keeps_logits: whether it computes the logits of chosen positions alone.
+        reads_mask: whether a mask without padding leaves its logits as they are.
+    """
+
+    cache: Keyword | None
+    no_cache: str | None
+    no_sharing: str | None
+    keeps_logits: bool
+    reads_mask: bool
+
+
+_log = logging.getLogger(__name__)
+
+_trials: WeakKeyDictionary[nn.Module, Trial] = WeakKeyDictionary()
+
+
+def tried(model: HookedModel) -> Trial:
+    """What a model can do, tried out the first time it is asked for.
+
+    Hooks on the model do not take part. The model is left as it was, but for the translation of
+    `kv_cache.hand_cache_on` where nothing else lets it use its cache.
+
+    Raises:
+        ModelError: the bridge does not compute what its Hugging Face model computes, or a hook
+            point is not what the down projection reads.
+
+    Warns:
+        CnaLensWarning: a fast way cannot be taken, or the bridge cannot be compared.
+    """
+    module = cast("nn.Module", model)
+    if module not in _trials:
+        check_model(model)
+        with without_hooks(model), _plainly(model):
+            trial = _try_bridge(model) if is_bridge(model) else _try_hooked_transformer(model)
+        _trials[module] = trial
+        if is_bridge(model) and not trial.keeps_logits:
+            _log.info("%s: logits are computed for every position", model_name(model))
+        if slow := what_is_slower(trial):
+            warnings.warn(
+                f"{model_name(model)}: {slow}; {_mend(model)}", CnaLensWarning, stacklevel=3
+            )
+    return _trials[module]
+
+
+def obstacle_by_shapes(model: HookedModel) -> str | None:
+    """Why a model without numbers would not keep a cache; None where shapes show no reason.
+
+    For a bridge made under torch's `FakeTensorMode`, which must be in force.
+    """
+    ids = torch.zeros((1, PREFIX), dtype=torch.long)
+    reason: str | None = None
+    for keyword, translated in WAYS_TO_CACHE:
+        if translated:
+            hand_cache_on(model)
+        try:
+            with torch.no_grad(), _deprecation_raised(keyword):
+                cache = new_cache(model)
+                _logits(model, ids, use_cache=True, **{keyword: cache})
+                reason = _not_held(model, cache, PREFIX)
+        except FutureWarning:
+            continue
+        # Without numbers a model may stop for reasons that it has not with them.
+        except Exception:
+            return None
+        if reason is None:
+            return None
+    return reason
+
+
+def what_is_slower(trial: Trial) -> str | None:
+    """What is slower on a model than it could be, and why; None where nothing is."""
+    if trial.no_cache:
+        return without_a_cache(trial.no_cache)
+    if trial.no_sharing:
+        return (
+            f"{trial.no_sharing}, so that what prompts have in common is computed for each of "
+            "them: discovery is about twice slower"
+        )
+    return None
+
+
+def without_a_cache(reason: str) -> str:
+    """What it costs that a model keeps no cache."""
+    return (
+        f"{reason}, so that generation computes the whole text again for each token, about 20 "
+        "times slower, and discovery what prompts have in common for each of them, about twice "
+        "slower"
+    )
+
+
+def _mend(model: HookedModel) -> str:
+    if not is_bridge(model):
+        return "load it as a TransformerBridge"
+    installed = ", ".join(f"{name} {version}" for name, version in library_versions())
+    return f"docs/compatibility.md lists versions that were tried (installed: {installed})"
+
+
+@contextmanager
+def _plainly(model: HookedModel) -> Generator[None]:
+    device = input_device(model).type
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.no_grad(), torch.autocast(device, enabled=False) if mixed else nullcontext():
+        yield
+
+
+def _try_bridge(model: HookedModel) -> Trial:
+    ids = _prompt(model)
+    try:
+        whole, reads_mask = _compared(model, ids)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"TransformerLens cannot run {model_name(model)} with the versions installed "
+            f"({_said(error)}); {_mend(model)}"
+        ) from error
+    keeps_logits = _keeps_logits(model, ids)
+    if not reads_mask:
+        reason = f"{_plain_name(model)} reads the mask of a batch otherwise than it should"
+        return Trial(None, reason, reason, keeps_logits, reads_mask)
+    keyword, no_cache, no_sharing = _ways_to_cache(model, ids, whole)
+    return Trial(keyword, no_cache, no_sharing, keeps_logits, reads_mask)
+
+
+def _try_hooked_transformer(model: HookedModel) -> Trial:
+    with _hook_points_checked(model):
+        model.forward(_prompt(model), return_type="logits")
+    reason = f"a {type(model).__name__} takes no Hugging Face cache"
+    return Trial(None, None, reason, keeps_logits=False, reads_mask=True)
+
+
+def _prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
+    vocabulary = int(model.cfg.d_vocab)
+    tokens = [token % vocabulary for token in PROMPT[: getattr(model.cfg, "n_ctx", None)]]
+    return torch.tensor([tokens], device=input_device(model))
+
+
+def _tolerance(logits: Tensor) -> float:
+    """Far above what rounding does, far below what another computation does."""
+    # Models compute norms and softmax in float32, whatever their weights are.
+    return max(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits agree; a constant in all of them changes nothing, and NaN cannot be told."""
+    if not bool(torch.isfinite(expected).all()):
+        return True
+    found, expected = (logits - logits.mean(-1, keepdim=True) for logits in (found, expected))
+    return relative_error(found, expected) <= _tolerance(expected)
+
+
+def _logits(
+    model: HookedModel, ids: Int64[Tensor, "batch pos"], **options: Any
+) -> Float[Tensor, "batch kept_pos d_vocab"]:
+    return model.forward(ids, return_type="logits", **({"use_cache": False} | options))
+
+
+def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_vocab"], bool]:
+    """The bridge's logits, and whether a mask leaves them alone.
+
+    Raises:
+        ModelError: they are not those of the Hugging Face model, with a mask or without; or a hook
+            point is not what the down projection reads.
+    """
+    with _hook_points_checked(model):
+        masked = _logits(model, ids, attention_mask=torch.ones_like(ids))[0]
+    plain = PlainModel.inside(model)
+    try:
+        expected = plain.logits(ids)[0]
+    except torch.OutOfMemoryError:
+        raise
+    # Whatever keeps the model from running alone, the bridge itself may be right.
+    except Exception as error:
+        warnings.warn(
+            f"{model_name(model)} cannot be compared with the Hugging Face model inside it, which "
+            f"does not run alone ({_said(error)}); compare the logits of a prompt "
+            "yourself before you rely on it",
+            CnaLensWarning,
+            stacklevel=5,
+        )
+        return masked, True
+    if _same(masked, expected):
+        return masked, True
+    unmasked = _logits(model, ids)[0]
+    if _same(unmasked, expected):
+        return unmasked, False
+    layer = plain.first_layer_that_differs(model, ids, _tolerance(expected))
+    where = "behind the last layer" if layer is None else f"from layer {layer} on"
+    raise ModelError(
+        f"the TransformerBridge of {model_name(model)} does not compute what its Hugging Face "
+        f"model computes: it differs {where}; {_mend(model)}"
+    )
+
+
+@contextmanager
+def _hook_points_checked(model: HookedModel) -> Generator[None]:
+    """Make sure that in a forward pass each layer's `hook_post` is what the down projection reads.
+
+    On a bridge it is compared with the projection's input. A HookedTransformer multiplies with the
+    matrix inside its MLP: there what it would write is compared with the MLP's output.
+
+    Raises:
+        ModelError: it is not.
+    """
+    try:
+        names = {site.layer: site.dense for site in neuron_sites(model) if site.dense is not None}
+    except ModelError:
+        # Whoever asks for neurons will meet this error.
+        names: dict[int, str] = {}
+    hooked: dict[int, Tensor] = {}
+    passed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def note_hook(activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG001
+        hooked[layer] = activation
+
+    def note_module(_: nn.Module, args: tuple[Any, ...], output: Tensor, *, layer: int) -> None:
+        passed[layer] = args[0], output
+
+    modules = {layer: projection_module(model, MLP(layer)) for layer in names}
+    handles = [
+        module.register_forward_hook(partial(note_module, layer=layer))
+        for layer, module in modules.items()
+        if isinstance(module, nn.Module)
+    ]
+    try:
+        with model.hooks([(name, partial(note_hook, layer=at)) for at, name in names.items()]):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if unseen := sorted(names.keys() - (hooked.keys() & passed.keys())):
+        warnings.warn(
+            f"{names[unseen[0]]} of {model_name(model)} cannot be compared with what the down "
+            "projection reads, which is not called; compare them yourself before you rely on it",
+            CnaLensWarning,
+            stacklevel=6,
+        )
+    for layer in hooked.keys() & passed.keys():
+        read, written = passed[layer]
+        if is_bridge(model):
+            right = _agree(hooked[layer], read)
+        else:
+            projection = modules[layer]
+            fits = hooked[layer].shape[-1] == projection.W_out.shape[0]
+            right = fits and _agree(hooked[layer] @ projection.W_out + projection.b_out, written)
+        if not right:
+            raise ModelError(
+                f"{names[layer]} of {model_name(model)} is not what the down projection of layer "
+                f"{layer} reads, so that its neurons cannot be reached; {_mend(model)}"
+            )
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether activations are the same; some models read all tokens of a batch on one axis."""
+    if not bool(torch.isfinite(expected).all()):
+        return True
+    if found.numel() != expected.numel():
+        return False
+    return relative_error(found.reshape(expected.shape), expected) <= _tolerance(expected)
+
+
+def _keeps_logits(model: HookedModel, ids: Tensor) -> bool:
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    try:
+        logits = _logits(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
+    except TypeError:
+        return False
+    return logits.shape[1] == 1
+
+
+def _ways_to_cache(
+    model: HookedModel, ids: Tensor, whole: Tensor
+) -> tuple[Keyword | None, str | None, str | None]:
+    """The argument that takes a cache which works, and what then stands against its uses."""
+    reasons: list[str] = []
+    for keyword, translated in WAYS_TO_CACHE:
+        undo = hand_cache_on(model) if translated else None
+        no_cache, no_sharing = _obstacles(model, ids, whole, keyword)
+        if no_cache is None:
+            return keyword, None, no_sharing
+        reasons.append(no_cache)
+        if undo is not None:
+            undo()
+    # What is deprecated says nothing of the model.
+    reason = next((reason for reason in reasons if reason != DEPRECATED), DEPRECATED)
+    return None, reason, reason
+
+
+def _obstacles(
+    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> tuple[str | None, str | None]:
+    """What stands against generating with a cache, and against sharing one."""
+    try:
+        with _deprecation_raised(keyword):
+            no_sharing = _obstacle_to_sharing(model, ids, whole, keyword)
+            return no_sharing and _obstacle_to_cache(model, ids, whole, keyword), no_sharing
+    except FutureWarning:
+        return DEPRECATED, DEPRECATED
+    except torch.OutOfMemoryError:
+        raise
+    # A model that takes no cache says so in many ways.
+    except Exception as error:
+        reason = f"{_plain_name(model)} takes no cache ({_said(error)})"
+        return reason, reason
+
+
+@contextmanager
+def _deprecation_raised(keyword: Keyword) -> Generator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", f".*{keyword}", FutureWarning)
+        yield
+
+
+def _not_held(model: HookedModel, cache: Any, tokens: int) -> str | None:
+    held = cached_tokens(cache)
+    if held == tokens:
+        return None
+    return f"the cache of {_plain_name(model)} holds {held} tokens after it has read {tokens}"
+
+
+def _obstacle_to_sharing(
+    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Why prompts of unequal length cannot go on from one prefix; None where they can."""
+    cache = new_cache(model)
+    prefix = ids[:, :PREFIX]
+    _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
+    if reason := _not_held(model, cache, PREFIX):
+        return reason
+    if not keeps_keys_and_values(cache):
+        return f"{_plain_name(model)} keeps more than keys and values of its past"
+    try:
+        cache.batch_repeat_interleave(2)
+    except RuntimeError:
+        return f"the cache of {_plain_name(model)} cannot be repeated for a batch"
+    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    if obstacle != OTHERWISE:
+        return obstacle
+    return f"{_plain_name(model)} reads a prompt otherwise where padding is behind a shared prefix"
+
+
+def _obstacle_to_cache(
+    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Why generating with a cache does not give what the whole text gives; None where it does."""
+    cache = new_cache(model)
+    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    if obstacle not in (None, OTHERWISE):
+        return obstacle
+    # Where logits cannot tell, as where they are all the same, the number of tokens does.
+    if reason := _not_held(model, cache, ids.shape[1] + 1):
+        return reason
+    return obstacle and f"{_plain_name(model)} {obstacle}"
+
+
+def _obstacle_from(
+    cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Why answers cannot go on from a cache; None where they give what the whole text gives.
+
+    What `generate` does: of two rows, one of them padded, one leaves and the other goes a step
+    further.
+    """
+    past = cached_tokens(cache)
+    rows = ids[:, past:].repeat(2, 1)
+    rows[1, 1:] = ids[0, past:-1]
+    mask = ids.new_ones((2, ids.shape[1]))
+    mask[1, past] = 0
+    read = _with_cache(model, rows, mask, cache, keyword)
+    try:
+        cache.batch_select_indices(torch.tensor([1], device=ids.device))
+    except AttributeError:
+        return f"the cache of {_plain_name(model)} cannot let go of an answer that is finished"
+    mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
+    stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
+    return None if _same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
+
+
+def _with_cache(
+    model: HookedModel, ids: Tensor, mask: Tensor, cache: Any, keyword: Keyword
+) -> Float[Tensor, "batch d_vocab"]:
+    """The logits of the last position."""
+    return _logits(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
+
+
+def _said(error: Exception) -> str:
+    """An error in a line; what libraries write may go on for pages."""
+    return shorten(f"{type(error).__name__}: {error}", 200)
+
+
+def _plain_name(model: HookedModel) -> str:
+    return type(cast("Any", model).original_model).__name__

@@ -1,0 +1,1 @@
+"""What is found, as data; no model is touched here."""
