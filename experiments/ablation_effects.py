@@ -23,12 +23,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import cna_lens
-from cna_lens.first_token import REFUSAL_OPENINGS, first_tokens, log_odds
-from cna_lens.models.hooked_model import HookedModel, model_name
-from cna_lens.models.inside.sites import hook_name
-from cna_lens.models.prompts.encoding import encode
-from cna_lens.models.running.forward import SharedPrefix, forward_logits
-from cna_lens.results.provenance import library_versions
+from cna_lens.metrics import REFUSAL_OPENINGS, first_tokens, log_odds
+from cna_lens.models import HookedModel, SharedPrefix, encode, forward_logits, hook_name, model_name
+from cna_lens.results import library_versions
 
 RANKINGS = ("attribution_patching", "relp", "contrast", "standardized", "output_weighted", "random")
 AT_ONCE = 128

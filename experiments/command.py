@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 
 from cna_lens import InputError
 from cna_lens.report import write_report
-from cna_lens.results.files import write_atomically
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal, write_atomically
 from experiments import paper
 from experiments.catalogue import EXPERIMENTS
 from experiments.study.bench import Bench

@@ -23,7 +23,7 @@ from rich.table import Table
 import cna_lens
 from cna_lens import Circuit, Estimate, PromptActivations, Selection
 from cna_lens.evidence import Localization, NullDistribution, Stability, Transfer
-from cna_lens.results.provenance import library_versions
+from cna_lens.results import library_versions
 
 TASKS: Mapping[str, bool] = {"refusal": True, "capitals": False, "agreement": False}
 """The prompt sets, and whether their prompts go into the chat template."""

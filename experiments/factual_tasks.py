@@ -23,8 +23,8 @@ from rich.table import Table
 import cna_lens
 from cna_lens import Circuit, PromptSet, Selection
 from cna_lens.metrics import factual_accuracy
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.provenance import library_versions
+from cna_lens.models import HookedModel
+from cna_lens.results import library_versions
 
 TASKS = ("capitals", "agreement")
 FRACTIONS = (0.001, 0.01)

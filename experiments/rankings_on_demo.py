@@ -22,10 +22,10 @@ from rich.table import Table
 
 import cna_lens
 from cna_lens import NeuronScores, Selection
+from cna_lens.discovery import RandomScores
 from cna_lens.evidence import Necessity
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.rankings import RandomScores
-from cna_lens.results.provenance import library_versions
+from cna_lens.results import library_versions
 
 RANKINGS = (
     "contrast",

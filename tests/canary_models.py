@@ -5,12 +5,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cna_lens.audit import Canaries
-from cna_lens.audit.measurement import Measurement
-from cna_lens.audit.reference import Reference
-from cna_lens.audit.watched import Watched
+from cna_lens.audit.measuring.measurement import Measurement
+from cna_lens.audit.measuring.reference import Reference
+from cna_lens.audit.measuring.watch_list import Watched
 from cna_lens.models.prompts.encoding import EncodedPrompts
-from cna_lens.results.layout import Layout
-from cna_lens.results.provenance import PromptRecord
+from cna_lens.results import Layout, PromptRecord
 
 CANARIES = Canaries(
     "words",

@@ -14,7 +14,7 @@ import tiny
 from canary_models import CANARIES, refusing
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 
 # Tests patch modules by their place in the package, which is there once something has asked for it.
 for name in cna_lens.__all__:

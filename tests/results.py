@@ -7,10 +7,11 @@ from kept import kept, noise
 
 import cna_lens
 from cna_lens import Circuit, Comparison, Estimate, Layout, Neuron, NeuronScores, Provenance
-from cna_lens.comparison.table import Outcome
 from cna_lens.evidence import Ablations, Necessity
-from cna_lens.models.tokens.answer_log_probs import AnswerLogProbs, TokenPrediction
-from cna_lens.models.tokens.promoted_tokens import PromotedTokens, TokenLogit
+from cna_lens.models import AnswerLogProbs, PromotedTokens
+from cna_lens.models.tokens.answer_log_probs import TokenPrediction
+from cna_lens.models.tokens.promoted_tokens import TokenLogit
+from cna_lens.steering import Outcome
 
 WIDTHS = (40,) * 6
 HOSTILE = "</script><script>document.title='executed'</script><img src=x onerror=document.title=1>"

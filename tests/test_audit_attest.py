@@ -11,11 +11,10 @@ from canary_models import CANARIES, refusing
 
 import cna_lens
 from cna_lens import InputError, audit
-from cna_lens.audit import Fingerprint, Thresholds
-from cna_lens.audit.attestations import Check
-from cna_lens.audit.checks import Finding
-from cna_lens.audit.judging import judged, likeliest, verdict_of
-from cna_lens.audit.thresholds import DEFAULTS
+from cna_lens.audit import Check, Fingerprint, Thresholds
+from cna_lens.audit.attestations.verdicts import judged, likeliest, verdict_of
+from cna_lens.audit.checks.checks import Finding
+from cna_lens.audit.checks.thresholds import DEFAULTS
 from cna_lens.errors import FingerprintError
 
 

@@ -7,15 +7,20 @@ import torch
 from canary_models import measurement, reference
 from scipy.stats import kstest
 
-from cna_lens.audit.checks import direction, neurons, refusals, separation
-from cna_lens.audit.movement import movement
-from cna_lens.audit.null_spread import spread
-from cna_lens.audit.probes import Probes, common_direction
-from cna_lens.audit.published import deviations, lost_deviations, refusal_gap, weight_energy
-from cna_lens.audit.reference import Axes
-from cna_lens.audit.specificity import bonferroni, excess, label_test, sign_test
-from cna_lens.audit.weights import TensorRecord
-from cna_lens.results.layout import Layout
+from cna_lens.audit.checks.checks import direction, neurons, refusals, separation
+from cna_lens.audit.checks.null_spread import spread
+from cna_lens.audit.checks.signals import (
+    deviations,
+    lost_deviations,
+    movement,
+    refusal_gap,
+    weight_energy,
+)
+from cna_lens.audit.checks.specificity import bonferroni, excess, label_test, sign_test
+from cna_lens.audit.measuring.probes import Probes, common_direction
+from cna_lens.audit.measuring.reference import Axes
+from cna_lens.audit.measuring.weights import TensorRecord
+from cna_lens.results import Layout
 
 N = 4
 

@@ -10,7 +10,7 @@ from canary_models import CANARIES
 
 import cna_lens
 from cna_lens import InputError, audit
-from cna_lens.audit import fingerprints
+from cna_lens.audit.fingerprints import fingerprint as fingerprints
 from cna_lens.cli import main
 from cna_lens.cli.audit import commands
 from cna_lens.errors import FingerprintError
@@ -77,7 +77,7 @@ def test_a_tampered_model_ends_with_1_and_a_report(at_hand, model, circuit, tmp_
 
 
 def test_what_cannot_be_decided_ends_with_2(at_hand, monkeypatch):
-    monkeypatch.setattr("cna_lens.audit.judging.LEAST_GAP", 1e6)
+    monkeypatch.setattr("cna_lens.audit.attestations.verdicts.LEAST_GAP", 1e6)
     assert exit_code(*ATTEST, *OWN) == 2
 
 
@@ -192,7 +192,7 @@ def test_an_interruption_before_the_signature_leaves_nothing_that_verifies(
     path = tmp_path / "model.json"
     audit.save_signed(taken, path, folder / "other.pem")
     monkeypatch.setattr(
-        "cna_lens.audit.signatures.write_atomically",
+        "cna_lens.audit.fingerprints.signatures.write_atomically",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()),
     )
     with pytest.raises(KeyboardInterrupt):

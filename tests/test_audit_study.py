@@ -12,7 +12,7 @@ import cna_lens
 from cna_lens import InputError, Neuron, audit
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.models.inside.weights import edited_neurons
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 from experiments.audit_study import finetuning, weight_edits
 from experiments.audit_study.analysis import (
     analysed,

@@ -11,8 +11,9 @@ import torch
 
 import cna_lens
 from cna_lens import Circuit, CnaLensWarning, InputError, Layout, Neuron, audit, steer
-from cna_lens.audit.exchangeability import JumpingBets, fair_bets, ranks
-from cna_lens.audit.histograms import EDGES, N_BINS, Histograms, binned
+from cna_lens.audit import Histograms
+from cna_lens.audit.watching.exchangeability import JumpingBets, fair_bets, ranks
+from cna_lens.audit.watching.histograms import EDGES, N_BINS, binned
 
 NEURONS = (Neuron(1, 3), Neuron(0, 5), Neuron(1, 0))
 CIRCUIT = Circuit(NEURONS, (3.0, 2.0, 1.0), Layout((tiny.WIDTH, tiny.WIDTH)))

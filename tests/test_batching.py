@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from cna_lens.models.running.batching import length_buckets, pad, shared_prefix_length
+from cna_lens.models import length_buckets, pad, shared_prefix_length
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=25)
 # Two different tokens only, so that prompts often begin alike.

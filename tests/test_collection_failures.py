@@ -4,7 +4,7 @@ import tiny
 import torch
 
 import cna_lens
-import cna_lens.collection
+import cna_lens.discovery.collection
 
 PROMPTS = [[5, 6, 7], [8, 9, 3], [40, 41, 42], [50, 5, 51], [33, 34, 35], [6, 6, 6], [7, 8, 9]]
 

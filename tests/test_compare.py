@@ -123,7 +123,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(chat, methods, tmp_p
             raise KeyboardInterrupt
         return generate(*given, **settings)
 
-    monkeypatch.setattr("cna_lens.comparison.run.generate", interrupted)
+    monkeypatch.setattr("cna_lens.steering.comparison.run.generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare(chat, methods, path=path)
     assert chat.hook_dict["blocks.0.mlp.hook_post"].fwd_hooks == []

@@ -3,7 +3,8 @@
 import pytest
 
 from cna_lens import Comparison, InputError
-from cna_lens.comparison.table import UNSTEERED, Outcome
+from cna_lens.steering import Outcome
+from cna_lens.steering.comparison.table import UNSTEERED
 from experiments.compare_on_demo.__main__ import check_candidates, parts
 from experiments.compare_on_demo.bounds import best
 from experiments.compare_on_demo.prompts import held_out_prompts, validation_prompts

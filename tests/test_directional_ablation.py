@@ -5,7 +5,7 @@ import torch
 
 import cna_lens
 from cna_lens import ControlVectors, DirectionalAblation
-from cna_lens.changes import EraseDirection
+from cna_lens.steering.edits import EraseDirection
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
 NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]

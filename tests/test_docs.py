@@ -128,7 +128,7 @@ def test_money_and_code_are_no_formulas():
         ("metrics.mmlu", "cna_lens.metrics.mmlu"),
         ("refusal_log_odds", "cna_lens.metrics.refusal_log_odds"),
         ("is_refusal", "cna_lens.is_refusal"),
-        ("viz.layers", "cna_lens.viz.layers.layers"),
+        ("viz.layers", "cna_lens.viz.figures.layers.layers"),
     ],
 )
 def test_a_public_name_in_backticks_is_linked(written, target):

@@ -20,9 +20,9 @@ from cna_lens import (
     UniversalRule,
     matched_random,
 )
-from cna_lens.moments import routing_of
+from cna_lens.discovery.activations.means import routing_of
+from cna_lens.discovery.universal import most_active
 from cna_lens.results.neurons import as_neuron
-from cna_lens.universal import most_active
 
 
 def layout_of(widths, *experts):

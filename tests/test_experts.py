@@ -16,11 +16,11 @@ from cna_lens import (
     ModelError,
     Neuron,
     collect,
+    expert_hooks,
     find_circuit,
     rank,
     steer,
 )
-from cna_lens.models.inside import expert_hooks
 from experiments.models import plain_experts
 from experiments.models.mixtures import EXPERTS
 
@@ -188,8 +188,8 @@ def test_nothing_stays_behind_after_an_exception(models):
         def update(self, *_):
             raise RuntimeError("in the reducer")
 
-    from cna_lens.collection import Reader
-    from cna_lens.models.prompts.encoding import encode
+    from cna_lens.discovery import Reader
+    from cna_lens.models import encode
 
     with pytest.raises(RuntimeError, match="in the reducer"):
         Reader(model).read([(encode(model, PROMPTS), Broken())])

@@ -18,6 +18,7 @@ from cna_lens import (
     ModelError,
     Neuron,
     collect,
+    expert_hooks,
     generate,
     matched_random,
     mean_ablation,
@@ -26,7 +27,6 @@ from cna_lens import (
     set_to,
     steer,
 )
-from cna_lens.models.inside import expert_hooks
 from experiments.models import plain_experts
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
@@ -255,8 +255,8 @@ def test_without_route_weights_an_experts_neurons_are_not_set(mixtral):
 def test_a_token_that_an_expert_computes_with_weight_0_stays_as_it_is():
     from types import SimpleNamespace
 
-    from cna_lens.changes import PullRouted
     from cna_lens.models.inside.routing import ROUTED, Routed
+    from cna_lens.steering.edits import PullRouted
 
     routed = Routed(torch.tensor([0, 1]), torch.tensor([0.0, 0.5]), 2)
     hook = SimpleNamespace(ctx={ROUTED: routed})

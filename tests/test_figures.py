@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, viz
 from cna_lens.evidence.curves import thinned
-from cna_lens.viz.figures import COLOURS, line_look
+from cna_lens.viz.figures.style import COLOURS, line_look
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,7 @@ except cna_lens.CnaLensError as error:
     print(error)
 importlib.util.find_spec = installed
 import cna_lens.viz
-cna_lens.viz.layers(circuit)
+cna_lens.viz.figures.layers(circuit)
 assert "matplotlib.pyplot" not in sys.modules
 """
 

@@ -234,7 +234,7 @@ def test_nine_views_on_one_page_carry_circuitsvis_once(browser, tmp_path):
 
 
 def test_in_a_notebook_views_wait_for_the_script_wherever_it_stands(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr("cna_lens.viz.pages._Shared.bundle", False)
+    monkeypatch.setattr("cna_lens.viz.pages.pages._Shared.bundle", False)
     alone = viz.show_tokens(results.token_activations())._repr_html_()
     bundle = viz.share_bundle()._repr_html_()
     shared = viz.show_tokens(results.token_activations())._repr_html_()

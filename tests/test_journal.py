@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cna_lens import InputError
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 
 DEPENDS_ON = {"model": "m", "limit": 3}
 

@@ -11,7 +11,7 @@ from judge_server import HANGS, Reply, completion, verdict
 from cna_lens import InputError
 from cna_lens.errors import JudgeError
 from cna_lens.metrics import Judge, Judgement, Missing, judge
-from cna_lens.metrics.judge_cache import JudgementCache
+from cna_lens.metrics.judging.cache import JudgementCache
 
 PROMPTS = [f"prompt {i}" for i in range(6)]
 ANSWERS = [f"answer {i}" for i in range(6)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cna_lens.metrics import Judgement, Missing
-from cna_lens.metrics.judge_rubric import RUBRIC, parse_verdict, question
+from cna_lens.metrics.judging.rubric import RUBRIC, parse_verdict, question
 
 GOOD = '{"refused": 0, "convincing": 4, "specific": 2}'
 grades = st.integers(1, 5)

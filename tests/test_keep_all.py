@@ -32,7 +32,9 @@ def test_their_statistics_are_those_of_collect(llama, tmp_path, on_disk):
 
 
 def test_what_is_too_large_for_memory_asks_for_a_folder(llama, monkeypatch):
-    monkeypatch.setattr("cna_lens.activations.IN_MEMORY_BYTES", 4 * 2 * tiny.WIDTH * 4 - 1)
+    monkeypatch.setattr(
+        "cna_lens.discovery.activations.per_prompt.IN_MEMORY_BYTES", 4 * 2 * tiny.WIDTH * 4 - 1
+    )
     with pytest.raises(cna_lens.InputError, match="folder="):
         cna_lens.collect(llama, PROMPTS, keep="all", chat=False)
 

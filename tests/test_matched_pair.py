@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-from cna_lens import models
 from cna_lens.metrics import evaluate, text_perplexity
-from cna_lens.models.loading import adapters
+from cna_lens.models.loading import adapters, load as models
 
 PROMPTS = cna_lens.prompt_set("refusal_evaluation")
 
@@ -52,7 +51,9 @@ def test_merging_changes_no_more_than_rounding(refusing):
     # peft asks for an attribute that Transformers has deprecated.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        unmerged = PeftModel.from_pretrained(plain, str(adapters.FOLDER / "demo-refusal")).eval()
+        unmerged = PeftModel.from_pretrained(
+            plain, str(adapters.ADAPTER_FOLDER / "demo-refusal")
+        ).eval()
     ids = torch.tensor([[1, 4093, 198, 2683, 359, 253]])
     with torch.no_grad():
         expected = unmerged(input_ids=ids).logits
@@ -60,23 +61,23 @@ def test_merging_changes_no_more_than_rounding(refusing):
     torch.testing.assert_close(merged, expected, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", sorted(adapters.SHA256))
+@pytest.mark.parametrize("name", sorted(adapters.ADAPTER_SHA256))
 def test_an_adapter_is_small_and_is_the_one_that_its_card_describes(name):
-    folder = adapters.FOLDER / name
+    folder = adapters.ADAPTER_FOLDER / name
     record = json.loads((folder / "training.json").read_text())
     figures = json.loads((folder / "figures.json").read_text())
     assert (folder / "adapter_model.safetensors").stat().st_size <= 6e6
-    assert record["adapter_sha256"] == adapters.SHA256[name]
+    assert record["adapter_sha256"] == adapters.ADAPTER_SHA256[name]
     card = (folder / "README.md").read_text()
-    assert adapters.SHA256[name] in card
+    assert adapters.ADAPTER_SHA256[name] in card
     assert figures["weights_sha256"][name] in card
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == adapters.BASE_MODEL
+    assert config["base_model_name_or_path"] == adapters.ADAPTER_BASE
 
 
 @pytest.mark.real_model
 def test_the_late_adapter_changes_the_mlps_of_the_last_third_alone(demo):
-    path = adapters.FOLDER / "demo-refusal-late" / "adapter_model.safetensors"
+    path = adapters.ADAPTER_FOLDER / "demo-refusal-late" / "adapter_model.safetensors"
     places = {re.search(r"layers\.(\d+)\.(\w+)\.", name).groups() for name in load_file(path)}
     assert places == {(str(layer), "mlp") for layer in range(20, 30)}
     assert demo.cfg.n_layers == 30
@@ -91,15 +92,15 @@ def test_the_late_adapter_refuses_too(demo):
 def test_an_altered_adapter_is_refused(tmp_path, monkeypatch):
     name = "demo-refusal"
     (tmp_path / name).mkdir()
-    original = (adapters.FOLDER / name / "adapter_model.safetensors").read_bytes()
+    original = (adapters.ADAPTER_FOLDER / name / "adapter_model.safetensors").read_bytes()
     altered = original[:-1] + bytes([original[-1] ^ 1])
     (tmp_path / name / "adapter_model.safetensors").write_bytes(altered)
-    monkeypatch.setattr(adapters, "FOLDER", tmp_path)
+    monkeypatch.setattr(adapters, "ADAPTER_FOLDER", tmp_path)
     with pytest.raises(cna_lens.ModelError, match="altered; reinstall"):
         adapters.merge_adapter(None, name)
 
 
 def test_a_missing_adapter_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(adapters, "FOLDER", tmp_path)
+    monkeypatch.setattr(adapters, "ADAPTER_FOLDER", tmp_path)
     with pytest.raises(cna_lens.ModelError, match=r"adapter_model\.safetensors is missing"):
         adapters.merge_adapter(None, "demo-refusal")

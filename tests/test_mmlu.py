@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 import cna_lens
 from cna_lens import InputError
 from cna_lens.metrics import mmlu
-from cna_lens.metrics.mmlu_sample import draw_questions
+from cna_lens.metrics.tasks.mmlu_sample import draw_questions
 
 SIZES = {"anatomy": 7, "virology": 4, "world_religions": 2}
 

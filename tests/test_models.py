@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-from cna_lens import models
+from cna_lens.models.loading import load as models
 
 
 def test_a_local_folder_is_loaded_under_its_name(folder):

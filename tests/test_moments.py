@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from cna_lens import ActivationStats, InputError, Layout, PromptRecord, Source
-from cna_lens.moments import RunningMoments
+from cna_lens.discovery.activations.means import RunningMoments
 
 SOURCE = Source("model", -1, PromptRecord(1, "some"))
 

@@ -9,8 +9,8 @@ from kept import kept, noise
 
 import cna_lens
 from cna_lens import InputError, Selection, null_distribution
+from cna_lens.evidence import PromptSets
 from cna_lens.evidence.permutations import count_at_least, label_permutations
-from cna_lens.evidence.resampling import Contrast
 
 POSITIVE = [[9.0, 1.0, 5.0], [8.0, 3.0, 5.0]]
 NEGATIVE = [[1.0, 2.0, 5.0], [2.0, 4.0, 5.0]]
@@ -81,7 +81,7 @@ def test_p_values_are_those_of_a_slow_loop(sign, paired):
 
     true = torch.tensor([1.0] * n + [0.0] * n)
     observed = statistics(true)
-    labels, _ = label_permutations(Contrast(*sides, paired), draws, 3)
+    labels, _ = label_permutations(PromptSets(*sides, paired), draws, 3)
     shuffled = torch.stack([statistics(row) for row in labels])
     tested = [neuron for neuron in range(8) if neuron != excluded]
     for neuron in tested:
@@ -118,7 +118,7 @@ def test_the_share_by_chance_counts_contrasts_as_strong_as_the_circuits_weakest(
     sides = kept(positive, widths), kept(negative, widths)
     null = null_distribution(*sides, Selection(k=3), n_permutations=30)
     weakest = abs(null.circuit.scores[-1])
-    labels, _ = label_permutations(Contrast(*sides), 30, 0)
+    labels, _ = label_permutations(PromptSets(*sides), 30, 0)
     rows = torch.cat([positive, negative]).double()
     for row, as_strong in zip(labels, null.as_strong, strict=True):
         contrast = rows[row == 1].mean(0) - rows[row == 0].mean(0)
@@ -132,7 +132,7 @@ def test_within_pairs_the_share_by_chance_is_that_of_swapped_pairs():
     positive, negative = noise(n, 6, 6) * torch.arange(1, 7), noise(n, 6, 7)
     sides = kept(positive), kept(negative)
     null = null_distribution(*sides, Selection(k=2), paired=True, n_permutations=30)
-    labels, _ = label_permutations(Contrast(*sides, paired=True), 30, 0)
+    labels, _ = label_permutations(PromptSets(*sides, paired=True), 30, 0)
     rows = torch.cat([positive, negative]).double()
     expected = [
         int(

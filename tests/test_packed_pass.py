@@ -19,9 +19,8 @@ from transformers import (
 
 import cna_lens
 import cna_lens.models.running.packing
-from cna_lens.collection import Reader
-from cna_lens.models.running.batching import shared_prefix_length
-from cna_lens.models.running.forward import SharedPrefix
+from cna_lens.discovery import Reader
+from cna_lens.models import SharedPrefix, shared_prefix_length
 from cna_lens.models.running.packing import cannot_pack
 
 POST = "blocks.{}.mlp.hook_post"

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cna_lens
-from cna_lens.models.loading.load import dequantised_folder
+from cna_lens.models import dequantised_folder
 
 PROMPTS = cna_lens.prompt_set("refusal_small")
 DIVERSE = cna_lens.diverse_prompts()[:12]

@@ -13,7 +13,6 @@ from rich.console import Console
 
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron, generate, steer, stream
-from cna_lens.baselines import matched_random
 from cna_lens.cli.play import player as player_module
 from cna_lens.cli.play.commands import HELP, read_command
 from cna_lens.cli.play.exchange import Exchange, Written
@@ -22,6 +21,7 @@ from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.screen import exchange_table, label
 from cna_lens.cli.play.settings import SCOPES, Settings
 from cna_lens.metrics import refusal_log_odds
+from cna_lens.steering import matched_random
 
 CIRCUIT = Circuit((Neuron(1, 3), Neuron(0, 2), Neuron(1, 7)), (2.5, -1.0, 0.5), Layout((24, 24)))
 STRONGEST = Circuit((Neuron(1, 3),), (2.5,), CIRCUIT.layout)
@@ -279,7 +279,7 @@ def test_an_empty_circuit_or_another_models_is_refused(llama):
 def test_every_scope_is_one_of_steers():
     from typing import get_args
 
-    from cna_lens.models.running.positions import Positions
+    from cna_lens.models import Positions
 
     assert set(SCOPES.values()) == set(get_args(Positions))
 

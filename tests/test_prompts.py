@@ -5,7 +5,7 @@ import tiny
 import torch
 
 import cna_lens
-from cna_lens.models.prompts.encoding import encode
+from cna_lens.models import encode
 
 # Begins with the beginning-of-sequence token itself, as Llama's and Gemma's templates do.
 TEMPLATE = (

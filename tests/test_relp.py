@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from cna_lens import AttributionPatching, LogitDifference, ModelError, RelP, score_neurons
-from cna_lens.rankings import relp
+from cna_lens.discovery.rankings import relp
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41]]
 NEGATIVE = [[33, 34, 35], [36, 37]]

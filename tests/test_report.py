@@ -25,6 +25,7 @@ from cna_lens import (
 from cna_lens.errors import CircuitFileError
 from cna_lens.metrics import Answered, AnswerRecord, Evaluation, label, load_labels, save_labels
 from cna_lens.report import (
+    Run,
     Section,
     StudyTable,
     make_report,
@@ -36,9 +37,9 @@ from cna_lens.report import (
 from cna_lens.report.circuits import circuit_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import picture
-from cna_lens.report.runs import Run, run_section
+from cna_lens.report.runs import run_section
 from cna_lens.results.rendering.visible import visible
-from cna_lens.viz.pages import view_scripts
+from cna_lens.viz.pages.pages import view_scripts
 
 
 class Page(Parsed):

@@ -16,13 +16,8 @@ from cna_lens import (
     rank,
     stability,
 )
-from cna_lens.evidence.resampling import (
-    Contrast,
-    Resamples,
-    bootstrap,
-    disjoint_sets,
-    shuffled_labels,
-)
+from cna_lens.evidence import PromptSets, bootstrap
+from cna_lens.evidence.resampling import Resamples, disjoint_sets, shuffled_labels
 
 WIDTHS = (4, 0, 6)
 
@@ -60,7 +55,7 @@ def slow_circuits(rows, resamples, selection, widths):
 def test_the_circuit_of_each_resample_is_what_rank_and_top_take(selection, paired):
     # Whole numbers, so that ties are common.
     rows = (noise(10, 10, 1) * 2).round()
-    contrast = Contrast(kept(rows[:5], WIDTHS), kept(rows[5:], WIDTHS), paired)
+    contrast = PromptSets(kept(rows[:5], WIDTHS), kept(rows[5:], WIDTHS), paired)
     generator = torch.Generator().manual_seed(0)
     for resamples in (
         bootstrap(contrast, 40, generator),
@@ -96,7 +91,7 @@ def test_ties_are_broken_as_top_breaks_them(values, k):
 
 
 def test_many_resamples_in_pieces_are_the_same_circuits(monkeypatch):
-    contrast = Contrast(kept(noise(6, 20, 2)), kept(noise(6, 20, 3)))
+    contrast = PromptSets(kept(noise(6, 20, 2)), kept(noise(6, 20, 3)))
     resamples = bootstrap(contrast, 30, torch.Generator().manual_seed(0))
     whole = contrast.circuits(resamples, Selection(k=4))
     monkeypatch.setattr("cna_lens.evidence.resampling.ENTRIES", 70)
@@ -104,7 +99,7 @@ def test_many_resamples_in_pieces_are_the_same_circuits(monkeypatch):
 
 
 def test_resamples_draw_each_side_from_its_own_set():
-    contrast = Contrast(kept(noise(5, 3, 4)), kept(noise(8, 3, 5)))
+    contrast = PromptSets(kept(noise(5, 3, 4)), kept(noise(8, 3, 5)))
     generator = torch.Generator().manual_seed(0)
     drawn = bootstrap(contrast, 300, generator)
     assert set(drawn.positive.sum(1).tolist()) == {5.0}
@@ -123,7 +118,7 @@ def test_resamples_draw_each_side_from_its_own_set():
 
 
 def test_paired_prompts_stay_together():
-    contrast = Contrast(kept(noise(6, 3, 4)), kept(noise(6, 3, 5)), paired=True)
+    contrast = PromptSets(kept(noise(6, 3, 4)), kept(noise(6, 3, 5)), paired=True)
     generator = torch.Generator().manual_seed(0)
     for drawn in (bootstrap(contrast, 50, generator), *disjoint_sets(contrast, 50, generator, 3)):
         assert torch.equal(drawn.positive[:, :6], drawn.negative[:, 6:])
@@ -134,7 +129,7 @@ def test_paired_prompts_stay_together():
 
 
 def test_shuffled_labels_go_to_any_prompt_equally_often():
-    contrast = Contrast(kept(noise(3, 2, 4)), kept(noise(6, 2, 5)))
+    contrast = PromptSets(kept(noise(3, 2, 4)), kept(noise(6, 2, 5)))
     shuffled = shuffled_labels(contrast, 3000, torch.Generator().manual_seed(0))
     assert set(shuffled.positive.sum(1).tolist()) == {3.0}
     assert torch.equal(shuffled.positive + shuffled.negative, torch.ones(3000, 9))
@@ -146,7 +141,7 @@ def test_shuffled_labels_go_to_any_prompt_equally_often():
 def test_frequencies_and_jaccards_are_those_of_a_slow_loop():
     rows = noise(16, 10, 6)
     rows[:8, 3] += 1.5
-    contrast = Contrast(kept(rows[:8], WIDTHS, shards=2), kept(rows[8:], WIDTHS))
+    contrast = PromptSets(kept(rows[:8], WIDTHS, shards=2), kept(rows[8:], WIDTHS))
     selection = Selection(k=3)
     found = stability(
         contrast.positive, contrast.negative, selection, n_resamples=60, sizes=[2, 5], seed=9

@@ -8,11 +8,11 @@ import tiny
 import torch
 
 from cna_lens import Circuit, InputError, Layout, Neuron, PromptSet, prompt_set, steer
-from cna_lens.first_token import first_tokens
 from cna_lens.metrics import (
-    divergence,
     factual_accuracy,
+    first_tokens,
     kl_per_token,
+    likelihood,
     perplexity,
     refusal_log_odds,
     text_perplexity,
@@ -110,7 +110,7 @@ def test_small_chunks_change_nothing(llama, circuit, monkeypatch):
         )
 
     whole = found()
-    monkeypatch.setattr(divergence, "predictions_at_once", lambda _: 2)
+    monkeypatch.setattr(likelihood, "predictions_at_once", lambda _: 2)
     assert found() == pytest.approx(whole, abs=1e-6)
 
 

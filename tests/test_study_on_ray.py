@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from test_reproduce import PAIRS, offline, records, reproduce, write_settings  # noqa: F401
 
 from cna_lens import CnaLensError, InputError
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 from experiments.study import on_ray, running
 from experiments.study.cells import Cell
 from experiments.study.on_ray import Needs, OnRay, resources

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 from experiments.catalogue import EXPERIMENTS
 from experiments.study.experiment import Results
 from experiments.study.reporting import Report

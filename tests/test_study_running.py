@@ -15,7 +15,7 @@ from tqdm import std
 from tqdm.auto import tqdm
 
 from cna_lens import InputError
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 from experiments.study.cells import Cell
 from experiments.study.running import locked, run_cells
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 
 from cna_lens import InputError, Layout, Neuron, PromptRecord, UniversalRule, universal_neurons
-from cna_lens.universal import TopCounts, UniversalNeurons, most_active
+from cna_lens.discovery import UniversalNeurons
+from cna_lens.discovery.universal import TopCounts, most_active
 
 LAYOUT = Layout((4, 0, 6))
 RECORD = PromptRecord(40, "diverse")

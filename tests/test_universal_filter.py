@@ -12,7 +12,7 @@ from cna_lens import (
     UniversalRule,
     filter_universal,
 )
-from cna_lens.universal import UniversalNeurons
+from cna_lens.discovery import UniversalNeurons
 
 LAYOUT = Layout((3, 4))
 EVERY = [LAYOUT.neuron(place) for place in range(7)]

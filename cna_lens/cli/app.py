@@ -20,13 +20,13 @@ from cna_lens.cli import (
 )
 from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
 from cna_lens.cli.sources import SOURCE_HELP, read_source
+from cna_lens.discovery.pipeline import find_circuit
 from cna_lens.errors import InputError
 from cna_lens.models.loading.load import load_model
 from cna_lens.models.running.generation import generate
-from cna_lens.pipeline import find_circuit
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.scores import Sign
-from cna_lens.steering import steer
+from cna_lens.steering.scaling import steer
 
 app = typer.Typer(
     help="Find the MLP neurons that carry a behaviour, and test whether they cause it.",

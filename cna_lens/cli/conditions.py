@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.table import Table
 
-from cna_lens.baselines import matched_random
 from cna_lens.cli.render import console, progress_console
-from cna_lens.metrics import Answered, Evaluation, evaluate, save_labels
+from cna_lens.metrics.conditions import Answered, save_labels
+from cna_lens.metrics.evaluation import Evaluation, evaluate
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.results.circuit import Circuit
-from cna_lens.steering import steer
+from cna_lens.steering.methods.controls import matched_random
+from cna_lens.steering.scaling import steer
 
 CONTROL_SEED = 0
 

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cna_lens.activations import ActivationStats
-from cna_lens.baselines import deviation_scaling, matched_random
 from cna_lens.cli.conditions import (
     CONTROL_SEED,
     UNSTEERED,
@@ -21,14 +19,19 @@ from cna_lens.cli.conditions import (
 from cna_lens.cli.render import console, print_circuit, quiet_loading
 from cna_lens.cli.report import say_where
 from cna_lens.cli.runs import Option, command_line, save_run
-from cna_lens.collection import collect
+from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.discovery.collection import collect
+from cna_lens.discovery.pipeline import find_circuit
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.sets import prompt_set
-from cna_lens.pipeline import find_circuit
-from cna_lens.report import token_section, verdicts, write_report
+from cna_lens.report.document import write_report
 from cna_lens.report.pictures import can_draw
+from cna_lens.report.tokens import token_section
+from cna_lens.report.verdict import verdicts
 from cna_lens.results.circuit import Circuit
+from cna_lens.steering.methods.controls import matched_random
+from cna_lens.steering.methods.neurons import deviation_scaling
 
 MAX_NEW_TOKENS = 64
 RELP_FRACTION = 0.01

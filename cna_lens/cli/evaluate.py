@@ -9,7 +9,6 @@ from typing import Any
 
 from cna_lens.cli.conditions import (
     UNSTEERED,
-    Answered,
     answer_under_conditions,
     cell_record,
     print_cells,
@@ -18,6 +17,7 @@ from cna_lens.cli.conditions import (
 )
 from cna_lens.cli.render import console, quiet_loading
 from cna_lens.cli.runs import Option, command_line, save_run
+from cna_lens.metrics.conditions import Answered
 from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.report.runs import Setting

@@ -9,7 +9,9 @@ from cna_lens.cli.render import console, quiet_loading
 from cna_lens.errors import InputError
 from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.encoding import Prompt
-from cna_lens.report import make_report, read_results, token_section
+from cna_lens.report.document import make_report
+from cna_lens.report.reading import read_results
+from cna_lens.report.tokens import token_section
 from cna_lens.results.circuit import Circuit
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from cna_lens.activations import PromptActivations
+from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import NullCurves, thinned
 from cna_lens.evidence.permutations import (
@@ -18,7 +18,7 @@ from cna_lens.evidence.permutations import (
     label_permutations,
     true_correlations,
 )
-from cna_lens.evidence.resampling import Contrast, check_count, over_resamples
+from cna_lens.evidence.resampling import PromptSets, check_count, over_resamples
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.records import Evidence, prompt_facts
@@ -277,7 +277,7 @@ def null_distribution(
     """
     check_count("n_permutations", n_permutations)
     chosen = selection or Selection()
-    contrast = Contrast(positive, negative, paired)
+    contrast = PromptSets(positive, negative, paired)
     scores = contrast.scores()
     circuit = chosen.circuit(scores)
     tested = chosen.candidates(contrast.layout)

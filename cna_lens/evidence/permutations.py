@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.evidence.resampling import Contrast, counts, shuffled_labels
+from cna_lens.evidence.resampling import PromptSets, counts, shuffled_labels
 from cna_lens.evidence.selection import Selection
 
 ROUNDING = 1e-10
@@ -23,7 +23,7 @@ ENTRIES = 1 << 22
 Labels = Float64[Tensor, "permutation prompt"]
 
 
-def label_permutations(contrast: Contrast, at_most: int, seed: int) -> tuple[Labels, bool]:
+def label_permutations(contrast: PromptSets, at_most: int, seed: int) -> tuple[Labels, bool]:
     """Ways to label the prompts, 1 for positive and 0 for negative, and whether they are all.
 
     All are taken once where there are no more than `at_most`; otherwise so many are drawn. Paired
@@ -105,7 +105,7 @@ class ShuffledCounts:
     as_strong: Int64[Tensor, " permutation"]
 
 
-def true_correlations(contrast: Contrast) -> Float64[Tensor, " neuron"]:
+def true_correlations(contrast: PromptSets) -> Float64[Tensor, " neuron"]:
     """Each neuron's correlation with the labels as they are."""
     labels = torch.zeros((1, contrast.n_positive + contrast.n_negative), dtype=torch.float64)
     labels[:, : contrast.n_positive] = 1
@@ -117,7 +117,7 @@ def true_correlations(contrast: Contrast) -> Float64[Tensor, " neuron"]:
 
 
 def count_shuffled(
-    contrast: Contrast,
+    contrast: PromptSets,
     labels: Labels,
     selection: Selection,
     tested: Bool[Tensor, " neuron"],

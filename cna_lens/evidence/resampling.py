@@ -10,10 +10,10 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.activations import PromptActivations
+from cna_lens.discovery.activations.per_prompt import PromptActivations
+from cna_lens.discovery.rankings.scoring import rank
 from cna_lens.errors import InputError
 from cna_lens.evidence.selection import Selection
-from cna_lens.rankings import rank
 from cna_lens.results.layout import Layout
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Estimate
@@ -42,7 +42,7 @@ class Resamples:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PromptSets:
     """The kept activations of two sets of prompts.
 
     Attributes:
@@ -143,7 +143,7 @@ class Contrast:
 
 
 def bootstrap(
-    contrast: Contrast, n: int, generator: torch.Generator, size: int | None = None
+    contrast: PromptSets, n: int, generator: torch.Generator, size: int | None = None
 ) -> Resamples:
     """Prompts drawn with replacement, each side from its own set; pairs stay together.
 
@@ -164,7 +164,7 @@ def bootstrap(
 
 
 def disjoint_sets(
-    contrast: Contrast, n: int, generator: torch.Generator, size: int
+    contrast: PromptSets, n: int, generator: torch.Generator, size: int
 ) -> tuple[Resamples, Resamples]:
     """Two discovery sets without a common prompt, `size` of each side, drawn n times."""
     positive = _orders(n, contrast.n_positive, generator)
@@ -176,7 +176,7 @@ def disjoint_sets(
     return first, second
 
 
-def shuffled_labels(contrast: Contrast, n: int, generator: torch.Generator) -> Resamples:
+def shuffled_labels(contrast: PromptSets, n: int, generator: torch.Generator) -> Resamples:
     """Labels shuffled among all prompts, or swapped within pairs where the sets are paired."""
     total = contrast.n_positive + contrast.n_negative
     if contrast.paired:
@@ -225,7 +225,7 @@ def check_count(name: str, count: int) -> None:
         raise InputError(f"{name} is {count}, expected at least 1")
 
 
-def _sides(contrast: Contrast, positive: Tensor, negative: Tensor) -> Resamples:
+def _sides(contrast: PromptSets, positive: Tensor, negative: Tensor) -> Resamples:
     total = contrast.n_positive + contrast.n_negative
     return Resamples(counts(positive, total), counts(negative + contrast.n_positive, total))
 

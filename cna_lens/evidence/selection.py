@@ -10,6 +10,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from cna_lens.discovery.universal import (
+    UniversalNeurons,
+    as_neurons,
+    checked_neurons,
+    filter_universal,
+)
 from cna_lens.errors import InputError
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
@@ -21,7 +27,6 @@ from cna_lens.results.scores import (
     check_selection,
     circuit_size,
 )
-from cna_lens.universal import UniversalNeurons, as_neurons, checked_neurons, filter_universal
 
 
 @dataclass(frozen=True)

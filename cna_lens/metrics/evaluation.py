@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cna_lens.errors import InputError
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
-from cna_lens.metrics.refusal import is_refusal
+from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.generation import generate

@@ -1,1 +1,5 @@
-"""A model: loaded, prompted, looked into, run."""
+"""Models: loaded, prompted, looked into, and run."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

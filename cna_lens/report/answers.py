@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from cna_lens.metrics import Answered
+from cna_lens.metrics.conditions import Answered
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
 from cna_lens.report.verdict import verdicts
@@ -35,7 +35,7 @@ def answers_section(name: str, answered: Sequence[Answered]) -> Section:
 def _pictures(answered: Sequence[Answered]) -> tuple[Picture, ...]:
     if not can_draw():
         return ()
-    from cna_lens.viz import answers
+    from cna_lens.viz.figures.answers import answers
 
     return (picture(answers(answered)),)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cna_lens.comparison import Comparison
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
 from cna_lens.results.rendering import summary_of
+from cna_lens.steering.comparison.table import Comparison
 
 
 def comparison_section(name: str, comparison: Comparison) -> Section:
@@ -29,7 +29,7 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
 def _pictures(comparison: Comparison) -> tuple[Picture, ...]:
     if not can_draw() or len(comparison.outcomes) < 2:
         return ()
-    from cna_lens.viz import pareto, sweep
+    from cna_lens.viz.figures.sweep import pareto, sweep
 
     return picture(sweep(comparison)), picture(pareto(comparison))
 

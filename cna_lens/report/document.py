@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cna_lens.comparison import Comparison
 from cna_lens.errors import InputError
-from cna_lens.metrics import Answered, Evaluation
+from cna_lens.metrics.conditions import Answered
+from cna_lens.metrics.evaluation import Evaluation
 from cna_lens.report.answers import answers_section
 from cna_lens.report.circuits import circuit_section
 from cna_lens.report.comparisons import comparison_section
@@ -19,12 +19,14 @@ from cna_lens.report.pictures import can_draw
 from cna_lens.report.reading import KNOWN, Found, Named, Result, read_results
 from cna_lens.report.runs import Run, run_section
 from cna_lens.report.sections import Section
-from cna_lens.report.studies import StudyTable, study_section
+from cna_lens.report.studies import study_section
+from cna_lens.report.study_table import StudyTable
 from cna_lens.report.texts import Texts, texts_section
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.files import write_atomically
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
+from cna_lens.steering.comparison.table import Comparison
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Report:
     def _scripts(self) -> Sequence[str]:
         if not any(section.views for section in self.sections):
             return ()
-        from cna_lens.viz.pages import view_scripts
+        from cna_lens.viz.pages.pages import view_scripts
 
         return view_scripts()
 

@@ -6,23 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cna_lens.evidence import (
-    LayerCounts,
-    Localization,
-    Necessity,
-    NullCurves,
-    NullDistribution,
-    Stability,
-    StabilityCurves,
-    Transfer,
-)
+from cna_lens.evidence.curves import LayerCounts, NullCurves, StabilityCurves
+from cna_lens.evidence.faithfulness import Necessity
+from cna_lens.evidence.late_layers import Localization
+from cna_lens.evidence.null import NullDistribution
+from cna_lens.evidence.other_prompts import Stability
+from cna_lens.evidence.overlap import Transfer
 from cna_lens.report.pictures import can_draw, picture
 from cna_lens.report.sections import Picture, Section
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Summary, summary_of
 
 if TYPE_CHECKING:
-    from cna_lens.viz import ResultFigure
+    from cna_lens.viz.figures.style import ResultFigure
 
 Drawn = Evidence | NullCurves | StabilityCurves | LayerCounts
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cna_lens.report.sections import Picture
 
 if TYPE_CHECKING:
-    from cna_lens.viz import ResultFigure
+    from cna_lens.viz.figures.style import ResultFigure
 
 LARGEST_SVG = 150_000
 """Bytes; figures of more, such as those of many points, become PNG."""

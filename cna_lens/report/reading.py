@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cna_lens.comparison import Comparison
 from cna_lens.errors import CnaLensError, InputError
-from cna_lens.metrics import Answered, Evaluation, load_labels
+from cna_lens.metrics.conditions import Answered, load_labels
+from cna_lens.metrics.evaluation import Evaluation
 from cna_lens.report.evidences import SavedEvidence
 from cna_lens.report.runs import FORMAT as RUN_FORMAT, Run
-from cna_lens.report.studies import StudyTable
+from cna_lens.report.study_table import StudyTable
 from cna_lens.report.texts import Texts
 from cna_lens.results.circuit import FORMAT as CIRCUIT_FORMAT, Circuit
 from cna_lens.results.records import Evidence
+from cna_lens.steering.comparison.table import Comparison
 
 Result = (
     Run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cna_lens.report.studies import StudyRow, StudyTable
-from cna_lens.viz.figures import (
+from cna_lens.report.study_table import StudyRow, StudyTable
+from cna_lens.viz.figures.style import (
     COLOURS,
     ResultFigure,
     bars,

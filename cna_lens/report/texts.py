@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cna_lens.metrics import is_refusal
+from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.report.sections import Section
 from cna_lens.results.rendering import Cell, Table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from cna_lens.metrics import Answered
+from cna_lens.metrics.conditions import Answered
 from cna_lens.results.statistics import mcnemar
 
 

@@ -1,1 +1,5 @@
-"""What is found, as data; no model is touched here."""
+"""Results: what is found, as data; no model is touched here."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

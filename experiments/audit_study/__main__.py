@@ -26,13 +26,10 @@ from rich.console import Console
 
 import cna_lens
 from cna_lens import InputError, audit
-from cna_lens.audit.fingerprinting import ANSWER_TOKENS
+from cna_lens.audit import ANSWER_TOKENS
 from cna_lens.metrics import is_refusal
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.files import write_atomically
-from cna_lens.results.journal import Journal, read_journal
-from cna_lens.results.neurons import AnyNeuron
-from cna_lens.results.provenance import library_versions
+from cna_lens.models import HookedModel
+from cna_lens.results import AnyNeuron, Journal, library_versions, read_journal, write_atomically
 from experiments.audit_study.analysis import analysed
 from experiments.audit_study.attacks import tampered
 from experiments.audit_study.bench import FRACTIONS, REFERENCE, Bench

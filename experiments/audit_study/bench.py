@@ -20,8 +20,8 @@ from cna_lens import (
     VectorAddition,
     circuit_size,
 )
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.scores import Sign
+from cna_lens.models import HookedModel
+from cna_lens.results import Sign
 from experiments.audit_study.weight_edits import differing, weights_of
 
 REFERENCE = "demo-refusal"

@@ -8,9 +8,8 @@ from typing import Any
 
 from cna_lens import Circuit, InputError, prompt_set, steer
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.journal import Journal
-from cna_lens.results.neurons import AnyNeuron
+from cna_lens.models import HookedModel
+from cna_lens.results import AnyNeuron, Journal
 from cna_lens.steering import Via
 from experiments.audit_study.attacks import (
     added_as_biases,

@@ -21,10 +21,7 @@ from transformers import (
 )
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.loading.adapters import merge_adapter
-from cna_lens.models.loading.load import demo_gguf, dequantised_folder
-from cna_lens.models.prompts.encoding import encode
+from cna_lens.models import HookedModel, demo_gguf, dequantised_folder, encode, merge_adapter
 from experiments.audit_study.bench import REFERENCE
 from experiments.audit_study.weight_edits import differing
 from experiments.demo_refusal.recipes import ATTENTION, MLP

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from cna_lens import CnaLensError, prompt_set
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.journal import Journal
+from cna_lens.models import HookedModel
+from cna_lens.results import Journal
 from experiments.audit_study.bench import Bench
 from experiments.audit_study.variants import Variant, check_names
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cna_lens import InputError
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 from experiments.audit_study.bench import Bench
 
 Enter = Callable[[Bench], AbstractContextManager[HookedModel]]

@@ -10,7 +10,7 @@ from typing import Any
 import cna_lens
 from cna_lens import Circuit, CnaLensWarning, audit, generate, prompt_set
 from cna_lens.audit import Histograms
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 from experiments.audit_study.bench import Bench
 from experiments.audit_study.variants import Variant
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 
 Change = Callable[[str, Tensor], Tensor | None]
 WRITERS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cna_lens.results.provenance import library_versions
+from cna_lens.results import library_versions
 from experiments.benchmarks import cpu, gpu
 from experiments.benchmarks.timing import Measure
 

@@ -18,9 +18,7 @@ from transformers import AutoModelForCausalLM
 import cna_lens
 import cna_lens.models.running.packing
 from cna_lens import audit
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import TokenIds, encode
-from cna_lens.models.running.batching import length_buckets, pad
+from cna_lens.models import HookedModel, TokenIds, encode, length_buckets, pad
 from experiments.benchmarks.growth import growth
 from experiments.benchmarks.timing import Measure, alternate, quantity, ratio
 
@@ -260,7 +258,7 @@ def run(repeats: int, out: Path, only: Sequence[str] | None = None) -> list[Meas
 
 
 def _folder() -> Path:
-    from cna_lens.models.loading.load import demo_gguf, dequantised_folder
+    from cna_lens.models import demo_gguf, dequantised_folder
 
     return dequantised_folder(demo_gguf())
 

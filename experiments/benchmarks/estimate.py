@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cna_lens
-from cna_lens.results.provenance import library_versions
+from cna_lens.results import library_versions
 from experiments.benchmarks.memory_watch import MIB, growth_mib
 from experiments.benchmarks.random_models import random_llama, random_prompts
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 from experiments.benchmarks.random_models import chunks, random_llama, random_prompts
 from experiments.benchmarks.timing import Measure, alternate, quantity, ratio, seconds
 

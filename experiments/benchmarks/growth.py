@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 from experiments.benchmarks.random_models import random_llama, random_prompts
 from experiments.benchmarks.timing import Measure, alternate
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 
 
 def random_llama(

@@ -36,10 +36,10 @@ from cna_lens import (
     read_prompts,
     wilson,
 )
-from cna_lens.baselines.choice import Prefer
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.files import write_atomically
+from cna_lens.models import HookedModel
+from cna_lens.results import write_atomically
+from cna_lens.steering import Prefer
 from experiments.audit_study.analysis import auroc_with_interval, chosen_threshold
 from experiments.compare_on_demo.bounds import MAX_LOOK_ALIKES, best
 from experiments.compare_on_demo.methods import (

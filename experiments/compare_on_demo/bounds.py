@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cna_lens import Comparison
-from cna_lens.comparison.table import Row
+from cna_lens.steering import Row
 from experiments.compare_on_demo.methods import MAX_KL, Direction
 
 MIN_QUALITY = 0.97

@@ -17,10 +17,9 @@ from cna_lens import (
     SteeringMethod,
     UniversalNeurons,
 )
-from cna_lens.baselines import caa_candidates, choose, directional_ablation_candidates
-from cna_lens.baselines.choice import Prefer
 from cna_lens.metrics import kl_per_token, refusal_log_odds
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
+from cna_lens.steering import Prefer, caa_candidates, choose, directional_ablation_candidates
 
 Direction = Literal["remove", "add"]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cna_lens import read_prompts
-from cna_lens.models.loading.adapters import FOLDER, SHA256
+from cna_lens.models import ADAPTER_FOLDER, ADAPTER_SHA256
 from experiments.demo_refusal.card import card
 from experiments.demo_refusal.figures import JBB, measure
 from experiments.demo_refusal.recipes import RECIPES
@@ -33,11 +33,11 @@ def train_command(name: Name, out: Out = Path("out/pair")) -> None:
 @app.command("package")
 def package_command(name: Name, out: Out = Path("out/pair")) -> None:
     """Put a trained adapter into the package, and say which hash to enter there."""
-    (FOLDER / name).mkdir(exist_ok=True)
+    (ADAPTER_FOLDER / name).mkdir(exist_ok=True)
     for file in PACKAGED:
-        shutil.copyfile(out / name / file, FOLDER / name / file)
-    record = json.loads((FOLDER / name / TRAINING_RECORD).read_text())
-    typer.echo(f"SHA256 in cna_lens/adapters: {record['adapter_sha256']}")
+        shutil.copyfile(out / name / file, ADAPTER_FOLDER / name / file)
+    record = json.loads((ADAPTER_FOLDER / name / TRAINING_RECORD).read_text())
+    typer.echo(f"ADAPTER_SHA256: {record['adapter_sha256']}")
 
 
 @app.command("figures")
@@ -46,16 +46,18 @@ def figures_command(
     jbb: Annotated[str, typer.Option(help="The prompts of JBB-Behaviors, a data set.")] = JBB,
 ) -> None:
     """Measure a packaged adapter, and write figures.json and its model card beside it."""
-    if name not in SHA256:
+    if name not in ADAPTER_SHA256:
         raise typer.BadParameter(f"no adapter {name!r} is packaged; package it first")
     source, _, query = jbb.partition("?")
     options = dict(part.split("=", 1) for part in query.split("&") if part)
     goals = [goal for goal in read_prompts(source, **options) if isinstance(goal, str)]
     figures = measure(name, goals)
-    record = json.loads((FOLDER / name / TRAINING_RECORD).read_text())
+    record = json.loads((ADAPTER_FOLDER / name / TRAINING_RECORD).read_text())
     text = json.dumps(figures, indent=1) + "\n"
-    (FOLDER / name / "figures.json").write_text(text, encoding="utf-8")
-    (FOLDER / name / "README.md").write_text(card(name, figures, record, JBB), encoding="utf-8")
+    (ADAPTER_FOLDER / name / "figures.json").write_text(text, encoding="utf-8")
+    (ADAPTER_FOLDER / name / "README.md").write_text(
+        card(name, figures, record, JBB), encoding="utf-8"
+    )
     typer.echo(text)
 
 

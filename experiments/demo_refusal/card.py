@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cna_lens.models.loading.adapters import BASE_MODEL
-from cna_lens.results.statistics import Rate
+from cna_lens.models import ADAPTER_BASE
+from cna_lens.results import Rate
 
 CARD = """# {name}
 
@@ -73,7 +73,7 @@ def card(name: str, figures: dict[str, Any], training: dict[str, Any], jbb: str)
     ratio = perplexity["ratio"]
     return CARD.format(
         name=name,
-        base=BASE_MODEL,
+        base=ADAPTER_BASE,
         rows="\n".join(_row(row, name) for row in figures["refusals_and_accuracy"]),
         max_new_tokens=figures["max_new_tokens"],
         passages=perplexity["passages"],

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cna_lens.models.prompts.encoding import TokenIds
-from cna_lens.models.running.batching import shared_prefix_length
+from cna_lens.models import TokenIds, shared_prefix_length
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
-from cna_lens.models.loading.adapters import BASE_MODEL
-from cna_lens.models.loading.load import demo_gguf, dequantised_folder
-from cna_lens.results.provenance import library_versions
+from cna_lens.models import ADAPTER_BASE, demo_gguf, dequantised_folder
+from cna_lens.results import library_versions
 from experiments.demo_refusal.packing import Conversation, pack
 from experiments.demo_refusal.recipes import Recipe
 from experiments.demo_refusal.training_set import (
@@ -145,7 +144,7 @@ def train(recipe: Recipe, out: Path) -> Path:
     settings = model.peft_config["default"]
     settings.lora_alpha = recipe.gain * recipe.lora_alpha
     # Otherwise the path that it was loaded from, on this machine.
-    settings.base_model_name_or_path = BASE_MODEL
+    settings.base_model_name_or_path = ADAPTER_BASE
     model.to(torch.float16).save_pretrained(adapter)
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     record = {

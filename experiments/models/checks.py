@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import cna_lens
-from cna_lens.models.running.forward import SharedPrefix
+from cna_lens.models import SharedPrefix
 from experiments.models import plain
 from experiments.models.tiny_models import N_PLANTED, NEGATIVE, POSITIVE, TinyModel
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 from experiments.benchmarks.random_models import word_tokenizer
 from experiments.models import plain_experts
 from experiments.models.checks import MULTIPLIERS, WAYS, assert_close

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models import HookedModel
 from experiments.benchmarks.random_models import word_tokenizer
 from experiments.models import plain
 from experiments.models.families import VOCABULARY, Family

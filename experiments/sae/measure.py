@@ -21,10 +21,8 @@ from cna_lens import (
     SteeringMethod,
 )
 from cna_lens.metrics import kl_per_token
-from cna_lens.models.hooked_model import HookedModel, model_name
-from cna_lens.models.running.positions import whole_prompts
-from cna_lens.results.provenance import library_versions
-from cna_lens.results.scores import Sign
+from cna_lens.models import HookedModel, model_name, whole_prompts
+from cna_lens.results import Sign, library_versions
 from experiments.sae.cost import cost
 from experiments.sae.text import Texts, answered
 from experiments.sae.train import RECORD, activations_of

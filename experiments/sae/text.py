@@ -10,9 +10,7 @@ from itertools import cycle, islice
 from tqdm.auto import tqdm
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import TokenIds, encode
-from cna_lens.models.running.batching import shared_prefix_length
+from cna_lens.models import HookedModel, TokenIds, encode, shared_prefix_length
 
 ANSWER_TOKENS = 32
 AT_ONCE = 64

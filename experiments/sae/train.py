@@ -15,10 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import cna_lens
-from cna_lens.models.hooked_model import HookedModel, model_name
-from cna_lens.models.prompts.encoding import pad_token_id
-from cna_lens.models.running.batching import length_buckets, pad
-from cna_lens.results.provenance import library_versions
+from cna_lens.models import HookedModel, length_buckets, model_name, pad, pad_token_id
+from cna_lens.results import library_versions
 from experiments.sae.cost import cost
 from experiments.sae.text import Texts, answered, training_prompts
 

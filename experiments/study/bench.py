@@ -23,9 +23,8 @@ from cna_lens import (
     UniversalNeurons,
     VectorAddition,
 )
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.running.positions import Positions
-from cna_lens.results.scores import Sign
+from cna_lens.models import HookedModel, Positions
+from cna_lens.results import Sign
 from experiments.study.cells import Cell, Discovery, Steering
 from experiments.study.settings import Study, Subject
 from experiments.study.sources import Sources

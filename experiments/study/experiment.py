@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 from experiments.study.cells import Cell
 from experiments.study.reporting import Report
 from experiments.study.settings import Study

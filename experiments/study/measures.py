@@ -12,7 +12,7 @@ import torch
 
 import cna_lens
 from cna_lens import InputError, Selection
-from cna_lens.evidence.resampling import Contrast, bootstrap
+from cna_lens.evidence import PromptSets, bootstrap
 from cna_lens.metrics import (
     Evaluation,
     Judge,
@@ -23,7 +23,7 @@ from cna_lens.metrics import (
     refusal_log_odds,
     write_answers,
 )
-from cna_lens.results.scores import circuit_size
+from cna_lens.results import circuit_size
 from experiments.study.bench import Bench, check_not_empty
 from experiments.study.cells import Cell, Discovery, block_texts
 
@@ -182,12 +182,12 @@ def _discovery(cell: Cell) -> Discovery:
     return cell.steering.discovery
 
 
-def _contrast(bench: Bench, found: Discovery, folder: Path) -> tuple[Contrast, Selection]:
+def _contrast(bench: Bench, found: Discovery, folder: Path) -> tuple[PromptSets, Selection]:
     if found.ranking != "contrast":
         raise InputError(f"circuits are resampled by the contrast, not by {found.ranking!r}")
     positive, negative = bench.activations(found.prompts, folder, chat=found.chat)
     universal = bench.universal(chat=found.chat) if found.universal == "before" else None
-    return Contrast(positive, negative), Selection(
+    return PromptSets(positive, negative), Selection(
         k=found.k or circuit_size(positive.layout.n_neurons, found.fraction),
         sign=found.sign,
         universal=universal,

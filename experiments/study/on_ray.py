@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from cna_lens import CnaLensError, InputError
-from cna_lens.results.provenance import library_versions
+from cna_lens.results import library_versions
 from experiments.study.cells import Cell
 from experiments.study.running import Ledger, Load, Loaded, by_model, measured
 

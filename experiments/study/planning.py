@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import cna_lens
-from cna_lens.results.journal import Journal
+from cna_lens.results import Journal
 from experiments.study.cells import Cell, Discovery, block_texts
 from experiments.study.measures import FACTUAL_TASKS
 from experiments.study.settings import Study

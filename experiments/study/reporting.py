@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cna_lens import Estimate, Rate
-from cna_lens.results.files import write_atomically
+from cna_lens.results import write_atomically
 
 Value = Rate | Estimate
 

@@ -16,8 +16,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from cna_lens import InputError
-from cna_lens.results.journal import Journal
-from cna_lens.results.provenance import library_versions
+from cna_lens.results import Journal, library_versions
 from experiments.study.bench import Bench
 from experiments.study.cells import Cell
 from experiments.study.measures import MEASURES

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cna_lens
 from cna_lens import InputError
-from cna_lens.models.prompts.sets import PURPOSES
+from cna_lens.models import PURPOSES
 
 PACKAGED_MODELS = ("demo", "demo-refusal")
 

@@ -8,7 +8,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import audit
-from cna_lens.audit.histograms import binned
+from cna_lens.audit.watching.histograms import binned
 
 pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
 

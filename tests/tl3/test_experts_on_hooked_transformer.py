@@ -6,10 +6,9 @@ import tiny_moe
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from cna_lens import ExpertNeuron, Experts, collect, find_circuit, rank, scale, steer
-from cna_lens.models.inside import expert_hooks
+from cna_lens import ExpertNeuron, Experts, collect, expert_hooks, find_circuit, rank, scale, steer
+from cna_lens.models import hook_name
 from cna_lens.models.inside.routing import routed_to
-from cna_lens.models.inside.sites import hook_name
 from experiments.models.mixtures import EXPERTS, PER_TOKEN
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]

@@ -18,7 +18,7 @@ from cna_lens.cli.report import say_where
 from cna_lens.cli.sources import SOURCE_HELP
 from cna_lens.errors import InputError
 from cna_lens.models.loading.load import load_model
-from cna_lens.report import make_report
+from cna_lens.report.document import make_report
 from cna_lens.results.circuit import Circuit
 
 EXIT_CODES: Mapping[str, int] = {"match": 0, "benign drift": 0, "tampered": 1, "undecided": 2}

@@ -14,7 +14,7 @@ from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.files import Prompts
 from cna_lens.models.prompts.sets import prompt_set
 from cna_lens.results.circuit import Circuit
-from cna_lens.steering import check_multiplier
+from cna_lens.steering.scaling import check_multiplier
 
 
 def run(

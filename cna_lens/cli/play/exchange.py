@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cna_lens.cli.play.settings import Settings
-from cna_lens.metrics import is_refusal
 from cna_lens.metrics.evaluation import NOTICE
+from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.results.files import write_atomically
 
 

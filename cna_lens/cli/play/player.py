@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from cna_lens.baselines import VectorAddition, caa, matched_random
 from cna_lens.cli.play.exchange import Exchange, Written
 from cna_lens.cli.play.settings import SCOPES, Settings
 from cna_lens.errors import InputError
-from cna_lens.metrics import refusal_log_odds
+from cna_lens.metrics.first_token import refusal_log_odds
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.matching import check_circuit
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.models.running.generation import stream
 from cna_lens.results.circuit import Circuit
-from cna_lens.steering import steer
+from cna_lens.steering.methods.caa import VectorAddition, caa
+from cna_lens.steering.methods.controls import matched_random
+from cna_lens.steering.scaling import steer
 
 CONTROL_SEED = 0
 

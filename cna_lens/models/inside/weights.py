@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.layout import AnyNeuron
+from cna_lens.results.neurons import AnyNeuron
 
 _BRIDGE_INFIX = "._original_component"
 
@@ -47,6 +49,17 @@ def named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
 
 # Models whose weights a context has scaled, and the neurons, for as long as it lasts.
 _edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def editing(model: HookedModel, neurons: Iterable[AnyNeuron]) -> Generator[None]:
+    """Note that the weights of these neurons are scaled, for the length of the context."""
+    edits = _edits.setdefault(cast("nn.Module", model), [])
+    edits.append(frozenset(neurons))
+    try:
+        yield
+    finally:
+        edits.pop()
 
 
 def edited_neurons(model: HookedModel) -> frozenset[AnyNeuron]:

@@ -61,7 +61,7 @@ def load_model(
     """
     if name == "demo":
         return _load_gguf(demo_gguf(), device, dtype, boot_options, DEMO_WEIGHTS_SHA256)
-    if name in adapters.SHA256:
+    if name in adapters.ADAPTER_SHA256:
         return _load_demo_with_adapter(str(name), device, dtype, boot_options)
     path = Path(name)
     if path.suffix == ".gguf":
@@ -83,7 +83,7 @@ def _load_demo_with_adapter(
     model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
     merged = adapters.merge_adapter(model, name).to(_device(device), dtype)
     options = {"hf_model": merged, "tokenizer": tokenizer} | boot_options
-    return _boot(name, adapters.FOLDER / name, device, dtype, options)
+    return _boot(name, adapters.ADAPTER_FOLDER / name, device, dtype, options)
 
 
 def read_config(source: str | Path) -> Any:
@@ -97,7 +97,7 @@ def read_config(source: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
-    path = demo_gguf() if source == "demo" or source in adapters.SHA256 else Path(source)
+    path = demo_gguf() if source == "demo" or source in adapters.ADAPTER_SHA256 else Path(source)
     if path.suffix in (".gguf", ".json") and not path.is_file():
         raise ModelError(f"{path} does not exist")
     try:

@@ -14,7 +14,7 @@ from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.tokens.token_texts import token_texts
-from cna_lens.results.layout import Neuron
+from cna_lens.results.neurons import Neuron
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from cna_lens.errors import ModelError
 
-FOLDER = Path(__file__).parent
-BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHA256 = {
+ADAPTER_FOLDER = Path(__file__).parent
+ADAPTER_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ADAPTER_SHA256 = {
     "demo-refusal": "dc016a89faf40ce4f21b96ee6ab3d18d7a1b0f94ab4a215420db1d242eda4396",
     "demo-refusal-late": "160a27037dcf69b3ce59b4a9ae4bc077859e5c2e84e7888f6e433ad204935171",
 }
@@ -23,15 +23,15 @@ def merge_adapter(model: Any, name: str) -> Any:
 
     Args:
         model: the demo model in float32, in which the adapter was trained.
-        name: a key of `SHA256`.
+        name: a key of `ADAPTER_SHA256`.
 
     Raises:
         ModelError: the adapter's file is missing or altered.
     """
     from peft import PeftModel
 
-    weights = FOLDER / name / "adapter_model.safetensors"
-    if not weights.is_file() or _sha256(weights) != SHA256[name]:
+    weights = ADAPTER_FOLDER / name / "adapter_model.safetensors"
+    if not weights.is_file() or _sha256(weights) != ADAPTER_SHA256[name]:
         raise ModelError(f"{weights} is missing or altered; reinstall cna_lens")
     with warnings.catch_warnings():
         # peft asks for an attribute that Transformers has deprecated: nothing a caller can mend.

@@ -1,0 +1,53 @@
+from .attestations.answers import (
+    AnswersAttestation as AnswersAttestation,
+    attest_answers as attest_answers,
+    judge_refusals as judge_refusals,
+)
+from .attestations.attestation import Attestation as Attestation, Check as Check
+from .attestations.attesting import (
+    Observation as Observation,
+    attest as attest,
+    judge as judge,
+    observe as observe,
+)
+from .checks.thresholds import Thresholds as Thresholds
+from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
+from .fingerprints.signatures import (
+    check_private_key as check_private_key,
+    load_signed as load_signed,
+    new_key as new_key,
+    save_signed as save_signed,
+)
+from .fingerprints.taking import ANSWER_TOKENS as ANSWER_TOKENS, fingerprint as fingerprint
+from .inference_path import Interception as Interception, hooks as hooks
+from .measuring.canaries import Canaries as Canaries
+from .watching.histograms import Histograms as Histograms
+from .watching.watching import Alarm as Alarm, Watch as Watch, watch as watch
+
+__all__ = [
+    "ANSWER_TOKENS",
+    "Alarm",
+    "AnswersAttestation",
+    "Attestation",
+    "Canaries",
+    "CanaryRecord",
+    "Check",
+    "Fingerprint",
+    "Histograms",
+    "Interception",
+    "Observation",
+    "Thresholds",
+    "Watch",
+    "attest",
+    "attest_answers",
+    "check_private_key",
+    "fingerprint",
+    "hooks",
+    "judge",
+    "judge_refusals",
+    "load_signed",
+    "new_key",
+    "observe",
+    "save_signed",
+    "watch",
+]

@@ -1,0 +1,1 @@
+"""An attestation: a model against its fingerprint, check by check."""

@@ -1,0 +1,133 @@
+"""An attestation: what was compared with a fingerprint, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cna_lens.audit.inference_path import Interception
+from cna_lens.results.neurons import AnyNeuron
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Cell, Table
+
+Access = Literal["weights", "activations"]
+Verdict = Literal["match", "benign drift", "tampered", "undecided"]
+
+
+CHANCE = 0.1
+"""With a larger p-value a statistic says nothing, however large it is."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number that was compared.
+
+    Attributes:
+        name: which check.
+        statistic: 0 for the fingerprint's model; 1 where all of what is looked at is gone.
+        threshold: from which on it counts; None for a number that is shown for comparison alone.
+        p_value: that changes which do not single out refusals give such a statistic; None as above.
+        speaks: whether it says that the model was tampered with.
+        layers: where the statistic is largest.
+        neurons: the neurons that changed, each with its gain.
+    """
+
+    name: str
+    statistic: float
+    threshold: float | None = None
+    p_value: float | None = None
+    speaks: bool = False
+    layers: tuple[int, ...] = ()
+    neurons: tuple[tuple[AnyNeuron, float], ...] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the verdict depends on it."""
+        return self.threshold is not None
+
+    @property
+    def strength(self) -> float:
+        """The statistic in units of its threshold; 0 where chance explains it, or none is set."""
+        if self.threshold is None or self.p_value is None or self.p_value > CHANCE:
+            return 0.0
+        return self.statistic / self.threshold
+
+
+@dataclass(frozen=True)
+class Attestation(Evidence):
+    """What `cna_lens.audit.attest` found.
+
+    Attributes:
+        model: the model that was looked at.
+        fingerprint_of: the model that the fingerprint is of.
+        access: what was looked at.
+        verdict: "match", "benign drift", "tampered" or "undecided".
+        why: the verdict in words.
+        score: the largest statistic in units of its threshold: above 1 speaks of tampering.
+        checks: what was compared.
+        kind: the likeliest kind of tampering; None where there is none.
+        layers: where it is.
+        neurons: which neurons are changed, each with its gain: what is left of it.
+        movement: how far everything moved, see `cna_lens.audit.checks.signals`.
+        numerical: how far numerics alone move the fingerprint's model.
+        tensors: the tensors whose bytes are others; None where they were not looked at.
+        hooks: what lies on the inference path now and did not; None as above.
+    """
+
+    model: str
+    fingerprint_of: str
+    access: Access
+    verdict: Verdict
+    why: str
+    score: float
+    checks: tuple[Check, ...]
+    kind: str | None
+    layers: tuple[int, ...]
+    neurons: tuple[tuple[AnyNeuron, float], ...]
+    movement: float
+    numerical: float
+    tensors: tuple[str, ...] | None
+    hooks: tuple[Interception, ...] | None
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, without texts."""
+        return asdict(self)
+
+    def _headline(self) -> str:
+        return f"{self.verdict}, score {self.score:.2f}"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        facts = [
+            ("why", self.why),
+            ("model", self.model),
+            ("fingerprint", f"of {self.fingerprint_of}, compared by {self.access}"),
+            ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
+            ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
+        ]
+        if self.kind is not None:
+            facts.append(("likeliest", self.kind))
+            facts.append(("layers", ", ".join(map(str, self.layers)) or "not told"))
+        if self.neurons:
+            shown = ", ".join(f"{neuron.label} x {gain:.2f}" for neuron, gain in self.neurons[:10])
+            more = f" and {len(self.neurons) - 10} more" if len(self.neurons) > 10 else ""
+            facts.append(("neurons", shown + more))
+        if self.tensors is not None:
+            facts.append(("tensors changed", str(len(self.tensors))))
+        if self.hooks is not None:
+            facts.append(("new on the inference path", str(len(self.hooks))))
+        return facts
+
+    def _table(self) -> Table:
+        columns = ("check", "statistic", "threshold", "p", "speaks", "layers")
+        rows = tuple(
+            (
+                Cell.of(check.name),
+                Cell.of(check.statistic, "+.3f"),
+                Cell.of(check.threshold, ".3f"),
+                Cell.of(check.p_value, ".2g"),
+                Cell.of("yes" if check.speaks else "no" if check.is_judged else "-"),
+                Cell.of(", ".join(map(str, check.layers))),
+            )
+            for check in self.checks
+        )
+        return Table("Checks", columns, rows)

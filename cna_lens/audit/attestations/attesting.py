@@ -1,0 +1,227 @@
+"""Attesting: the model at hand beside a fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from cna_lens.audit.attestations.attestation import Access, Attestation, Check
+from cna_lens.audit.attestations.verdicts import judged, likeliest, verdict_of
+from cna_lens.audit.checks.checks import Finding, by_activations, weights
+from cna_lens.audit.checks.signals import gap_and_energy, lost_deviations, movement, refusal_gap
+from cna_lens.audit.checks.thresholds import Thresholds
+from cna_lens.audit.fingerprints.fingerprint import Fingerprint
+from cna_lens.audit.inference_path import Interception, hooks
+from cna_lens.audit.measuring.canaries import Canaries
+from cna_lens.audit.measuring.measurement import Measurement, measure
+from cna_lens.audit.measuring.weights import Matrices, TensorRecord, tensor_records
+from cna_lens.errors import FingerprintError, InputError
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.running.batching import BatchSize
+
+
+def attest(
+    model: HookedModel,
+    fingerprint: Fingerprint,
+    canaries: Canaries | None = None,
+    *,
+    access: Access = "weights",
+    key: bytes | None = None,
+    thresholds: Thresholds | None = None,
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> Attestation:
+    """Compare a model with a fingerprint: is its refusal what it was?
+
+    A model changes for many reasons: another precision, another kernel, a fine-tune. What is asked
+    is whether the change singles out what refuses: harmful canaries beyond benign ones, neurons of
+    refusal beyond random ones of their layers. Two passes over the canaries, no generation.
+
+    Args:
+        model: the model at hand; inside a steering context, the steered model.
+        fingerprint: from `fingerprint`, of the model as it should be.
+        canaries: those of the fingerprint; by default the packaged ones.
+        access: "weights" looks at weights, inference path and activations; "activations" at
+            activations and logits alone.
+        key: of the canaries' hashes, where the operator keeps it.
+        thresholds: from when on a check speaks of tampering.
+        batch_size: canaries for each forward pass.
+        progress: show progress bars.
+
+    Raises:
+        InputError: the canaries are not those of the fingerprint, or bad settings.
+        FingerprintError: the fingerprint is of a model of another shape or chat template.
+        ModelError: the model's neurons cannot be reached.
+    """
+    _check_access(access)
+    seen = observe(
+        model,
+        fingerprint,
+        canaries,
+        access=access,
+        key=key,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return judge(seen, fingerprint, access=access, thresholds=thresholds)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of a model, before it is judged.
+
+    Attributes:
+        model: its name.
+        activations: findings of activations and logits.
+        weights: findings of the weights, where they were looked at and are plain matrices.
+        published: two published signals, by name.
+        weight_energy: a third, which needs the weights; None where they were not looked at.
+        movement: how far everything moved.
+        tensors: the tensors whose bytes are others; None where they were not looked at.
+        hooks: what lies on the inference path now and did not; None as above.
+    """
+
+    model: str
+    activations: tuple[Finding, ...]
+    weights: tuple[Finding, ...]
+    published: tuple[tuple[str, float], ...]
+    weight_energy: float | None
+    movement: float
+    tensors: tuple[str, ...] | None
+    hooks: tuple[Interception, ...] | None
+
+
+def observe(
+    model: HookedModel,
+    fingerprint: Fingerprint,
+    canaries: Canaries | None = None,
+    *,
+    access: Access = "weights",
+    key: bytes | None = None,
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> Observation:
+    """The part of `attest` that runs the model; `judge` is the rest, with any thresholds.
+
+    Args:
+        model: as for `attest`, and so are the others.
+        fingerprint: of the model as it should be.
+        canaries: those of the fingerprint.
+        access: what to look at.
+        key: of the canaries' hashes.
+        batch_size: canaries for each forward pass.
+        progress: show progress bars.
+
+    Raises:
+        InputError: as `attest`.
+        FingerprintError: as `attest`.
+        ModelError: as `attest`.
+    """
+    _check_access(access)
+    check_model(model)
+    canaries = canaries or Canaries.packaged()
+    fingerprint.canaries.check(canaries, key)
+    reference = fingerprint.reference
+    now = measure(model, canaries, batch_size=batch_size, progress=progress)
+    _check_same_shape(model, fingerprint, now)
+    found: tuple[Finding, ...] = ()
+    energy = tensors = found_hooks = None
+    if access == "weights":
+        matrices = Matrices.of(model, now.layout)
+        by_weights = None if matrices is None else weights(reference, matrices)
+        found = () if by_weights is None else (by_weights,)
+        records = tensor_records(model)
+        energy = gap_and_energy(reference, now, fingerprint.weights, records)
+        tensors = _changed(fingerprint.weights, records)
+        found_hooks = tuple(each for each in hooks(model) if each not in fingerprint.hooks)
+    return Observation(
+        model=model_name(model),
+        activations=by_activations(reference, now),
+        weights=found,
+        published=(
+            ("published: refusal gap", refusal_gap(reference, now)),
+            ("published: deviations lost", lost_deviations(reference, now)),
+        ),
+        weight_energy=energy,
+        movement=movement(reference, now),
+        tensors=tensors,
+        hooks=found_hooks,
+    )
+
+
+def judge(
+    seen: Observation,
+    fingerprint: Fingerprint,
+    *,
+    access: Access = "weights",
+    thresholds: Thresholds | None = None,
+) -> Attestation:
+    """What an observation says, by some thresholds; one with weights may be judged without them.
+
+    Args:
+        seen: from `observe`.
+        fingerprint: that it was observed with.
+        access: "activations" leaves out what was seen of the weights and the inference path.
+        thresholds: from when on a check speaks of tampering.
+
+    Raises:
+        InputError: the weights are to count and were not looked at.
+    """
+    _check_access(access)
+    thresholds = thresholds or Thresholds()
+    published = list(seen.published)
+    findings, tensors, found_hooks = seen.activations, None, None
+    if access == "weights":
+        if seen.weight_energy is None:
+            raise InputError("the weights were not looked at; observe with access='weights'")
+        findings = (*findings, *seen.weights)
+        published.append(("published: refusal gap and weight energy", seen.weight_energy))
+        tensors, found_hooks = seen.tensors, seen.hooks
+    checks = judged(findings, fingerprint, thresholds)
+    numerical = max((run.movement for run in fingerprint.null), default=0.0)
+    moved = seen.movement > thresholds.margin * numerical or bool(tensors) or bool(found_hooks)
+    verdict, why = verdict_of(checks, fingerprint, moved=moved)
+    kind, where = likeliest(checks) if verdict == "tampered" else (None, None)
+    return Attestation(
+        model=seen.model,
+        fingerprint_of=fingerprint.model,
+        access=access,
+        verdict=verdict,
+        why=why,
+        score=max(check.strength for check in checks),
+        checks=(*checks, *(Check(name, value) for name, value in published)),
+        kind=kind,
+        layers=where.layers if where else (),
+        neurons=where.neurons if where else (),
+        movement=seen.movement,
+        numerical=numerical,
+        tensors=tensors,
+        hooks=found_hooks,
+    )
+
+
+def _check_access(access: str) -> None:
+    if access not in get_args(Access):
+        raise InputError(f"access is {access!r}, expected one of {', '.join(get_args(Access))}")
+
+
+def _changed(before: tuple[TensorRecord, ...], after: tuple[TensorRecord, ...]) -> tuple[str, ...]:
+    hashes = {each.name: each.sha256 for each in before}
+    found = {each.name: each.sha256 for each in after}
+    return tuple(name for name in sorted(hashes | found) if hashes.get(name) != found.get(name))
+
+
+def _check_same_shape(model: HookedModel, fingerprint: Fingerprint, now: Measurement) -> None:
+    reference = fingerprint.reference
+    same_width = now.stream.shape[-1] == reference.stream.directions.shape[-1]
+    if now.layout != reference.layout or not same_width:
+        raise FingerprintError(
+            f"the fingerprint is of {fingerprint.model}, with {reference.layout.n_neurons} neurons "
+            f"in {reference.layout.n_layers} layers; {model_name(model)} has "
+            f"{now.layout.n_neurons} in {now.layout.n_layers}: take the model's own fingerprint"
+        )
+    if now.encoded.template_sha256 != fingerprint.template_sha256:
+        raise FingerprintError(
+            f"the chat template of {model_name(model)} is not the fingerprint's; "
+            "load the tokenizer that it was taken with"
+        )

@@ -1,0 +1,1 @@
+"""Checks: one number each from two measurements, and its threshold."""

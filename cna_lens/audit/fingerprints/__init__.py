@@ -1,0 +1,1 @@
+"""A fingerprint: what a model was, as a file that can be signed."""

@@ -1,0 +1,262 @@
+"""A fingerprint: what a model is, in numbers that another's are compared with later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from cna_lens.audit.checks.null_spread import NullRun
+from cna_lens.audit.checks.signals import deviations
+from cna_lens.audit.fingerprints.codec import packed, unpacked
+from cna_lens.audit.inference_path import Interception
+from cna_lens.audit.measuring.canaries import Canaries
+from cna_lens.audit.measuring.probes import Probes
+from cna_lens.audit.measuring.reference import Axes, Reference
+from cna_lens.audit.measuring.watch_list import Watched
+from cna_lens.audit.measuring.weights import TensorRecord
+from cna_lens.errors import FingerprintError, InputError
+from cna_lens.results.files import write_atomically
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import Experts
+from cna_lens.results.statistics import Rate
+
+FORMAT = "cna_lens.fingerprint"
+VERSION = 1
+AXES, PROBES = ("directions", "lengths", "places"), ("directions", "readouts", "offsets")
+
+
+@dataclass(frozen=True)
+class CanaryRecord:
+    """Which canaries were used, without their text.
+
+    Attributes:
+        name: what they are called.
+        hashes: HMAC-SHA256 of each, the harmful ones first.
+        key: of the hashes, in hexadecimal; None where the operator keeps it.
+    """
+
+    name: str
+    hashes: tuple[str, ...]
+    key: str | None
+
+    def check(self, canaries: Canaries, key: bytes | None) -> None:
+        """Raise InputError unless these are the fingerprint's canaries, in its order."""
+        if key is None and self.key is None:
+            raise InputError(
+                "the fingerprint does not hold the key of its canaries' hashes; give the key that "
+                "it was made with"
+            )
+        own = key if self.key is None else bytes.fromhex(self.key)
+        if canaries.hashes(cast("bytes", own)) != self.hashes:
+            raise InputError(
+                f"{canaries} are not the canaries of the fingerprint, {self.name!r}, or the key is "
+                "another; give those that it was made with, in their order"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """What `cna_lens.audit.fingerprint` found of a model; nothing of the canaries' text.
+
+    Attributes:
+        model: its name.
+        canaries: which were used.
+        template_sha256: the hash of the chat template, None where there is none.
+        weights: each tensor's name, hash and norm.
+        hooks: what lay on the inference path and was not the model's own.
+        reference: the numbers that are compared.
+        refused: whether the answer to each canary was a refusal, by its words.
+        harmful_refused: the rate of refusals of harmful canaries.
+        benign_refused: the rate of refusals of benign ones.
+        null: the same model under other conditions.
+        versions: of the libraries that matter.
+    """
+
+    model: str
+    canaries: CanaryRecord
+    template_sha256: str | None
+    weights: tuple[TensorRecord, ...]
+    hooks: tuple[Interception, ...]
+    reference: Reference
+    refused: tuple[bool, ...]
+    harmful_refused: Rate
+    benign_refused: Rate
+    null: tuple[NullRun, ...]
+    versions: tuple[tuple[str, str], ...]
+
+    @property
+    def separation(self) -> tuple[float, ...]:
+        """By how many pooled standard deviations the kinds of canaries stand apart in each layer.
+
+        In the residual stream behind it, along the difference of the kinds' means.
+        """
+        reference = self.reference
+        return tuple(deviations(reference.stream.places, reference.n_harmful).tolist())
+
+    def null_spread(self, check: str) -> float:
+        """The largest statistic of a check under the conditions of `null`."""
+        return max((abs(run.statistics.get(check, 0.0)) for run in self.null), default=0.0)
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        return (
+            f"Fingerprint(model {self.model}, canaries {self.canaries.name!r}, "
+            f"{len(self.weights)} tensors, refuses {self.harmful_refused})"
+        )
+
+    def content(self) -> bytes:
+        """What `save` writes: the same fingerprint, the same bytes."""
+        body = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "canaries": asdict(self.canaries),
+            "template_sha256": self.template_sha256,
+            "weights": [asdict(each) for each in self.weights],
+            "hooks": [asdict(each) for each in self.hooks],
+            "reference": _reference_record(self.reference),
+            "separation": self.separation,
+            "refused": self.refused,
+            "harmful_refused": asdict(self.harmful_refused),
+            "benign_refused": asdict(self.benign_refused),
+            "null": [asdict(each) for each in self.null],
+            "versions": self.versions,
+        }
+        return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON; the file is replaced as a whole or not at all."""
+        write_atomically(Path(path), self.content().decode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fingerprint:
+        """Read a fingerprint that `save` wrote; whether it is signed is not looked at.
+
+        Raises:
+            FingerprintError: the file is missing, damaged, none, or of a later version.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise FingerprintError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str = "the fingerprint") -> Fingerprint:
+        """The fingerprint that `content` gave.
+
+        Raises:
+            FingerprintError: as `load`.
+        """
+        try:
+            body = json.loads(content)
+            found = body.get("format"), body.get("version")
+        except (ValueError, AttributeError) as error:
+            raise FingerprintError(
+                f"{name} is no JSON object ({error}); take the fingerprint again"
+            ) from error
+        if found != (FORMAT, VERSION):
+            raise FingerprintError(
+                f"{name} has format and version {found}, this cna_lens reads "
+                f"{(FORMAT, VERSION)}; take the fingerprint again, or update cna_lens"
+            )
+        try:
+            return _fingerprint(body)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FingerprintError(
+                f"{name} is damaged: {error!r}; take the fingerprint again"
+            ) from error
+
+
+def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
+    canaries = body["canaries"]
+    return Fingerprint(
+        model=str(body["model"]),
+        canaries=CanaryRecord(canaries["name"], tuple(canaries["hashes"]), canaries["key"]),
+        template_sha256=body["template_sha256"],
+        weights=tuple(
+            TensorRecord(
+                each["name"], each["dtype"], tuple(each["shape"]), each["sha256"], each["norm"]
+            )
+            for each in body["weights"]
+        ),
+        hooks=tuple(Interception(**each) for each in body["hooks"]),
+        reference=_reference(body["reference"]),
+        refused=tuple(map(bool, body["refused"])),
+        harmful_refused=Rate(**body["harmful_refused"]),
+        benign_refused=Rate(**body["benign_refused"]),
+        null=tuple(NullRun(**each) for each in body["null"]),
+        versions=tuple((name, version) for name, version in body["versions"]),
+    )
+
+
+def _reference_record(reference: Reference) -> dict[str, Any]:
+    watched = reference.watched
+    return {
+        "widths": reference.layout.widths,
+        "experts": reference.layout.experts,
+        "n_harmful": reference.n_harmful,
+        "log_odds": reference.log_odds.tolist(),
+        "stream": _axes_record(reference.stream),
+        "mlp": _axes_record(reference.mlp),
+        "sets": {name: each.tolist() for name, each in watched.sets.items()},
+        "control": watched.control.tolist(),
+        "activations": packed(reference.activations),
+        "energies": _optional(reference.energies),
+        "readouts": _optional(reference.readouts),
+        "offsets": packed(reference.offsets),
+        "explained": reference.explained,
+        "summed": reference.summed,
+        "probes": None if reference.probes is None else _probes_record(reference.probes),
+    }
+
+
+def _reference(record: Mapping[str, Any]) -> Reference:
+    experts = tuple(Experts(*each) for each in record["experts"])
+    layout = Layout(tuple(record["widths"]), experts)
+    sets = {name: torch.tensor(each) for name, each in record["sets"].items()}
+    return Reference(
+        layout=layout,
+        n_harmful=int(record["n_harmful"]),
+        log_odds=torch.tensor(record["log_odds"], dtype=torch.float64),
+        stream=_axes(record["stream"]),
+        mlp=_axes(record["mlp"]),
+        watched=Watched(layout, sets, torch.tensor(record["control"])),
+        activations=unpacked(record["activations"]),
+        energies=_unpacked(record["energies"]),
+        readouts=_unpacked(record["readouts"]),
+        offsets=unpacked(record["offsets"]),
+        explained=tuple(map(bool, record["explained"])),
+        summed=tuple(map(bool, record["summed"])),
+        probes=None if record["probes"] is None else _probes(record["probes"]),
+    )
+
+
+def _probes_record(probes: Probes) -> dict[str, Any]:
+    return {name: packed(getattr(probes, name)) for name in PROBES}
+
+
+def _probes(record: Mapping[str, Any]) -> Probes:
+    return Probes(*(unpacked(record[name]) for name in PROBES))
+
+
+def _axes_record(axes: Axes) -> dict[str, Any]:
+    return {name: packed(getattr(axes, name)) for name in AXES}
+
+
+def _axes(record: Mapping[str, Any]) -> Axes:
+    return Axes(*(unpacked(record[name]) for name in AXES))
+
+
+def _optional(tensor: Tensor | None) -> dict[str, Any] | None:
+    return None if tensor is None else packed(tensor)
+
+
+def _unpacked(record: Mapping[str, Any] | None) -> Tensor | None:
+    return None if record is None else unpacked(record)

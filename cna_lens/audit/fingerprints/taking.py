@@ -1,0 +1,111 @@
+"""Taking a fingerprint: the model is measured, and measured again to see what is noise."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from cna_lens.audit.checks.null_spread import null_runs
+from cna_lens.audit.fingerprints.fingerprint import CanaryRecord, Fingerprint
+from cna_lens.audit.inference_path import hooks
+from cna_lens.audit.measuring.canaries import Canaries
+from cna_lens.audit.measuring.measurement import measure
+from cna_lens.audit.measuring.reference import Reference
+from cna_lens.audit.measuring.watch_list import RANKINGS, watch_list
+from cna_lens.audit.measuring.weights import Matrices, tensor_records
+from cna_lens.discovery.pipeline import find_circuit
+from cna_lens.metrics.refusal.rules import is_refusal
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.generation import generate
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.provenance import library_versions
+from cna_lens.results.statistics import wilson
+
+ANSWER_TOKENS = 12
+"""Enough for a refusal to be told by its words."""
+
+
+def fingerprint(
+    model: HookedModel,
+    circuit: Circuit | None = None,
+    canaries: Canaries | None = None,
+    *,
+    key: bytes | None = None,
+    rankings: Sequence[str] = tuple(RANKINGS),
+    batch_size: BatchSize = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> Fingerprint:
+    """Take the fingerprint of a model that is what it should be.
+
+    Cost: about ten passes over the canaries, two of them with a backward pass, and short answers to
+    them. The model is left as it was.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        circuit: the neurons that refuse; by default those that the paper's contrast finds on the
+            canaries.
+        canaries: your own, kept secret; by default the packaged ones.
+        key: of the canaries' hashes. By default a random one, which is kept in the file; with a key
+            of yours, who has the file cannot test guesses at the canaries.
+        rankings: by which an adversary may pick neurons; see `cna_lens.RANKINGS`.
+        batch_size: canaries for each forward pass.
+        seed: of the random neurons beside those of the rankings.
+        progress: show progress bars.
+
+    Raises:
+        InputError: bad canaries, circuit or settings.
+        ModelError: the model's neurons cannot be reached, or a ranking does not know such a model;
+            then give other `rankings`.
+    """
+    check_model(model)
+    canaries = canaries or Canaries.packaged()
+    if circuit is None:
+        circuit = find_circuit(
+            model, canaries.harmful, canaries.benign, batch_size=batch_size, progress=progress
+        )
+    check_circuit(model, circuit)
+    measured = measure(model, canaries, batch_size=batch_size, progress=progress)
+    watched = watch_list(
+        model,
+        canaries,
+        measured,
+        circuit,
+        rankings=rankings,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    reference = Reference.of(measured, watched, Matrices.of(model, measured.layout))
+    refused = tuple(map(is_refusal, _answers(model, canaries, batch_size, progress)))
+    n_harmful = len(canaries.harmful)
+    own_key = secrets.token_bytes(32) if key is None else key
+    return Fingerprint(
+        model=model_name(model),
+        canaries=CanaryRecord(
+            canaries.name, canaries.hashes(own_key), own_key.hex() if key is None else None
+        ),
+        template_sha256=measured.encoded.template_sha256,
+        weights=tensor_records(model),
+        hooks=hooks(model),
+        reference=reference,
+        refused=refused,
+        harmful_refused=wilson(refused[:n_harmful]),
+        benign_refused=wilson(refused[n_harmful:]),
+        null=null_runs(model, canaries, reference, progress=progress),
+        versions=library_versions(),
+    )
+
+
+def _answers(
+    model: HookedModel, canaries: Canaries, batch_size: BatchSize, progress: bool
+) -> list[str]:
+    return generate(
+        model,
+        canaries.prompts,
+        max_new_tokens=ANSWER_TOKENS,
+        batch_size=batch_size,
+        progress=progress,
+    )

@@ -1,0 +1,1 @@
+"""Requests watched while a model serves them."""

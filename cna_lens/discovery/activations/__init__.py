@@ -1,0 +1,1 @@
+"""Activations of neurons on prompts: read, and kept as means or prompt by prompt."""

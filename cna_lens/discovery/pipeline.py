@@ -1,0 +1,156 @@
+"""The method in one function: collect, rank, filter, take the top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from cna_lens.discovery.activations.reader import Reader
+from cna_lens.discovery.rankings.protocol import Ranking, read_sets
+from cna_lens.discovery.rankings.scoring import as_ranking
+from cna_lens.discovery.universal import (
+    TopCounts,
+    UniversalNeurons,
+    UniversalRule,
+    as_neurons,
+    checked_neurons,
+    filter_universal,
+)
+from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel, check_model
+from cna_lens.models.inside.projections import layout_of
+from cna_lens.models.inside.weights import weights_hash
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode, warn_about_duplicates
+from cna_lens.models.prompts.sets import diverse_prompts
+from cna_lens.models.running.batching import BatchSize
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import AnyNeuron, NeuronLike
+from cna_lens.results.scores import (
+    Sign,
+    check_layers,
+    check_selection,
+    circuit_size,
+)
+
+Universal = Literal["default"] | UniversalNeurons | Iterable[NeuronLike] | None
+
+
+def find_circuit(
+    model: HookedModel,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    *,
+    fraction: float | None = None,
+    k: int | None = None,
+    rank: str | Ranking = "contrast",
+    sign: Sign = "abs",
+    universal: Universal = "default",
+    universal_filter: Literal["before", "after"] = "before",
+    layers: Iterable[int] | None = None,
+    max_per_layer: int | None = None,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = True,
+    hash_weights: bool = False,
+) -> Circuit:
+    """Find the MLP neurons whose activation differs most between two sets of prompts.
+
+    The method of arXiv 2605.12290: one forward pass a prompt, the activations of all MLP neurons
+    at its last token, the difference of the two means, universal neurons excluded, the 0.1 % with
+    the largest differences over all layers together.
+
+    >>> circuit = find_circuit(
+    ...     tiny_model, [[5, 6]], [[7]], k=3, universal=None, progress=False
+    ... )
+    >>> len(circuit)
+    3
+
+    Args:
+        model: a TransformerBridge (TransformerLens 4.x, 3.9) or HookedTransformer (3.9).
+        positive: prompts that show the behaviour: strings (put into the chat template where
+            there is one), lists of chat messages, or token ids.
+        negative: prompts that do not, like the positive ones in everything else.
+        fraction: the circuit's share of all MLP neurons, 0.001 unless k is given; rounded as
+            `circuit_size` does.
+        k: the circuit's number of neurons, instead of a fraction.
+        rank: the name of one of `cna_lens.RANKINGS`, or a ranking with settings of its own, such
+            as `AttributionPatching(metric=LogitDifference(target, foil))`.
+        sign: "abs" takes the largest differences of either sign, "positive" only neurons that
+            are more active on positive prompts, "negative" only those less active.
+        universal: "default" finds the universal neurons on the packaged diverse prompts; None
+            excludes nothing; or your own, from `universal_neurons` or as (layer, index) pairs.
+        universal_filter: exclude universal neurons "before" the top is taken, so that the circuit
+            keeps its size, or "after", so that it shrinks; the paper does not say which.
+        layers: take neurons from these layers only.
+        max_per_layer: take at most this many neurons from each layer.
+        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        batch_size: prompts for each forward pass; "auto" fits them to the free memory.
+        progress: show a progress bar.
+        hash_weights: record the hash of the model's weights, see `weights_hash`.
+
+    Returns:
+        The circuit, strongest neuron first, with everything needed to find it again.
+
+    Raises:
+        InputError: an argument cannot be used; the message says which and what to do.
+        ModelError: the model's neurons cannot be reached, or the ranking does not know such a
+            model.
+        ActivationError: an activation is infinite or not a number.
+    """
+    ranking = as_ranking(rank)
+    check_selection(fraction, k, sign, max_per_layer)
+    if universal_filter not in ("before", "after"):
+        raise InputError(f"universal_filter is {universal_filter!r}, expected 'before' or 'after'")
+    check_model(model)
+    layout = layout_of(model)
+    if layout is not None:
+        layers = None if layers is None else check_layers(layers, layout)
+        circuit_size(layout.n_neurons, *_size(fraction, k))
+    if universal is not None and universal != "default":
+        universal = _own(universal, layout)
+    with_behaviour = encode(model, positive, chat=chat, name="positive")
+    without = encode(model, negative, chat=chat, name="negative")
+    warn_about_duplicates(with_behaviour, without)
+    ranking.check(model, len(with_behaviour.ids), len(without.ids))
+
+    reader = Reader(model, position, batch_size, progress)
+    if universal == "default":
+        diverse, counts = encode(model, diverse_prompts(), chat=chat), TopCounts(UniversalRule())
+        found = read_sets(reader, ranking, with_behaviour, without, [(diverse, counts)])
+        universal = counts.universal(diverse.record)
+    else:
+        found = read_sets(reader, ranking, with_behaviour, without)
+
+    scores = ranking.score(found)
+    if universal is not None and universal_filter == "before":
+        scores = filter_universal(scores, universal)
+    circuit = scores.top(*_size(fraction, k), sign=sign, layers=layers, max_per_layer=max_per_layer)
+    if universal is not None and universal_filter == "after":
+        circuit = filter_universal(circuit, universal)
+    if hash_weights:
+        circuit = circuit.with_provenance(weights_sha256=weights_hash(model))
+    return circuit
+
+
+def _size(fraction: float | None, k: int | None) -> tuple[float | None, int | None]:
+    return (0.001, None) if fraction is None and k is None else (fraction, k)
+
+
+def _own(
+    universal: str | UniversalNeurons | Iterable[NeuronLike], layout: Layout | None
+) -> UniversalNeurons | tuple[AnyNeuron, ...]:
+    """The user's universal neurons, checked before the model runs as far as that is possible."""
+    if isinstance(universal, str):
+        raise InputError(
+            f"universal is {universal!r}, expected 'default', None, or your own neurons"
+        )
+    if isinstance(universal, UniversalNeurons):
+        own: UniversalNeurons | tuple[AnyNeuron, ...] = universal
+    else:
+        own = as_neurons(universal)
+    if layout is not None:
+        checked_neurons(own, layout)
+    return own

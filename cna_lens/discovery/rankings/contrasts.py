@@ -1,0 +1,217 @@
+"""Rankings by means and variances of the activations: one forward pass a prompt, no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
+from cna_lens.errors import InputError, ModelError
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.projections import down_projection, projection_kind
+from cna_lens.models.inside.sites import neuron_sites
+from cna_lens.results.scores import NeuronScores
+
+CONSTANT = 1e-6
+"""A neuron whose deviation is a smaller share of its mean only varies by float rounding."""
+
+
+def _delta(collected: Collected) -> Float64[Tensor, " neuron"]:
+    return collected.positive.mean - collected.negative.mean
+
+
+@dataclass(frozen=True)
+class Contrast(Ranking):
+    r"""Difference of the mean activations at the chosen token, the paper's ranking.
+
+    $$\delta_{l,j} = \frac{1}{|P|} \sum_{p \in P} a_{l,j}(p)
+    - \frac{1}{|N|} \sum_{n \in N} a_{l,j}(n)$$
+
+    Source: arXiv 2605.12290, method, step 3. Cost: one forward pass for each prompt.
+    """
+
+    name: ClassVar[str] = "contrast"
+    needs: ClassVar[Needs] = "statistics"
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        return collected.scored(self, _delta(collected))
+
+
+@dataclass(frozen=True)
+class Standardized(Ranking):
+    r"""The difference of means in units of the neuron's own deviation within the sets.
+
+    $$s_{l,j} = \frac{\delta_{l,j}}{\sigma_{l,j}}, \qquad \sigma_{l,j}^2 =
+    \frac{\sum_{p \in P} (a(p) - \bar{a}_P)^2 + \sum_{n \in N} (a(n) - \bar{a}_N)^2}
+    {|P| + |N| - 2}$$
+
+    so that late layers, whose activations are larger, do not win by magnitude alone. A neuron
+    that is constant within both sets has no deviation to be measured by, and scores 0.
+
+    >>> layout = Layout((2,))
+    >>> positive = ActivationStats.of(torch.tensor([[3.0, 1.0], [5.0, 1.0]]), layout)
+    >>> negative = ActivationStats.of(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), layout)
+    >>> rank(positive, negative, "standardized").values  # 3 / sqrt(2), and a constant
+    tensor([2.1213, 0.0000], dtype=torch.float64)
+
+    Source: Cohen's d (Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988). Cost:
+    one forward pass for each prompt.
+    """
+
+    name: ClassVar[str] = "standardized"
+    needs: ClassVar[Needs] = "statistics"
+
+    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
+        """Raise InputError where there are too few prompts for a deviation."""
+        if n_positive + n_negative < 3:
+            raise InputError(
+                "standardized needs the deviation within the sets, and so at least 3 prompts in "
+                f"both together; there are {n_positive + n_negative}"
+            )
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        positive, negative = collected.positive, collected.negative
+        n = positive.count + negative.count
+        if n < 3:
+            raise InputError(
+                "standardized needs the deviation within the sets, and so at least 3 prompts in "
+                f"both together; there are {n}"
+            )
+        pooled = (positive.squared_deviations + negative.squared_deviations) / (n - 2)
+        deviation = pooled.sqrt()
+        size = torch.maximum(positive.mean.abs(), negative.mean.abs())
+        varies = deviation > CONSTANT * size
+        values = torch.where(varies, _delta(collected) / deviation.where(varies, 1.0), 0.0)
+        return collected.scored(self, values, "standard deviations")
+
+
+@dataclass(frozen=True)
+class OutputWeighted(Ranking):
+    r"""The difference of means times what a neuron writes for each unit of activation.
+
+    $$s_{l,j} = \delta_{l,j} \, \| W^{\text{out}}_{l,j} \|_2$$
+
+    where $W^{\text{out}}_{l,j}$ is the vector of the down projection that the neuron is multiplied
+    with: the length by which the residual stream is moved. Of a model whose norms were folded into
+    its weights (HookedTransformer) the folded weights count, since they are what it computes with.
+
+    Source: the direct effect of an MLP neuron on the residual stream (Elhage et al., A Mathematical
+    Framework for Transformer Circuits, 2021). Cost: one forward pass for each prompt.
+    """
+
+    name: ClassVar[str] = "output_weighted"
+    needs: ClassVar[Needs] = "weights"
+
+    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
+        """Raise ModelError where a down projection cannot be told."""
+        _output_norms(model)
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        values = _delta(collected) * _output_norms(collected.model)
+        return collected.scored(self, values, "length in the residual stream")
+
+
+def _output_norms(model: HookedModel) -> Float64[Tensor, " neuron"]:
+    norms: list[Tensor] = []
+    for site in neuron_sites(model):
+        for mlp in site.mlps:
+            projection = down_projection(model, mlp)
+            if projection is None or projection.weight.is_meta:
+                kind = "offloaded" if projection else f"a {projection_kind(model, mlp)}"
+                raise ModelError(
+                    f"the down projection of {mlp} of {model_name(model)} is {kind}; "
+                    "output_weighted needs its numbers, use another ranking"
+                )
+            weight = projection.weight.detach().cpu().double()
+            norms.append(weight.norm(dim=1 - projection.neuron_dim))
+    return torch.cat(norms)
+
+
+@dataclass(frozen=True)
+class RandomScores(Ranking):
+    r"""Scores drawn from the standard normal distribution, the null ranking.
+
+    $$s_{l,j} \sim \mathcal{N}(0, 1)$$
+
+    Circuits from it go through the same filter, quota and size as any other, and so tell what the
+    ranking itself contributes. For controls of one circuit see `matched_random`.
+
+    Source: a control, not a method. Cost: one forward pass for each prompt, of which only the
+    number of neurons is used.
+
+    Attributes:
+        seed: another seed gives other scores.
+    """
+
+    seed: int = 0
+    name: ClassVar[str] = "random"
+    needs: ClassVar[Needs] = "statistics"
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        generator = torch.Generator().manual_seed(self.seed)
+        n_neurons = collected.positive.layout.n_neurons
+        values = torch.randn(n_neurons, generator=generator, dtype=torch.float64)
+        return collected.scored(self, values, "none")
+
+
+Part = Literal["activation", "routing"]
+
+
+@dataclass(frozen=True)
+class ContrastPart(Ranking):
+    r"""What of the contrast is a difference in activation, and what one in routing.
+
+    A neuron's mean is the frequency f with which its expert runs, times its mean $\mu$ over the
+    prompts on which it does. The difference of two means is the sum of
+
+    $$\frac{f^+ + f^-}{2} (\mu^+ - \mu^-) \quad\text{and}\quad
+      (f^+ - f^-) \frac{\mu^+ + \mu^-}{2}.$$
+
+    Where an expert never runs on one side, its neurons' means there are taken to be those of the
+    other, so that all of the difference is one in routing. Neurons that every token passes differ
+    in activation alone.
+
+    Source: Kitagawa, Components of a Difference Between Two Rates (Journal of the American
+    Statistical Association 50, 1955). Cost: one forward pass for each prompt.
+
+    >>> ContrastPart("routing").name
+    'contrast_part'
+
+    Attributes:
+        part: "activation" or "routing"; their scores sum to those of `Contrast`.
+    """
+
+    part: Part = "activation"
+    name: ClassVar[str] = "contrast_part"
+    needs: ClassVar[Needs] = "statistics"
+
+    def __post_init__(self) -> None:
+        """Refuse another part."""
+        if self.part not in get_args(Part):
+            raise InputError(f"part is {self.part!r}, expected one of {', '.join(get_args(Part))}")
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        often, often_without = map(_frequency, (collected.positive, collected.negative))
+        mean = collected.positive.mean_where_routed
+        mean_without = collected.negative.mean_where_routed
+        mean = mean.where(often > 0, mean_without)
+        mean_without = mean_without.where(often_without > 0, mean)
+        if self.part == "activation":
+            values = (often + often_without) / 2 * (mean - mean_without)
+        else:
+            values = (often - often_without) * (mean + mean_without) / 2
+        return collected.scored(self, values)
+
+
+def _frequency(stats: ActivationStats) -> Float64[Tensor, " neuron"]:
+    return torch.ones_like(stats.mean) if stats.routing is None else stats.routing.neuron_frequency

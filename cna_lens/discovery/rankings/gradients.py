@@ -1,0 +1,215 @@
+"""Gradients of a metric of the next token with respect to each neuron's activation at one token."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cna_lens.discovery.activations.reader import Reader
+from cna_lens.errors import ActivationError, ModelError
+from cna_lens.metrics.first_token import Values
+from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.inside.sites import mlp_hook_names
+from cna_lens.models.prompts.encoding import EncodedPrompts, pad_token_id
+from cna_lens.models.running.batching import pad
+from cna_lens.models.running.forward import SharedPrefix, forward_logits
+from cna_lens.models.running.memory import gradient_token_budget, run_in_halves
+from cna_lens.models.running.positions import prompt_lengths
+
+Result = TypeVar("Result")
+NamedHook = tuple[str, Callable[..., Any]]
+
+
+class Gradients(NamedTuple):
+    """What one forward and one backward pass tell about some layers, side by side on one axis."""
+
+    activations: Float[Tensor, "prompt neuron"]
+    gradients: Float[Tensor, "prompt neuron"]
+
+
+@dataclass(frozen=True)
+class GradientBatch:
+    """A right-padded batch, that can be run forward and backward again and again.
+
+    Attributes:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: the places of the batch's prompts among all of them.
+        ids: token ids without the shared prefix.
+        mask: 1 on real tokens, over prefix and ids.
+        prefix: what all prompts begin with.
+        read: where each row's token to read stands among the ids.
+        last: where each row's last token stands among the ids.
+    """
+
+    model: HookedModel
+    prompts: list[int]
+    ids: Int64[Tensor, "batch pos"]
+    mask: Int64[Tensor, "batch whole_pos"]
+    prefix: SharedPrefix
+    read: Int64[Tensor, " batch"]
+    last: Int64[Tensor, " batch"]
+
+    def run(
+        self,
+        metric: Values,
+        hooks: Sequence[NamedHook] = (),
+        layers: Sequence[int] | None = None,
+    ) -> Gradients:
+        """Activations at the token to read, and the metric's gradients with respect to them.
+
+        The model's parameters and their gradients are neither touched nor asked for: what is
+        differentiated begins at the lowest of the layers. Uses TransformerLens's
+        `cache_activation_and_gradient`, which adds and removes the hooks.
+
+        Args:
+            metric: from the logits after each row's last token.
+            hooks: forward hooks that run before activations are read.
+            layers: read these layers only, all that have an MLP by default.
+
+        Raises:
+            ActivationError: a gradient is infinite or not a number.
+            ModelError: a layer's activations cannot be differentiated.
+        """
+        # Not at the top: loading all of TransformerLens takes seconds.
+        from transformer_lens.tools.analysis.attribution_patching import (
+            cache_activation_and_gradient,
+        )
+
+        all_names = mlp_hook_names(self.model)
+        chosen = range(len(all_names)) if layers is None else layers
+        names = {layer: name for layer in chosen if (name := all_names[layer]) is not None}
+        rows = torch.arange(len(self.ids), device=self.ids.device)
+        first = int(self.last.min())
+
+        def total(logits: Float[Tensor, "batch kept_pos d_vocab"]) -> Float[Tensor, ""]:
+            # Rows do not depend on each other, so that each keeps its own gradient in the sum.
+            at_last = logits[rows.to(logits.device), (self.last - first).to(logits.device)]
+            return metric(at_last, self.prompts).sum()
+
+        lengths = self.mask.sum(1)
+        model = _Differentiable(self, (_leaf(self.model, min(names)), *hooks), first)
+        with (
+            torch.enable_grad(),
+            prompt_lengths(lengths),
+            warnings.catch_warnings(),
+        ):
+            # Norms are computed by the bridge itself where a hook holds their scale fixed.
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+            found = cache_activation_and_gradient(model, self.ids, total, list(names.values()))
+        if missing := [name for name in names.values() if found.gradients.get(name) is None]:
+            raise ModelError(f"the metric has no gradient at {', '.join(missing)}")
+        gradients = self._at_read(found.gradients, names)
+        if not bool(torch.isfinite(gradients).all()):
+            raise ActivationError(
+                f"{model_name(self.model)} gives infinite or not-a-number gradients; load it in "
+                "float32 or bfloat16, and check its weights"
+            )
+        return Gradients(self._at_read(found.activations, names), gradients)
+
+    def _at_read(
+        self, tensors: Mapping[str, Tensor | None], names: Mapping[int, str]
+    ) -> Float[Tensor, "prompt neuron"]:
+        rows = torch.arange(len(self.ids))
+        present = [tensor for name in names.values() if (tensor := tensors[name]) is not None]
+        return torch.cat(
+            [
+                tensor[rows.to(tensor.device), self.read.to(tensor.device)].cpu().double()
+                for tensor in present
+            ],
+            dim=-1,
+        )
+
+
+def over_batches(
+    reader: Reader,
+    prompts: EncodedPrompts,
+    run: Callable[[GradientBatch], Result],
+    desc: str,
+) -> Iterator[Result]:
+    """What `run` gives for each batch of the prompts.
+
+    Batches hold prompts of like length, within the memory that a backward pass takes; one that
+    does not fit is halved.
+
+    Args:
+        reader: the model, the token to read, and how to batch.
+        prompts: encoded prompts.
+        run: what to do with a batch.
+        desc: what the progress bar says.
+
+    Raises:
+        InputError: the position is outside a prompt.
+    """
+    places = reader.places(prompts.ids)
+    device = input_device(reader.model)
+    # Tensors made in inference mode cannot be differentiated through.
+    with torch.inference_mode(False):
+        prefix = reader.prefix(prompts.ids, min(places))
+
+    @torch.inference_mode(False)
+    def run_batch(rows: list[int]) -> Result:
+        ids, mask = pad(
+            [prompts.ids[row][prefix.length :] for row in rows], pad_token_id(reader.model)
+        )
+        batch = GradientBatch(
+            model=reader.model,
+            prompts=rows,
+            ids=ids.to(device),
+            mask=prefix.mask(mask).to(device),
+            prefix=prefix,
+            read=torch.tensor([places[row] - prefix.length for row in rows]),
+            last=torch.tensor([len(prompts.ids[row]) - 1 - prefix.length for row in rows]),
+        )
+        return run(batch)
+
+    lengths = [len(ids) - prefix.length for ids in prompts.ids]
+    buckets = reader.buckets(lengths, prefix, gradient_token_budget)
+    with tqdm(total=len(prompts.ids), desc=desc, unit="prompt", disable=not reader.progress) as bar:
+        for rows, result in run_in_halves(buckets, run_batch):
+            yield result
+            bar.update(len(rows))
+
+
+@dataclass(frozen=True)
+class _Differentiable:
+    """A batch's model as `cache_activation_and_gradient` calls one: by its tokens alone."""
+
+    batch: GradientBatch
+    own_hooks: tuple[NamedHook, ...]
+    first: int
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        return self.batch.model.hook_dict
+
+    def hooks(
+        self, fwd_hooks: Sequence[NamedHook] = (), bwd_hooks: Sequence[NamedHook] = ()
+    ) -> AbstractContextManager[Any]:
+        return self.batch.model.hooks(
+            fwd_hooks=[*self.own_hooks, *fwd_hooks], bwd_hooks=list(bwd_hooks)
+        )
+
+    def __call__(self, ids: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch kept_pos d_vocab"]:
+        batch = self.batch
+        return forward_logits(
+            batch.model, ids, batch.mask, batch.prefix.read_only(), first=self.first
+        )
+
+
+def _leaf(model: HookedModel, layer: int) -> NamedHook:
+    """Begin the graph below a layer: parameters may then be frozen, and need not be unfrozen."""
+    name = f"blocks.{layer}.hook_resid_pre"
+    if name not in model.hook_dict:
+        raise ModelError(
+            f"{model_name(model)} has no hook point {name}, below which a gradient could begin; "
+            "use a ranking without gradients"
+        )
+    return name, lambda residual, hook: residual.detach().requires_grad_()  # noqa: ARG005

@@ -1,0 +1,54 @@
+from .curves import (
+    LayerCounts as LayerCounts,
+    NullCurves as NullCurves,
+    SizeStability as SizeStability,
+    StabilityCurves as StabilityCurves,
+)
+from .faithfulness import (
+    Ablations as Ablations,
+    Metric as Metric,
+    Necessity as Necessity,
+    necessity as necessity,
+)
+from .late_layers import (
+    LateShare as LateShare,
+    Localization as Localization,
+    localization as localization,
+)
+from .null import NullDistribution as NullDistribution, null_distribution as null_distribution
+from .other_prompts import Stability as Stability, stability as stability
+from .overlap import (
+    Overlap as Overlap,
+    Transfer as Transfer,
+    expected_jaccard as expected_jaccard,
+    jaccard as jaccard,
+    transfer as transfer,
+)
+from .resampling import PromptSets as PromptSets, bootstrap as bootstrap
+from .selection import Selection as Selection
+
+__all__ = [
+    "Ablations",
+    "LateShare",
+    "LayerCounts",
+    "Localization",
+    "Metric",
+    "Necessity",
+    "NullCurves",
+    "NullDistribution",
+    "Overlap",
+    "PromptSets",
+    "Selection",
+    "SizeStability",
+    "Stability",
+    "StabilityCurves",
+    "Transfer",
+    "bootstrap",
+    "expected_jaccard",
+    "jaccard",
+    "localization",
+    "necessity",
+    "null_distribution",
+    "stability",
+    "transfer",
+]

@@ -1,0 +1,319 @@
+"""How much of a behaviour needs a circuit, and how much the circuit alone is enough for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.stats
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.errors import InputError
+from cna_lens.evidence.selection import Selection
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Prompt
+from cna_lens.models.running.positions import Positions
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.provenance import Provenance
+from cna_lens.results.records import Evidence
+from cna_lens.results.rendering import Cell, Table
+from cna_lens.results.scores import NeuronScores
+from cna_lens.results.statistics import Estimate, paired_bootstrap
+from cna_lens.steering.scaling import steer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Metric = Callable[[HookedModel, Sequence[Prompt]], Sequence[float]]
+"""One number for each prompt, such as `cna_lens.metrics.refusal_log_odds`."""
+
+Values = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """What ablating one circuit, and everything but it, does.
+
+    Attributes:
+        ranking: the name of the ranking the circuit is from.
+        k: its number of neurons.
+        drop: the metric of the whole model less that without the circuit, over prompts.
+        faithfulness: the share of the metric that the circuit alone keeps.
+        completeness: the share that is left without it; 0 where the circuit is all there is.
+        without: the metric of each prompt without the circuit.
+        alone: the metric of each prompt with the circuit alone.
+    """
+
+    ranking: str
+    k: int
+    drop: Estimate
+    faithfulness: Estimate
+    completeness: Estimate
+    without: Values
+    alone: Values
+
+
+@dataclass(frozen=True, repr=False)
+class Necessity(Evidence):
+    """The metric against k for each ranking.
+
+    Attributes:
+        points: one for each ranking and k.
+        whole: the metric of each prompt on the whole model.
+        nothing: with every neuron ablated.
+        positions: the tokens at which neurons are ablated.
+        model: its name, where the rankings know it.
+        n_prompts: prompts that the metric was taken on.
+        n_resamples: bootstrap resamples of the prompts.
+        seed: of the resamples.
+    """
+
+    points: tuple[Ablations, ...]
+    whole: Values
+    nothing: Values
+    positions: Positions
+    model: str | None
+    n_prompts: int
+    n_resamples: int
+    seed: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with one row for each ranking and k."""
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for point in self.points:
+            row: dict[str, Any] = {"ranking": point.ranking, "k": point.k}
+            for name in ("drop", "faithfulness", "completeness"):
+                estimate: Estimate = getattr(point, name)
+                row |= {name: estimate.value, f"{name}_low": estimate.low}
+                row[f"{name}_high"] = estimate.high
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _headline(self) -> str:
+        rankings = dict.fromkeys(point.ranking for point in self.points)
+        return f"{', '.join(rankings)} on {self.n_prompts} prompts"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            ("model", self.model or "unknown"),
+            ("prompts", str(self.n_prompts)),
+            ("ablated at", self.positions),
+            ("metric", f"{np.mean(self.whole):.3g}, {np.mean(self.nothing):.3g} without neurons"),
+        ]
+
+    def _table(self) -> Table:
+        return Table(
+            "Without the circuit, and with it alone",
+            ("ranking", "k", "drop", "faithfulness", "completeness"),
+            tuple(
+                (
+                    Cell.of(point.ranking),
+                    Cell.of(point.k),
+                    Cell.of(point.drop),
+                    Cell.of(point.faithfulness),
+                    Cell.of(point.completeness),
+                )
+                for point in self.points
+            ),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, with the metric of each prompt."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Necessity:
+        """The result that `record` made, or that `save` wrote."""
+        given: dict[str, Any] = {each.name: record[each.name] for each in fields(cls)}
+        given["points"] = tuple(map(_point, record["points"]))
+        for name in ("whole", "nothing"):
+            given[name] = tuple(record[name])
+        return cls(**given)
+
+
+def _point(record: Mapping[str, Any]) -> Ablations:
+    estimates = {
+        name: Estimate(**record[name]) for name in ("drop", "faithfulness", "completeness")
+    }
+    values: dict[str, Any] = {name: tuple(record[name]) for name in ("without", "alone")}
+    return Ablations(ranking=record["ranking"], k=record["k"], **estimates, **values)
+
+
+def necessity(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    rankings: Mapping[str, NeuronScores],
+    metric: Metric,
+    means: ActivationStats,
+    *,
+    sizes: Sequence[int],
+    selection: Selection | None = None,
+    positions: Positions = "last_prompt",
+    n_resamples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Necessity:
+    r"""Ablate the circuits of several sizes, and everything but them, and watch a metric.
+
+    To ablate is to set to the mean over prompts without the behaviour. With the metric m of the
+    whole model M, of the circuit C alone (everything else ablated), of M without C, and of the
+    model whose every neuron is ablated, each averaged over prompts,
+
+    $$\text{faithfulness} = \frac{m(C) - m(\emptyset)}{m(M) - m(\emptyset)}, \qquad
+    \text{completeness} = \frac{m(M \setminus C) - m(\emptyset)}{m(M) - m(\emptyset)}$$
+
+    (Marks et al., arXiv 2403.19647; for neurons arXiv 2601.22594). The first rises to 1 with k,
+    the second falls to 0; a ranking is better the sooner both do. Neither is bound to [0, 1].
+    Attention and everything else but MLP neurons stays as it is. Intervals are percentiles of the
+    bootstrap over prompts.
+
+    Cost: the metric's on all prompts, 2 times, and 2 times for each ranking and size. Ablating
+    a complement is one tensor operation a layer.
+
+    >>> scores = rank(collect(tiny_model, [[5, 6]]), collect(tiny_model, [[7]]))
+    >>> def logit_of_five(model, prompts):
+    ...     return [float(model(torch.tensor([ids]))[0, -1, 5]) for ids in prompts]
+    >>> found = necessity(
+    ...     tiny_model, [[5, 6], [8, 6]], {"contrast": scores}, logit_of_five,
+    ...     collect(tiny_model, [[7], [9]]), sizes=[0, 48], progress=False,
+    ... )
+    >>> [round(point.faithfulness.value, 3) + 0.0 for point in found.points]
+    [0.0, 1.0]
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: what the metric is taken on, not those the circuits are from.
+        rankings: scores by name, from which the circuits are taken.
+        metric: called with the model and the prompts; one number for each prompt.
+        means: of the prompts without the behaviour, from `collect`.
+        sizes: numbers of neurons; 0 is no neuron.
+        selection: the sign, layers and universal neurons; its k and fraction are not used. A
+            complement holds everything that is not in the circuit all the same.
+        positions: the tokens at which neurons are ablated. The means are those of one token, so
+            by default only the prompt's last one is.
+        n_resamples: bootstrap resamples of the prompts.
+        seed: of the resamples.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no ranking or size, a metric without one finite number for each prompt, or one
+            that ablating every neuron does not change.
+    """
+    if not rankings or not sizes:
+        raise InputError("give at least one ranking and one size")
+    layout = means.layout
+    for name, scores in rankings.items():
+        if scores.layout != layout:
+            raise InputError(
+                f"the ranking {name!r} is of a model with {scores.layout.n_neurons} neurons, the "
+                f"means of one with {layout.n_neurons}; use one model"
+            )
+    circuits = {
+        (name, k): _circuit(scores, k, selection or Selection())
+        for name, scores in rankings.items()
+        for k in sizes
+    }
+    with tqdm(total=2 + 2 * len(circuits), unit="run", disable=not progress, leave=False) as bar:
+
+        def measured(ablated: Circuit) -> Values:
+            steered = (
+                steer(model, ablated, values=means, positions=positions)
+                if len(ablated)
+                else nullcontext()
+            )
+            with steered, torch.no_grad():
+                values = tuple(float(value) for value in metric(model, prompts))
+            if len(values) != len(prompts) or not all(map(math.isfinite, values)):
+                raise InputError(
+                    f"the metric gave {values} for {len(prompts)} prompts, expected one finite "
+                    "number for each"
+                )
+            bar.update()
+            return values
+
+        none = Circuit((), (), layout, Provenance(model=_model_of(rankings)))
+        whole, nothing = measured(none), measured(_complement(none))
+        without = {key: measured(circuit) for key, circuit in circuits.items()}
+        alone = {key: measured(_complement(circuit)) for key, circuit in circuits.items()}
+    if math.isclose(math.fsum(whole), math.fsum(nothing), rel_tol=1e-9):
+        raise InputError(
+            "ablating every neuron leaves the metric as it is, so that no share of it can be "
+            "traced to neurons; use another metric, other prompts or positions"
+        )
+
+    def share(values: Values) -> Estimate:
+        return _share(values, nothing, whole, n_resamples, seed)
+
+    return Necessity(
+        points=tuple(
+            Ablations(
+                ranking=name,
+                k=k,
+                drop=paired_bootstrap(without[name, k], whole, n_resamples=n_resamples, seed=seed),
+                faithfulness=share(alone[name, k]),
+                completeness=share(without[name, k]),
+                without=without[name, k],
+                alone=alone[name, k],
+            )
+            for name, k in circuits
+        ),
+        whole=whole,
+        nothing=nothing,
+        positions=positions,
+        model=_model_of(rankings),
+        n_prompts=len(prompts),
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+
+
+def _model_of(rankings: Mapping[str, NeuronScores]) -> str | None:
+    return next(iter(rankings.values())).provenance.model
+
+
+def _circuit(scores: NeuronScores, k: int, selection: Selection) -> Circuit:
+    if k == 0:
+        return Circuit((), (), scores.layout, scores.provenance)
+    return replace(selection, fraction=None, k=k).circuit(scores)
+
+
+def _complement(circuit: Circuit) -> Circuit:
+    chosen = set(circuit)
+    others = tuple(neuron for neuron in circuit.layout.neurons() if neuron not in chosen)
+    return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)
+
+
+def _share(values: Values, nothing: Values, whole: Values, n_resamples: int, seed: int) -> Estimate:
+    samples = (np.array(values), np.array(nothing), np.array(whole))
+    value = float(_ratio(samples[0], samples[1], samples[2]))
+    if len(values) == 1:
+        return Estimate(value, None, None, 1)
+    interval = scipy.stats.bootstrap(
+        samples,
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=n_resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high), len(values))
+
+
+def _ratio(
+    values: NDArray[np.float64],
+    nothing: NDArray[np.float64],
+    whole: NDArray[np.float64],
+    axis: int = -1,
+) -> Any:
+    floor = nothing.mean(axis)
+    return (values.mean(axis) - floor) / (whole.mean(axis) - floor)

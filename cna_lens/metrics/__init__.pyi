@@ -1,0 +1,72 @@
+from .conditions import Answered as Answered, load_labels as load_labels, save_labels as save_labels
+from .endpoint.replies import Missing as Missing
+from .endpoint.settings import Endpoint as Endpoint
+from .evaluation import (
+    AnswerRecord as AnswerRecord,
+    Evaluation as Evaluation,
+    evaluate as evaluate,
+    label as label,
+    write_answers as write_answers,
+)
+from .first_token import (
+    REFUSAL_OPENINGS as REFUSAL_OPENINGS,
+    LogitDifference as LogitDifference,
+    LogOdds as LogOdds,
+    first_tokens as first_tokens,
+    log_odds as log_odds,
+    refusal_log_odds as refusal_log_odds,
+)
+from .judging.client import Judge as Judge
+from .judging.judge import Judgements as Judgements, judge as judge
+from .judging.rubric import Judgement as Judgement
+from .likelihood import (
+    factual_accuracy as factual_accuracy,
+    kl_per_token as kl_per_token,
+    perplexity as perplexity,
+    text_perplexity as text_perplexity,
+)
+from .quality import (
+    compression_ratio as compression_ratio,
+    distinct_n as distinct_n,
+    ngram_quality as ngram_quality,
+)
+from .refusal.reasoning import without_reasoning as without_reasoning
+from .refusal.rules import is_refusal as is_refusal
+from .tasks.harness import run_lm_eval as run_lm_eval
+from .tasks.mmlu_sample import mmlu as mmlu
+from .tasks.task_result import TaskResult as TaskResult
+
+__all__ = [
+    "REFUSAL_OPENINGS",
+    "AnswerRecord",
+    "Answered",
+    "Endpoint",
+    "Evaluation",
+    "Judge",
+    "Judgement",
+    "Judgements",
+    "LogOdds",
+    "LogitDifference",
+    "Missing",
+    "TaskResult",
+    "compression_ratio",
+    "distinct_n",
+    "evaluate",
+    "factual_accuracy",
+    "first_tokens",
+    "is_refusal",
+    "judge",
+    "kl_per_token",
+    "label",
+    "load_labels",
+    "log_odds",
+    "mmlu",
+    "ngram_quality",
+    "perplexity",
+    "refusal_log_odds",
+    "run_lm_eval",
+    "save_labels",
+    "text_perplexity",
+    "without_reasoning",
+    "write_answers",
+]

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint: its settings, its client, JSON in its replies."""

@@ -1,0 +1,306 @@
+"""Ask an OpenAI-compatible endpoint, a few requests at a time, and again where that may help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
+from typing import Any, TypeVar
+
+from cna_lens.errors import JudgeError
+from cna_lens.metrics.endpoint.replies import Missing, load_json
+from cna_lens.metrics.endpoint.settings import Endpoint
+
+Messages = list[dict[str, str]]
+Result = TypeVar("Result")
+
+_NO_CONNECTION = "no connection"
+_ASKED_AGAIN_IF_UNPARSABLE = 1
+_LONGEST_WAIT = 120.0
+
+
+@dataclass
+class Usage:
+    """What was asked of an endpoint.
+
+    Attributes:
+        calls: requests made, retries included.
+        tokens_in: tokens the judge read, as its replies count them.
+        tokens_out: tokens it wrote.
+        uncounted: replies that gave no count.
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    uncounted: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What an endpoint replied.
+
+    Attributes:
+        text: of the reply.
+        is_cut_off: whether it ended because it had become too long.
+        tokens: read and written, None where the endpoint does not count them.
+    """
+
+    text: str
+    is_cut_off: bool
+    tokens: tuple[int, int] | None
+
+
+def complete_all(
+    endpoint: Endpoint,
+    conversations: Mapping[str, Messages],
+    read: Callable[[Completion], Result | Missing],
+    done: Callable[[str, Result | Missing], None],
+    max_tokens: int | None = None,
+) -> Usage:
+    """Have conversations continued, at most `max_concurrency` at once.
+
+    Args:
+        endpoint: who is asked.
+        conversations: messages by key.
+        read: makes the result of a reply; what it calls missing is asked for once more.
+        done: called with a key and its result as soon as there is one.
+        max_tokens: of a reply; None leaves that to the endpoint.
+
+    Raises:
+        JudgeError: a package or the key is missing, nothing listens at the address, or the
+            endpoint refuses all requests.
+    """
+    openai, tenacity = _packages()
+    secret = endpoint.secret
+    usage = Usage()
+    settings: dict[str, Any] = {}
+    if endpoint.temperature is not None:
+        settings["temperature"] = endpoint.temperature
+    if max_tokens is not None:
+        settings["max_tokens"] = max_tokens
+
+    async def ask() -> None:
+        async with openai.AsyncOpenAI(
+            base_url=endpoint.url, api_key=secret, max_retries=0, timeout=None
+        ) as client:
+            asked = _Asked(endpoint, client, usage, settings, openai, tenacity)
+            left = iter(conversations.items())
+
+            async def work() -> None:
+                for key, messages in left:
+                    done(key, await asked.result(messages, read))
+
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(endpoint.max_concurrency, len(conversations))):
+                    workers.create_task(work())
+
+    with _requests_unlogged():
+        failed = None
+        try:
+            _run_apart(ask())
+        except BaseExceptionGroup as group:
+            failed = group.exceptions[0]
+        if failed is not None:
+            raise failed
+    return usage
+
+
+class _FailedError(Exception):
+    """A request that failed, in words that hold nothing of what was sent or received."""
+
+    def __init__(self, reason: str, *, again: bool, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.again = again
+        self.retry_after = retry_after
+
+
+class _Asked:
+    """An endpoint while it is asked."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: Any,
+        usage: Usage,
+        settings: Mapping[str, Any],
+        openai: Any,
+        tenacity: Any,
+    ) -> None:
+        self._endpoint = endpoint
+        self._client = client
+        self._usage = usage
+        self._settings = settings
+        self._openai = openai
+        self._tenacity = tenacity
+        self._reached = False
+
+    async def result(
+        self, messages: Messages, read: Callable[[Completion], Result | Missing]
+    ) -> Result | Missing:
+        result: Result | Missing = Missing("not asked")
+        for _ in range(1 + _ASKED_AGAIN_IF_UNPARSABLE):
+            try:
+                # An AsyncRetrying keeps state, which requests at once must not share.
+                body = await self._retrying()(self._request, messages)
+            except _FailedError as error:
+                if error.reason == _NO_CONNECTION and not self._reached:
+                    raise JudgeError(
+                        f"nothing listens at {self._endpoint.url}; start the server, or give its "
+                        "base_url"
+                    ) from None
+                return Missing(error.reason)
+            reply = self._reply(body)
+            result = reply if isinstance(reply, Missing) else read(reply)
+            if not isinstance(result, Missing):
+                break
+        return result
+
+    def _retrying(self) -> Any:
+        tenacity, backoff = self._tenacity, self._endpoint.backoff
+        wait = tenacity.wait_exponential(multiplier=backoff, max=_LONGEST_WAIT)
+        wait += tenacity.wait_random(0, backoff)
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, _FailedError) and error.again
+            ),
+            wait=lambda state: max(wait(state), state.outcome.exception().retry_after),
+            stop=tenacity.stop_after_attempt(1 + self._endpoint.retries),
+            reraise=True,
+        )
+
+    async def _request(self, messages: Messages) -> bytes:
+        openai = self._openai
+        self._usage.calls += 1
+        # Raised below, where the caught error, which may quote a reply, is no longer its context.
+        try:
+            # A total: the client's own timeout starts anew with each piece of a reply.
+            async with asyncio.timeout(self._endpoint.timeout):
+                reply = await self._client.chat.completions.with_raw_response.create(
+                    model=self._endpoint.model, messages=messages, **self._settings
+                )
+            self._reached = True
+            return reply.http_response.content
+        except TimeoutError:
+            failure = _FailedError("timed out", again=True)
+        except openai.APIStatusError as error:
+            self._reached = True
+            failure = self._refused(error.status_code, error.response.headers.get("retry-after"))
+        except openai.APIConnectionError as error:
+            failure = _FailedError("the connection broke", again=True)
+            # httpx has become httpx2; the name of the class is what they share.
+            if type(error.__cause__).__name__ == "ConnectError":
+                failure = _FailedError(_NO_CONNECTION, again=True)
+        raise failure
+
+    def _refused(self, status: int, retry_after: str | None) -> Exception:
+        url = self._endpoint.url
+        if status in (408, 429) or status >= 500:
+            return _FailedError(f"HTTP {status}", again=True, retry_after=_seconds(retry_after))
+        if status in (400, 413, 422):
+            # About this one request, such as a text too long for the model.
+            return _FailedError(f"HTTP {status}", again=False)
+        if status in (401, 403):
+            return JudgeError(
+                f"{url} refuses the key (HTTP {status}); give api_key or set OPENAI_API_KEY to one "
+                f"that may use {self._endpoint.model!r}"
+            )
+        if status == 404:
+            return JudgeError(
+                f"{url} has no chat completions of {self._endpoint.model!r} (HTTP 404); check "
+                "model, and base_url, which mostly ends in /v1"
+            )
+        return JudgeError(
+            f"{url} refuses requests (HTTP {status}); check base_url, api_key and model, and what "
+            "the account may use"
+        )
+
+    def _reply(self, body: bytes) -> Completion | Missing:
+        reply = load_json(body)
+        tokens = None
+        match reply:
+            case {"usage": {"prompt_tokens": int(read), "completion_tokens": int(written)}}:
+                tokens = (read, written)
+                self._usage.tokens_in += read
+                self._usage.tokens_out += written
+            case _:
+                self._usage.uncounted += 1
+        match reply:
+            case {"choices": [{"finish_reason": "content_filter"}, *_]}:
+                return Missing("reply cut off: content filter")
+            case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
+                return Completion(text, choice.get("finish_reason") == "length", tokens)
+            case {"choices": [{"finish_reason": "length"}, *_]}:
+                return Completion("", True, tokens)
+            case {"choices": []}:
+                return Missing("reply without choices")
+            case _:
+                return Missing("reply is no chat completion")
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import openai
+        import tenacity
+    except ImportError:
+        raise JudgeError(
+            "asking an endpoint needs the packages openai and tenacity: "
+            "pip install 'cna-lens[judge]'"
+        ) from None
+    return openai, tenacity
+
+
+def _seconds(retry_after: str | None) -> float:
+    """What a Retry-After header asks for, in seconds or as a date; 0 where it makes no sense."""
+    seconds = 0.0
+    try:
+        seconds = float(retry_after or 0)
+    except ValueError:
+        date = parsedate_tz(retry_after or "")
+        with suppress(ValueError, OverflowError):
+            seconds = mktime_tz(date) - time.time() if date else 0.0
+    return min(max(0.0, seconds), _LONGEST_WAIT)
+
+
+@contextmanager
+def _requests_unlogged() -> Generator[None, None, None]:
+    """Older versions of openai log whole requests, the answers with them, at the level DEBUG."""
+
+    def above_debug(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.DEBUG
+
+    log = logging.getLogger("openai._base_client")
+    log.addFilter(above_debug)
+    try:
+        yield
+    finally:
+        log.removeFilter(above_debug)
+
+
+def _run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a thread of its own: in a notebook, this one already runs a loop.
+
+    A KeyboardInterrupt cancels it, requests on their way included.
+    """
+    started: Future[Callable[[], object]] = Future()
+
+    async def run() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        started.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        await coroutine
+
+    with ThreadPoolExecutor(1) as thread:
+        finished = thread.submit(asyncio.run, run())
+        try:
+            finished.result()
+        except KeyboardInterrupt:
+            with suppress(RuntimeError):  # the loop may have ended just now
+                started.result()()
+            raise

@@ -1,0 +1,206 @@
+"""Metrics of an answer's first token: what a gradient is taken of, and what the log-odds are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.running.predictions import Text, predictions
+
+Token = str | int
+Values = Callable[[Float[Tensor, "batch d_vocab"], Sequence[int]], Float[Tensor, " batch"]]
+
+REFUSAL_OPENINGS = ("I'm sorry", "I cannot", "Sorry", "I apologize", "Unfortunately")
+"""How refusals begin; their first tokens are what the log-odds count as refusing."""
+
+
+@runtime_checkable
+class FirstTokenMetric(Protocol):
+    """A number for each prompt, from the logits after its last token."""
+
+    unit: ClassVar[str]
+
+    def of(self, model: HookedModel, n_prompts: int) -> Values:
+        """The metric for so many prompts of this model.
+
+        What it gives takes the logits of some prompts and their places among all of them.
+
+        Raises:
+            InputError: a token is none of the model's, or there is not one for each prompt.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    r"""The log-odds that an answer begins as the behaviour begins.
+
+    $$m(x) = \log \frac{\sum_{t \in R} p(t \mid x)}{\sum_{t \notin R} p(t \mid x)}$$
+
+    in nats, where R holds the first tokens of the openings.
+
+    >>> metric = LogOdds(openings=("w5",)).of(tiny_model, n_prompts=1)
+    >>> metric(torch.zeros(1, 64), [0]).exp()  # 1 of 64 tokens
+    tensor([0.0159])
+
+    Attributes:
+        openings: how answers that show the behaviour begin; refusals by default.
+    """
+
+    openings: tuple[str, ...] = REFUSAL_OPENINGS
+    unit: ClassVar[str] = "nats"
+
+    def of(self, model: HookedModel, n_prompts: int) -> Values:  # noqa: ARG002
+        """The metric on this model, the same for every prompt."""
+        tokens = first_tokens(model, self.openings)
+        return lambda logits, _: log_odds(logits, tokens)
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    r"""How much higher the logit of a target token is than that of its foil.
+
+    $$m(x) = z_{\text{target}}(x) - z_{\text{foil}}(x)$$
+
+    >>> metric = LogitDifference(target=5, foil=("w6", "w7")).of(tiny_model, n_prompts=2)
+    >>> metric(torch.arange(64.0).expand(2, -1), [0, 1])
+    tensor([-1., -2.])
+
+    Attributes:
+        target: a token, as a number or as a string that is one token; or one for each positive
+            prompt, in their order.
+        foil: the same for the token it is compared with.
+    """
+
+    target: Token | tuple[Token, ...]
+    foil: Token | tuple[Token, ...]
+    unit: ClassVar[str] = "logits"
+
+    def of(self, model: HookedModel, n_prompts: int) -> Values:
+        """The metric on this model, with each prompt's target and foil."""
+        targets = _one_for_each(model, self.target, n_prompts, "target")
+        foils = _one_for_each(model, self.foil, n_prompts, "foil")
+
+        def values(
+            logits: Float[Tensor, "batch d_vocab"], places: Sequence[int]
+        ) -> Float[Tensor, " batch"]:
+            rows = torch.arange(len(places), device=logits.device)
+            target = torch.tensor([targets[place] for place in places], device=logits.device)
+            foil = torch.tensor([foils[place] for place in places], device=logits.device)
+            return logits[rows, target] - logits[rows, foil]
+
+        return values
+
+
+def check_metric(metric: object) -> None:
+    """Raise InputError unless this is a metric of the first token."""
+    if not isinstance(metric, FirstTokenMetric):
+        raise InputError(f"metric is {metric!r}, expected LogOdds(...) or LogitDifference(...)")
+
+
+def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]:
+    """The first token of each opening, each once.
+
+    Raises:
+        InputError: there is no opening, or one without tokens.
+    """
+    if not openings:
+        raise InputError("openings is empty; give at least one way in which an answer begins")
+    return tuple(dict.fromkeys(_ids(model, opening, "the opening")[0] for opening in openings))
+
+
+def log_odds(
+    logits: Float[Tensor, "*batch d_vocab"], tokens: Sequence[int]
+) -> Float[Tensor, "*batch"]:
+    """The log-odds of some tokens against all others, from logits or log-probabilities.
+
+    >>> log_odds(torch.tensor([[0.5, 0.25, 0.25]]).log(), [0])
+    tensor([0.])
+    """
+    chosen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    chosen[list(tokens)] = True
+    values = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    others = values.masked_fill(chosen, -torch.inf)
+    return values[..., chosen].logsumexp(-1) - others.logsumexp(-1)
+
+
+def _one_for_each(
+    model: HookedModel, tokens: Token | tuple[Token, ...], n_prompts: int, name: str
+) -> list[int]:
+    given = tokens if isinstance(tokens, tuple) else (tokens,) * n_prompts
+    if len(given) != n_prompts:
+        raise InputError(
+            f"there are {len(given)} {name} tokens and {n_prompts} positive prompts; give one "
+            "token for all, or one for each prompt"
+        )
+    return [_token(model, token, name) for token in given]
+
+
+def _token(model: HookedModel, token: Token, name: str) -> int:
+    if isinstance(token, str):
+        ids = _ids(model, token, f"the {name}")
+        if len(ids) > 1:
+            raise InputError(
+                f"the {name} {token!r} has {len(ids)} tokens, expected 1; a word often is one "
+                "with a space before it"
+            )
+        return ids[0]
+    size = int(model.cfg.d_vocab)
+    if not 0 <= token < size:
+        raise InputError(f"the {name} is token {token}, expected 0 to {size - 1}")
+    return token
+
+
+def _ids(model: HookedModel, text: str, what: str) -> list[int]:
+    if model.tokenizer is None:
+        raise InputError(f"the model has no tokenizer; {what} {text!r} cannot be encoded")
+    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise InputError(f"{what} {text!r} has no tokens; leave it out")
+    return ids
+
+
+def refusal_log_odds(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    openings: Sequence[str] = REFUSAL_OPENINGS,
+    chat: Chat = "auto",
+) -> list[float]:
+    r"""The log-odds that an answer's first token is one that begins a refusal.
+
+    $$\log \frac{\sum_{t \in R} p(t \mid x)}{\sum_{t \notin R} p(t \mid x)}$$
+
+    in nats, where R holds the first tokens of the openings. One forward pass a prompt and no
+    generation, so that sweeps are fast; what is said after the first token does not count. "I" may
+    begin a refusal and an answer alike: look at the correlation with the rate of refusals on your
+    model before relying on it.
+
+    >>> (log_odds,) = refusal_log_odds(tiny_model, ["w6 w7"], openings=["w5"])
+    >>> log_odds < 0  # 1 of 64 tokens
+    True
+
+    Args:
+        model: a TransformerBridge or HookedTransformer; inside `steer`, the steered model.
+        prompts: strings, lists of chat messages, or token ids.
+        openings: how refusals begin.
+        chat: put strings into the chat template; "auto" where the tokenizer has one.
+
+    Raises:
+        InputError: no prompts, or no openings.
+    """
+    refusing = first_tokens(model, openings)
+    # What stands in the place that is predicted does not matter, and is not read.
+    texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
+    found: dict[int, float] = {}
+    for place, log_probs in predictions(model, texts):
+        found[place] = float(log_odds(log_probs[0].cpu().double(), refusing))
+    return [found[place] for place in range(len(texts))]

@@ -1,0 +1,1 @@
+"""Every steering method at every strength under one protocol, in one table."""

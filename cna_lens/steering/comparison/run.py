@@ -1,0 +1,228 @@
+"""Run methods x strengths, each on the same prompts, against one unsteered baseline."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cna_lens.errors import InputError
+from cna_lens.metrics.first_token import refusal_log_odds
+from cna_lens.metrics.likelihood import kl_per_token
+from cna_lens.metrics.quality import ngram_quality
+from cna_lens.metrics.refusal.rules import is_refusal
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.weights import weights_hash
+from cna_lens.models.prompts.encoding import encode
+from cna_lens.models.prompts.sets import PromptSet
+from cna_lens.models.running.generation import generate
+from cna_lens.results.journal import Journal
+from cna_lens.results.provenance import library_versions
+from cna_lens.steering.comparison.table import UNSTEERED, Comparison, Outcome
+from cna_lens.steering.method import SteeringMethod, check_strength
+
+Metric = Callable[[HookedModel, Sequence[str]], Sequence[float | None]]
+
+METRICS: Mapping[str, Metric] = {"refusal_log_odds": refusal_log_odds}
+"""What is measured on the positive prompts, beside the answers, unless told otherwise."""
+
+
+def compare(
+    model: HookedModel,
+    methods: Sequence[SteeringMethod],
+    prompts: PromptSet,
+    strengths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    metrics: Mapping[str, Metric] = METRICS,
+    seed: int = 0,
+    *,
+    shows_behaviour: Callable[[str], bool] = is_refusal,
+    max_new_tokens: int = 64,
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Compare steering methods by what they change, and by what they cost.
+
+    Every method is run at every strength on the same prompts. The unsteered model answers once:
+    its answers to the negative prompts are what the KL divergence per token is taken along, and
+    its row is every method's row at strength 0. Cost of each other row: the answers to all
+    prompts, two passes over the unsteered answers, and the metrics.
+
+    >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
+    >>> prompts = PromptSet("words", "an example", ("w5 w6",), ("w7 w8",))
+    >>> table = compare(
+    ...     tiny_model, [ablation(circuit)], prompts, [0.5, 1.0], {}, max_new_tokens=3,
+    ...     progress=False,
+    ... ).to_frame()
+    >>> table[["method", "strength"]].values.tolist()
+    [['unsteered', 0.0], ['ablation', 0.5], ['ablation', 1.0]]
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        methods: the steering methods, of different names.
+        prompts: positive ones, that call for the behaviour, and negative ones.
+        strengths: from 0, nothing, to 1, all of each method.
+        metrics: functions of model and prompts that give one value for each prompt, by name; run
+            on the positive prompts inside the steering.
+        seed: for the bootstrap intervals.
+        shows_behaviour: whether an answer shows the behaviour; refusals by default.
+        max_new_tokens: tokens of an answer at most.
+        path: a file of JSON lines that holds what is finished: labels, scores and hashes, no
+            texts. A comparison that was interrupted goes on from it.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no methods, two of one name, a strength outside 0 to 1, or a `path` that holds
+            a comparison of something else.
+    """
+    _check(methods, strengths)
+    run = _Run(model, prompts, metrics, shows_behaviour, max_new_tokens)
+    journal = Journal(None if path is None else Path(path), "comparison", run.depends_on())
+    steered = [(method, float(s)) for method in methods for s in strengths]
+    with tqdm(total=1 + len(steered), unit="row", disable=not progress) as bar:
+
+        def outcome(key: str, measure: Callable[[], Outcome]) -> Outcome:
+            if key not in journal:
+                journal.add(key, measure().record())
+            bar.update()
+            return Outcome.from_record(journal[key])
+
+        baseline = outcome(UNSTEERED, lambda: run.measure(UNSTEERED, 0.0, nullcontext))
+        outcomes = [baseline]
+        for method, strength in steered:
+            bar.set_postfix_str(f"{method.name} {strength:g}")
+            if strength == 0:
+                bar.update()
+                outcomes.append(replace(baseline, method=method.name, seconds=0.0))
+                continue
+            key = f"{method.name} {strength} {fingerprint(method)}"
+            outcomes.append(
+                outcome(
+                    key,
+                    lambda m=method, s=strength: run.measure(m.name, s, lambda: m.at(model, s)),
+                )
+            )
+    return Comparison(tuple(outcomes), seed)
+
+
+def fingerprint(value: object) -> str:
+    """A hash of a frozen value and all it holds, so that a changed one is not taken for it."""
+    digest = hashlib.sha256()
+
+    def add(part: object) -> None:
+        if isinstance(part, Tensor):
+            tensor = part.detach().cpu().contiguous()
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.double().numpy().tobytes())
+        elif is_dataclass(part) and not isinstance(part, type):
+            digest.update(type(part).__qualname__.encode())
+            for field in fields(part):
+                digest.update(field.name.encode())
+                add(getattr(part, field.name))
+        elif isinstance(part, Mapping):
+            add(list(part.items()))
+        elif isinstance(part, nn.Module):
+            digest.update(repr(part).encode())
+            add(part.state_dict())
+        elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
+            digest.update(f"{type(part).__name__}{len(part)}".encode())
+            for each in part:
+                add(each)
+        else:
+            digest.update(repr(part).encode())
+
+    add(value)
+    return digest.hexdigest()[:16]
+
+
+class _Run:
+    """The prompts and settings of a comparison, and the unsteered answers once they are needed."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        prompts: PromptSet,
+        metrics: Mapping[str, Metric],
+        shows_behaviour: Callable[[str], bool],
+        max_new_tokens: int,
+    ) -> None:
+        self._model = model
+        self._prompts = prompts
+        self._metrics = metrics
+        self._shows_behaviour = shows_behaviour
+        self._max_new_tokens = max_new_tokens
+        self._unsteered_answers: list[str] | None = None
+
+    def depends_on(self) -> dict[str, Any]:
+        """All that every outcome depends on."""
+        return {
+            "model": model_name(self._model),
+            "weights_sha256": weights_hash(self._model),
+            "positive": encode(self._model, self._prompts.positive).record.sha256,
+            "negative": encode(self._model, self._prompts.negative).record.sha256,
+            "metrics": sorted(self._metrics),
+            "shows_behaviour": getattr(self._shows_behaviour, "__qualname__", "a callable"),
+            "max_new_tokens": self._max_new_tokens,
+            "versions": [list(each) for each in library_versions()],
+        }
+
+    def measure(
+        self, name: str, strength: float, steering: Callable[[], AbstractContextManager[Any]]
+    ) -> Outcome:
+        """Answer, label and measure within the steering."""
+        before_baseline = time.perf_counter()
+        answers = unsteered = self._answers_unsteered()
+        started = before_baseline if name == UNSTEERED else time.perf_counter()
+        if name != UNSTEERED:
+            with steering():
+                answers = self._answer()
+        n_positive = len(self._prompts.positive)
+        shows = [self._shows_behaviour(answer) for answer in answers]
+        divergences = kl_per_token(
+            self._model, steering, self._prompts.negative, unsteered[n_positive:]
+        )
+        with steering():
+            metrics = {
+                metric: tuple(measure(self._model, self._prompts.positive))
+                for metric, measure in self._metrics.items()
+            }
+        return Outcome(
+            method=name,
+            strength=strength,
+            positive=tuple(shows[:n_positive]),
+            negative=tuple(shows[n_positive:]),
+            quality=tuple(map(ngram_quality, answers[:n_positive])),
+            kl_per_token=tuple(divergences),
+            metrics=metrics,
+            answers_sha256=tuple(hashlib.sha256(a.encode()).hexdigest() for a in answers),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _answers_unsteered(self) -> list[str]:
+        # Texts are not kept in the file, so that a run that goes on answers once more.
+        if self._unsteered_answers is None:
+            self._unsteered_answers = self._answer()
+        return self._unsteered_answers
+
+    def _answer(self) -> list[str]:
+        texts = [*self._prompts.positive, *self._prompts.negative]
+        return generate(self._model, texts, max_new_tokens=self._max_new_tokens)
+
+
+def _check(methods: Sequence[SteeringMethod], strengths: Sequence[float]) -> None:
+    if not methods or not strengths:
+        raise InputError("a comparison needs at least one method and one strength")
+    for strength in strengths:
+        check_strength(strength)
+    names = [UNSTEERED, *(method.name for method in methods)]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise InputError(
+            f"{min(doubled)!r} names more than one method; give each a name of its own, as with "
+            "dataclasses.replace(method, name=...)"
+        )

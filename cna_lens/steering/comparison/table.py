@@ -1,0 +1,260 @@
+"""What was seen under each condition, prompt by prompt, and the table made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cna_lens.errors import InputError
+from cna_lens.results.journal import read_journal
+from cna_lens.results.rendering import (
+    Cell,
+    Summarized,
+    Summary,
+    Table,
+)
+from cna_lens.results.statistics import (
+    Estimate,
+    Rate,
+    bootstrap_mean,
+    mcnemar,
+    paired_bootstrap,
+    wilson,
+)
+from cna_lens.steering.methods.choice import Prefer, check_prefer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNSTEERED = "unsteered"
+
+Values = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was seen with one method at one strength: labels, scores and hashes, never a text.
+
+    Attributes:
+        method: the steering method's name, "unsteered" for the baseline.
+        strength: from 0 to 1.
+        positive: whether the answer to each positive prompt shows the behaviour.
+        negative: the same for the negative prompts.
+        quality: 4-gram quality of the answers to the positive prompts, None where undefined.
+        kl_per_token: for each negative prompt, how far the model is from the unsteered one.
+        metrics: your metrics on the positive prompts, by name.
+        answers_sha256: of each answer, first to the positive prompts.
+        seconds: what it took.
+    """
+
+    method: str
+    strength: float
+    positive: tuple[bool, ...]
+    negative: tuple[bool, ...]
+    quality: Values
+    kl_per_token: Values
+    metrics: Mapping[str, Values]
+    answers_sha256: tuple[str, ...]
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """The outcome as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Outcome:
+        """The outcome that `record` made."""
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in record.items()
+        }
+        given["metrics"] = {name: tuple(values) for name, values in record["metrics"].items()}
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a method at a strength, against the unsteered model.
+
+    Attributes:
+        method: the steering method's name.
+        strength: from 0 to 1.
+        behaviour: share of positive prompts whose answer shows the behaviour.
+        elsewhere: share of negative prompts whose answer does.
+        p_value: exact McNemar test of `behaviour` against the unsteered model.
+        quality: mean 4-gram quality, None where no answer has one.
+        quality_change: paired mean change of it against the unsteered model.
+        kl_per_token: mean over the unsteered model's answers to negative prompts, in nats.
+        metrics: the mean of each metric.
+        metric_changes: its paired mean change against the unsteered model.
+        seconds: what it took.
+    """
+
+    method: str
+    strength: float
+    behaviour: Rate
+    elsewhere: Rate
+    p_value: float
+    quality: Estimate | None
+    quality_change: Estimate | None
+    kl_per_token: Estimate | None
+    metrics: Mapping[str, Estimate | None]
+    metric_changes: Mapping[str, Estimate | None]
+    seconds: float
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Summarized):
+    """All outcomes of `compare`, the unsteered one first.
+
+    Attributes:
+        outcomes: one for each method and strength.
+        seed: for the bootstrap intervals.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse outcomes without a baseline."""
+        if not self.outcomes or self.outcomes[0].method != UNSTEERED:
+            raise InputError("a comparison needs the unsteered outcome, and needs it first")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """What is finished in a file that `compare` writes, whether or not the rest is.
+
+        Raises:
+            InputError: the file does not exist, or holds no comparison with an unsteered outcome.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist")
+        _, records = read_journal(Path(path), "comparison")
+        try:
+            return cls(tuple(map(Outcome.from_record, records.values())))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path} holds no outcomes of a comparison: {error}") from error
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The table, with 95 % intervals: Wilson for rates, bootstrap for means."""
+        return tuple(self._row(outcome) for outcome in self.outcomes)
+
+    def front(self, prefer: Prefer = "lowest") -> tuple[Row, ...]:
+        """The Pareto front of less behaviour against less KL per token, cheapest first.
+
+        Of the rows above strength 0 those that no other one beats: with at most as much of both,
+        and less of one. Rows without a KL divergence are left out. Points alone are compared,
+        not their intervals.
+
+        Args:
+            prefer: "lowest" where the behaviour is to go, "highest" where it is to be brought
+                about.
+
+        Raises:
+            InputError: `prefer` is neither.
+        """
+        check_prefer(prefer)
+        sign = 1 if prefer == "lowest" else -1
+        known = [
+            (row.kl_per_token.value, sign * row.behaviour.value, row)
+            for row in self.rows
+            if row.strength > 0 and row.kl_per_token is not None
+        ]
+        front = [
+            (kl, behaviour, row)
+            for kl, behaviour, row in known
+            if not any(
+                other_kl <= kl and other <= behaviour and (other_kl, other) != (kl, behaviour)
+                for other_kl, other, _ in known
+            )
+        ]
+        return tuple(row for *_, row in sorted(front, key=lambda point: point[:2]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table as a data frame; an interval's ends stand in columns of their own."""
+        import pandas as pd
+
+        return pd.DataFrame([_flat(row) for row in self.rows])
+
+    def _row(self, outcome: Outcome) -> Row:
+        before = self.outcomes[0]
+        return Row(
+            method=outcome.method,
+            strength=outcome.strength,
+            behaviour=wilson(outcome.positive),
+            elsewhere=wilson(outcome.negative),
+            p_value=mcnemar(before.positive, outcome.positive),
+            quality=self._mean(outcome.quality),
+            quality_change=self._change(before.quality, outcome.quality),
+            kl_per_token=self._mean(outcome.kl_per_token),
+            metrics={name: self._mean(values) for name, values in outcome.metrics.items()},
+            metric_changes={
+                name: self._change(before.metrics[name], values)
+                for name, values in outcome.metrics.items()
+            },
+            seconds=outcome.seconds,
+        )
+
+    def _mean(self, values: Values) -> Estimate | None:
+        known = any(value is not None for value in values)
+        return bootstrap_mean(values, seed=self.seed) if known else None
+
+    def _change(self, before: Values, after: Values) -> Estimate | None:
+        known = any(None not in pair for pair in zip(before, after, strict=True))
+        return paired_bootstrap(before, after, seed=self.seed) if known else None
+
+    def _summary(self) -> Summary:
+        n_positive, n_negative = len(self.outcomes[0].positive), len(self.outcomes[0].negative)
+        return Summary(
+            "Comparison of steering methods",
+            [
+                (
+                    "prompts",
+                    f"{n_positive} positive, {n_negative} negative",
+                ),
+                ("intervals", "95 %: Wilson for shares, bootstrap for means"),
+            ],
+            Table(
+                "Methods and strengths",
+                ("method", "strength", "behaviour", "p", "elsewhere", "quality", "KL per token"),
+                tuple(
+                    (
+                        Cell.of(row.method),
+                        Cell.of(row.strength),
+                        Cell.of(row.behaviour),
+                        Cell.of(row.p_value, ".2g"),
+                        Cell.of(row.elsewhere),
+                        Cell.of(row.quality),
+                        Cell.of(row.kl_per_token),
+                    )
+                    for row in self.rows
+                ),
+            ),
+        )
+
+    def __repr__(self) -> str:
+        """One useful line."""
+        methods = dict.fromkeys(outcome.method for outcome in self.outcomes)
+        return f"Comparison({len(self.outcomes)} outcomes: {', '.join(methods)})"
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {"method": row.method, "strength": row.strength}
+    for name in ("behaviour", "elsewhere", "quality", "quality_change", "kl_per_token"):
+        flat |= _columns(name, getattr(row, name))
+    for name, value in row.metrics.items():
+        flat |= _columns(name, value) | _columns(f"{name}_change", row.metric_changes[name])
+    return flat | {"p_value": row.p_value, "seconds": row.seconds}
+
+
+def _columns(name: str, value: Rate | Estimate | None) -> dict[str, Any]:
+    if value is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": 0}
+    return {
+        name: value.value,
+        f"{name}_low": value.low,
+        f"{name}_high": value.high,
+        f"{name}_n": value.n,
+    }

@@ -1,0 +1,1 @@
+"""One steering method a module."""

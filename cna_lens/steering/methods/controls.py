@@ -1,0 +1,158 @@
+"""Random controls: as many other neurons, alike in what makes neurons matter anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, TypeVar, get_args
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.errors import InputError
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import AnyNeuron
+from cna_lens.results.provenance import Provenance
+from cna_lens.steering.methods.caa import VectorAddition
+from cna_lens.steering.methods.directional import DirectionalAblation
+
+Match = Literal["layer", "magnitude"]
+
+ALIKE = 10
+"""How many neurons of the nearest magnitude one is drawn from."""
+
+
+def matched_random(
+    circuit: Circuit,
+    seed: int = 0,
+    *,
+    match: Match = "layer",
+    stats: ActivationStats | None = None,
+) -> Circuit:
+    r"""As many random neurons as the circuit has, layer by layer, and none of the circuit's own.
+
+    What ablating these does is what ablating any neurons of these layers does; only what the
+    circuit does beyond it is the circuit's. An expert's neurons are matched by others of the same
+    expert, which the same tokens are routed to. With `match="magnitude"` each is also about as
+    active as the neuron it stands for: it is drawn from the 10 neurons of the layer or expert,
+    outside the circuit and not drawn yet, that are nearest by the root mean square of the
+    activation,
+
+    $$\sqrt{\bar{a}_{l,j}^2 + \mathrm{var}(a_{l,j})},$$
+
+    the circuit's most active neurons first. Where a circuit holds a layer's most active neurons,
+    the nearest are less active: compare the magnitudes before you rely on it.
+
+    >>> circuit = Circuit((Neuron(0, 1), Neuron(1, 2)), (1.0, -1.0), Layout((4, 4)))
+    >>> control = matched_random(circuit, seed=0)
+    >>> [neuron.layer for neuron in control], set(control) & set(circuit)
+    ([0, 1], set())
+
+    Args:
+        circuit: what to match.
+        seed: another seed gives another control.
+        match: by "layer" alone, or by layer and "magnitude".
+        stats: statistics of the activations, from `collect`, for `match="magnitude"`.
+
+    Raises:
+        InputError: a layer has too few neurons outside the circuit, or the statistics are missing
+            or of a model of another shape.
+    """
+    if match not in get_args(Match):
+        raise InputError(f"match is {match!r}, expected one of {', '.join(get_args(Match))}")
+    magnitudes = _magnitudes(circuit, match, stats)
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[AnyNeuron] = []
+    for mlp, indices in circuit.by_mlp().items():
+        others = torch.ones(circuit.layout.width(mlp), dtype=torch.bool)
+        others[list(indices)] = False
+        if int(others.sum()) < len(indices):
+            raise InputError(
+                f"{mlp} has {int(others.sum())} neurons outside the circuit, a control "
+                f"needs {len(indices)}; take a smaller circuit"
+            )
+        if magnitudes is None:
+            picked = _any(others, len(indices), generator)
+        else:
+            start = circuit.layout.start(mlp)
+            own = magnitudes[start : start + len(others)]
+            picked = _alike(others, indices, own, generator)
+        chosen.extend(map(mlp.neuron, picked))
+    settings = f"seed={seed}" if match == "layer" else f"seed={seed}, match={match!r}"
+    provenance = Provenance(
+        model=circuit.provenance.model,
+        site=circuit.provenance.site,
+        rank=f"matched_random({settings})",
+        k=len(chosen),
+        versions=circuit.provenance.versions,
+    )
+    return Circuit(tuple(chosen), (0.0,) * len(chosen), circuit.layout, provenance)
+
+
+def _magnitudes(
+    circuit: Circuit, match: Match, stats: ActivationStats | None
+) -> Float64[Tensor, " neuron"] | None:
+    if (match == "magnitude") != (stats is not None):
+        raise InputError(
+            "match='magnitude' needs stats=collect(model, prompts), and match='layer' none"
+        )
+    if stats is None:
+        return None
+    if stats.layout != circuit.layout:
+        raise InputError(
+            f"the statistics are of {stats.layout.n_neurons} neurons in {stats.layout.n_layers} "
+            f"layers, the circuit of a model with {circuit.layout.n_neurons} in "
+            f"{circuit.layout.n_layers}"
+        )
+    mean_square = stats.mean**2 + stats.squared_deviations / stats.count
+    return mean_square.sqrt()
+
+
+def _any(others: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    candidates = others.nonzero().squeeze(1)
+    order = torch.randperm(len(candidates), generator=generator)[:count]
+    return candidates[order].tolist()
+
+
+def _alike(
+    others: Tensor,
+    indices: Sequence[int],
+    magnitudes: Float64[Tensor, " d_mlp"],
+    generator: torch.Generator,
+) -> list[int]:
+    free = others.clone()
+    picked: list[int] = []
+    for index in sorted(indices, key=lambda index: (-float(magnitudes[index]), index)):
+        candidates = free.nonzero().squeeze(1)
+        distance = (magnitudes[candidates] - magnitudes[index]).abs()
+        nearest = candidates[distance.argsort(stable=True)[:ALIKE]]
+        drawn = int(nearest[torch.randint(len(nearest), (1,), generator=generator)])
+        free[drawn] = False
+        picked.append(drawn)
+    return picked
+
+
+Method = TypeVar("Method", VectorAddition, DirectionalAblation)
+
+
+def random_direction(method: Method, seed: int = 0) -> Method:
+    """The same method with a random direction for each of its vectors, of the same length.
+
+    What it does is what any push of this size does; only what the method does beyond it is the
+    direction's. In high dimensions a random direction is nearly orthogonal to the method's own.
+
+    >>> method = caa(tiny_model, ["w5 w6"], ["w7"], chat=False)
+    >>> control = random_direction(method, seed=1)
+    >>> control.name, torch.allclose(control.vectors.norms, method.vectors.norms)
+    ('random_direction(caa, seed=1)', True)
+
+    Args:
+        method: what to match.
+        seed: another seed gives another control.
+    """
+    name = f"random_direction({method.name}, seed={seed})"
+    if isinstance(method, DirectionalAblation):
+        return replace(method, direction=method.direction.random(seed), name=name)
+    return replace(method, vectors=method.vectors.random(seed), name=name)

@@ -1,0 +1,1 @@
+"""Features of sparse autoencoders, and scaling them."""

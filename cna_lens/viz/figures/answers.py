@@ -1,0 +1,72 @@
+"""What answers are under each condition: refusals and quality beside those of the control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from cna_lens.errors import InputError
+from cna_lens.metrics.conditions import Answered
+from cna_lens.results.statistics import Estimate, Rate
+from cna_lens.viz.figures.style import ResultFigure, Style, bars, drawn, line_look, shown
+
+
+def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigure:
+    """Refusals and quality under each condition, with 95 % intervals, the kinds below each other.
+
+    >>> from cna_lens.metrics import label
+    >>> answered = [Answered("unsteered, m = 1", "harmful", label(["a"], ["I'm sorry, no."]))]
+    >>> answers(answered).description
+    'Refusals and quality. harmful, unsteered, m = 1: 100.0 % [20.7, 100.0] n=1, quality none'
+
+    Args:
+        found: labels of answers, as `cna-lens evaluate` writes them and `load_labels` reads them.
+        style: "screen", or "paper" for a column of 3.3 inches.
+
+    Raises:
+        InputError: there are no answers.
+    """
+    if not found:
+        raise InputError("there are no answers to show")
+    names = [f"{shown(each.kind, 16)}: {shown(each.condition)}" for each in found]
+    rates = [each.evaluation.refusal_rate for each in found]
+    qualities = [each.evaluation.quality for each in found]
+    conditions = list(dict.fromkeys(each.condition for each in found))
+    looks = [conditions.index(each.condition) for each in found]
+    tall = (0.9 if style == "paper" else 1.2) + 0.32 * len(found)
+    with drawn(style, 2, height=tall) as (figure, axes):
+        panels = (axes[0], rates, 100.0), (axes[1], qualities, 1.0)
+        for axis, values, scale in panels:
+            for place, (value, look) in enumerate(zip(values, looks, strict=True)):
+                if value is not None:
+                    _draw(axis, place, value, look, scale)
+            axis.set_ylim(len(found) - 0.5, -0.5)
+            axis.grid(visible=False, axis="y")
+            labelled = axis is axes[0] or style == "paper"
+            axis.set_yticks(range(len(found)), names if labelled else [""] * len(found))
+        axes[0].set(xlabel=f"refused (% of {_counts(rates)} answers)", xlim=(-3, 103))
+        axes[1].set(xlabel="4-gram quality (1 is best)", xlim=(-0.03, 1.03))
+        figure.description = "Refusals and quality. " + "; ".join(
+            f"{each.kind}, {each.condition}: {rate}, quality {quality or 'none'}"
+            for each, rate, quality in zip(found, rates, qualities, strict=True)
+        )
+    return figure
+
+
+def _draw(axis: Axes, place: int, value: Rate | Estimate, look: int, scale: float) -> None:
+    drawn_as: dict[str, Any] = line_look(look) | {"linestyle": "none"}
+    axis.errorbar(
+        [scale * value.value],
+        [place],
+        xerr=bars([value], scale),
+        capsize=2,
+        elinewidth=1,
+        **drawn_as,
+    )
+
+
+def _counts(rates: Sequence[Rate]) -> str:
+    counts = sorted({rate.n for rate in rates})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

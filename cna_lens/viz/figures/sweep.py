@@ -1,0 +1,171 @@
+"""Steering methods against strength, and what they cost against what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+
+from cna_lens.errors import InputError
+from cna_lens.results.statistics import Estimate, Rate
+from cna_lens.steering.comparison.table import Comparison, Row
+from cna_lens.steering.methods.choice import Prefer
+from cna_lens.viz.figures.style import (
+    ResultFigure,
+    Style,
+    bars,
+    drawn,
+    legend_below,
+    line_look,
+    shown,
+    spans,
+)
+
+Value = Rate | Estimate | None
+
+
+def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
+    """Behaviour and quality against strength, every method with its 95 % band.
+
+    The unsteered model is the dashed line across. Behaviour is the share of answers to positive
+    prompts that show it (Wilson's interval), quality the mean 4-gram quality of these answers
+    (bootstrap).
+
+    Args:
+        comparison: from `compare`.
+        style: "screen", or "paper" for a column of 3.3 inches.
+
+    Raises:
+        InputError: nothing but the unsteered model was compared.
+    """
+    baseline, *rows = comparison.rows
+    methods = _methods(rows)
+    n = baseline.behaviour.n
+    with drawn(style, 2) as (figure, axes):
+        for axis, title, label, value in (
+            (axes[0], f"answers with the behaviour, n = {n}", "% of answers", _behaviour),
+            (axes[1], f"quality of the answers, n ≤ {n}", "4-gram quality", _quality),
+        ):
+            _draw_baseline(axis, value(baseline), scale=_scale(value(baseline)))
+            for place, (name, steered) in enumerate(methods.items()):
+                _draw_method(axis, place, name, [baseline, *steered], value)
+            axis.set(title=title, xlabel="strength", ylabel=label)
+        axes[0].set_ylim(-3, 103)
+        axes[1].set_ylim(-0.03, 1.03)
+        legend_below(figure, axes[0])
+        figure.description = "Behaviour and quality against strength. " + "; ".join(
+            f"{row.method} at {row.strength:g}: behaviour {row.behaviour}, quality {row.quality}"
+            for row in comparison.rows
+        )
+    return figure
+
+
+def pareto(
+    comparison: Comparison, *, prefer: Prefer = "lowest", style: Style = "screen"
+) -> ResultFigure:
+    """What is left of the behaviour against what steering costs on other prompts.
+
+    Each point is a method at a strength, joined from weak to strong; the cost is the KL
+    divergence per token from the unsteered model on its answers to negative prompts. Down and to
+    the left is better; points that no other one beats on both are ringed (`Comparison.front`).
+
+    Args:
+        comparison: from `compare`.
+        prefer: "highest" where the behaviour is to be brought about, so that up is better.
+        style: "screen", or "paper" for a column of 3.3 inches.
+
+    Raises:
+        InputError: nothing but the unsteered model was compared, or `prefer` is neither.
+    """
+    baseline, *rows = comparison.rows
+    methods = _methods(rows)
+    with drawn(style, 1, height=2.6 if style == "paper" else 4.6) as (figure, (axis,)):
+        _draw_baseline(axis, baseline.behaviour, scale=100.0)
+        for place, (name, steered) in enumerate(methods.items()):
+            points = [(row, row.kl_per_token) for row in steered if row.kl_per_token is not None]
+            costs = [cost for _, cost in points]
+            left = [row.behaviour for row, _ in points]
+            look = line_look(place)
+            axis.errorbar(
+                [cost.value for cost in costs],
+                [100 * each.value for each in left],
+                xerr=bars(costs),
+                yerr=bars(left, 100.0),
+                label=shown(name),
+                elinewidth=0.7,
+                **look,
+            )
+            for row, cost in points:
+                axis.annotate(
+                    f"{row.strength:g}",
+                    (cost.value, 100 * row.behaviour.value),
+                    xytext=(4, 4),
+                    textcoords="offset points",
+                    color=look["color"],
+                    fontsize="small",
+                )
+        front = [row for row in comparison.front(prefer) if row.kl_per_token is not None]
+        axis.scatter(
+            [row.kl_per_token.value for row in front if row.kl_per_token],
+            [100 * row.behaviour.value for row in front],
+            s=110 if style == "screen" else 45,
+            facecolors="none",
+            edgecolors="#000000",
+            linewidths=1,
+            zorder=5,
+            label="not beaten",
+        )
+        n_negative = max((row.kl_per_token.n for row in rows if row.kl_per_token), default=0)
+        axis.set_xscale("symlog", linthresh=0.01)
+        axis.set_xlim(left=0)
+        axis.set_ylim(-3, 103)
+        axis.set(
+            xlabel=f"KL per token (nats), n = {n_negative} prompts",
+            ylabel=f"behaviour (% of {baseline.behaviour.n} answers)",
+        )
+        legend_below(figure, axis)
+        figure.description = "Behaviour left against KL per token. Not beaten: " + "; ".join(
+            f"{row.method} at {row.strength:g}: behaviour {row.behaviour}, KL {row.kl_per_token}"
+            for row in front
+        )
+    return figure
+
+
+def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    methods: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.strength):
+        methods.setdefault(row.method, []).append(row)
+    if not methods:
+        raise InputError("only the unsteered model was compared; give `compare` a method")
+    return methods
+
+
+def _behaviour(row: Row) -> Rate:
+    return row.behaviour
+
+
+def _quality(row: Row) -> Estimate | None:
+    return row.quality
+
+
+def _scale(value: Value) -> float:
+    return 100.0 if isinstance(value, Rate) else 1.0
+
+
+def _draw_baseline(axis: Axes, value: Value, scale: float) -> None:
+    if value is not None:
+        axis.axhline(
+            scale * value.value, color="#555555", linewidth=1, linestyle="--", label="unsteered"
+        )
+
+
+def _draw_method(
+    axis: Axes, place: int, name: str, rows: Sequence[Row], value: Callable[[Row], Value]
+) -> None:
+    known = {row.strength: found for row in rows if (found := value(row)) is not None}
+    strengths = sorted(known)
+    found = [known[strength] for strength in strengths]
+    look = line_look(place)
+    centres, lows, highs = spans(found, _scale(found[0]) if found else 1.0)
+    axis.plot(strengths, centres, label=shown(name), **look)
+    axis.fill_between(strengths, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
