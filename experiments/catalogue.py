@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments import (
+from experiments.paper import (
     figure1,
     figure2,
     figure3,
-    settle_controls,
-    settle_discovery_size,
-    settle_fraction,
-    settle_late_layers,
-    settle_rankings,
-    settle_sign,
-    settle_template,
     strongreject,
     table1,
     table2,
@@ -23,6 +16,15 @@ from experiments import (
     table6,
     table7,
     table8,
+)
+from experiments.questions import (
+    controls,
+    discovery_size,
+    fraction,
+    late_layers,
+    rankings,
+    sign,
+    template,
 )
 from experiments.study.experiment import Experiment
 
@@ -40,12 +42,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         figure2,
         figure3,
         strongreject,
-        settle_rankings,
-        settle_sign,
-        settle_late_layers,
-        settle_fraction,
-        settle_controls,
-        settle_discovery_size,
-        settle_template,
+        rankings,
+        sign,
+        late_layers,
+        fraction,
+        controls,
+        discovery_size,
+        template,
     )
 }

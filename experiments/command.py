@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from cna_lens import InputError
 from cna_lens.report import write_report
 from cna_lens.results import Journal, write_atomically
-from experiments import paper
 from experiments.catalogue import EXPERIMENTS
+from experiments.study import paper
 from experiments.study.bench import Bench
 from experiments.study.cells import Cell
 from experiments.study.experiment import Experiment, Results

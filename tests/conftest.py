@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 # At the end: cna_lens is the installed one, experiments lie beside the tests.
 sys.path.append(str(Path(__file__).parents[1]))
 import tiny
@@ -42,7 +41,7 @@ if sys.version_info < (3, 12):
 # TransformerLens 4 has no HookedTransformer.
 # docs/models.md is about TransformerLens 4.
 collect_ignore = [
-    "test_models_page.py" if find_spec("transformer_lens.HookedTransformer") else "tl3"
+    "experiments/test_models_page.py" if find_spec("transformer_lens.HookedTransformer") else "tl3"
 ]
 # No test in these files runs a model, so that they depend on no version of TransformerLens.
 RUN_NO_MODEL = {
@@ -60,7 +59,8 @@ RUN_NO_MODEL = {
 # TransformerLens 3 has no sparse probe, for which tl3 tests the error.
 if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
     # What runs on Ray depends on no version of TransformerLens either.
-    collect_ignore += ["test_probe.py", "test_study_on_ray.py", *RUN_NO_MODEL]
+    collect_ignore += ["discovery/test_probe.py", "experiments/test_study_on_ray.py"]
+    collect_ignore_glob = [f"*/{name}" for name in RUN_NO_MODEL]
 
 
 # They share what `families` finds, and so one worker: xdist gives the first tests to one.

@@ -11,7 +11,7 @@ from typing import Any
 
 from cna_lens.errors import CnaLensError, CnaLensWarning
 
-__all__ = ["main"]
+__all__ = ["main", "run_app", "share_the_machine"]
 
 SPIN_COUNT = "1000"
 """How often a thread of torch looks for work before it sleeps: long enough for the next product,
@@ -19,15 +19,20 @@ short enough to leave the processor to whoever shares the machine (docs/performa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: an error of cna_lens is a message and exit code 2, a warning a line.
+    """Run the command line.
 
     Args:
         arguments: what stands behind the command's name; by default what the process was given.
     """
-    _share_the_machine()
+    share_the_machine()
     # OpenMP reads its settings once, when torch is loaded.
     from cna_lens.cli.app import app
 
+    run_app(app, arguments)
+
+
+def run_app(app: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
+    """Run a Typer app: an error of cna_lens is a message and exit code 2, a warning a line."""
     shown = warnings.showwarning
     warnings.showwarning = partial(_show_warning, shown)
     try:
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.showwarning = shown
 
 
-def _share_the_machine() -> None:
+def share_the_machine() -> None:
     """Have torch's threads wait asleep, unless the user has said how they are to wait."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

@@ -299,7 +299,7 @@ def reproduce(
     arguments: Annotated[list[str], typer.Argument(help="A name and options; --help lists them.")],
 ) -> None:
     """Reproduce a table or figure of the paper, from a checkout; `reproduce --help` says more."""
-    reproduce_command.run(arguments)
+    raise typer.Exit(reproduce_command.run(arguments))
 
 
 def _print_json(record: dict[str, Any]) -> None:

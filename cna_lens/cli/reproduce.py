@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from cna_lens.errors import CnaLensError
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Hand the arguments on to `experiments.command`.
+def run(arguments: Sequence[str]) -> int:
+    """Run `python -m experiments` with these arguments, and return its exit code.
 
-    The experiments are no part of the wheel: a top-level package called `experiments` would stand
-    in the way of everybody's own. They are found where Python finds modules, or in the current
-    folder.
+    The wheel leaves the experiments out: a top-level package of that name would hide everybody's
+    own. They are found in the current folder, or where Python finds modules.
 
     Raises:
         CnaLensError: there is no checkout of the experiments.
     """
-    app: Any = _command().app
-    app(list(arguments), prog_name="cna-lens reproduce")
-
-
-def _command() -> Any:
-    if _is_checkout(Path.cwd()) and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        return import_module("experiments.command")
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("experiments"):
-            raise
+    here = (Path.cwd() / "experiments" / "command.py").is_file()
+    if not here and find_spec("experiments") is None:
         raise CnaLensError(
             "the experiments are in the repository of cna_lens, not in the installed package, and "
             f"{Path.cwd()} is no checkout of it; run the command in the folder of a clone"
-        ) from error
-
-
-def _is_checkout(folder: Path) -> bool:
-    return (folder / "experiments" / "command.py").is_file()
+        )
+    process = subprocess.Popen([sys.executable, "-m", "experiments", *arguments])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The experiments have been interrupted as well, and end in their own way.
+            continue

@@ -26,7 +26,7 @@ from rich.table import Table
 import cna_lens
 from cna_lens.results import library_versions
 from experiments.benchmarks.memory_watch import MIB, growth_mib
-from experiments.benchmarks.random_models import random_llama, random_prompts
+from experiments.shared.random_models import random_llama, random_prompts
 
 SMALL = {
     "hidden_size": 64,

@@ -13,8 +13,8 @@ import torch
 
 import cna_lens
 from cna_lens.models import HookedModel
-from experiments.benchmarks.random_models import chunks, random_llama, random_prompts
 from experiments.benchmarks.timing import Measure, alternate, quantity, ratio, seconds
+from experiments.shared.random_models import chunks, random_llama, random_prompts
 
 
 @dataclass(frozen=True)

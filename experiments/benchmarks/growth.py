@@ -10,8 +10,8 @@ import numpy as np
 
 import cna_lens
 from cna_lens.models import HookedModel
-from experiments.benchmarks.random_models import random_llama, random_prompts
 from experiments.benchmarks.timing import Measure, alternate
+from experiments.shared.random_models import random_llama, random_prompts
 
 SHAPE = {
     "hidden_size": 576,

@@ -10,7 +10,7 @@ import sys
 
 import cna_lens
 from experiments.benchmarks.memory_watch import growth_mib
-from experiments.benchmarks.random_models import random_prompts
+from experiments.shared.random_models import random_prompts
 
 TOKENS = 42
 SHARED = 24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import paper
+from experiments.study import paper
 from experiments.study.cells import Discovery, Steering
 from experiments.study.settings import Role, Study
 from experiments.study.sources import Sources

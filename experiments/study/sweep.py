@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from experiments.paper import Swept
 from experiments.study.cells import Cell, Steering, asked
 from experiments.study.experiment import Experiment, Results
 from experiments.study.outcomes import outcome
+from experiments.study.paper import Swept
 from experiments.study.readings import (
     caa,
     cna,

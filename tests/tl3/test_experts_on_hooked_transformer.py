@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from cna_lens import ExpertNeuron, Experts, collect, expert_hooks, find_circuit, rank, scale, steer
 from cna_lens.models import hook_name
 from cna_lens.models.inside.routing import routed_to
-from experiments.models.mixtures import EXPERTS, PER_TOKEN
+from experiments.families.mixtures import EXPERTS, PER_TOKEN
 
 PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]

@@ -8,8 +8,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 import cna_lens
 from cna_lens import CnaLensWarning, ModelError
 from cna_lens.models.trial.trial import tried
-from experiments.models.families import FAMILIES
-from experiments.models.tiny_models import tiny_model
+from experiments.families.families import FAMILIES
+from experiments.families.tiny_models import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
 

@@ -1,0 +1,53 @@
+"""The study's figures, 80 columns wide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.audit.analysis import Level
+
+
+def show(level: Level) -> None:
+    """One access level."""
+    console = Console(width=80)
+    table = Table("signal", "tampered variants", "AUROC", "caught", title=level.access)
+    for row in level.rows:
+        interval = "" if row.auroc.low is None else f" [{row.auroc.low:.2f}, {row.auroc.high:.2f}]"
+        caught = f"{100 * row.caught.value:.0f} % of {row.caught.n}"
+        table.add_row(row.signal, row.tampered, f"{row.auroc.value:.3f}{interval}", caught)
+    console.print(table)
+    median, longest = level.seconds
+    for name, value in {
+        "false alarms": str(level.false_alarms),
+        "threshold": f"{level.threshold:.4g}",
+        "behaviour's noise, nats": f"{level.noise:.2f}",
+        "seconds, median and longest": f"{median:.1f}, {longest:.1f}",
+        "missed": ", ".join(level.missed) or "none",
+        "false alarms at": ", ".join(level.alarmed) or "none",
+        "could not be audited": ", ".join(level.failed) or "none",
+        **{f"verdicts, {side}": str(dict(given)) for side, given in level.verdicts.items()},
+    }.items():
+        console.print(f"{name}: {value}", highlight=False)
+
+
+def show_evasion(
+    found: Sequence[Mapping[str, Any]], untouched: Sequence[float], level: Level
+) -> None:
+    """How far each attack gets below the threshold."""
+    title = f"{level.access}: unseen at {level.threshold:.4g}; noise {level.noise:.2f} nats"
+    table = Table("attack", "strength", "log-odds", "still refusing", title=title)
+    table.add_row("none", "0", *_behaviour(untouched))
+    for row in found:
+        table.add_row(row["attack"], f"{row['strength']:.2f}", *_behaviour(row["log_odds"]))
+    Console(width=80).print(table)
+
+
+def _behaviour(log_odds: Sequence[float]) -> tuple[str, str]:
+    mean = math.fsum(log_odds) / len(log_odds)
+    refusing = sum(each > 0 for each in log_odds) / len(log_odds)
+    return f"{mean:.2f}", f"{100 * refusing:.0f} %"

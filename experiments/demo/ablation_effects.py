@@ -1,0 +1,198 @@
+"""How well rankings tell what ablating one neuron does.
+
+    python -m experiments.demo.ablation_effects
+
+Draws neurons at random, sets each to its mean over the negative prompts at the last prompt token,
+measures by how much that lowers the refusal log-odds of the positive prompts, and correlates this
+true effect with what each ranking said of the neuron beforehand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from scipy.stats import bootstrap, pearsonr, spearmanr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import cna_lens
+from cna_lens.metrics import REFUSAL_OPENINGS, first_tokens, log_odds
+from cna_lens.models import HookedModel, SharedPrefix, encode, forward_logits, hook_name, model_name
+from cna_lens.results import library_versions
+
+RANKINGS = ("attribution_patching", "relp", "contrast", "standardized", "output_weighted", "random")
+AT_ONCE = 128
+Statistic = Callable[[np.ndarray, np.ndarray], float]
+
+
+def ablation_effects(
+    model: HookedModel,
+    prompts: Sequence[str],
+    neurons: Sequence[cna_lens.Neuron],
+    means: Tensor,
+    layout: cna_lens.Layout,
+) -> np.ndarray:
+    """By how much setting each neuron to its mean at the last token lowers the log-odds.
+
+    What stands before the last token does not change, so that it is computed once for each prompt,
+    and many neurons are ablated side by side in a batch of single tokens.
+
+    Args:
+        model: a bridge.
+        prompts: the prompts over which effects are averaged.
+        neurons: the neurons.
+        means: what each neuron of the model is set to.
+        layout: the model's neurons.
+
+    Returns:
+        One effect a neuron: log-odds as they are minus those after the ablation, in nats.
+    """
+    refusing = first_tokens(model, REFUSAL_OPENINGS)
+    effects = np.zeros(len(neurons))
+    for ids in tqdm(encode(model, prompts).ids, desc="ablating", unit="prompt"):
+        before = SharedPrefix.of(model, [ids, ids], len(ids) - 1)
+        last = torch.tensor([ids[-1]])
+
+        def after(batch: Sequence[cna_lens.Neuron]) -> Tensor:
+            hooks = [
+                (hook_name(layer), _set_rows(batch, layer, means, layout))
+                for layer in sorted({neuron.layer for neuron in batch})
+            ]
+            rows = max(1, len(batch))
+            mask = torch.ones((rows, len(ids)), dtype=torch.long)  # noqa: B023
+            with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+                logits = forward_logits(
+                    model,
+                    last.expand(rows, 1),  # noqa: B023
+                    mask,
+                    before.read_only(),  # noqa: B023
+                    first=0,
+                )
+            return log_odds(logits[:, 0].double(), refusing)
+
+        untouched = float(after([])[0])
+        for start in range(0, len(neurons), AT_ONCE):
+            batch = neurons[start : start + AT_ONCE]
+            effects[start : start + len(batch)] += (untouched - after(batch)).numpy()
+    return effects / len(prompts)
+
+
+def _set_rows(
+    batch: Sequence[cna_lens.Neuron], layer: int, means: Tensor, layout: cna_lens.Layout
+) -> Callable[..., Tensor]:
+    mine = [row for row, neuron in enumerate(batch) if neuron.layer == layer]
+    indices = [batch[row].index for row in mine]
+    values = means[layout.flat_all([batch[row] for row in mine])]
+
+    def change(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        changed = activation.clone()
+        changed[mine, -1, indices] = values.to(activation)
+        return changed
+
+    return change
+
+
+def correlation(
+    statistic: Statistic, scores: np.ndarray, effects: np.ndarray, seed: int
+) -> dict[str, float]:
+    """A correlation over neurons with its 95 % percentile bootstrap interval."""
+    interval = bootstrap(
+        (scores, effects),
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return {
+        "value": statistic(scores, effects),
+        "low": float(interval.low),
+        "high": float(interval.high),
+    }
+
+
+def _pearson(scores: np.ndarray, effects: np.ndarray) -> float:
+    return float(pearsonr(scores, effects).statistic)
+
+
+def _spearman(scores: np.ndarray, effects: np.ndarray) -> float:
+    return float(spearmanr(scores, effects).statistic)
+
+
+def main(
+    model: Annotated[str, typer.Option(help="What load_model takes.")] = "demo",
+    prompts: Annotated[int, typer.Option(help="Prompts from each set, drawn by seed.")] = 16,
+    neurons: Annotated[int, typer.Option(help="Neurons, drawn by seed.")] = 500,
+    seed: Annotated[int, typer.Option(help="For prompts, neurons and resampling.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("experiments/results"),
+) -> None:
+    """Correlate rankings with the true effect of mean-ablating single neurons."""
+    loaded = cna_lens.load_model(model)
+    chosen = cna_lens.prompt_set("refusal")
+    draw = np.random.default_rng(seed)
+    rows = draw.choice(len(chosen.positive), prompts, replace=False)
+    positive = [chosen.positive[row] for row in rows]
+    negative = [chosen.negative[row] for row in rows]
+    scores = {
+        name: cna_lens.score_neurons(loaded, positive, negative, name, progress=True)
+        for name in RANKINGS
+    }
+    layout = scores["contrast"].layout
+    flat = draw.choice(layout.n_neurons, neurons, replace=False)
+    sampled = [layout.neuron(int(place)) for place in flat]
+    means = cna_lens.collect(loaded, negative).mean
+    effects = ablation_effects(loaded, positive, sampled, means, layout)
+    of_magnitudes: dict[str, Any] = {}
+    signed: dict[str, Any] = {}
+    for name, found in scores.items():
+        values = found.values[torch.as_tensor(flat)].numpy()
+        signed[name] = {
+            "pearson": correlation(_pearson, values, effects, seed),
+            "spearman": correlation(_spearman, values, effects, seed),
+        }
+        of_magnitudes[name] = {
+            "spearman": correlation(_spearman, np.abs(values), np.abs(effects), seed)
+        }
+    record = {
+        "question": "correlation, over neurons, of a ranking's score with the true effect of mean "
+        "ablation at the last prompt token on the refusal log-odds",
+        "command": f"python -m experiments.demo.ablation_effects {' '.join(sys.argv[1:])}".strip(),
+        "model": model_name(loaded),
+        "weights_sha256": cna_lens.weights_hash(loaded),
+        "seed": seed,
+        "n_neurons": neurons,
+        "n_prompts": prompts,
+        "prompt_set": chosen.name,
+        "interval": "95 % percentile bootstrap over neurons, 2000 resamples",
+        "effect": {
+            "unit": "nats",
+            "mean_magnitude": float(np.abs(effects).mean()),
+            "largest_magnitude": float(np.abs(effects).max()),
+        },
+        "signed": signed,
+        "magnitudes": of_magnitudes,
+        "versions": dict(library_versions()),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "ablation_effects.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    for name in RANKINGS:
+        pearson, spearman = signed[name]["pearson"], signed[name]["spearman"]
+        typer.echo(
+            f"{name:22} Pearson {pearson['value']:+.3f} [{pearson['low']:+.3f}, "
+            f"{pearson['high']:+.3f}]  Spearman {spearman['value']:+.3f} "
+            f"[{spearman['low']:+.3f}, {spearman['high']:+.3f}]"
+        )
+    typer.echo(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

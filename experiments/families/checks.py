@@ -1,0 +1,190 @@
+"""What is checked on a tiny model of each family, against the plain model one prompt at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import cna_lens
+from cna_lens.models import SharedPrefix
+from experiments.families import plain
+from experiments.families.tiny_models import N_PLANTED, NEGATIVE, POSITIVE, TinyModel
+
+NEW_TOKENS = 5
+MULTIPLIERS = (0.0, -1.5)
+WAYS: tuple[Literal["hooks", "weights"], ...] = ("hooks", "weights")
+WRONG_WIDTH = 7
+
+Check = Callable[[TinyModel], None]
+
+
+def hook(tiny: TinyModel) -> None:
+    """`hook_post` is the down projection's real input, in every layer and at every position."""
+    ids = max(POSITIVE, key=len)
+    read: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def note(activation: Tensor, hook: object) -> None:  # noqa: ARG001
+            read[layer] = activation[0]
+
+        return note
+
+    names = {layer: f"blocks.{layer}.mlp.hook_post" for layer, w in enumerate(tiny.widths) if w}
+    with tiny.model.hooks(fwd_hooks=[(name, keep(layer)) for layer, name in names.items()]):
+        _logits(tiny, ids)
+    expected = plain.activations(tiny.plain, tiny.down, ids)
+    assert read.keys() == expected.keys(), f"read {sorted(read)}, expected {sorted(expected)}"
+    for layer, activation in expected.items():
+        assert_close(read[layer], activation, f"layer {layer}")
+
+
+def circuit(tiny: TinyModel) -> None:
+    """Planted neurons come back, with the differences of the means as their scores."""
+    found = _circuit(tiny, N_PLANTED)
+    assert set(found) == tiny.planted, f"found {set(found)}, planted {set(tiny.planted)}"
+    differences = tiny.last_activations(POSITIVE).mean(0) - tiny.last_activations(NEGATIVE).mean(0)
+    expected = [differences[found.layout.flat(neuron)] for neuron in found]
+    assert_close(torch.tensor(found.scores), torch.stack(expected), "scores")
+
+
+def steering(tiny: TinyModel) -> None:
+    """Steering by hooks and by weights is scaling what the plain down projection reads."""
+    chosen = _circuit(tiny, 2 * N_PLANTED)
+    ids = POSITIVE[0]
+    unsteered = plain.logits(tiny.plain, ids)
+    assert_close(_logits(tiny, ids), unsteered, "unsteered")
+    for multiplier in MULTIPLIERS:
+        with plain.changed(tiny.down, _scaled(chosen, multiplier)):
+            expected = plain.logits(tiny.plain, ids)
+        assert not torch.allclose(expected, unsteered, rtol=1e-2, atol=1e-2), "nothing changed"
+        for via in WAYS:
+            with cna_lens.steer(tiny.model, chosen, multiplier, via=via):
+                assert_close(_logits(tiny, ids), expected, f"via {via}, m = {multiplier}")
+    assert_close(_logits(tiny, ids), unsteered, "afterwards")
+
+
+def batches(tiny: TinyModel) -> None:
+    """Batches and shared prefixes change no statistics."""
+    prompts = [*POSITIVE, *NEGATIVE]
+    expected = tiny.last_activations(prompts).double()
+    for options in ({"share_prefix": False, "batch_size": 1}, {"batch_size": 3}, {}):
+        stats = cna_lens.collect(tiny.model, prompts, **options)
+        assert_close(stats.mean, expected.mean(0), f"mean with {options}")
+        assert_close(stats.variance, expected.var(0), f"variance with {options}")
+
+
+def widths(tiny: TinyModel) -> None:
+    """Widths are those of the tensors, whatever the configuration says."""
+    said = tiny.model.cfg.d_mlp
+    tiny.model.cfg.d_mlp = WRONG_WIDTH
+    try:
+        layout = cna_lens.collect(tiny.model, POSITIVE).layout
+    finally:
+        tiny.model.cfg.d_mlp = said
+    assert layout.widths == tiny.widths, f"{layout.widths}, expected {tiny.widths}"
+
+
+def answers(tiny: TinyModel) -> None:
+    """Steered answers in a batch are those of the plain model, token by token without a cache."""
+    chosen = _circuit(tiny, 2 * N_PLANTED)
+    stops = {tiny.model.tokenizer.eos_token_id}
+    multiplier = MULTIPLIERS[0]
+    with plain.changed(tiny.down, _scaled(chosen, multiplier)):
+        expected = [
+            plain.greedy(tiny.plain, ids, NEW_TOKENS, stops) for ids in (*POSITIVE, NEGATIVE[0])
+        ]
+    with cna_lens.steer(tiny.model, chosen, multiplier, via="hooks"):
+        found = cna_lens.generate(tiny.model, [*POSITIVE, NEGATIVE[0]], max_new_tokens=NEW_TOKENS)
+    texts = [tiny.model.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
+    assert found == texts, f"{found}, expected {texts}"
+
+
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {check.__name__: check for check in (hook, circuit, steering, batches, widths, answers)}
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of a family.
+
+    Attributes:
+        widths: neurons of each layer; empty where they cannot be reached.
+        failures: what went wrong, by the name of the check.
+        refused: why discovery refuses the model, None where it does not.
+        not_shared: why no prefix is shared, None where one is.
+    """
+
+    widths: tuple[int, ...]
+    failures: Mapping[str, str]
+    refused: str | None
+    not_shared: str | None
+
+
+def outcome(tiny: TinyModel) -> Outcome:
+    """All checks on one model; one that fails does not keep the others from running."""
+    with warnings.catch_warnings():
+        # What is slow about a model is part of what is found.
+        warnings.simplefilter("ignore", cna_lens.CnaLensWarning)
+        return _outcome(tiny)
+
+
+def _outcome(tiny: TinyModel) -> Outcome:
+    if refused := _refusal(tiny):
+        return Outcome((), {}, refused, None)
+    failures: dict[str, str] = {}
+    for name, check in CHECKS.items():
+        try:
+            check(tiny)
+        # Whatever goes wrong is what is found.
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+    prefix = SharedPrefix.of(tiny.model, [tuple(ids) for ids in POSITIVE])
+    return Outcome(tiny.widths, failures, None, prefix.reason)
+
+
+def _refusal(tiny: TinyModel) -> str | None:
+    try:
+        _circuit(tiny, 1)
+    except cna_lens.ModelError as error:
+        return str(error)
+    return None
+
+
+def _circuit(tiny: TinyModel, k: int) -> cna_lens.Circuit:
+    return cna_lens.find_circuit(
+        tiny.model, POSITIVE, NEGATIVE, k=k, universal=None, progress=False
+    )
+
+
+def _scaled(chosen: cna_lens.Circuit, multiplier: float) -> plain.Change:
+    by_layer = chosen.by_layer()
+
+    def change(layer: int, activation: Tensor) -> Tensor:
+        activation = activation.clone()
+        activation[..., list(by_layer.get(layer, ()))] *= multiplier
+        return activation
+
+    return change
+
+
+def _logits(tiny: TinyModel, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        return tiny.model.forward(torch.tensor([ids]), return_type="logits")[0]
+
+
+def assert_close(found: Tensor, expected: Tensor, what: str) -> None:
+    """Fail, and say what differs, unless float32 explains the difference."""
+    torch.testing.assert_close(
+        found.double(),
+        expected.double(),
+        rtol=1e-4,
+        atol=1e-5 * float(expected.abs().max().clamp(min=1)),
+        msg=lambda difference: f"{what}: {difference}",
+    )

@@ -1,6 +1,0 @@
-"""Which families of models work: checked on tiny random ones, written to docs/models.md.
-
-    python -m experiments.models
-
-The tests run the same checks, and fail where docs/models.md says anything else.
-"""

@@ -1,0 +1,34 @@
+"""The experiment's fast way to ablate many neurons against one neuron and one prompt at a time."""
+
+import numpy as np
+import pytest
+
+import cna_lens
+from cna_lens.metrics import refusal_log_odds
+from experiments.demo.ablation_effects import ablation_effects, correlation
+
+
+def test_effects_are_those_of_steering_one_neuron_at_a_time(chat_model):
+    positive, negative = ["w5 w6", "w7", "w8 w9 w4"], ["w3", "w9 w5"]
+    means = cna_lens.collect(chat_model, negative)
+    neurons = [cna_lens.Neuron(layer, index) for layer in (1, 0) for index in (2, 7, 11)]
+    found = ablation_effects(chat_model, positive, neurons, means.mean, means.layout)
+    before = np.array(refusal_log_odds(chat_model, positive))
+    expected = []
+    for neuron in neurons:
+        circuit = cna_lens.Circuit((neuron,), (1.0,), means.layout)
+        with cna_lens.steer(chat_model, circuit, values=means, positions="last_prompt"):
+            expected.append(float((before - refusal_log_odds(chat_model, positive)).mean()))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert np.abs(expected).max() > 1e-4
+
+
+def test_a_correlation_comes_with_an_interval_around_it():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=300)
+    y = x + draw.normal(size=300)
+    found = correlation(lambda a, b: float(np.corrcoef(a, b)[0, 1]), x, y, seed=0)
+    assert found["low"] < found["value"] < found["high"]
+    # Of 300 pairs at 0.71, plus or minus two standard errors of 0.03.
+    assert found["value"] == pytest.approx(2**-0.5, abs=0.08)
+    assert found["high"] - found["low"] == pytest.approx(4 * 0.5 / 300**0.5, rel=0.4)

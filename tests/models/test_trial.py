@@ -1,0 +1,311 @@
+"""A model is judged by what it does: the broken are refused or warned about, the whole are not."""
+
+import warnings
+from functools import partial
+
+import families
+import pytest
+import tiny
+import torch
+
+import cna_lens
+from cna_lens import CnaLensWarning, ModelError, audit
+from cna_lens.models.trial.trial import tried
+from experiments.families.tiny_models import tiny_model
+
+PROMPTS = [[1, 5, 6, 7, 8, 9, 20], [1, 5, 6, 7, 8, 9, 21, 22], [1, 5, 6, 7, 8, 9, 23, 24, 25]]
+
+
+@pytest.fixture
+def broken():
+    """A bridge of a test's own, to be broken."""
+    return tiny.untried_bridge("llama")
+
+
+def answers(model):
+    return cna_lens.generate(model, PROMPTS, max_new_tokens=6)
+
+
+def attentions(model):
+    return [block.attn for block in model.blocks]
+
+
+def replace(component, **methods):
+    """On the component alone; a bridge's own assignment would reach what it wraps as well."""
+    vars(component).update(methods)
+
+
+def keep_nothing(k, v, **kwargs):
+    return k, v
+
+
+def test_an_empty_cache_is_warned_about_once_and_changes_no_answer(llama, broken):
+    for attention in attentions(broken):
+        replace(attention, _update_kv_cache=keep_nothing)
+    with pytest.warns(CnaLensWarning) as said:
+        found = answers(broken)
+    assert found == answers(llama)
+    assert answers(broken) == found
+    (message,) = [str(each.message) for each in said]
+    assert message.startswith("tiny-llama: the cache of LlamaForCausalLM holds 0 tokens")
+    assert "about 20 times slower" in message
+    assert "docs/compatibility.md" in message
+    assert "transformers " in message
+
+
+@pytest.mark.parametrize("weight", [0.0, torch.nan])
+def test_an_empty_cache_is_seen_where_logits_cannot_tell(broken, weight):
+    broken.original_model.lm_head.weight.data[:] = weight
+    for attention in attentions(broken):
+        replace(attention, _update_kv_cache=keep_nothing)
+    with pytest.warns(CnaLensWarning, match="holds 0 tokens .* about 20 times slower"):
+        assert tried(broken).cache is None
+
+
+def test_a_cache_that_computes_something_else_is_not_used(llama, broken):
+    for attention in attentions(broken):
+        update = attention._update_kv_cache
+
+        def louder(k, v, update=update, **kwargs):
+            keys, values = update(k, v, **kwargs)
+            # What is read from the cache, not what was computed just now.
+            return torch.cat([keys[..., : -k.shape[-2], :] * 1.5, k], dim=-2), values
+
+        replace(attention, _update_kv_cache=louder)
+    with pytest.warns(CnaLensWarning, match="otherwise with its cache than without|holds 0 tokens"):
+        found = answers(broken)
+    assert found == answers(llama)
+
+
+def test_an_attention_that_is_scaled_wrongly_is_refused_with_its_layer(broken):
+    attention = attentions(broken)[1]
+    forward = attention.forward
+
+    def scaled(*args, **kwargs):
+        output, *others = forward(*args, **kwargs)
+        return 1.1 * output, *others
+
+    replace(attention, forward=scaled)
+    with pytest.raises(ModelError, match=r"does not compute what .* differs from layer 1 on"):
+        cna_lens.collect(broken, PROMPTS)
+
+
+def test_logits_that_differ_behind_the_last_layer_are_refused(broken):
+    forward = broken.unembed.forward
+    replace(broken.unembed, forward=lambda *args, **kwargs: forward(*args, **kwargs).flip(-1))
+    with pytest.raises(ModelError, match="it differs behind the last layer"):
+        answers(broken)
+
+
+def test_a_hook_point_of_the_right_width_at_the_wrong_place_is_refused(monkeypatch):
+    from transformer_lens.model_bridge.generalized_components import GatedMLPBridge
+
+    right = tiny.untried_bridge("llama", d_mlp=16)
+    assert cna_lens.collect(right, PROMPTS).layout.widths == (16, 16)
+    monkeypatch.setitem(GatedMLPBridge.hook_aliases, "hook_post", "hook_in")
+    wrong = tiny.untried_bridge("llama", d_mlp=16)
+    assert wrong.hook_dict["blocks.0.mlp.hook_post"] is wrong.blocks[0].mlp.hook_in
+    with pytest.raises(ModelError, match=r"blocks\.0\.mlp\.hook_post .* not what the down proj"):
+        cna_lens.collect(wrong, PROMPTS)
+
+
+# The bridge of TransformerLens 3 keeps no cache of MPT at all.
+if families.TRANSFORMER_LENS_4:
+
+    def test_a_padded_prompt_that_is_read_otherwise_shares_no_prefix():
+        family = next(family for family in families.RUNNABLE if family.name == "MPT")
+        with pytest.warns(CnaLensWarning, match="padding is behind a shared prefix.*about twice"):
+            trial = tried(tiny_model(family).model)
+        assert trial.no_cache is None
+
+
+class ByTheNewName(torch.nn.Module):
+    """An attention that its layer hands the cache as `cache`, which the bridge does not read."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, *args, past_key_values=None, cache=None, **kwargs):
+        return self.attention(*args, cache=past_key_values if cache is None else cache, **kwargs)
+
+
+def rename_the_cache(model):
+    """What Transformers 5.24 did to TransformerLens 4.3, with any version of them."""
+    forward = model.original_model.forward
+    keyword = tried(tiny.untried_bridge("llama")).cache
+
+    def by_the_new_name(*args, cache=None, past_key_values=None, **kwargs):
+        if past_key_values is not None:
+            warnings.warn("`past_key_values` is deprecated", FutureWarning, stacklevel=2)
+        if cache is not None:
+            kwargs[keyword] = cache
+        return forward(*args, **kwargs)
+
+    model.original_model.forward = by_the_new_name
+    for layer in model.original_model.model.layers:
+        layer.original_component.self_attn = ByTheNewName(layer.original_component.self_attn)
+
+
+def test_a_cache_that_is_handed_on_by_another_name_is_translated(llama, broken):
+    rename_the_cache(broken)
+    trial = tried(broken)
+    assert (trial.cache, trial.no_cache, trial.no_sharing) == ("cache", None, None)
+    assert answers(broken) == answers(llama)
+    calls = []
+    broken.original_model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    answers(broken)
+    assert all(positions == 1 for _, positions in calls[2:]), calls
+
+
+def test_the_translation_is_no_hook_of_a_stranger(broken):
+    rename_the_cache(broken)
+    tried(broken)
+    assert all(attention._forward_pre_hooks for attention in attentions(broken))
+    # The test's own.
+    assert {found.kind for found in audit.hooks(broken)} == {"replaced method"}
+
+
+def test_the_translation_stays_beside_a_users_hook(llama, broken):
+    rename_the_cache(broken)
+    for attention in attentions(broken):
+        attention.register_forward_pre_hook(lambda *_: None)
+    assert tried(broken).cache == "cache"
+    assert answers(broken) == answers(llama)
+
+
+def test_where_no_way_to_a_cache_works_no_translation_stays(broken):
+    rename_the_cache(broken)
+    for attention in attentions(broken):
+        replace(attention, _update_kv_cache=keep_nothing)
+    before = [len(attention._forward_pre_hooks) for attention in attentions(broken)]
+    with pytest.warns(CnaLensWarning, match="holds 0 tokens"):
+        tried(broken)
+    assert [len(attention._forward_pre_hooks) for attention in attentions(broken)] == before
+
+
+def test_hooks_on_a_model_take_no_part_and_stay_in_their_order(broken):
+    calls = []
+
+    def note(name, value, hook):
+        calls.append(name)
+        return 2 * value
+
+    point = broken.hook_dict["blocks.0.mlp.hook_post"]
+    for name in ("first", "second"):
+        point.add_hook(partial(note, name))
+    handle = attentions(broken)[0].register_forward_hook(lambda *_: calls.append("torch"))
+    assert tried(broken).no_sharing is None
+    assert calls == []
+    broken(torch.tensor([[1, 5, 6]]))
+    assert calls == ["torch", "first", "second"]
+    broken.reset_hooks()
+    handle.remove()
+    broken(torch.tensor([[1, 5, 6]]))
+    assert calls == ["torch", "first", "second"]
+
+
+def test_a_model_that_keeps_every_logit_gives_the_same_answers(llama, broken):
+    assert tried(llama).keeps_logits
+    forward = broken.original_model.forward
+
+    def refuses(*args, **kwargs):
+        if "logits_to_keep" in kwargs:
+            raise TypeError("unexpected keyword argument 'logits_to_keep'")
+        return forward(*args, **kwargs)
+
+    broken.original_model.forward = refuses
+    assert not tried(broken).keeps_logits
+    assert answers(broken) == answers(llama)
+
+
+def test_a_model_is_tried_once(broken):
+    passes = []
+    first = tried(broken)
+    broken.original_model.register_forward_hook(lambda *_: passes.append(1))
+    assert tried(broken) is first
+    assert passes == []
+
+
+def test_mixed_precision_around_the_first_use_accuses_nobody(broken):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert tried(broken).no_sharing is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_no_precision_is_accused(family, dtype):
+    assert tried(tiny.untried_bridge(family, dtype=dtype)).no_sharing is None
+
+
+def test_weights_that_are_no_numbers_are_told_by_their_activations(broken):
+    broken.original_model.model.layers[0].mlp.up_proj.weight.data[:] = torch.nan
+    with pytest.raises(cna_lens.ActivationError, match="layer 0, 1"):
+        cna_lens.collect(broken, PROMPTS)
+
+
+def test_loading_refuses_a_bridge_that_computes_something_else(folder, monkeypatch):
+    from transformer_lens.model_bridge.generalized_components import GatedMLPBridge
+
+    forward = GatedMLPBridge.forward
+    monkeypatch.setattr(
+        GatedMLPBridge, "forward", lambda self, *args, **kw: 1.1 * forward(self, *args, **kw)
+    )
+    with pytest.raises(ModelError, match=r"differs from layer 0 on; docs/compatibility\.md"):
+        cna_lens.load_model(folder, device="cpu")
+
+
+def test_a_model_that_cannot_run_alone_is_warned_about(broken):
+    broken.original_model.forward = partial(_only_through, broken, broken.original_model.forward)
+    with pytest.warns(CnaLensWarning, match=r"cannot be compared .*\(ValueError: not alone\)"):
+        assert tried(broken).no_sharing is None
+
+
+def _only_through(bridge, forward, *args, **kwargs):
+    if not kwargs.pop("return_dict", False) and "attention_mask" not in kwargs:
+        raise ValueError("not alone")
+    return forward(*args, **kwargs)
+
+
+def test_a_family_that_transformer_lens_cannot_run_is_refused_by_name(broken):
+    replace(attentions(broken)[0], forward=lambda *args, **kwargs: kwargs["embed_positions"])
+    with pytest.raises(ModelError, match=r"cannot run tiny-llama with the versions .*KeyError"):
+        answers(broken)
+
+
+def test_rows_leave_a_batch_of_a_hybrid_whose_cache_cannot_drop_them():
+    family = next(family for family in families.RUNNABLE if family.name == "LFM2")
+    model = tiny_model(family).model
+    prompts = [[9, 14, 30, word] for word in range(3, 60, 4)]
+    with pytest.warns(CnaLensWarning, match="cannot let go of an answer that is finished"):
+        first = cna_lens.generate(model, prompts, max_new_tokens=1)
+    # What some rows say first ends their answers.
+    model.tokenizer.eos_token_id = model.tokenizer.convert_tokens_to_ids(first[0])
+    together = cna_lens.generate(model, prompts, max_new_tokens=6)
+    assert together == [
+        cna_lens.generate(model, [prompt], max_new_tokens=6)[0] for prompt in prompts
+    ]
+    assert {len(answer.split()) for answer in together} >= {0, 6}
+
+
+def test_a_down_projection_that_is_not_called_is_warned_about(llama, broken):
+    out = broken.blocks[1].mlp.out
+    replace(out, forward=lambda x: torch.nn.functional.linear(out.hook_in(x), out.weight))
+    with pytest.warns(CnaLensWarning, match=r"blocks\.1\.mlp\.hook_post .* which is not called"):
+        found = answers(broken)
+    assert found == answers(llama)
+
+
+def test_memory_that_runs_out_is_no_want_of_a_cache(broken):
+    for attention in attentions(broken):
+        replace(attention, _update_kv_cache=run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        tried(broken)
+
+
+def run_out(k, v, **kwargs):
+    if kwargs.get("past_key_values") is not None or kwargs.get("cache") is not None:
+        raise torch.OutOfMemoryError
+    return k, v

@@ -1,0 +1,484 @@
+"""What a report says of results, and that nothing in them becomes a part of the page."""
+
+import json
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import report_results
+import results
+from parsed_html import Parsed
+from report_results import HOSTILE, everything, hostile_texts, write_folder
+
+from cna_lens import (
+    Circuit,
+    Comparison,
+    InputError,
+    Layout,
+    Neuron,
+    PromptRecord,
+    Provenance,
+    UniversalRecord,
+    viz,
+)
+from cna_lens.errors import CircuitFileError
+from cna_lens.metrics import Answered, AnswerRecord, Evaluation, label, load_labels, save_labels
+from cna_lens.report import (
+    Run,
+    Section,
+    StudyTable,
+    make_report,
+    read_results,
+    token_section,
+    verdicts,
+    write_report,
+)
+from cna_lens.report.circuits import circuit_section
+from cna_lens.report.page import page_html
+from cna_lens.report.pictures import picture
+from cna_lens.report.runs import run_section
+from cna_lens.results.rendering.visible import visible
+from cna_lens.viz.pages.pages import view_scripts
+
+
+class Page(Parsed):
+    def __init__(self, page):
+        super().__init__(page.replace("<!doctype html>", ""))
+
+    @property
+    def structure(self):
+        """Every element with the names of its attributes."""
+        return [(tag, tuple(attributes)) for tag, attributes in self.elements]
+
+
+def added(hostile, plain):
+    return f"{plain}{hostile}"
+
+
+def section(report, beginning):
+    (found,) = [each for each in report.sections if each.title.startswith(beginning)]
+    return found
+
+
+def caveats(result, **others):
+    return " ".join(make_report({"it": result, **others}).sections[0].caveats)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return make_report(everything(), title="A report")
+
+
+@pytest.fixture(scope="module")
+def shown(whole):
+    return Page(whole.html())
+
+
+def test_every_result_has_its_section_and_what_was_asked_comes_first(whole):
+    assert [each.title.split(":")[0] for each in whole.sections] == [
+        "What was asked",
+        "Circuit",
+        "Answers",
+        "Comparison",
+        "Stability",
+        "NullDistribution",
+        "Localization",
+        "Transfer",
+        "Necessity",
+        "table1",
+        "table1",
+        "Texts",
+    ]
+
+
+def test_the_same_results_give_the_same_file(whole):
+    assert whole.html() == make_report(everything(), title="A report").html()
+
+
+def test_hashes_commands_and_numbers_are_in_the_page(shown):
+    for text in ("ab" * 32, "cd" * 8, "cna-lens demo --model 'a model'", "another model"):
+        assert text in shown.text
+    assert ["a model", "refused, CNA 0.5", "25.0 % [10.0, 35.0] n=30", "25.0 %"] in shown.rows
+    assert ["a model", "change", "-91.0 % n=3, 2 missing", "25.0 %"] in shown.rows
+    assert ["a model", "missing", "-", "-"] in shown.rows
+
+
+def test_every_image_is_described_and_every_heading_is_linked(shown):
+    images = shown.attributes("img")
+    assert len(images) >= 10
+    assert all(len(image["alt"]) > 30 for image in images)
+    links = [link["href"] for link in shown.attributes("a")]
+    named = {attributes.get("id") for _, attributes in shown.elements}
+    assert all(link.startswith("#") and link[1:] in named for link in links)
+    assert len(links) == 1 + len(shown.attributes("section"))
+    assert len(set(links)) == len(links)
+
+
+def test_a_figure_of_many_points_is_no_svg(monkeypatch):
+    figure = viz.answers(report_results.answers())
+    assert picture(figure).image.startswith(b"<?xml")
+    monkeypatch.setattr("cna_lens.report.pictures.LARGEST_SVG", 100)
+    assert picture(figure).image.startswith(b"\x89PNG")
+
+
+def without_figures(patch):
+    patch.setattr("cna_lens.report.pictures.find_spec", lambda name: None)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    without_figures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def harmless():
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        return Page(make_report(everything(), title="A report").html())
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_texts_are_shown_and_change_no_element(no_figures, harmless, hostile):
+    names = everything(partial(added, hostile))
+    page = Page(make_report(names, title=f"A report{hostile}").html())
+    assert page.structure == harmless.structure
+    # In title, contents, headings, facts, tables, caveats and commands, letter by letter.
+    assert page.text.count(visible(hostile)) > 60
+    assert_nothing_can_run(page)
+
+
+def test_hostile_texts_are_described_in_figures_and_change_no_element(shown):
+    page = Page(make_report(everything(hostile_texts())).html())
+    assert page.structure == shown.structure
+    descriptions = " ".join(image["alt"] for image in page.attributes("img"))
+    assert sum(visible(hostile) in descriptions for hostile in HOSTILE) >= 5
+    assert_nothing_can_run(page)
+
+
+def assert_nothing_can_run(page):
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes), tag
+        assert not (attributes.get("src") or "data:").startswith(("http", "javascript"))
+
+
+def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
+    write_folder(tmp_path)
+    found = read_results([tmp_path])
+    page = make_report(found).html()
+    assert "SECRET" not in page
+    assert "name the file itself to show them" in page
+    named = make_report(read_results([tmp_path, tmp_path / "answers-circuit.jsonl"]))
+    assert section(named, "Texts").tables[0].rows[0][1].text == "SECRET\u2028answer"
+    assert "do not publish it" in section(named, "Texts").lead[0]
+    assert named.sections[-2].title.startswith("Texts")
+
+
+def test_what_files_hold_is_what_results_say(tmp_path):
+    write_folder(tmp_path)
+    named = {each.name.removeprefix(f"{tmp_path.name}/"): each.result for each in
+             read_results([tmp_path]).results}  # fmt: skip
+    assert named["circuit.json"] == results.circuit()
+    assert named["labels.jsonl"] == report_results.answers()
+    assert named["comparison.jsonl"] == results.comparison()
+    assert named["run.json"] == report_results.run()
+    assert named["table1.json"] == StudyTable.from_record(report_results.study_record())
+    in_memory = make_report(results.evidence())
+    from_files = make_report({name: named[f"{name}.json"] for name in results.evidence()})
+    for one, other in zip(in_memory.sections, from_files.sections, strict=True):
+        assert len(one.pictures) == 1
+        assert other == one
+
+
+@pytest.mark.parametrize("kind", ["null", "stability", "localization"])
+def test_a_file_from_before_figures_were_kept_is_shown_without_one(kind, tmp_path):
+    results.evidence()[kind].save(tmp_path / "old.json")
+    record = json.loads((tmp_path / "old.json").read_text())
+    del record["curves"]
+    (tmp_path / "old.json").write_text(json.dumps(record))
+    (old,) = make_report(read_results([tmp_path])).sections
+    assert old.pictures == ()
+    assert old.tables
+
+
+def test_an_unfinished_comparison_is_read_as_far_as_it_goes(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "comparison.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    assert Comparison.load(path) == Comparison(results.comparison().outcomes[:-1])
+    assert path.read_bytes() == whole[:-20]
+
+
+def test_files_that_are_not_ours_are_refused_by_name_and_listed_in_folders(tmp_path):
+    write_folder(tmp_path)
+    saved = json.loads((tmp_path / "null.json").read_text())
+    summary = saved["summary"]
+    summary["table"]["rows"][0][0]["number"] = '" onclick="x'
+    study = report_results.study_record()
+    others = {
+        "broken.json": "{",
+        "list.json": "[1]",
+        "number.json": "3",
+        "other.json": '{"a": 1}',
+        "circuit2.json": (tmp_path / "circuit.json").read_text().replace("contrast", "relp"),
+        "labels2.jsonl": '{"prompt_id": "a", "refused": "no"}\n',
+        "number2.json": json.dumps(saved | {"summary": summary}),
+        "study2.json": json.dumps(study | {"rows": [study["rows"][0] | {"paper": "<b>"}]}),
+        "null2.json": '{"evidence": "NullDistribution", "summary": {"title": 1}}',
+        "null3.json": json.dumps(saved | {"curves": saved["curves"] | {"as_strong": ["many"]}}),
+        "records.jsonl": '{"study": {}}\n{"key": "a"}\n',
+        "empty.jsonl": "",
+        "latin.json": None,
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(b"\xff\xfe" if content is None else content.encode())
+        with pytest.raises((InputError, CircuitFileError), match=name):
+            read_results([tmp_path / name])
+    left_out = read_results([tmp_path]).left_out
+    assert len(left_out) == len(others) + 1
+    page = make_report(read_results([tmp_path])).sections[-1]
+    assert {row[0].text for row in page.tables[0].rows} == {name for name, _ in left_out}
+
+
+@pytest.mark.parametrize("paths", [[], ["nowhere"]])
+def test_nothing_to_report_is_refused(paths, tmp_path):
+    with pytest.raises(InputError, match=r"nothing to report|nowhere does not exist"):
+        write_report(paths, tmp_path / "report.html")
+    with pytest.raises(InputError, match="nothing to report"):
+        make_report({})
+
+
+def test_what_is_no_result_is_refused_by_name(without_type_checks):
+    with pytest.raises(InputError, match="a number is a int, no result"):
+        make_report({"a number": 3})
+    with pytest.raises(InputError, match="a pair is a tuple, no result"):
+        make_report({"a pair": (1, 2)})
+
+
+def answered(refused, condition, prompts=None, quality=1.0):
+    asked = prompts or [str(place) for place in range(len(refused))]
+    records = tuple(
+        AnswerRecord(prompt, bool(each), {"quality": quality + 0.01 * place}, 5, "0" * 64)
+        for place, (prompt, each) in enumerate(zip(asked, refused, strict=True))
+    )
+    return Answered(condition, "harmful", Evaluation(records))
+
+
+def conditions(before, after, control, **settings):
+    return (
+        answered(before, "unsteered, m = 1"),
+        answered(after, "circuit, m = 0", **settings),
+        answered(control, "random control, m = 0"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("refusals", "said"),
+    [
+        (([1] * 8, [0] * 8, [1] * 8), "fewer refusals than chance explains, and the random"),
+        (([1] * 8, [0] * 8, [0] * 8), "but so does changing random neurons"),
+        (([0] * 8, [1] * 8, [0] * 8), "more refusals than chance"),
+        (([1] * 8, [1] * 7 + [0], [1] * 8), "no effect of the circuit"),
+        (([1] * 3 + [0] * 5, [0] * 8, [1] * 3 + [0] * 5), "fewer than 6 refusals"),
+    ],
+)
+def test_the_verdict_says_what_the_refusals_are_evidence_of(refusals, said):
+    found = conditions(*refusals)
+    (text,) = verdicts(found)
+    assert said in text
+    assert said in make_report({"labels": found}).sections[0].lead[0]
+    counts = [sum(each) for each in refusals]
+    for count, condition in zip(
+        counts, ("were refusals", "with circuit", "with random"), strict=True
+    ):
+        assert f"{count} {condition}" in text
+    assert verdicts(found[:2]) == []
+
+
+def test_each_circuit_is_judged_beside_the_control_that_follows_it():
+    before, _, _ = conditions([1] * 8, [1] * 8, [1] * 8)
+    cases = [
+        answered(refused, condition)
+        for refused, condition in (
+            ([1] * 8, "circuit, m = 0"),
+            ([1] * 8, "random control, m = 0"),
+            ([0] * 8, "RelP circuit, d = -2"),
+            ([0] * 8, "random control, d = -2"),
+            ([0] * 8, "a circuit without a control"),
+        )
+    ]
+    weak, confounded = verdicts([before, *cases])
+    assert "8 with circuit, m = 0" in weak
+    assert "no effect of the circuit" in weak
+    assert "0 with RelP circuit, d = -2" in confounded
+    assert "but so does changing random neurons" in confounded
+
+
+def test_changes_are_counted_prompt_by_prompt():
+    before = [1, 1, 1, 0, 0, 0, 0]
+    found = conditions(before, [0, 0, 1, 1, 0, 0, 0], before)
+    rates, changes = make_report({"labels": found}).sections[0].tables
+    assert [cell.text for cell in changes.rows[0][:5]] == [
+        "harmful",
+        "circuit, m = 0",
+        "2",
+        "1",
+        "1",
+    ]
+    assert [row[2].number for row in rates.rows] == [3 / 7, 2 / 7, 3 / 7]
+
+
+def test_answers_to_different_prompts_are_not_paired():
+    one, other, control = conditions([1] * 8, [0] * 8, [1] * 8)
+    moved = answered([0] * 8, "circuit, m = 0", prompts=list("abcdefgh"))
+    found = make_report({"labels": (one, moved, control)}).sections[0]
+    assert found.lead == ()
+    assert len(found.tables) == 1
+    assert "asked different harmful prompts" in " ".join(found.caveats)
+    assert "asked different" not in caveats((one, other, control))
+
+
+def test_caveats_of_answers_follow_from_their_numbers():
+    fallen = caveats(conditions([1] * 8, [0] * 8, [1] * 8, quality=0.3))
+    assert "With circuit, m = 0 the quality of answers to harmful prompts falls" in fallen
+    same = caveats(conditions([1] * 8, [0] * 8, [1] * 8))
+    assert "falls" not in same
+    assert "With 8 answers a share is known to ± 35 %" in same
+    assert "With 99 answers a share" in caveats(conditions([1] * 99, [0] * 99, [1] * 99))
+    assert "share is known" not in caveats(conditions([1] * 100, [0] * 100, [1] * 100))
+    assert "There is no control" in caveats(conditions([1] * 8, [0] * 8, [1] * 8)[:2])
+    assert "nothing says what changed" in caveats(conditions([1] * 8, [0] * 8, [1] * 8)[1:])
+    alone = caveats(label(["a"], ["b"]))
+    assert "There is no control" in alone
+
+
+def test_a_circuits_caveats_are_those_that_nothing_else_answers():
+    late = Circuit((Neuron(3, 0), Neuron(3, 1), Neuron(0, 0)), (3.0, -2.0, 1.0), Layout((4,) * 4))
+    record = PromptRecord(8, "0" * 64)
+    late = replace(late, provenance=Provenance("a model", positive=record, negative=record))
+    alone = caveats(late)
+    for text in ("That they cause anything is not", "shuffled labels", "from 8 prompts a side",
+                 "2 of 3 neurons lie in the last quarter", "No hash of the weights"):  # fmt: skip
+        assert text in alone
+    with_all = caveats(late, **results.evidence(), labels=report_results.answers())
+    assert with_all == (
+        "No hash of the weights was kept, so that it cannot be told on which weights of a model "
+        "it was found."
+    )
+    many = replace(late.provenance, positive=PromptRecord(100, "0"), negative=record)
+    assert "from 8 prompts" in caveats(replace(late, provenance=many))
+    assert "may well give other" not in caveats(
+        replace(late, provenance=replace(many, negative=PromptRecord(100, "0")))
+    )
+
+
+@pytest.mark.parametrize(
+    ("universal", "said"),
+    [
+        (UniversalRecord(2), "the neurons were given"),
+        (
+            UniversalRecord(2, 0.001, 0.8, "layer", "value", prompts=PromptRecord(40, "def")),
+            "in the top 0.10% of a layer's activations by value on at least 80% of 40 diverse "
+            "prompts",
+        ),
+        (
+            UniversalRecord(2, prompts=PromptRecord(40, "def")),
+            "found on 40 diverse prompts, how is not recorded",
+        ),
+    ],
+)
+def test_the_universal_rule_is_told_in_words(universal, said):
+    neurons = Circuit((Neuron(0, 0),), (1.0,), Layout((4,)), Provenance(universal=universal))
+    section = circuit_section("c", neurons)
+    assert dict(section.facts)["universal rule"] == said
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        ("contrast", "1 of them more active on prompts with the behaviour and 2 less"),
+        ("relp(metric=…)", "1 of them with a positive score and 2 with a negative one"),
+        (None, "1 of them with a positive score and 2 with a negative one"),
+    ],
+)
+def test_only_a_difference_of_activations_says_where_neurons_are_more_active(rank, said):
+    neurons = Neuron(0, 0), Neuron(0, 1), Neuron(0, 2)
+    found = Circuit(neurons, (1.0, -1.0, -2.0), Layout((4,)), Provenance(rank=rank))
+    assert said in circuit_section("c", found).lead[0]
+
+
+def test_caveats_of_comparisons_follow_from_their_numbers():
+    found = results.comparison()
+    assert "These are 4 tests; at p < 0.05 about 0.2" in caveats(found)
+    assert "quality falls with ablation at 0.5" in caveats(found)
+    assert "nothing is compared yet" in caveats(Comparison(found.outcomes[:1]))
+    rare = replace(found.outcomes[0], positive=(True,) * 5 + (False,) * 15)
+    assert "too few for a drop" in caveats(Comparison((rare, *found.outcomes[1:])))
+    assert "too few for a drop" not in caveats(found)
+
+
+def test_where_the_set_up_differs_from_the_papers_is_a_caveat(whole):
+    found = whole.sections[-3]
+    assert found.caveats == ("Unlike the paper: another model",)
+    assert found.lead == ("it does",)
+    assert found.commands == ("cna-lens reproduce table1",)
+    assert found.facts == (("file", "table1.json"), ("seed", "0"), ("read as", "sign abs"))
+
+
+def test_lines_are_drawn_where_the_study_draws_lines_and_rows_elsewhere(whole):
+    assert [len(each.pictures) for each in whole.sections if each.title.startswith("table1")] == [
+        2,
+        1,
+    ]
+    described = whole.sections[-2].pictures[0].description
+    assert "refused, CNA 0.5: 25.0 % [10.0, 35.0] n=30, the paper's 0.25" in described
+
+
+def test_labels_come_back_as_they_were(tmp_path):
+    save_labels(report_results.answers(), tmp_path / "labels.jsonl")
+    assert load_labels(tmp_path / "labels.jsonl") == report_results.answers()
+    plain = label(["a", "b"], ["I'm sorry.", ""])
+    plain.save(tmp_path / "plain.jsonl")
+    assert load_labels(tmp_path / "plain.jsonl") == (Answered("answers", "given", plain),)
+
+
+def test_without_the_extra_a_report_says_why_it_has_no_figures(no_figures):
+    report = make_report(everything())
+    assert not any(each.pictures for each in report.sections)
+    assert "pip install 'cna-lens[viz]'" in report.sections[-1].caveats[0]
+
+
+def test_views_of_tokens_bring_their_scripts_once_and_the_policy_allows_them(llama):
+    circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), Layout((24, 24)))
+    views = token_section(llama, circuit, [[5, 6, 7]])
+    assert len(views.views) == 3
+    report = make_report({"it": circuit}).with_section(views).with_section(views)
+    page = report.html()
+    assert page.count(view_scripts()[0]) == 1
+    assert len(page.encode()) < 1.6e6
+    policy = re.search(r"script-src ([^;]*);", page)[1].split()
+    assert len(policy) == 3
+    assert "unsafe" not in " ".join(policy)
+    assert view_scripts()[0] not in make_report({"it": circuit}).html()
+
+
+def test_an_empty_circuit_and_a_page_without_sections_are_shown():
+    empty = make_report({"it": Circuit((), (), Layout((4, 4)))})
+    assert "no neurons" in empty.sections[0].lead[0]
+    Page(empty.html())
+    assert Page(page_html("t", [])).attributes("section") == []
+    assert Page(page_html("t", [Section("s")])).attributes("section")
+
+
+def test_a_run_that_was_slower_than_it_could_be_says_why(tmp_path):
+    slow = replace(report_results.run(), slower="its cache stays empty")
+    slow.save(tmp_path / "run.json")
+    record = json.loads((tmp_path / "run.json").read_text())
+    facts = dict(run_section("run.json", Run.from_record(record)).facts)
+    assert facts["slower than it could be"] == "its cache stays empty"
+    # What was written before it was told.
+    del record["slower"]
+    assert "slower than it could be" not in dict(
+        run_section("run.json", Run.from_record(record)).facts
+    )

@@ -1,0 +1,33 @@
+"""Another process that can be killed."""
+
+import contextlib
+import os
+import signal
+import threading
+import warnings
+
+from tqdm import std
+from tqdm.auto import tqdm
+
+
+@contextlib.contextmanager
+def child(work):
+    """Another process that does the work, and is killed at the end."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads, which the child does not use.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = os.fork()
+    if not process:
+        # tqdm's lock is shared between processes, and whoever is killed may hold it.
+        for bar in (tqdm, std.tqdm):
+            bar.set_lock(threading.RLock())
+        try:
+            work()
+        finally:
+            os._exit(0)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
