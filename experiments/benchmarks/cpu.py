@@ -16,7 +16,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-import cna_lens.models.running.packing
 from cna_lens import audit
 from cna_lens.models import HookedModel, TokenIds, encode, length_buckets, pad
 from experiments.benchmarks.growth import growth
@@ -118,7 +117,7 @@ class CpuBench:
         """
 
         def alone(universal: Universal) -> None:
-            with patch.object(cna_lens.models.running.packing, "WORTH_TRYING", 0):
+            with patch("cna_lens.models.running.packing.WORTH_TRYING", 0):
                 self.find(universal=universal)
 
         measures: list[Measure] = []

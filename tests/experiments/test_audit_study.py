@@ -14,7 +14,7 @@ from cna_lens.metrics import refusal_log_odds
 from cna_lens.models.inside.weights import edited_neurons
 from cna_lens.results import Journal
 from experiments.audit import finetuning, weight_edits
-from experiments.audit.analysis import analysed, auroc, auroc_with_interval, chosen_threshold, level
+from experiments.audit.analysis import analysed, level
 from experiments.audit.attacks import tampered, weakened_adapter
 from experiments.audit.bench import RANKINGS, Bench
 from experiments.audit.drifts import benign, random_neurons
@@ -24,6 +24,7 @@ from experiments.audit.halves import Audit, halved
 from experiments.audit.running import run
 from experiments.audit.variants import Variant, steered
 from experiments.audit.watching import shuffled_requests, watched
+from experiments.shared.detection import auroc, auroc_with_interval, chosen_threshold
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

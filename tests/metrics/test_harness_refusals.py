@@ -29,9 +29,9 @@ def without_lm_eval(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@pytest.mark.parametrize("path", sorted(Path(cna_lens.metrics.__file__).parent.glob("*.py")))
+@pytest.mark.parametrize("path", sorted(Path(cna_lens.metrics.__file__).parent.rglob("*.py")))
 def test_modules_are_imported_without_lm_eval(path, without_lm_eval):
-    runpy.run_path(path)
+    runpy.run_path(str(path))
 
 
 @pytest.mark.parametrize("run", [mmlu, lambda model: run_lm_eval(model, "arc_easy")])

@@ -16,7 +16,10 @@ from pages import DOCS, FENCE, PAGES, REFERENCE, ROOT, TEXTS, blocks, name_of
 from cna_lens.cli.app import app
 
 COMMAND_LINE = typer.main.get_command(app)
-PACKAGES = [f"cna_lens{name}" for name in ("", ".audit", ".evidence", ".metrics", ".viz")]
+PACKAGES = [
+    "cna_lens",
+    *(f"cna_lens.{path.parent.name}" for path in (ROOT / "cna_lens").glob("*/*.pyi")),
+]
 
 
 # The reference
@@ -128,7 +131,7 @@ def test_money_and_code_are_no_formulas():
         ("metrics.mmlu", "cna_lens.metrics.mmlu"),
         ("refusal_log_odds", "cna_lens.metrics.refusal_log_odds"),
         ("is_refusal", "cna_lens.is_refusal"),
-        ("viz.layers", "cna_lens.viz.figures.layers.layers"),
+        ("viz.layers", "cna_lens.viz.layers"),
     ],
 )
 def test_a_public_name_in_backticks_is_linked(written, target):

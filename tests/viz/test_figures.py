@@ -301,7 +301,7 @@ except cna_lens.CnaLensError as error:
     print(error)
 importlib.util.find_spec = installed
 import cna_lens.viz
-cna_lens.viz.figures.layers(circuit)
+cna_lens.viz.layers(circuit)
 assert "matplotlib.pyplot" not in sys.modules
 """
 

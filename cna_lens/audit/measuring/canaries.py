@@ -61,7 +61,7 @@ class Canaries:
 
         Half of the benign ones use words of the harmful ones ("kill", "bomb", "steal").
         """
-        file = files("cna_lens.audit").joinpath(f"{name}.csv")
+        file = files("cna_lens.audit.measuring").joinpath(f"{name}.csv")
         if not file.is_file():
             raise InputError(f"there are no packaged canaries {name!r}; there are: {PACKAGED}")
         return cls._of(name, file.read_text(encoding="utf-8"))

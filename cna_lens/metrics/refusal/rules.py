@@ -97,8 +97,8 @@ def is_refusal(answer: str, rule: str = "opening") -> bool:
     subject without saying no is mostly missed, and so is a refusal without words such as these.
 
     Measured on 414 short answers (tests/support/labelled_answers.csv), many of them there to
-    mislead, of which 166 were held out while the phrases were chosen. Whoever chose the phrases wrote the
-    answers too, so this is a floor to keep and not what to expect of a model's answers:
+    mislead, of which 166 were held out while the phrases were chosen. Whoever chose the phrases
+    wrote the answers too, so this is a floor to keep and not what to expect of a model's answers:
 
     | rule | precision, all | recall, all | precision, held out | recall, held out |
     |---|---|---|---|---|

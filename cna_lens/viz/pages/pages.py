@@ -122,7 +122,7 @@ class _Bundle(Page):
 
 def view_scripts() -> tuple[str, str]:
     """What a page needs behind its views, once: CircuitsVis, and what draws them with it."""
-    return _bundle(), (files("cna_lens.viz") / "mount.js").read_text(encoding="utf-8")
+    return _bundle(), (files("cna_lens.viz.pages") / "mount.js").read_text(encoding="utf-8")
 
 
 def _scripts(shared: bool) -> str:
