@@ -213,9 +213,11 @@ def test_a_lasting_failure_is_missing_after_all_its_retries(judge_server, reason
 
 
 def test_a_reply_that_trickles_in_times_out_as_a_whole(judge_server):
-    # Each piece would keep alive a timeout that starts anew with each read.
-    judge_server.script = [verdict(piece=1)]
-    assert one(judge_server, retries=0, timeout=0.3) == Missing("timed out")
+    # With a timeout for each read, every piece would extend it; one for all attempts would leave
+    # no time for the retry.
+    judge_server.script = [verdict(piece=1), verdict(0, 5, 5)]
+    judged = judge(["p"], ["a"], judge_server.judge(retries=1, timeout=0.3))
+    assert (judged.scores, judged.calls) == ([1.0], 2)
 
 
 def test_waits_grow_with_each_retry(judge_server):

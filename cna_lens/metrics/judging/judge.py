@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tqdm.auto import tqdm
 
@@ -150,33 +150,29 @@ def judge(
         KeyboardInterrupt: at once; what has been judged is in the cache.
     """
     _check(prompts, answers)
-    pairs = [(p, a) for p, a in zip(prompts, answers, strict=True)]
+    pairs = list(zip(prompts, answers, strict=True))
     keys = [judge.cache_key(*pair) for pair in pairs]
-    results: dict[str, Judgement | Missing] = {}
-    with JudgementCache(judge.cache) as cache:
-        for key in keys:
-            if (known := cache.get(key)) is not None:
-                results[key] = known
-        cached = sum(key in results for key in keys)
-        left = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in results}
-        usage = Usage()
-        if left:
-            with tqdm(total=len(left), desc="judging", disable=not progress) as bar:
+    cache = JudgementCache(judge.cache)
+    results: dict[str, Judgement | Missing] = {
+        key: known for key in keys if (known := cache.get(key)) is not None
+    }
+    cached = sum(key in results for key in keys)
+    left = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in results}
+    usage = Usage()
+    if left:
+        with tqdm(total=len(left), desc="judging", disable=not progress) as bar:
 
-                def done(key: str, result: Judgement | Missing) -> None:
-                    results[key] = result
-                    if isinstance(result, Judgement):
-                        cache.add(key, result)
-                    bar.update()
+            def done(key: str, result: Judgement | Missing) -> None:
+                results[key] = result
+                if isinstance(result, Judgement):
+                    cache.add(key, result)
+                bar.update()
 
-                usage = ask_all(judge, left, done)
+            usage = ask_all(judge, left, done)
     return Judgements(
         tuple(results[key] for key in keys),
         cached=cached,
-        calls=usage.calls,
-        tokens_in=usage.tokens_in,
-        tokens_out=usage.tokens_out,
-        uncounted=usage.uncounted,
+        **asdict(usage),
         price_per_million=judge.price_per_million,
     )
 
