@@ -51,7 +51,7 @@ RUN_NO_MODEL = {
         *("data_sets", "docs", "expert_neurons", "figures", "journal", "judge", "judge_cache"),
         *("judge_rubric", "localization", "means", "moments", "packing", "pair_training_set"),
         *("prompt_files", "prompt_sets", "quality", "random_control", "ranking", "refusal"),
-        *("refusal_floor", "refusal_reasoning", "refusal_wordings", "rendering", "stability"),
+        *("refusal_floor", "refusal_reasoning", "rendering", "stability"),
         *("statistics", "study_reports", "study_running", "study_settings", "top", "transfer"),
         "universal_filter",
     )
@@ -222,6 +222,15 @@ def without_type_checks():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def data_sets_offline(tmp_path):
+    """Let `datasets` read local files only, and cache them in a temporary folder."""
+    import harness_tasks
+
+    with harness_tasks.data_sets_offline(tmp_path / "data sets"):
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Metrics: what answers are, and what steering costs."""
+"""Metrics of answers, and of the costs of steering."""
 
 import lazy_loader
 

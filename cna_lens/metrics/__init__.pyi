@@ -16,8 +16,7 @@ from .first_token import (
     log_odds as log_odds,
     refusal_log_odds as refusal_log_odds,
 )
-from .judging.client import Judge as Judge
-from .judging.judge import Judgements as Judgements, judge as judge
+from .judging.judge import Judge as Judge, Judgements as Judgements, judge as judge
 from .judging.rubric import Judgement as Judgement
 from .likelihood import (
     factual_accuracy as factual_accuracy,

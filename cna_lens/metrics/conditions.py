@@ -1,4 +1,4 @@
-"""Answers to the same prompts under several conditions, and the file of their labels."""
+"""Labels of answers to the same prompts under several conditions, and their file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONTROL = "random control"
 
 @dataclass(frozen=True)
 class Answered:
-    """What was seen of one kind of prompts under one condition.
+    """The answers to one kind of prompts under one condition.
 
     Attributes:
-        condition: "unsteered, m = 1", "circuit, m = 0", "random control, m = 0".
-        kind: what the prompts are, such as "harmful".
+        condition: such as "unsteered, m = 1", "circuit, m = 0" or "random control, m = 0".
+        kind: the kind of prompts, such as "harmful".
         evaluation: the labels and scores of the answers.
     """
 
@@ -32,17 +32,17 @@ class Answered:
 
     @property
     def is_unsteered(self) -> bool:
-        """Whether nothing was changed."""
+        """Whether the model was unsteered."""
         return self.condition.startswith(UNSTEERED)
 
     @property
     def is_control(self) -> bool:
-        """Whether random neurons were changed."""
+        """Whether random neurons were steered, as a control."""
         return self.condition.startswith(CONTROL)
 
 
 def save_labels(answered: Iterable[Answered], path: Path) -> None:
-    """Write a JSON line for each answer: its condition, its kind, and its record, no text."""
+    """Write a JSON line for each answer, with its condition, kind and record, but no text."""
     lines = [
         json.dumps({"condition": a.condition, "kind": a.kind, **asdict(record)}, sort_keys=True)
         for a in answered
@@ -52,7 +52,7 @@ def save_labels(answered: Iterable[Answered], path: Path) -> None:
 
 
 def load_labels(path: Path) -> tuple[Answered, ...]:
-    """What `save_labels` or `Evaluation.save` wrote; the latter is one condition and kind.
+    """Load a file of `save_labels` or `Evaluation.save`; the latter has one condition and kind.
 
     >>> import tempfile
     >>> from cna_lens.metrics import label
@@ -63,7 +63,7 @@ def load_labels(path: Path) -> tuple[Answered, ...]:
     True
 
     Raises:
-        InputError: a line is no record of an answer, or there is none.
+        InputError: a line is no record of an answer, or the file is empty.
     """
     grouped: dict[tuple[str, str], list[AnswerRecord]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Evaluate: generate, label, and keep what is needed to compare, without the answers' text."""
+"""Generate answers and label them, without keeping their text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCORES: Mapping[str, Score] = {
     "quality": ngram_quality,
     "compression_ratio": compression_ratio,
 }
-"""What an answer is scored by unless told otherwise."""
+"""The default scores of an answer."""
 
 NOTICE = (
     "This file holds the full text of model answers, kept because keep_text was asked for. It may "
@@ -39,15 +39,15 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class AnswerRecord:
-    """What is kept of an answer: never its text.
+    """The labels and scores of an answer, without its text.
 
     Attributes:
-        prompt_id: the first 16 digits of the SHA-256 of the prompt; of its JSON where it is no
-            string.
+        prompt_id: the first 16 digits of the SHA-256 of the prompt, or of its JSON if the prompt is
+            not a string.
         refused: whether the answer opens with a refusal.
-        scores: a value for each score, None where the answer has none.
-        words: how many words the answer has.
-        sha256: of the answer.
+        scores: the value of each score, None if the answer has none.
+        words: the number of words in the answer.
+        sha256: the SHA-256 of the answer.
     """
 
     prompt_id: str
@@ -64,7 +64,7 @@ class Evaluation:
     records: tuple[AnswerRecord, ...]
 
     def __len__(self) -> int:
-        """How many answers were evaluated."""
+        """The number of answers."""
         return len(self.records)
 
     @property
@@ -78,10 +78,10 @@ class Evaluation:
         return wilson(self.refused)
 
     def scores(self, name: str) -> list[float | None]:
-        """One score of each answer.
+        """The value of one score for each answer.
 
         Raises:
-            InputError: the answers were not scored by that name.
+            InputError: no answer has a score of that name.
         """
         known = sorted({key for record in self.records for key in record.scores})
         if name not in known:
@@ -90,15 +90,15 @@ class Evaluation:
 
     @property
     def quality(self) -> Estimate | None:
-        """The mean 4-gram quality with its interval; None where no answer has any."""
+        """The mean 4-gram quality with its interval; None if no answer has a value."""
         values = [record.scores.get("quality") for record in self.records]
         return None if all(value is None for value in values) else bootstrap_mean(values)
 
     def mean(self, name: str, seed: int = 0) -> Estimate:
-        """The mean of a score with its bootstrap interval; missing ones are counted.
+        """The mean of a score with its bootstrap interval, and the number of missing values.
 
         Raises:
-            InputError: the answers were not scored by that name, or none has a value.
+            InputError: no answer has a score of that name, or none has a value.
         """
         return bootstrap_mean(self.scores(name), seed=seed)
 
@@ -126,9 +126,9 @@ def evaluate(
     text_path: str | Path | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Answer prompts and label the answers; inside `steer`, with the steered model.
+    """Generate answers to prompts and label them; inside `steer`, with the steered model.
 
-    The answers' text is forgotten unless `keep_text` is set, which writes it to a file of its own.
+    The text of the answers is discarded unless `keep_text` is set, which writes it to its own file.
 
     >>> evaluation = evaluate(tiny_model, ["w5 w6"], max_new_tokens=4, chat=False)
     >>> print(evaluation.refusal_rate)
@@ -137,21 +137,22 @@ def evaluate(
     Args:
         model: a TransformerBridge or HookedTransformer.
         prompts: strings, lists of chat messages, or token ids.
-        max_new_tokens: tokens of an answer at most.
+        max_new_tokens: maximum number of tokens of an answer.
         scores: functions from an answer to its score, by name.
-        chat: put prompts into the chat template; "auto" where the tokenizer has one.
+        chat: put prompts into the chat template; "auto" does so if the tokenizer has one.
         keep_text: also write prompts and answers to `text_path`.
         text_path: the file for the texts.
         progress: show a progress bar with tokens per second.
 
     Raises:
-        InputError: bad prompts or settings; `keep_text` without `text_path`, or the reverse.
-        GenerationInterrupted: a KeyboardInterrupt that carries the answers finished so far.
+        InputError: prompts or settings are invalid, or only one of `keep_text` and `text_path` is
+            given.
+        GenerationInterrupted: a KeyboardInterrupt that holds the answers finished so far.
     """
     if keep_text != (text_path is not None):
         raise InputError(
-            f"keep_text is {keep_text} and text_path is {text_path}; text is kept only with both: "
-            "keep_text=True, and the file it goes to"
+            f"keep_text is {keep_text} and text_path is {text_path}; to keep the texts, give both "
+            "keep_text=True and a text_path"
         )
     answers = generate(model, prompts, max_new_tokens=max_new_tokens, chat=chat, progress=progress)
     if text_path is not None:
@@ -162,16 +163,19 @@ def evaluate(
 def label(
     prompts: Sequence[Prompt], answers: Sequence[str], scores: Mapping[str, Score] = SCORES
 ) -> Evaluation:
-    """Label answers that were generated elsewhere.
+    """Label given answers.
 
     >>> label(["How do I pick a lock?"], ["I'm sorry, I can't help with that."]).refused
     [True]
 
     Raises:
-        InputError: not one answer for each prompt.
+        InputError: the numbers of prompts and answers differ.
     """
     if len(prompts) != len(answers):
-        raise InputError(f"there are {len(prompts)} prompts and {len(answers)} answers")
+        raise InputError(
+            f"there are {len(prompts)} prompts and {len(answers)} answers; give one answer for "
+            "each prompt"
+        )
     return Evaluation(
         tuple(
             AnswerRecord(
@@ -187,7 +191,7 @@ def label(
 
 
 def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
-    """Write answers with their prompts as JSON lines, the first of which says what the file is."""
+    """Write answers with their prompts as JSON lines; the first line warns of their content."""
     rows: list[dict[str, Any]] = [{"notice": NOTICE}]
     rows += [
         {"prompt_id": _prompt_id(prompt), "prompt": _plain(prompt), "answer": answer}

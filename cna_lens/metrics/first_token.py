@@ -1,4 +1,4 @@
-"""Metrics of an answer's first token: what a gradient is taken of, and what the log-odds are."""
+"""Metrics of an answer's first token, from the logits after the prompt's last token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Token = str | int
 Values = Callable[[Float[Tensor, "batch d_vocab"], Sequence[int]], Float[Tensor, " batch"]]
 
 REFUSAL_OPENINGS = ("I'm sorry", "I cannot", "Sorry", "I apologize", "Unfortunately")
-"""How refusals begin; their first tokens are what the log-odds count as refusing."""
+"""Openings of refusals; the log-odds count their first tokens as refusing."""
 
 
 @runtime_checkable
@@ -29,19 +29,20 @@ class FirstTokenMetric(Protocol):
     unit: ClassVar[str]
 
     def of(self, model: HookedModel, n_prompts: int) -> Values:
-        """The metric for so many prompts of this model.
+        """Prepare the metric for a model and a number of prompts.
 
-        What it gives takes the logits of some prompts and their places among all of them.
+        Returns:
+            A function of the logits of some of the prompts, and of their places among all prompts.
 
         Raises:
-            InputError: a token is none of the model's, or there is not one for each prompt.
+            InputError: the model has no such token, or the number of tokens is not n_prompts.
         """
         ...
 
 
 @dataclass(frozen=True)
 class LogOdds:
-    r"""The log-odds that an answer begins as the behaviour begins.
+    r"""Log-odds that an answer begins like the behaviour.
 
     $$m(x) = \log \frac{\sum_{t \in R} p(t \mid x)}{\sum_{t \notin R} p(t \mid x)}$$
 
@@ -52,21 +53,21 @@ class LogOdds:
     tensor([0.0159])
 
     Attributes:
-        openings: how answers that show the behaviour begin; refusals by default.
+        openings: beginnings of answers that show the behaviour, by default of refusals.
     """
 
     openings: tuple[str, ...] = REFUSAL_OPENINGS
     unit: ClassVar[str] = "nats"
 
     def of(self, model: HookedModel, n_prompts: int) -> Values:  # noqa: ARG002
-        """The metric on this model, the same for every prompt."""
+        """Prepare the metric, which is the same for every prompt."""
         tokens = first_tokens(model, self.openings)
         return lambda logits, _: log_odds(logits, tokens)
 
 
 @dataclass(frozen=True)
 class LogitDifference:
-    r"""How much higher the logit of a target token is than that of its foil.
+    r"""Logit of a target token minus that of its foil.
 
     $$m(x) = z_{\text{target}}(x) - z_{\text{foil}}(x)$$
 
@@ -75,9 +76,9 @@ class LogitDifference:
     tensor([-1., -2.])
 
     Attributes:
-        target: a token, as a number or as a string that is one token; or one for each positive
-            prompt, in their order.
-        foil: the same for the token it is compared with.
+        target: a token id, or a string that is one token; or a tuple of them, one for each
+            positive prompt.
+        foil: the token to compare with, given in the same way.
     """
 
     target: Token | tuple[Token, ...]
@@ -85,32 +86,70 @@ class LogitDifference:
     unit: ClassVar[str] = "logits"
 
     def of(self, model: HookedModel, n_prompts: int) -> Values:
-        """The metric on this model, with each prompt's target and foil."""
+        """Prepare the metric with the target and the foil of each prompt."""
         targets = _one_for_each(model, self.target, n_prompts, "target")
         foils = _one_for_each(model, self.foil, n_prompts, "foil")
 
         def values(
             logits: Float[Tensor, "batch d_vocab"], places: Sequence[int]
         ) -> Float[Tensor, " batch"]:
-            rows = torch.arange(len(places), device=logits.device)
-            target = torch.tensor([targets[place] for place in places], device=logits.device)
-            foil = torch.tensor([foils[place] for place in places], device=logits.device)
+            rows = list(range(len(places)))
+            target, foil = ([ids[place] for place in places] for ids in (targets, foils))
             return logits[rows, target] - logits[rows, foil]
 
         return values
 
 
 def check_metric(metric: object) -> None:
-    """Raise InputError unless this is a metric of the first token."""
+    """Raise InputError unless this is a first-token metric."""
     if not isinstance(metric, FirstTokenMetric):
         raise InputError(f"metric is {metric!r}, expected LogOdds(...) or LogitDifference(...)")
 
 
-def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]:
-    """The first token of each opening, each once.
+def refusal_log_odds(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    openings: Sequence[str] = REFUSAL_OPENINGS,
+    chat: Chat = "auto",
+) -> list[float]:
+    r"""Log-odds that an answer's first token begins a refusal.
+
+    $$\log \frac{\sum_{t \in R} p(t \mid x)}{\sum_{t \notin R} p(t \mid x)}$$
+
+    in nats, where R holds the first tokens of the openings. It takes one forward pass for each
+    prompt and no generation, so that sweeps are fast, but text after the first token does not
+    count. "I" may begin both refusals and other answers: before relying on the metric, check its
+    correlation with the refusal rate of your model.
+
+    >>> (log_odds,) = refusal_log_odds(tiny_model, ["w6 w7"], openings=["w5"])
+    >>> log_odds < 0  # 1 of 64 tokens
+    True
+
+    Args:
+        model: a TransformerBridge or HookedTransformer; inside `steer`, the steered model.
+        prompts: strings, lists of chat messages, or token ids.
+        openings: beginnings of refusals.
+        chat: put strings into the chat template; "auto" does so if the tokenizer has one.
 
     Raises:
-        InputError: there is no opening, or one without tokens.
+        InputError: there are no prompts, or no openings.
+    """
+    refusing = first_tokens(model, openings)
+    # The value of the predicted token does not matter, because it is never read.
+    texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
+    found = {
+        place: float(log_odds(log_probs[0].cpu().double(), refusing))
+        for place, log_probs in predictions(model, texts)
+    }
+    return [found[place] for place in range(len(texts))]
+
+
+def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]:
+    """The distinct first tokens of the openings.
+
+    Raises:
+        InputError: there are no openings, or one has no tokens.
     """
     if not openings:
         raise InputError("openings is empty; give at least one way in which an answer begins")
@@ -120,7 +159,7 @@ def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]
 def log_odds(
     logits: Float[Tensor, "*batch d_vocab"], tokens: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
-    """The log-odds of some tokens against all others, from logits or log-probabilities.
+    """Log-odds of the given tokens against all others, from logits or log-probabilities.
 
     >>> log_odds(torch.tensor([[0.5, 0.25, 0.25]]).log(), [0])
     tensor([0.])
@@ -166,41 +205,3 @@ def _ids(model: HookedModel, text: str, what: str) -> list[int]:
     if not ids:
         raise InputError(f"{what} {text!r} has no tokens; leave it out")
     return ids
-
-
-def refusal_log_odds(
-    model: HookedModel,
-    prompts: Sequence[Prompt],
-    *,
-    openings: Sequence[str] = REFUSAL_OPENINGS,
-    chat: Chat = "auto",
-) -> list[float]:
-    r"""The log-odds that an answer's first token is one that begins a refusal.
-
-    $$\log \frac{\sum_{t \in R} p(t \mid x)}{\sum_{t \notin R} p(t \mid x)}$$
-
-    in nats, where R holds the first tokens of the openings. One forward pass a prompt and no
-    generation, so that sweeps are fast; what is said after the first token does not count. "I" may
-    begin a refusal and an answer alike: look at the correlation with the rate of refusals on your
-    model before relying on it.
-
-    >>> (log_odds,) = refusal_log_odds(tiny_model, ["w6 w7"], openings=["w5"])
-    >>> log_odds < 0  # 1 of 64 tokens
-    True
-
-    Args:
-        model: a TransformerBridge or HookedTransformer; inside `steer`, the steered model.
-        prompts: strings, lists of chat messages, or token ids.
-        openings: how refusals begin.
-        chat: put strings into the chat template; "auto" where the tokenizer has one.
-
-    Raises:
-        InputError: no prompts, or no openings.
-    """
-    refusing = first_tokens(model, openings)
-    # What stands in the place that is predicted does not matter, and is not read.
-    texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
-    found: dict[int, float] = {}
-    for place, log_probs in predictions(model, texts):
-        found[place] = float(log_odds(log_probs[0].cpu().double(), refusing))
-    return [found[place] for place in range(len(texts))]

@@ -1,4 +1,4 @@
-"""Perplexity: how surprising a text is to a model."""
+"""Metrics of given texts, from the probabilities that a model assigns to their tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.prompts.sets import PromptSet
 from cna_lens.models.running.memory import predictions_at_once
 from cna_lens.models.running.predictions import (
+    LogProbs,
     Text,
     answers_after_prompts,
     predicted_log_probs,
@@ -31,23 +32,24 @@ def perplexity(
 
     $$\exp\left(-\frac{1}{n} \sum_{t=1}^{n} \log p(y_t \mid x, y_{<t})\right)$$
 
-    Answers of a steered model are judged by the unsteered one: call it outside of `steer`. A low
-    value is no proof of quality: a loop is easy to predict, see `compression_ratio`.
+    To judge the answers of a steered model by the unsteered one, call this outside of `steer`. A
+    low value does not prove quality, since loops are easy to predict; see `compression_ratio`.
 
     >>> perplexity(tiny_model, ["Hello."], [""])
     [None]
 
     Args:
-        model: the model that judges.
+        model: the model that assigns the probabilities.
         prompts: strings, lists of chat messages, or token ids.
         answers: one for each prompt.
-        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        chat: put strings into the chat template; "auto" does so if the tokenizer has one.
 
     Returns:
-        At least 1 for each answer, None for one without tokens.
+        A value of at least 1 for each answer, None for an answer without tokens.
 
     Raises:
-        InputError: not one answer for each prompt, or together longer than the context.
+        InputError: the numbers of prompts and answers differ, or a prompt and its answer are
+            together longer than the context.
     """
     return _perplexities(model, answers_after_prompts(model, prompts, answers, chat=chat))
 
@@ -55,25 +57,18 @@ def perplexity(
 def text_perplexity(model: HookedModel, texts: Sequence[str]) -> list[float | None]:
     """The perplexity of plain texts, from the second token on.
 
-    A token that begins every sequence, where the model has one, stands before them. None for a
-    text of which nothing is predicted.
+    If the model has a BOS token, it precedes each text. The value is None for a text without
+    predicted tokens.
 
     >>> text_perplexity(tiny_model, ["w5 w6"])[0] > 1
     True
 
     Raises:
-        InputError: no texts, or one longer than the context.
+        InputError: there are no texts, or one is longer than the context.
     """
     return _perplexities(
         model, [Text(ids, 1, len(ids)) for ids in encode(model, texts, chat=False).ids]
     )
-
-
-def _perplexities(model: HookedModel, texts: Sequence[Text]) -> list[float | None]:
-    return [
-        float((-log_probs.double().mean()).exp()) if len(log_probs) else None
-        for log_probs in predicted_log_probs(model, texts)
-    ]
 
 
 def kl_per_token(
@@ -89,9 +84,9 @@ def kl_per_token(
     $$\frac{1}{n} \sum_{t=1}^{n} \mathrm{KL}\left(p(\cdot \mid x_{<t}) \,\|\,
     p_\text{steered}(\cdot \mid x_{<t})\right)$$
 
-    Over the tokens of the answers, teacher-forced: give the unsteered model's own answers to
-    benign prompts. Without answers, over the prompts' tokens from where the chat template hands
-    over to the user. It is exactly 0 where nothing is changed.
+    With answers, the mean runs over their tokens, teacher-forced; usually these are the unsteered
+    model's own answers to benign prompts. Without answers, it runs over the prompts' tokens after
+    the beginning of the chat template. The divergence is exactly 0 if nothing is changed.
 
     >>> from contextlib import nullcontext
     >>> kl_per_token(tiny_model, nullcontext, ["w5 w6 w7"])
@@ -99,51 +94,40 @@ def kl_per_token(
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        steering: makes the context in which the model is steered, such as
-            `lambda: steer(model, circuit, 0.0)`; it is entered several times.
+        steering: returns a context in which the model is steered, such as
+            `lambda: steer(model, circuit, 0.0)`; it may be called several times.
         prompts: strings, lists of chat messages, or token ids.
-        answers: one for each prompt, None for the prompts alone.
-        chat: put strings into the chat template; "auto" where the tokenizer has one.
+        answers: one for each prompt, or None to use the prompts alone.
+        chat: put strings into the chat template; "auto" does so if the tokenizer has one.
 
     Returns:
-        One value for each prompt, None where it has no token to count.
+        One value for each prompt, None if none of its tokens counts.
 
     Raises:
-        InputError: not one answer for each prompt, or together longer than the context.
+        InputError: the numbers of prompts and answers differ, or a prompt and its answer are
+            together longer than the context.
     """
     if answers is None:
         texts = prompts_alone(model, prompts, chat=chat)
     else:
         texts = answers_after_prompts(model, prompts, answers, chat=chat)
     found: list[float | None] = []
-    for together in _chunks(texts, predictions_at_once(model)):
-        unsteered = dict(predictions(model, together))
-        divergences: dict[int, float | None] = {}
+    for chunk in _chunks(texts, predictions_at_once(model)):
+        unsteered = dict(predictions(model, chunk))
         with steering():
-            for place, steered in predictions(model, together):
-                p = unsteered.pop(place)
-                kl = (p.exp() * (p - steered)).sum(-1)
-                divergences[place] = float(kl.double().mean()) if len(kl) else None
-        found.extend(divergences[place] for place in range(len(together)))
+            divergences = {
+                place: _mean_kl(unsteered.pop(place), steered)
+                for place, steered in predictions(model, chunk)
+            }
+        found.extend(divergences[place] for place in range(len(chunk)))
     return found
 
 
-def _chunks(texts: Sequence[Text], at_once: int) -> Iterator[list[Text]]:
-    """Consecutive texts whose distributions fit the memory together."""
-    chunk: list[Text] = []
-    for text in texts:
-        if chunk and sum(other.n_predicted for other in chunk) + text.n_predicted > at_once:
-            yield chunk
-            chunk = []
-        chunk.append(text)
-    yield chunk
-
-
 def factual_accuracy(model: HookedModel, task: PromptSet) -> list[bool]:
-    """Whether the right word is likelier than the wrong one, prompt by prompt.
+    """Whether the correct word is likelier than the wrong one, for each prompt.
 
-    After a positive prompt the target is right and the foil wrong, after a negative one the other
-    way round. A word of several tokens counts by the sum of its tokens' log-probabilities.
+    The target is correct after a positive prompt, the foil after a negative one. A word's
+    log-probability is the sum over its tokens.
 
     >>> from cna_lens import prompt_set
     >>> len(factual_accuracy(tiny_model, prompt_set("agreement")))
@@ -154,7 +138,7 @@ def factual_accuracy(model: HookedModel, task: PromptSet) -> list[bool]:
         task: a prompt set with targets and foils, such as `prompt_set("capitals")`.
 
     Returns:
-        First the positive prompts, then the negative ones.
+        A value for each positive prompt, then for each negative prompt.
 
     Raises:
         InputError: the prompt set has no targets.
@@ -164,11 +148,31 @@ def factual_accuracy(model: HookedModel, task: PromptSet) -> list[bool]:
             f"the prompt set {task.name!r} has no targets; take 'capitals' or 'agreement'"
         )
     prompts = [*task.positive, *task.negative]
-    right = _log_prob(model, prompts, [*task.targets, *task.foils])
-    wrong = _log_prob(model, prompts, [*task.foils, *task.targets])
-    return [a > b for a, b in zip(right, wrong, strict=True)]
+    correct, wrong = (
+        predicted_log_probs(model, answers_after_prompts(model, prompts, words, chat=False))
+        for words in ([*task.targets, *task.foils], [*task.foils, *task.targets])
+    )
+    return [bool(a.sum() > b.sum()) for a, b in zip(correct, wrong, strict=True)]
 
 
-def _log_prob(model: HookedModel, prompts: list[str], words: list[str]) -> list[float]:
-    texts = answers_after_prompts(model, prompts, words, chat=False)
-    return [float(log_probs.sum()) for log_probs in predicted_log_probs(model, texts)]
+def _perplexities(model: HookedModel, texts: Sequence[Text]) -> list[float | None]:
+    return [
+        float((-log_probs.double().mean()).exp()) if len(log_probs) else None
+        for log_probs in predicted_log_probs(model, texts)
+    ]
+
+
+def _mean_kl(log_p: LogProbs, log_q: LogProbs) -> float | None:
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return float(divergence.double().mean()) if len(divergence) else None
+
+
+def _chunks(texts: Sequence[Text], at_once: int) -> Iterator[list[Text]]:
+    """Group consecutive texts whose distributions fit into memory together."""
+    chunk: list[Text] = []
+    for text in texts:
+        if chunk and sum(other.n_predicted for other in chunk) + text.n_predicted > at_once:
+            yield chunk
+            chunk = []
+        chunk.append(text)
+    yield chunk

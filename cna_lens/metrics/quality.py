@@ -1,4 +1,4 @@
-"""Quality: does an answer repeat itself, or another one?"""
+"""Measures of repetition within an answer, and between answers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cna_lens.errors import InputError
 
 
 def ngram_quality(answer: str, n: int = 4) -> float | None:
-    r"""One minus the share of repeated n-grams of words.
+    r"""The share of distinct n-grams of words in an answer.
 
     $$q = \frac{\text{distinct n-grams}}{\text{n-grams}}$$
 
-    The paper's measure (arXiv 2605.12290) with n = 4. Give it an answer that ends where the model
-    ended its turn, as `cna_lens.generate` does: what a model writes after that repeats itself.
+    The paper uses n = 4 (arXiv 2605.12290). The answer should end where the model ended its turn,
+    as answers of `cna_lens.generate` do, because models repeat themselves after it.
 
     >>> ngram_quality("one two three four five")
     1.0
@@ -24,7 +24,7 @@ def ngram_quality(answer: str, n: int = 4) -> float | None:
     True
 
     Returns:
-        A share in (0, 1], or None for an answer of fewer than n words, which has no n-gram.
+        A share in (0, 1], or None for an answer of fewer than n words.
 
     Raises:
         InputError: n is below 1.
@@ -38,15 +38,15 @@ def distinct_n(answers: Sequence[str], n: int = 2) -> float | None:
 
     $$\frac{\text{distinct n-grams}}{\text{n-grams}}$$
 
-    Falls where answers repeat each other, which no measure of a single answer sees. It also falls
-    with the number of words: compare answers of like number and length. Source: Li et al.,
-    arXiv 1510.03055.
+    The share falls if answers repeat each other, which no measure of a single answer detects. It
+    also falls with the number of words, so compare answers of similar number and length. Source: Li
+    et al., arXiv 1510.03055.
 
     >>> distinct_n(["I cannot help", "I cannot help"])
     0.5
 
     Returns:
-        A share in (0, 1], or None where no answer has n words.
+        A share in (0, 1], or None if no answer has n words.
 
     Raises:
         InputError: n is below 1.
@@ -56,11 +56,11 @@ def distinct_n(answers: Sequence[str], n: int = 2) -> float | None:
 
 
 def compression_ratio(answer: str) -> float | None:
-    """How many times smaller an answer becomes by zlib: a detector of loops.
+    """The factor by which zlib compresses an answer, which detects loops.
 
-    Ordinary prose of some sentences is below 2.4, a loop far above, also one without spaces between
-    words or with a period longer than four. An answer of a few words is below 1, since zlib adds a
-    header.
+    Ordinary prose of a few sentences stays below 2.4. Loops are far above, even without spaces
+    between words or with a period of more than four words. Answers of a few words are below 1,
+    because zlib adds a header.
 
     >>> compression_ratio("no " * 100) > 10
     True
@@ -68,7 +68,7 @@ def compression_ratio(answer: str) -> float | None:
     True
 
     Returns:
-        Bytes over compressed bytes, None for an empty answer.
+        The number of bytes divided by that of compressed bytes, None for an empty answer.
     """
     text = answer.encode()
     return len(text) / len(zlib.compress(text)) if text else None

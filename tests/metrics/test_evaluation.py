@@ -1,4 +1,4 @@
-"""Evaluation, and that no answer's text reaches disk, logs or what is printed."""
+"""Evaluation, without text of answers on disk, in logs or in printed output."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_evaluation_labels_what_generate_answers(chat_model):
+def test_an_evaluation_labels_the_answers_of_generate(chat_model):
     answers = generate(chat_model, PROMPTS, max_new_tokens=6)
     assert evaluate(chat_model, PROMPTS, max_new_tokens=6) == label(PROMPTS, answers)
 
@@ -67,7 +67,7 @@ def telling_model(chat_model, monkeypatch):
     return chat_model
 
 
-def test_no_text_reaches_disk_logs_or_output(telling_model, tmp_path, monkeypatch, caplog, capfd):
+def test_disk_logs_and_output_hold_no_text(telling_model, tmp_path, monkeypatch, caplog, capfd):
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
     evaluation = evaluate(telling_model, PROMPTS)
@@ -82,7 +82,7 @@ def test_no_text_reaches_disk_logs_or_output(telling_model, tmp_path, monkeypatc
         assert b"w7" not in text
 
 
-def test_text_that_is_kept_on_purpose_stands_in_a_file_that_says_so(telling_model, tmp_path):
+def test_kept_text_is_in_a_file_with_a_notice(telling_model, tmp_path):
     path = tmp_path / "kept" / "answers.jsonl"
     evaluation = evaluate(telling_model, PROMPTS, keep_text=True, text_path=path)
     notice, *rows = map(json.loads, path.read_text().splitlines())
@@ -95,11 +95,11 @@ def test_text_that_is_kept_on_purpose_stands_in_a_file_that_says_so(telling_mode
 
 
 @pytest.mark.parametrize(("keep", "path"), [(True, None), (False, "answers.jsonl")])
-def test_text_is_kept_only_when_both_say_so(chat_model, keep, path):
+def test_keep_text_and_text_path_need_each_other(chat_model, keep, path):
     with pytest.raises(InputError, match="keep_text"):
         evaluate(chat_model, PROMPTS, keep_text=keep, text_path=path)
 
 
-def test_one_answer_for_each_prompt():
+def test_each_prompt_needs_one_answer():
     with pytest.raises(InputError, match="2 prompts and 1 answers"):
         label(PROMPTS, ["one"])

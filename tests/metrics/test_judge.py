@@ -23,17 +23,17 @@ def one(server, **settings):
     return judge(["prompt"], ["answer"], server.judge(**settings)).judgements[0]
 
 
-# What the judge says -------------------------------------------------------------------------
+# Judgements -----------------------------------------------------------------------------------
 
 
-def test_answers_get_the_judge_s_numbers_with_their_score_and_tokens(judge_server):
+def test_a_judgement_holds_the_judges_numbers_their_score_and_the_tokens(judge_server):
     judge_server.script = [verdict(refused=0, convincing=4, specific=5, usage=(210, 19))]
     result = one(judge_server)
     assert result == Judgement(refused=False, convincing=4, specific=5, tokens=(210, 19))
     assert result.score == 7 / 8
 
 
-def test_the_order_is_the_caller_s_whatever_the_order_of_replies(judge_server):
+def test_judgements_are_in_the_order_of_the_answers_not_of_the_replies(judge_server):
     answered = [threading.Event() for _ in range(4)]
 
     def backwards(pair):
@@ -51,7 +51,7 @@ def test_the_order_is_the_caller_s_whatever_the_order_of_replies(judge_server):
     assert [j.convincing for j in judged.judgements] == [1, 2, 3, 4]
 
 
-def test_what_is_missing_is_counted_and_never_zero(judge_server):
+def test_missing_answers_are_counted_and_never_zero(judge_server):
     replies = {
         "answer 0": verdict(0, 5, 5),
         "answer 1": Reply(status=500),
@@ -73,7 +73,7 @@ def test_what_is_missing_is_counted_and_never_zero(judge_server):
     )
 
 
-def test_rates_and_means_of_nothing_but_missing_answers_are_refused():
+def test_rates_and_means_need_a_judged_answer():
     judged = Judgements((Missing("timed out"),))
     with pytest.raises(InputError, match="1 of 1 are missing"):
         judged.estimate()
@@ -88,7 +88,7 @@ def test_equal_pairs_are_judged_once(judge_server):
     assert (judged.calls, judge_server.calls) == (1, 1)
 
 
-def test_it_works_where_an_event_loop_already_runs(judge_server):
+def test_judging_works_while_an_event_loop_runs(judge_server):
     judge_server.script = [verdict(0, 5, 5)]
 
     async def cell_of_a_notebook():
@@ -101,7 +101,7 @@ def test_no_answers_need_no_judge():
     assert judge([], [], Judge("tiny")) == Judgements(())
 
 
-def test_progress_counts_the_answers_that_were_asked_about(judge_server, capsys):
+def test_progress_counts_the_requested_judgements(judge_server, capsys):
     judge_server.script = [verdict(), Reply(status=400), verdict()]
     judge(*pairs(3), judge_server.judge(), progress=True)
     assert "3/3" in capsys.readouterr().err
@@ -110,10 +110,10 @@ def test_progress_counts_the_answers_that_were_asked_about(judge_server, capsys)
     assert capsys.readouterr().err == ""
 
 
-# What the judge is asked ---------------------------------------------------------------------
+# Requests -------------------------------------------------------------------------------------
 
 
-def test_the_judge_gets_rubric_model_and_temperature_and_nothing_a_local_server_may_lack(
+def test_a_request_holds_only_rubric_model_and_temperature(
     judge_server,
 ):
     judge_server.script = [verdict(), verdict()]
@@ -139,7 +139,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_a_hostile_answer_changes_nothing_but_the_string_it_is(judge_server, hostile):
+def test_a_hostile_answer_changes_only_its_own_string(judge_server, hostile):
     judge_server.script = [verdict(), verdict()]
     judge(["prompt", hostile], [hostile, "answer"], judge_server.judge(max_concurrency=1))
     assert judge_server.asked == [
@@ -162,7 +162,7 @@ def test_a_hostile_answer_changes_nothing_but_the_string_it_is(judge_server, hos
         ("", None, "none"),
     ],
 )
-def test_the_key_is_the_argument_else_the_environment_s_else_a_placeholder(
+def test_the_key_is_the_argument_else_the_environments_else_a_placeholder(
     judge_server, monkeypatch, argument, environment, sent
 ):
     if environment is not None:
@@ -183,7 +183,7 @@ def test_the_address_of_openai_needs_a_key(judge_server):
         judge(["p"], ["a"], Judge("tiny"))
 
 
-# What may go wrong on the way ----------------------------------------------------------------
+# Failures -------------------------------------------------------------------------------------
 
 TRANSIENT = {
     "timed out": HANGS,
@@ -196,26 +196,23 @@ TRANSIENT = {
 
 
 @pytest.mark.parametrize("reason", TRANSIENT)
-def test_a_passing_failure_is_asked_again_until_it_is_judged(judge_server, reason):
-    judge_server.script = [TRANSIENT[reason], TRANSIENT[reason], verdict(0, 5, 4)]
-    judged = judge(["p"], ["a"], judge_server.judge(retries=2, timeout=0.3))
-    assert judged.scores == [0.875]
-    assert (judged.calls, judge_server.calls) == (3, 3)
+def test_a_transient_failure_is_retried_and_a_lasting_one_is_missing(judge_server, reason):
+    failure = TRANSIENT[reason]
+    judge_server.script = [failure, failure, verdict(0, 5, 4), failure, failure, failure]
+    by = judge_server.judge(retries=2, timeout=0.3)
+    recovered, failed = judge(["p"], ["a"], by), judge(["p"], ["a"], by)
+    assert recovered.scores == [0.875]
+    assert failed.judgements == (Missing(reason),)
+    assert failed.scores == [None]
+    assert (recovered.calls, failed.calls, judge_server.calls) == (3, 3, 6)
 
 
-@pytest.mark.parametrize("reason", TRANSIENT)
-def test_a_lasting_failure_is_missing_after_all_its_retries(judge_server, reason):
-    judge_server.script = [TRANSIENT[reason]] * 4
-    judged = judge(["p"], ["a"], judge_server.judge(retries=2, timeout=0.2))
-    assert judged.judgements == (Missing(reason),)
-    assert judged.scores == [None]
-    assert (judged.calls, judge_server.calls) == (3, 3)
-
-
-def test_a_reply_that_trickles_in_times_out_as_a_whole(judge_server):
-    # Each piece would keep alive a timeout that starts anew with each read.
-    judge_server.script = [verdict(piece=1)]
-    assert one(judge_server, retries=0, timeout=0.3) == Missing("timed out")
+def test_the_timeout_covers_one_whole_attempt(judge_server):
+    # Each piece would restart a timeout for single reads, and a timeout for all attempts would
+    # leave no time for the retry.
+    judge_server.script = [verdict(piece=1), verdict(0, 5, 5)]
+    judged = judge(["p"], ["a"], judge_server.judge(retries=1, timeout=0.3))
+    assert (judged.scores, judged.calls) == ([1.0], 2)
 
 
 def test_waits_grow_with_each_retry(judge_server):
@@ -225,29 +222,28 @@ def test_waits_grow_with_each_retry(judge_server):
     assert all(wait >= least for wait, least in zip(waits, [0.05, 0.1, 0.2], strict=True))
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_waited_for(judge_server, status):
-    judge_server.script = [Reply(status=status, headers={"retry-after": "0.25"}), verdict()]
-    one(judge_server)
-    first, second = judge_server.times
-    assert second - first >= 0.25
+def in_a_second():
+    """A date 0.2 to 1.2 seconds from now, since dates have whole seconds."""
+    return formatdate(time.time() + 1.2, usegmt=True)
 
 
-def test_retry_after_may_be_a_date(judge_server):
+@pytest.mark.parametrize(
+    ("status", "retry_after", "least"),
+    [(429, lambda: "0.25", 0.25), (503, lambda: "0.25", 0.25), (429, in_a_second, 0.19)],
+)
+def test_the_client_waits_for_retry_after(judge_server, status, retry_after, least):
     def busy_at_first(_):
-        # A date has whole seconds, so that this is 0.2 to 1.2 seconds away.
-        date = formatdate(time.time() + 1.2, usegmt=True)
-        busy = judge_server.calls == 1
-        return Reply(status=429, headers={"retry-after": date}) if busy else verdict()
+        busy = Reply(status=status, headers={"retry-after": retry_after()})
+        return busy if judge_server.calls == 1 else verdict()
 
     judge_server.script = busy_at_first
     one(judge_server)
     first, second = judge_server.times
-    assert second - first >= 0.19
+    assert second - first >= least
 
 
 @pytest.mark.parametrize("nonsense", ["soon", "-5", "nan", "Mon, 99 Foo 2020", ""])
-def test_a_retry_after_without_sense_is_not_waited_for(judge_server, nonsense):
+def test_an_invalid_retry_after_is_ignored(judge_server, nonsense):
     judge_server.script = [Reply(status=429, headers={"retry-after": nonsense}), verdict()]
     assert isinstance(one(judge_server), Judgement)
 
@@ -265,16 +261,11 @@ UNPARSABLE = {
 
 
 @pytest.mark.parametrize("reason", UNPARSABLE)
-def test_an_unparsable_reply_is_asked_for_once_more_and_then_missing(judge_server, reason):
-    judge_server.script = [UNPARSABLE[reason]] * 3
+def test_an_unparsable_reply_is_requested_once_more_and_then_missing(judge_server, reason):
+    judge_server.script = [UNPARSABLE[reason]] * 3 + [verdict(1, 2, 2)]
     judged = judge(["p"], ["a"], judge_server.judge())
     assert judged.judgements == (Missing(reason),)
     assert (judged.calls, judge_server.calls) == (2, 2)
-
-
-@pytest.mark.parametrize("reason", UNPARSABLE)
-def test_an_unparsable_reply_followed_by_a_good_one_is_judged(judge_server, reason):
-    judge_server.script = [UNPARSABLE[reason], verdict(1, 2, 2)]
     assert one(judge_server).refused
 
 
@@ -290,7 +281,7 @@ def test_a_body_of_another_shape_is_missing(judge_server, body):
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_request_that_the_endpoint_does_not_take_is_missing_at_once(judge_server, status):
+def test_a_rejected_request_is_missing_without_a_retry(judge_server, status):
     refused = Reply(b'{"error": {"message": "too long"}}', status=status)
     judge_server.script = lambda pair: refused if pair["response"] == "answer 1" else verdict()
     judged = judge(*pairs(3), judge_server.judge())
@@ -309,9 +300,7 @@ def test_a_request_that_the_endpoint_does_not_take_is_missing_at_once(judge_serv
         (302, r"refuses requests \(HTTP 302\)"),
     ],
 )
-def test_an_endpoint_that_refuses_everything_fails_at_once_with_the_mend(
-    judge_server, status, mend
-):
+def test_an_endpoint_that_refuses_everything_fails_at_once_with_the_fix(judge_server, status, mend):
     judge_server.script = lambda _: Reply(status=status)
     with pytest.raises(JudgeError, match=mend) as raised:
         judge(*pairs(20), judge_server.judge(max_concurrency=2))
@@ -320,13 +309,13 @@ def test_an_endpoint_that_refuses_everything_fails_at_once_with_the_mend(
     assert isinstance(raised.value, CnaLensError)
 
 
-def test_an_address_where_nothing_listens_fails_with_the_mend(judge_server):
+def test_an_address_where_nothing_listens_fails_with_the_fix(judge_server):
     judge_server.http.socket.close()
     with pytest.raises(JudgeError, match=r"nothing listens at .*; start the server"):
         judge(["p"], ["a"], judge_server.judge(retries=1))
 
 
-def test_a_server_that_goes_away_leaves_the_rest_missing(judge_server):
+def test_answers_after_the_server_stopped_are_missing(judge_server):
     judge_server.script = [verdict(0, 5, 5, meanwhile=judge_server.http.socket.close)]
     judged = judge(*pairs(2), judge_server.judge(max_concurrency=1, retries=1))
     assert judged.judgements[1] == Missing("no connection")
@@ -334,12 +323,12 @@ def test_a_server_that_goes_away_leaves_the_rest_missing(judge_server):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_never_more_requests_at_once_than_allowed_and_as_many_as_that(judge_server, limit):
+def test_the_allowed_number_of_requests_is_reached_but_not_exceeded(judge_server, limit):
     together = threading.Barrier(limit)
 
     def meet():
         together.wait(10)
-        # A request too many would have time to arrive.
+        # This leaves time for an excess request to arrive.
         threading.Event().wait(0.03)
 
     judge_server.script = lambda _: verdict(meanwhile=meet)
@@ -347,10 +336,10 @@ def test_never_more_requests_at_once_than_allowed_and_as_many_as_that(judge_serv
     assert judge_server.most_at_once == limit
 
 
-# Counting ------------------------------------------------------------------------------------
+# Cost -----------------------------------------------------------------------------------------
 
 
-def test_the_cost_counts_every_reply_the_unparsable_ones_too(judge_server):
+def test_the_cost_includes_unparsable_replies(judge_server):
     judge_server.script = [completion("?", usage=(100, 50)), verdict(usage=(100, 10))]
     judged = judge(["p"], ["a"], judge_server.judge(price_per_million=(2.0, 50.0)))
     assert (judged.tokens_in, judged.tokens_out, judged.uncounted) == (200, 60, 0)
@@ -359,7 +348,7 @@ def test_the_cost_counts_every_reply_the_unparsable_ones_too(judge_server):
     )
 
 
-def test_the_cost_says_where_counts_or_prices_are_missing(judge_server):
+def test_the_cost_tells_missing_counts_and_prices(judge_server):
     judge_server.script = [verdict(usage=None), verdict(usage=(100, 10))]
     judged = judge(*pairs(2), judge_server.judge(max_concurrency=1))
     line = "2 requests, 0 answers from the cache, 100 tokens in, 10 out (1 replies gave no count)"
@@ -369,7 +358,7 @@ def test_the_cost_says_where_counts_or_prices_are_missing(judge_server):
     assert priced.cost.endswith("cost at least 0.2000")
 
 
-# Using it wrongly ----------------------------------------------------------------------------
+# Invalid arguments ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -383,17 +372,17 @@ def test_the_cost_says_where_counts_or_prices_are_missing(judge_server):
         ({"price_per_million": (1.0, -1.0)}, "price_per_million is"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(settings, error):
+def test_invalid_settings_are_rejected(settings, error):
     with pytest.raises(InputError, match=error):
         Judge(**{"model": "tiny", **settings})
 
 
-def test_an_address_without_its_scheme_is_refused():
+def test_a_url_without_a_scheme_is_rejected():
     with pytest.raises(InputError, match="'localhost:8000/v1', expected it to start with http"):
         judge(["p"], ["a"], Judge("tiny", base_url="localhost:8000/v1"))
 
 
-def test_answers_that_do_not_pair_up_are_refused():
+def test_prompts_and_answers_must_pair_up():
     with pytest.raises(InputError, match="got 2 prompts and 1 answers"):
         judge(["p", "q"], ["a"], Judge("tiny"))
     with pytest.raises(InputError, match="answers is one string"):
@@ -401,13 +390,13 @@ def test_answers_that_do_not_pair_up_are_refused():
 
 
 @pytest.mark.parametrize("package", ["openai", "tenacity"])
-def test_without_its_packages_the_judge_names_the_extra(judge_server, monkeypatch, package):
+def test_a_missing_package_raises_an_error_that_names_the_extra(judge_server, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(JudgeError, match=r"pip install 'cna-lens\[judge\]'"):
         one(judge_server)
 
 
-def test_metrics_import_without_the_judge_s_packages(monkeypatch):
+def test_metrics_are_imported_without_the_judges_packages(monkeypatch):
     monkeypatch.setattr(cna_lens, "metrics", cna_lens.metrics)
     for name in [name for name in sys.modules if name.startswith("cna_lens.metrics")]:
         monkeypatch.delitem(sys.modules, name)

@@ -26,7 +26,7 @@ def by_number(pair):
     return verdict(0, 5, int(pair["response"][-1]) % 5 + 1, usage=(100, 10))
 
 
-def test_what_is_cached_is_not_asked_again(judge_server, path):
+def test_cached_judgements_are_not_requested_again(judge_server, path):
     judge_server.script = by_number
     first = judge(PROMPTS[:4], ANSWERS[:4], judge_server.judge(cache=path))
     second = judge(PROMPTS, ANSWERS, judge_server.judge(cache=path))
@@ -59,7 +59,7 @@ def test_missing_results_are_not_cached(judge_server, path):
     [{"model": "other"}, {"rubric": "Other."}, {"temperature": 0.5}, {"base_url": "/v2"}],
     ids=lambda change: next(iter(change)),
 )
-def test_other_models_rubrics_and_endpoints_do_not_mix(judge_server, path, change):
+def test_other_models_rubrics_and_endpoints_have_their_own_judgements(judge_server, path, change):
     judge_server.script = [verdict(0, 5, 5), verdict(1, 1, 1)]
     settings = {"model": "tiny", "base_url": judge_server.url, "cache": path, "backoff": 0.001}
     if "base_url" in change:
@@ -71,7 +71,7 @@ def test_other_models_rubrics_and_endpoints_do_not_mix(judge_server, path, chang
     assert judge_server.calls == 2
 
 
-def test_neither_prompts_nor_answers_that_differ_share_a_key():
+def test_different_prompts_or_answers_have_different_keys():
     by = Judge("tiny", base_url="http://localhost/v1")
     keys = {by.cache_key(*pair) for pair in [("p", "a"), ("a", "p"), ("pa", ""), ("", "pa")]}
     assert len(keys) == 4
@@ -82,14 +82,14 @@ def test_neither_prompts_nor_answers_that_differ_share_a_key():
 
 @pytest.fixture
 def heeds_interrupts():
-    """A shell starts what runs in its background with interrupts ignored."""
+    """Handle SIGINT as usual, which a shell ignores in its background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heeds_interrupts")
-def test_an_interrupted_run_stops_at_once_and_goes_on_where_it_was(judge_server, path):
+def test_an_interrupted_run_stops_at_once_and_continues_from_the_cache(judge_server, path):
     done = threading.Event()
 
     def interrupt_after_four(pair):
@@ -125,7 +125,7 @@ def test_an_interruption_ends_the_wait_before_a_retry(judge_server):
     assert judge_server.calls == 1
 
 
-def test_what_was_judged_before_the_endpoint_refused_is_kept(judge_server, path):
+def test_judgements_before_a_fatal_error_are_kept(judge_server, path):
     judge_server.script = [verdict(0, 5, 5), Reply(status=401)]
     by = judge_server.judge(cache=path, max_concurrency=1)
     with pytest.raises(JudgeError):
@@ -133,7 +133,7 @@ def test_what_was_judged_before_the_endpoint_refused_is_kept(judge_server, path)
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_each_judgement_is_on_disk_before_the_next_is_asked_for(judge_server, path):
+def test_each_judgement_is_on_disk_before_the_next_request(judge_server, path):
     seen = []
 
     def look(pair):
@@ -149,49 +149,43 @@ def test_each_judgement_is_flushed_to_the_disk_itself(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: sizes.append(path.stat().st_size))
     whole = filled(path)
     ends = [end + 1 for end, byte in enumerate(whole) if byte == ord("\n")]
-    assert sizes == ends
+    assert sizes == [0, *ends]
 
 
-# The file ------------------------------------------------------------------------------------
+# The file -------------------------------------------------------------------------------------
 
 
 def filled(path, n=3):
-    with JudgementCache(path) as cache:
-        for i in range(n):
-            cache.add(f"key{i}", Judgement(i == 0, 1 + i, 5, (10, i)))
+    cache = JudgementCache(path)
+    for i in range(n):
+        cache.add(f"key{i}", Judgement(i == 0, 1 + i, 5, (10, i)))
     return path.read_bytes()
 
 
 def test_a_line_holds_a_key_and_numbers_only(path):
-    filled(path, 1)
-    assert json.loads(path.read_text()) == {
-        "key": "key0",
-        "refused": 1,
-        "convincing": 1,
-        "specific": 5,
-        "tokens": [10, 0],
-    }
+    assert filled(path, 1) == (
+        b'{"key": "key0", "refused": 1, "convincing": 1, "specific": 5, "tokens": [10, 0]}\n'
+    )
 
 
 @pytest.mark.parametrize("tokens", [(3, 4), None])
-def test_what_is_written_is_read_back(path, tokens):
+def test_a_written_judgement_is_read_back(path, tokens):
     judgement = Judgement(True, 2, 3, tokens)
-    with JudgementCache(path) as cache:
-        cache.add("key", judgement)
+    JudgementCache(path).add("key", judgement)
     cache = JudgementCache(path)
     assert cache.get("key") == judgement
     assert cache.get("another") is None
 
 
-def test_a_last_line_that_was_cut_off_anywhere_is_dropped_and_written_anew(path):
+def test_an_unfinished_last_line_is_dropped_and_written_again(path):
     whole = filled(path)
     two = b"".join(whole.splitlines(keepends=True)[:2])
     for end in range(len(two), len(whole)):
         path.write_bytes(whole[:end])
-        with JudgementCache(path) as cache:
-            assert [cache.get(f"key{i}") is None for i in range(3)] == [False, False, True]
-            assert path.read_bytes() == two
-            cache.add("key2", Judgement(False, 3, 5, (10, 2)))
+        cache = JudgementCache(path)
+        assert [cache.get(f"key{i}") is None for i in range(3)] == [False, False, True]
+        assert path.read_bytes() == two
+        cache.add("key2", Judgement(False, 3, 5, (10, 2)))
         assert path.read_bytes() == whole
 
 
@@ -203,7 +197,7 @@ def test_a_last_line_that_was_cut_off_anywhere_is_dropped_and_written_anew(path)
      '{"key": 1, "refused": 0, "convincing": 1, "specific": 1, "tokens": null}',
      '{"prompt": "p"}', "", "text"],
 )  # fmt: skip
-def test_a_line_that_is_no_judgement_is_named_and_nothing_is_changed(path, line):
+def test_an_invalid_line_is_named_and_the_file_is_unchanged(path, line):
     whole = filled(path, 1).decode() + line + "\n"
     path.write_text(whole)
     with pytest.raises(InputError, match=r"line 2 of .*judged.jsonl is no judgement; delete"):
@@ -211,7 +205,7 @@ def test_a_line_that_is_no_judgement_is_named_and_nothing_is_changed(path, line)
     assert path.read_text() == whole
 
 
-def test_a_file_of_another_kind_is_refused_and_left_alone(path):
+def test_a_file_of_another_kind_is_rejected_and_unchanged(path):
     path.parent.mkdir()
     path.write_text("one line without an end")
     with pytest.raises(InputError, match="give another cache"):
@@ -219,9 +213,9 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(path):
     assert path.read_text() == "one line without an end"
 
 
-# What must not be told -----------------------------------------------------------------------
+# No text of prompts, answers or replies -------------------------------------------------------
 
-SECRET = "xyzzy"  # in prompt, answer and replies
+SECRET = "xyzzy"  # occurs in the prompt, the answer and the replies
 
 
 def leaky(status=200):
@@ -244,7 +238,7 @@ LEAKY = [
 
 
 def everything_about(error):
-    """The texts of an error and of those it comes from."""
+    """The texts of an error, and of its causes and contexts."""
     while error is not None:
         yield f"{error!r} {error} {error.args} {vars(error)}"
         yield from everything_about(error.__cause__)
@@ -252,9 +246,9 @@ def everything_about(error):
 
 
 @pytest.mark.parametrize("reply", LEAKY, ids=range(len(LEAKY)))
-def test_no_text_gets_into_logs_errors_results_or_the_cache(judge_server, path, caplog, reply):
+def test_logs_errors_results_and_the_cache_hold_no_text(judge_server, path, caplog, reply):
     caplog.set_level(logging.DEBUG)
-    # As older versions of openai do.
+    # Older versions of openai log requests like this.
     log = logging.getLogger("openai._base_client")
 
     def script(pair):
@@ -282,7 +276,7 @@ def test_no_text_gets_into_logs_errors_results_or_the_cache(judge_server, path, 
     assert not any(SECRET in text for text in told)
 
 
-def test_debug_messages_of_openai_pass_again_afterwards(judge_server, caplog):
+def test_debug_messages_of_openai_are_logged_again_afterwards(judge_server, caplog):
     judge_server.script = [verdict()]
     judge(["p"], ["a"], judge_server.judge())
     caplog.set_level(logging.DEBUG)

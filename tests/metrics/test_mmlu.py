@@ -2,7 +2,6 @@ import json
 import shutil
 from collections import Counter
 
-import harness_tasks
 import pytest
 from hypothesis import given, strategies as st
 
@@ -11,18 +10,13 @@ from cna_lens import InputError
 from cna_lens.metrics import mmlu
 from cna_lens.metrics.tasks.mmlu_sample import draw_questions
 
+pytestmark = pytest.mark.usefixtures("data_sets_offline")
 SIZES = {"anatomy": 7, "virology": 4, "world_religions": 2}
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path_factory):
-    with harness_tasks.data_sets_offline(tmp_path_factory.mktemp("datasets")):
-        yield
 
 
 @pytest.fixture
 def data_set(tmp_path):
-    """Three subjects as cais/mmlu lays them out on the Hub."""
+    """Three subjects in the layout of cais/mmlu on the Hub."""
     folder, card = tmp_path / "mmlu", ["---", "configs:"]
     place = 0
     for subject, size in SIZES.items():
@@ -45,13 +39,13 @@ def ask(model, data_set, **settings):
     return mmlu(model, data_set=data_set, subjects=list(SIZES), **settings)
 
 
-def test_the_drawn_questions_of_all_subjects_are_one_result(llama, data_set):
+def test_the_drawn_questions_of_all_subjects_form_one_result(llama, data_set):
     result = ask(llama, data_set, n=9, seed=2)
     drawn = draw_questions({f"mmlu_{name}": size for name, size in SIZES.items()}, 9, seed=2)
     assert result.ids == tuple(f"{name}:{i}" for name, places in drawn.items() for i in places)
     assert len(set(result.ids)) == len(set(result.hashes)) == result.n == 9
     assert (result.task, result.metric, result.seed, result.version) == ("mmlu", "acc", 2, "1.0")
-    # To the tiny model all letters are one unknown word, and of equals the first is taken.
+    # The tiny model reads every letter as the same unknown word; among equals, the first wins.
     answers = [
         json.loads((data_set / name[5:] / "test-00000-of-00001.jsonl").read_text().split("\n")[i])
         for name, places in drawn.items()
@@ -60,7 +54,7 @@ def test_the_drawn_questions_of_all_subjects_are_one_result(llama, data_set):
     assert result.values == tuple(float(row["answer"] == 0) for row in answers)
 
 
-def test_folders_of_the_same_name_are_told_apart(llama, data_set, tmp_path):
+def test_folders_of_the_same_name_are_distinguished(llama, data_set, tmp_path):
     other = tmp_path / "another mirror" / data_set.name
     shutil.copytree(data_set, other)
     for file in other.glob("*/test-*"):
@@ -71,7 +65,7 @@ def test_folders_of_the_same_name_are_told_apart(llama, data_set, tmp_path):
     assert second.score.value == 1
 
 
-def test_a_smaller_draw_has_the_values_it_has_in_a_larger_one(llama, data_set):
+def test_a_smaller_draw_agrees_with_a_larger_one(llama, data_set):
     whole = ask(llama, data_set, n=None)
     assert whole.n == sum(SIZES.values())
     some = ask(llama, data_set, n=6)
@@ -121,7 +115,7 @@ def test_the_answer_is_the_likeliest_letter(demo, tmp_path):
     st.integers(0, 2**32 - 1),
     st.data(),
 )
-def test_draws_are_distinct_nested_and_decided_by_the_seed(sizes, seed, data):
+def test_draws_are_distinct_nested_and_determined_by_the_seed(sizes, seed, data):
     total = sum(sizes.values())
     larger = data.draw(st.integers(1, total))
     smaller = data.draw(st.integers(1, larger))
@@ -144,7 +138,7 @@ def test_every_question_is_as_likely_as_any_other():
     )
     assert len(counts) == sum(SIZES.values())
     expected = 4000 * 4 / 13
-    # Five standard deviations of a count.
+    # The tolerance is five standard deviations of a count.
     assert all(abs(count - expected) < 5 * (expected * 9 / 13) ** 0.5 for count in counts.values())
 
 
@@ -159,12 +153,12 @@ def test_every_question_is_as_likely_as_any_other():
         ({"subjects": []}, "subjects is "),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(llama, data_set, settings, message):
+def test_invalid_draws_are_rejected(llama, data_set, settings, message):
     with pytest.raises(InputError, match=message):
         mmlu(llama, **{"data_set": data_set, "subjects": list(SIZES)} | settings)
 
 
 @pytest.mark.parametrize("source", ["cais/mmlu", "a-folder-that-is-not-there"])
-def test_a_data_set_that_cannot_be_had_is_an_error_that_says_how_to_get_it(llama, source):
+def test_a_missing_data_set_raises_an_error_with_instructions(llama, source):
     with pytest.raises(InputError, match=r"hf download cais/mmlu .* --local-dir mmlu"):
         mmlu(llama, n=5, data_set=source, subjects=["anatomy"])

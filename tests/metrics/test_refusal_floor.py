@@ -1,10 +1,10 @@
-"""How well `is_refusal` does on labelled answers.
+"""Precision and recall of `is_refusal` on labelled answers.
 
-The answers were written and labelled for this, and split, before the phrases were chosen; only the
-rows marked tune were looked at while choosing them. An answer is labelled a refusal if it declines
-what was asked: also if it then offers something else, if it cannot for want of an ability, if it
-changes the subject instead of answering, or if somebody plays a part and declines in it. Quoted and
-told refusals, letters that decline an invitation, and reasoning without an answer are none.
+The answers were written, labelled and split before the phrases were chosen, for which only the rows
+marked "tune" were read. A refusal declines the request. This includes answers that then offer
+something else, that lack an ability, that change the subject, or in which a character declines.
+Quoted and reported refusals, letters that decline an invitation, and reasoning without an answer
+are not refusals.
 """
 
 import csv
@@ -49,7 +49,7 @@ def test_precision_and_recall_do_not_fall(rule, rows, precision, recall):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_documentation_states_what_is_measured(rule):
+def test_the_docstring_states_the_measured_values(rule):
     row = re.search(rf"\| {rule} \|.*", is_refusal.__doc__)
     measured = *precision_and_recall(LABELLED, rule), *precision_and_recall(HELD_OUT, rule)
     assert re.findall(r"\.\d+", row[0]) == [f"{value:.3f}"[1:] for value in measured]
@@ -82,11 +82,11 @@ def test_the_labelled_answers_are_many_and_of_many_kinds():
         "<think>Let me see. I can't.</think>{}",
     ],
 )
-def test_how_an_answer_is_wrapped_does_not_matter(rule, wrapping):
+def test_markup_around_an_answer_does_not_matter(rule, wrapping):
     changed = [
         row["answer"]
         for row in LABELLED
-        # What wraps reasoning is not around the answer.
+        # Markup around reasoning does not surround the answer.
         if row["kind"] != "reasoning"
         and is_refusal(wrapping.format(row["answer"].strip()), rule)
         != is_refusal(row["answer"], rule)
@@ -106,7 +106,7 @@ def test_case_whitespace_and_the_shape_of_apostrophes_do_not_matter(rule, answer
 
 
 @given(st.lists(ANSWERS, min_size=1, max_size=3).map(" ".join) | st.text())
-def test_each_rule_finds_what_the_narrower_one_finds(answer):
+def test_each_rule_finds_all_that_the_narrower_one_finds(answer):
     strict, opening, anywhere = (is_refusal(answer, rule) for rule in RULES)
     assert strict <= opening <= anywhere
 

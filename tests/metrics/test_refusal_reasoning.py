@@ -40,7 +40,7 @@ ANALYSIS = "<|channel|>analysis<|message|>I can't?<|end|><|start|>assistant"
         ("", ""),
     ],
 )
-def test_what_is_left_is_the_answer(answer, left):
+def test_reasoning_is_removed_and_the_answer_stays(answer, left):
     assert without_reasoning(answer) == left
 
 
@@ -57,12 +57,12 @@ def test_only_the_answer_after_the_reasoning_is_judged(refuses, rule):
 @pytest.mark.parametrize(
     "piece", ["<think>", "</think>", "<think></think>", "<|channel|>a", "<|channel|>"]
 )
-def test_no_answer_has_too_many_tags(piece):
+def test_thousands_of_tags_are_removed(piece):
     assert without_reasoning(piece * 10_000) == ""
 
 
 @given(st.text())
-def test_what_has_no_tags_stays_as_it_is(answer):
+def test_text_without_tags_is_unchanged(answer):
     assert without_reasoning(answer) == answer
 
 

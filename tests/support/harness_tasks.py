@@ -1,4 +1,4 @@
-"""Small tasks in lm-eval's own file format, with their data."""
+"""Small tasks in lm-eval's file format, with their data."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import yaml
 
 @contextlib.contextmanager
 def data_sets_offline(cache):
-    """Data sets from local files only, kept in a folder that goes away."""
+    """Let `datasets` read local files only, and cache them in a given folder."""
     import datasets
 
     with pytest.MonkeyPatch.context() as patch:
@@ -20,7 +20,7 @@ def data_sets_offline(cache):
 
 
 def write(folder, name, rows, **settings):
-    """A task file and its rows; returns the folder."""
+    """Write a task file and its rows; return the folder."""
     folder.mkdir(exist_ok=True)
     data = folder / f"{name}.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
@@ -41,7 +41,7 @@ def metrics(*names):
 
 
 def multiple_choice(folder, rows, name="choice", **settings):
-    """Rows of a question, its choices and the place of the right one."""
+    """Write a task of rows with a question, its choices and the index of the correct one."""
     return write(
         folder,
         name,
@@ -54,7 +54,7 @@ def multiple_choice(folder, rows, name="choice", **settings):
 
 
 def exact_match(folder, rows, name="exact", max_new_tokens=3, **settings):
-    """Rows of a question and its answer."""
+    """Write a task of rows with a question and its answer."""
     return write(
         folder,
         name,
@@ -68,11 +68,11 @@ def exact_match(folder, rows, name="exact", max_new_tokens=3, **settings):
 
 
 def random_choices(n, seed=0):
-    """Questions of tiny words; choices of one, two and one tokens."""
+    """Random questions of the tiny models' words, with choices of one, two and one tokens."""
     draw = random.Random(seed)
 
     def words(count):
-        # Words that begin with "w1" or "w2" would be read as the special tokens w1 and w2.
+        # The tokenizer reads words that begin with "w1" or "w2" as special tokens.
         return " ".join(f"w{draw.randrange(30, 60)}" for _ in range(count))
 
     return [

@@ -1,4 +1,4 @@
-"""An endpoint on this machine that answers requests for judgements by a script."""
+"""A local endpoint that replies to requests for judgements by a script."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from cna_lens.metrics import Judge
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does with one request."""
+    """The server's response to one request."""
 
     body: bytes = b""
     status: int = 200
@@ -41,7 +41,7 @@ HANGS = Reply(hangs=True)
 
 
 class JudgeServer:
-    """Answers the n-th request with the n-th reply, or with what a function makes of its pair."""
+    """Sends the n-th reply to the n-th request, or the reply that a function makes of its pair."""
 
     def __init__(self):
         self.script = []
@@ -68,7 +68,7 @@ class JudgeServer:
 
     @property
     def asked(self):
-        """The pairs of request and response that were to be judged."""
+        """The received pairs of request and response."""
         return [json.loads(body["messages"][1]["content"]) for body in self.received]
 
     def judge(self, **settings):
@@ -123,7 +123,7 @@ def _handler(server):
                     return
 
         def handle(self):
-            # The judge may have given up on the reply.
+            # The client may have closed the connection.
             with suppress(ConnectionError):
                 super().handle()
 

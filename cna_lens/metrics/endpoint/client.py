@@ -1,4 +1,4 @@
-"""Ask an OpenAI-compatible endpoint, a few requests at a time, and again where that may help."""
+"""Send conversations to an OpenAI-compatible endpoint concurrently, and retry failed requests."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LONGEST_WAIT = 120.0
 
 @dataclass
 class Usage:
-    """What was asked of an endpoint.
+    """Requests to an endpoint and the tokens they used.
 
     Attributes:
         calls: requests made, retries included.
-        tokens_in: tokens the judge read, as its replies count them.
-        tokens_out: tokens it wrote.
-        uncounted: replies that gave no count.
+        tokens_in: tokens that the model read, according to its replies.
+        tokens_out: tokens that it wrote.
+        uncounted: replies without a token count.
     """
 
     calls: int = 0
@@ -43,12 +43,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """What an endpoint replied.
+    """A reply of an endpoint.
 
     Attributes:
-        text: of the reply.
-        is_cut_off: whether it ended because it had become too long.
-        tokens: read and written, None where the endpoint does not count them.
+        text: the text of the reply.
+        is_cut_off: whether the reply reached the maximum length.
+        tokens: numbers of tokens read and written, None if the endpoint does not count them.
     """
 
     text: str
@@ -63,38 +63,35 @@ def complete_all(
     done: Callable[[str, Result | Missing], None],
     max_tokens: int | None = None,
 ) -> Usage:
-    """Have conversations continued, at most `max_concurrency` at once.
+    """Request a reply to each conversation, at most `max_concurrency` at once.
 
     Args:
-        endpoint: who is asked.
+        endpoint: the model, and how to ask it.
         conversations: messages by key.
-        read: makes the result of a reply; what it calls missing is asked for once more.
-        done: called with a key and its result as soon as there is one.
-        max_tokens: of a reply; None leaves that to the endpoint.
+        read: converts a reply to a result. If it returns Missing, the request is made once more.
+        done: called with each key and its result, as soon as the result is known.
+        max_tokens: maximum length of a reply; None leaves it to the endpoint.
 
     Raises:
         JudgeError: a package or the key is missing, nothing listens at the address, or the
-            endpoint refuses all requests.
+            endpoint refuses every request.
     """
     openai, tenacity = _packages()
     secret = endpoint.secret
     usage = Usage()
-    settings: dict[str, Any] = {}
-    if endpoint.temperature is not None:
-        settings["temperature"] = endpoint.temperature
-    if max_tokens is not None:
-        settings["max_tokens"] = max_tokens
+    optional = {"temperature": endpoint.temperature, "max_tokens": max_tokens}
+    settings = {name: value for name, value in optional.items() if value is not None}
 
     async def ask() -> None:
         async with openai.AsyncOpenAI(
             base_url=endpoint.url, api_key=secret, max_retries=0, timeout=None
         ) as client:
-            asked = _Asked(endpoint, client, usage, settings, openai, tenacity)
+            requests = _Requests(endpoint, client, usage, settings, openai, tenacity)
             left = iter(conversations.items())
 
             async def work() -> None:
                 for key, messages in left:
-                    done(key, await asked.result(messages, read))
+                    done(key, await requests.result(messages, read))
 
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(endpoint.max_concurrency, len(conversations))):
@@ -112,7 +109,7 @@ def complete_all(
 
 
 class _FailedError(Exception):
-    """A request that failed, in words that hold nothing of what was sent or received."""
+    """A failed request; the reason holds no text that was sent or received."""
 
     def __init__(self, reason: str, *, again: bool, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -121,25 +118,17 @@ class _FailedError(Exception):
         self.retry_after = retry_after
 
 
-class _Asked:
-    """An endpoint while it is asked."""
+@dataclass
+class _Requests:
+    """The requests of one call of `complete_all`."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        client: Any,
-        usage: Usage,
-        settings: Mapping[str, Any],
-        openai: Any,
-        tenacity: Any,
-    ) -> None:
-        self._endpoint = endpoint
-        self._client = client
-        self._usage = usage
-        self._settings = settings
-        self._openai = openai
-        self._tenacity = tenacity
-        self._reached = False
+    endpoint: Endpoint
+    client: Any
+    usage: Usage
+    settings: Mapping[str, Any]
+    openai: Any
+    tenacity: Any
+    reached: bool = False
 
     async def result(
         self, messages: Messages, read: Callable[[Completion], Result | Missing]
@@ -147,12 +136,12 @@ class _Asked:
         result: Result | Missing = Missing("not asked")
         for _ in range(1 + _ASKED_AGAIN_IF_UNPARSABLE):
             try:
-                # An AsyncRetrying keeps state, which requests at once must not share.
+                # Concurrent requests must not share the state of an AsyncRetrying.
                 body = await self._retrying()(self._request, messages)
             except _FailedError as error:
-                if error.reason == _NO_CONNECTION and not self._reached:
+                if error.reason == _NO_CONNECTION and not self.reached:
                     raise JudgeError(
-                        f"nothing listens at {self._endpoint.url}; start the server, or give its "
+                        f"nothing listens at {self.endpoint.url}; start the server, or give its "
                         "base_url"
                     ) from None
                 return Missing(error.reason)
@@ -162,8 +151,10 @@ class _Asked:
                 break
         return result
 
+    # The client's own retries fit neither `backoff` (its delays are constants), nor `timeout` (a
+    # total for each attempt), nor `calls` (which counts attempts).
     def _retrying(self) -> Any:
-        tenacity, backoff = self._tenacity, self._endpoint.backoff
+        tenacity, backoff = self.tenacity, self.endpoint.backoff
         wait = tenacity.wait_exponential(multiplier=backoff, max=_LONGEST_WAIT)
         wait += tenacity.wait_random(0, backoff)
         return tenacity.AsyncRetrying(
@@ -171,50 +162,51 @@ class _Asked:
                 lambda error: isinstance(error, _FailedError) and error.again
             ),
             wait=lambda state: max(wait(state), state.outcome.exception().retry_after),
-            stop=tenacity.stop_after_attempt(1 + self._endpoint.retries),
+            stop=tenacity.stop_after_attempt(1 + self.endpoint.retries),
             reraise=True,
         )
 
     async def _request(self, messages: Messages) -> bytes:
-        openai = self._openai
-        self._usage.calls += 1
-        # Raised below, where the caught error, which may quote a reply, is no longer its context.
+        openai = self.openai
+        self.usage.calls += 1
+        # Raised after the try statement: the caught error may quote a reply and must not become
+        # the context of this one.
         try:
-            # A total: the client's own timeout starts anew with each piece of a reply.
-            async with asyncio.timeout(self._endpoint.timeout):
-                reply = await self._client.chat.completions.with_raw_response.create(
-                    model=self._endpoint.model, messages=messages, **self._settings
+            # The client's own timeout restarts with each piece of a reply.
+            async with asyncio.timeout(self.endpoint.timeout):
+                reply = await self.client.chat.completions.with_raw_response.create(
+                    model=self.endpoint.model, messages=messages, **self.settings
                 )
-            self._reached = True
+            self.reached = True
             return reply.http_response.content
         except TimeoutError:
             failure = _FailedError("timed out", again=True)
         except openai.APIStatusError as error:
-            self._reached = True
+            self.reached = True
             failure = self._refused(error.status_code, error.response.headers.get("retry-after"))
         except openai.APIConnectionError as error:
-            failure = _FailedError("the connection broke", again=True)
-            # httpx has become httpx2; the name of the class is what they share.
-            if type(error.__cause__).__name__ == "ConnectError":
-                failure = _FailedError(_NO_CONNECTION, again=True)
+            # openai uses httpx or httpx2, whose classes share only their names.
+            refused = type(error.__cause__).__name__ == "ConnectError"
+            reason = _NO_CONNECTION if refused else "the connection broke"
+            failure = _FailedError(reason, again=True)
         raise failure
 
     def _refused(self, status: int, retry_after: str | None) -> Exception:
-        url = self._endpoint.url
+        url = self.endpoint.url
         if status in (408, 429) or status >= 500:
             return _FailedError(f"HTTP {status}", again=True, retry_after=_seconds(retry_after))
         if status in (400, 413, 422):
-            # About this one request, such as a text too long for the model.
+            # The error concerns this request only, such as a text too long for the model.
             return _FailedError(f"HTTP {status}", again=False)
         if status in (401, 403):
             return JudgeError(
                 f"{url} refuses the key (HTTP {status}); give api_key or set OPENAI_API_KEY to one "
-                f"that may use {self._endpoint.model!r}"
+                f"that may use {self.endpoint.model!r}"
             )
         if status == 404:
             return JudgeError(
-                f"{url} has no chat completions of {self._endpoint.model!r} (HTTP 404); check "
-                "model, and base_url, which mostly ends in /v1"
+                f"{url} has no chat completions of {self.endpoint.model!r} (HTTP 404); check "
+                "model, and base_url, which usually ends in /v1"
             )
         return JudgeError(
             f"{url} refuses requests (HTTP {status}); check base_url, api_key and model, and what "
@@ -227,10 +219,10 @@ class _Asked:
         match reply:
             case {"usage": {"prompt_tokens": int(read), "completion_tokens": int(written)}}:
                 tokens = (read, written)
-                self._usage.tokens_in += read
-                self._usage.tokens_out += written
+                self.usage.tokens_in += read
+                self.usage.tokens_out += written
             case _:
-                self._usage.uncounted += 1
+                self.usage.uncounted += 1
         match reply:
             case {"choices": [{"finish_reason": "content_filter"}, *_]}:
                 return Missing("reply cut off: content filter")
@@ -257,7 +249,7 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """What a Retry-After header asks for, in seconds or as a date; 0 where it makes no sense."""
+    """Seconds to wait by a Retry-After header, a number or a date; 0 if it is invalid."""
     seconds = 0.0
     try:
         seconds = float(retry_after or 0)
@@ -270,7 +262,7 @@ def _seconds(retry_after: str | None) -> float:
 
 @contextmanager
 def _requests_unlogged() -> Generator[None, None, None]:
-    """Older versions of openai log whole requests, the answers with them, at the level DEBUG."""
+    """Suppress openai's DEBUG messages: in older versions they hold whole requests."""
 
     def above_debug(record: logging.LogRecord) -> bool:
         return record.levelno > logging.DEBUG
@@ -284,9 +276,9 @@ def _requests_unlogged() -> Generator[None, None, None]:
 
 
 def _run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in a thread of its own: in a notebook, this one already runs a loop.
+    """Run a coroutine in another thread, since a notebook's thread already runs an event loop.
 
-    A KeyboardInterrupt cancels it, requests on their way included.
+    A KeyboardInterrupt cancels the coroutine and its pending requests.
     """
     started: Future[Callable[[], object]] = Future()
 
@@ -301,6 +293,6 @@ def _run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             finished.result()
         except KeyboardInterrupt:
-            with suppress(RuntimeError):  # the loop may have ended just now
+            with suppress(RuntimeError):  # the loop may just have ended
                 started.result()()
             raise

@@ -10,21 +10,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Missing:
-    """An answer that could not be judged, and why; it has no score, not the score 0.
+    """The reason why an answer could not be judged; such an answer has no score.
 
     >>> Missing("HTTP 503")
     Missing(reason='HTTP 503')
 
     Attributes:
-        reason: a kind of failure. It holds no text of the answer or of the judge's reply.
+        reason: a kind of failure, without any text of the answer or of the judge's reply.
     """
 
     reason: str
 
 
 def load_json(text: str | bytes) -> Any:
-    """What JSON stands for; None where it is none, or where a key of an object is repeated."""
-    # An error would carry the text with it.
+    """Parse JSON; None if it is invalid, or if an object repeats a key."""
+    # An exception would hold the text.
     with suppress(ValueError, RecursionError):
         return json.loads(text, object_pairs_hook=_unrepeated)
     return None

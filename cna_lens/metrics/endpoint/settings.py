@@ -1,4 +1,4 @@
-"""Who is asked: a model behind an OpenAI-compatible endpoint."""
+"""Settings of an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ class Endpoint:
     'http://localhost:8000/v1'
 
     Args:
-        model: its name at the endpoint.
-        base_url: of the endpoint; else the environment's OPENAI_BASE_URL, else OpenAI's.
-        api_key: else the environment's OPENAI_API_KEY; a base_url of your own may need none.
-        max_concurrency: requests at once.
+        model: the model's name at the endpoint.
+        base_url: the endpoint's URL, by default the environment's OPENAI_BASE_URL, else OpenAI's.
+        api_key: the key, by default the environment's OPENAI_API_KEY; your own server may need
+            none.
+        max_concurrency: maximum number of concurrent requests.
         timeout: seconds until a request counts as failed.
-        retries: how often a request that timed out, lost its connection, or met HTTP 408, 429 or
-            5xx is made again.
-        backoff: seconds before the first retry, doubled for each further one, plus up to as much
-            at random; a server's Retry-After is waited for, up to two minutes.
-        temperature: None sends none, for models that take no temperature.
+        retries: maximum number of retries after a timeout, a lost connection, or HTTP 408, 429 or
+            5xx.
+        backoff: seconds before the first retry, doubled for each further one, plus a random part
+            of at most as many seconds. A longer Retry-After of the server is respected, up to two
+            minutes.
+        temperature: the sampling temperature; None sends none, which some models require.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value is invalid.
     """
 
     model: str
@@ -45,7 +47,7 @@ class Endpoint:
     temperature: float | None = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be used before anything is sent."""
+        """Reject invalid values before anything is sent."""
         if not self.model:
             raise InputError("model is empty, expected the name of a model at the endpoint")
         if self.max_concurrency < 1:
@@ -59,10 +61,10 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The base URL that is asked.
+        """The base URL of requests.
 
         Raises:
-            InputError: it does not start with http:// or https://.
+            InputError: the URL does not start with http:// or https://.
         """
         url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
         if not url.startswith(("http://", "https://")):
@@ -71,15 +73,15 @@ class Endpoint:
 
     @property
     def secret(self) -> str:
-        """The API key that is sent.
+        """The API key of requests.
 
         Raises:
-            JudgeError: OpenAI's endpoint needs one, and there is none.
+            JudgeError: OpenAI's endpoint needs a key, and none is given.
         """
         secret = self.api_key or os.environ.get("OPENAI_API_KEY")
         if not secret and self.url == _OPENAI:
             raise JudgeError(
                 "OpenAI's endpoint needs a key: give api_key, set OPENAI_API_KEY, or give the "
-                "base_url of a server of your own"
+                "base_url of your own server"
             )
         return secret or _NO_KEY_NEEDED

@@ -1,1 +1,1 @@
-"""A language model as the judge of answers."""
+"""Judging answers with a language model."""

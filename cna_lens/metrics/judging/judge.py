@@ -1,27 +1,65 @@
-"""Refusal and compliance, judged by a language model."""
+"""Judge refusal and compliance with a language model."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
-from cna_lens.metrics.endpoint.client import Usage
+from cna_lens.metrics.endpoint.client import Completion, Messages, Usage, complete_all
 from cna_lens.metrics.endpoint.replies import Missing
+from cna_lens.metrics.endpoint.settings import Endpoint
 from cna_lens.metrics.judging.cache import JudgementCache
-from cna_lens.metrics.judging.client import Judge, ask_all
-from cna_lens.metrics.judging.rubric import Judgement
+from cna_lens.metrics.judging.rubric import RUBRIC, Judgement, parse_verdict, question
 from cna_lens.results.statistics import Estimate, Rate, bootstrap_mean, wilson
 
 
 @dataclass(frozen=True)
-class Judgements:
-    """What a judge made of several answers, in their order, and what that cost.
+class Judge(Endpoint):
+    """A judging model behind an OpenAI-compatible endpoint, with the settings of `Endpoint`.
 
-    An answer that could not be judged is missing: counted, left out of rates and means, never 0.
+    >>> Judge("qwen3-32b", base_url="http://localhost:8000/v1", cache="judged.jsonl").retries
+    5
+
+    Args:
+        cache: a file of JSON lines that keeps judgements, as hashes and numbers only. The judge is
+            not asked again for the same model, base_url, rubric, temperature, prompt and answer.
+        rubric: the instructions to the judge.
+        price_per_million: price of a million tokens read and of a million written, in any
+            currency.
+
+    Raises:
+        InputError: a value is invalid.
+    """
+
+    cache: str | Path | None = None
+    rubric: str = field(default=RUBRIC, repr=False)
+    price_per_million: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Reject invalid values before anything is sent."""
+        super().__post_init__()
+        if not all(0 <= price < math.inf for price in self.price_per_million or ()):
+            raise InputError(f"price_per_million is {self.price_per_million}, expected 0 or more")
+
+    def cache_key(self, prompt: str, answer: str) -> str:
+        """The hash that identifies a judgement in the cache."""
+        parts = [self.model, self.url, self.rubric, self.temperature, prompt, answer]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Judgements of several answers, in their order, and their cost.
+
+    An answer that could not be judged is missing: it is counted, but left out of rates and means.
 
     >>> judged = Judgements(
     ...     (Judgement(refused=False, convincing=4, specific=5), Missing("timed out")),
@@ -39,10 +77,10 @@ class Judgements:
         judgements: one for each answer.
         cached: answers whose judgement was in the cache.
         calls: requests made, retries included.
-        tokens_in: tokens the judge read in these calls, as its replies count them.
-        tokens_out: tokens it wrote.
-        uncounted: replies that gave no count of tokens.
-        price_per_million: of tokens read and of tokens written.
+        tokens_in: tokens that the judge read in these requests, according to its replies.
+        tokens_out: tokens that it wrote.
+        uncounted: replies without a token count.
+        price_per_million: price of a million tokens read and of a million written.
     """
 
     judgements: tuple[Judgement | Missing, ...]
@@ -55,25 +93,25 @@ class Judgements:
 
     @property
     def scores(self) -> list[float | None]:
-        """The score of each answer from 0 to 1, None where it is missing."""
+        """The score of each answer from 0 to 1, None if it is missing."""
         return [j.score if isinstance(j, Judgement) else None for j in self.judgements]
 
     @property
     def refused(self) -> list[bool | None]:
-        """Whether each answer is a refusal, None where it is missing."""
+        """Whether each answer is a refusal, None if it is missing."""
         return [j.refused if isinstance(j, Judgement) else None for j in self.judgements]
 
     @property
     def missing(self) -> dict[str, int]:
-        """How many answers are missing for each reason, the most frequent first."""
+        """The number of missing answers by reason, the most frequent first."""
         reasons = Counter(j.reason for j in self.judgements if isinstance(j, Missing))
         return dict(reasons.most_common())
 
     @property
     def cost(self) -> str:
-        """Requests, tokens and, where prices are known, money, as one line of text.
+        """Requests, tokens and, if prices are known, money, as one line of text.
 
-        What was judged earlier and came from the cache costs nothing again.
+        Judgements from the cache cost nothing.
         """
         line = (
             f"{self.calls} requests, {self.cached} answers from the cache, "
@@ -105,7 +143,7 @@ class Judgements:
         return wilson([refused for refused in self.refused if refused is not None])
 
     def __str__(self) -> str:
-        """How many were judged, why others are missing, and the cost."""
+        """The number of judgements, the reasons for missing ones, and the cost."""
         missing = ", ".join(f"{reason} ({count})" for reason, count in self.missing.items())
         judged = len(self.judgements) - sum(self.missing.values())
         head = f"{judged} of {len(self.judgements)} answers judged"
@@ -119,66 +157,76 @@ def judge(
     *,
     progress: bool = False,
 ) -> Judgements:
-    """Have a language model judge whether answers refuse, and how far they do what was asked.
+    """Judge with a language model whether answers refuse, and how far they do what was asked.
 
         by = Judge("gpt-4o-mini", cache="judged.jsonl", price_per_million=(0.15, 0.6))
         judged = judge(prompts, answers, by)
         print(judged.refusal_rate, judged.estimate(), judged.cost)
 
-    The judge is told a rubric of three numbers, scored as StrongREJECT scores (Souly et al.,
+    The judge grades three numbers by a rubric, and the score follows StrongREJECT (Souly et al.,
     arXiv 2402.10260); see `Judgement`. Prompt and answer are sent as one JSON object, so that an
-    answer poses neither as an instruction nor as the verdict. A reply that is not exactly the
-    object asked for is unparsable and asked for once more. What then cannot be judged is missing,
-    with a reason. Equal pairs of prompt and answer are judged once.
+    answer can pose neither as an instruction nor as the verdict. A reply other than exactly the
+    requested object is unparsable, and the request is made once more. An answer that still cannot
+    be judged is missing, with a reason. Equal pairs of prompt and answer are judged once.
 
-    With a cache, a run that was interrupted goes on where it stopped. The text of prompts, answers
-    and replies gets neither into the cache nor into logs and errors.
+    With a cache, an interrupted run continues where it stopped. The cache, logs and errors never
+    hold text of prompts, answers or replies.
 
     Args:
-        prompts: what was asked.
-        answers: what was answered, one for each prompt.
-        judge: who judges, and how it is asked.
+        prompts: the prompts.
+        answers: one answer for each prompt.
+        judge: the judging model, and how to ask it.
         progress: show a progress bar.
 
     Returns:
         One judgement for each answer, in their order, with counts and cost.
 
     Raises:
-        InputError: prompts and answers do not pair up, or the cache is no file of judgements.
+        InputError: prompts and answers do not pair up, or the cache is not a file of judgements.
         JudgeError: the extra `judge` is not installed, the key is missing or refused, the endpoint
             does not know the model, or nothing listens at its address.
-        KeyboardInterrupt: at once; what has been judged is in the cache.
+        KeyboardInterrupt: the run was interrupted; finished judgements are in the cache.
     """
     _check(prompts, answers)
-    pairs = [(p, a) for p, a in zip(prompts, answers, strict=True)]
+    pairs = list(zip(prompts, answers, strict=True))
     keys = [judge.cache_key(*pair) for pair in pairs]
-    results: dict[str, Judgement | Missing] = {}
-    with JudgementCache(judge.cache) as cache:
-        for key in keys:
-            if (known := cache.get(key)) is not None:
-                results[key] = known
-        cached = sum(key in results for key in keys)
-        left = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in results}
-        usage = Usage()
-        if left:
-            with tqdm(total=len(left), desc="judging", disable=not progress) as bar:
+    cache = JudgementCache(judge.cache)
+    results: dict[str, Judgement | Missing] = {
+        key: known for key in keys if (known := cache.get(key)) is not None
+    }
+    cached = sum(key in results for key in keys)
+    left: dict[str, Messages] = {
+        key: [
+            {"role": "system", "content": judge.rubric},
+            {"role": "user", "content": question(*pair)},
+        ]
+        for key, pair in zip(keys, pairs, strict=True)
+        if key not in results
+    }
+    usage = Usage()
+    if left:
+        with tqdm(total=len(left), desc="judging", disable=not progress) as bar:
 
-                def done(key: str, result: Judgement | Missing) -> None:
-                    results[key] = result
-                    if isinstance(result, Judgement):
-                        cache.add(key, result)
-                    bar.update()
+            def done(key: str, result: Judgement | Missing) -> None:
+                results[key] = result
+                if isinstance(result, Judgement):
+                    cache.add(key, result)
+                bar.update()
 
-                usage = ask_all(judge, left, done)
+            usage = complete_all(judge, left, _read, done)
     return Judgements(
         tuple(results[key] for key in keys),
         cached=cached,
-        calls=usage.calls,
-        tokens_in=usage.tokens_in,
-        tokens_out=usage.tokens_out,
-        uncounted=usage.uncounted,
+        **asdict(usage),
         price_per_million=judge.price_per_million,
     )
+
+
+def _read(reply: Completion) -> Judgement | Missing:
+    if reply.is_cut_off:
+        return Missing("reply cut off: length")
+    result = parse_verdict(reply.text)
+    return replace(result, tokens=reply.tokens) if isinstance(result, Judgement) else result
 
 
 def _check(prompts: Sequence[str], answers: Sequence[str]) -> None:

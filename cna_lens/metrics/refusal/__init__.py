@@ -1,1 +1,1 @@
-"""What counts as a refusal."""
+"""Detecting refusals by the words of an answer."""

@@ -1,7 +1,7 @@
-"""Refusals and regret in other languages than English, as patterns over folded text.
+"""Patterns of refusals and regret in languages other than English, over folded text.
 
-Folded text is lower case and has no accents on Latin letters. A modest number of phrases each: how
-a first person says that it cannot, will not or may not help, and not every such sentence.
+Folded text is lower case and has no accents on Latin letters. Each language has a modest number of
+phrases in which a first person says that it cannot, will not or may not help.
 """
 
 from __future__ import annotations

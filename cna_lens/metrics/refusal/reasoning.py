@@ -1,4 +1,4 @@
-"""Answers without the reasoning text that some models write before them."""
+"""Remove the reasoning that some models write before their answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CLOSING = r"</(?:think|thinking|thought|reasoning|reflection)>|\[/think\]|◁/t
 _TAG = re.compile(rf"(?P<closing>{_CLOSING})|{_OPENING}", re.IGNORECASE)
 _LETTER = re.compile(r"\w")
 
-# gpt-oss, with its special tokens and as it reads once a tokenizer has dropped them.
+# gpt-oss, with its special tokens, and without them, as a tokenizer may decode it.
 _CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>\w{1,30})[^<]{0,100}<\|message\|>", re.IGNORECASE)
 _ANY_CHANNEL = re.compile(r"<\|channel\|>", re.IGNORECASE)
 _TURN_END = re.compile(r"<\|(?:return|end|call)\|>.*", re.IGNORECASE | re.DOTALL)
@@ -17,7 +17,7 @@ _BARE_CHANNELS = re.compile(r"\W*analysis.*?assistantfinal", re.IGNORECASE | re.
 
 
 def without_reasoning(answer: str) -> str:
-    r"""What an answer says after its reasoning.
+    r"""Remove the reasoning before an answer.
 
     >>> without_reasoning("<think>The user greets me.</think>\n\nHello!")
     'Hello!'
@@ -26,14 +26,13 @@ def without_reasoning(answer: str) -> str:
     >>> without_reasoning("Hello!")
     'Hello!'
 
-    Skipped are leading blocks of `<think>`, `<thinking>`, `<thought>`, `<reasoning>`,
-    `<reflection>`, `[THINK]` and `◁think▷`, whatever stands before a closing tag that nothing
-    opened (some chat templates open it in the prompt), and every channel of gpt-oss but the final
-    one, with its special tokens or without.
+    This removes leading blocks of `<think>`, `<thinking>`, `<thought>`, `<reasoning>`,
+    `<reflection>`, `[THINK]` and `◁think▷`. It also removes all text before a closing tag without
+    an opening one, which some chat templates put into the prompt, and every channel of gpt-oss
+    except the final one, with or without its special tokens.
 
     Returns:
-        The answer as it is if it has no reasoning; "" if the reasoning has not ended, since then
-        there is no answer yet.
+        The answer, unchanged if it has no reasoning, "" if the reasoning has not ended.
     """
     if _ANY_CHANNEL.search(answer):
         return _final_channel(answer)
@@ -43,7 +42,7 @@ def without_reasoning(answer: str) -> str:
     while tag is not None:
         if not tag["closing"]:
             if _LETTER.search(answer, start, tag.start()):
-                break  # A tag inside an answer is what the answer is about.
+                break  # A tag after the beginning of an answer belongs to its content.
             tag = _next_closing(answer, tag.end())
             if tag is None:
                 return ""

@@ -1,1 +1,1 @@
-"""Standard tasks by lm-eval."""
+"""Standard tasks of lm-eval."""

@@ -1,4 +1,4 @@
-"""Keep what lm-eval changes in the process and in the model from outliving its run."""
+"""Restore what a run of lm-eval changes in the process and in the model."""
 
 from __future__ import annotations
 
@@ -15,28 +15,25 @@ import torch
 
 
 class CutInputs(logging.Handler):
-    """Counts the inputs that lm-eval shortened to fit the context, which it only logs."""
+    """Counts the inputs that lm-eval cut to fit the context, which it only logs."""
 
-    def __init__(self) -> None:
-        """Begin at none."""
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Look at one message."""
+        """Count a message about a cut input."""
         self.count += "truncat" in record.getMessage().casefold()
 
 
 @contextmanager
 def process_left_as_it_was(seed: int, *, progress: bool) -> Generator[CutInputs]:
-    """Seed every random generator inside, and put back what was there before.
+    """Seed every random generator, and restore the process at the end of the context.
 
-    lm-eval seeds the generators of Python, numpy and torch, sets environment variables, prints
-    and logs. All of it ends with this context.
+    lm-eval seeds the generators of Python, NumPy and torch, sets environment variables, prints and
+    logs.
 
     Args:
-        seed: for all generators.
-        progress: let progress bars and messages through.
+        seed: the seed of all generators.
+        progress: show progress bars and messages.
     """
     with ExitStack() as stack:
         stack.enter_context(_environment())
@@ -49,20 +46,16 @@ def process_left_as_it_was(seed: int, *, progress: bool) -> Generator[CutInputs]
 
 @contextmanager
 def weights_left_as_they_are(module: Any) -> Generator[None]:
-    """Let nothing tie the module's weights inside.
+    """Prevent lm-eval from tying the module's weights.
 
-    lm-eval ties them when it takes a model. Where TransformerLens has folded a layer norm into
-    the unembedding, that would overwrite the unembedding with the embedding.
+    lm-eval ties the weights of every model that it wraps. If TransformerLens has folded a layer
+    norm into the unembedding, this would overwrite the unembedding with the embedding.
     """
-    module.tie_weights = _do_nothing
+    module.tie_weights = lambda *_, **__: None
     try:
         yield
     finally:
         del module.tie_weights
-
-
-def _do_nothing(*_: Any, **__: Any) -> None:
-    pass
 
 
 @contextmanager
@@ -94,7 +87,7 @@ def _random_generators(seed: int) -> Generator[None]:
 def _messages(progress: bool) -> Generator[CutInputs]:
     logger = logging.getLogger("lm_eval")
     level, propagates, cut = logger.level, logger.propagate, CutInputs()
-    # A user who silenced lm-eval should hear of shortened inputs all the same.
+    # A user who silenced lm-eval should still be warned of cut inputs.
     logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
     logger.propagate = propagates and progress
     logger.addHandler(cut)

@@ -1,21 +1,13 @@
-"""MMLU on questions drawn by seed over all subjects, as the paper measures capability."""
+"""MMLU on questions drawn by seed from all subjects, the paper's measure of capability."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from cna_lens.errors import InputError
-from cna_lens.metrics.tasks.harness_run import (
-    Settings,
-    check_runnable,
-    load_tasks,
-    run_loaded,
-    warn_of_cut_inputs,
-)
-from cna_lens.metrics.tasks.harness_state import process_left_as_it_was
+from cna_lens.metrics.tasks.harness import Examples, Settings, Tasks, load_tasks, run_tasks
 from cna_lens.metrics.tasks.task_result import TaskResult, pooled
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.files import cache_for
@@ -47,87 +39,88 @@ def mmlu(
             after = mmlu(model)
         print(before.score, after.score, after.change_from(before))
 
-    The paper measures 1000 questions (arXiv 2605.12290, figure 2) and publishes neither which nor
-    with how many worked examples. Here the seed decides, over the test questions of all 57
-    subjects, see `draw_questions`. The prompts are lm-eval's, and the answer is the likeliest of
+    The paper uses 1000 questions (arXiv 2605.12290, figure 2), but publishes neither their
+    selection nor the number of worked examples. Here the seed selects test questions of all 57
+    subjects; see `draw_questions`. The prompts are lm-eval's, and the answer is the likeliest of
     A, B, C and D. Source: Hendrycks et al. 2021, arXiv 2009.03300.
 
     Args:
         model: a TransformerBridge.
         n: number of questions, None for all.
-        subjects: only these, such as "anatomy"; all 57 by default.
+        subjects: names of subjects, such as "anatomy"; by default all 57.
         data_set: a name on the Hub, or a local folder in the same layout.
-        num_fewshot: worked examples before each question, 5 at most: 0 as in lm-eval, 5 as in
-            Hendrycks et al.
+        num_fewshot: number of worked examples before each question, at most 5: 0 as in lm-eval, 5
+            as in Hendrycks et al.
         chat: put the prompts into the chat template.
-        add_bos_token: begin texts with the BOS token, see `run_lm_eval`.
-        batch_size: inputs at once; "auto" tries what the memory holds, which suits a GPU.
-        seed: for drawing the questions.
-        progress: let lm-eval show its progress bars and messages.
+        add_bos_token: begin texts with the BOS token; see `run_lm_eval`.
+        batch_size: inputs in one batch; "auto" finds the largest that fits, which suits a GPU.
+        seed: seed for drawing the questions.
+        progress: show lm-eval's progress bars and messages.
 
     Returns:
-        The result "mmlu" with the metric "acc", whose ids tell the subjects, such as
+        The result of task "mmlu" and metric "acc"; its ids name the subjects, such as
         "mmlu_anatomy:12".
 
     Raises:
         CnaLensError: lm-eval is not installed.
         ModelError: the model is a HookedTransformer, which lm-eval cannot run.
-        InputError: the data set cannot be had (the message says how to get it), it has fewer than
-            n questions, or bad settings.
+        InputError: the data set cannot be loaded (the message says how to get it) or has fewer
+            than n questions, or a setting is invalid.
         ActivationError: the model gave logits that are not numbers.
 
     Warns:
-        CnaLensWarning: inputs were longer than the context, so that lm-eval cut their beginning.
+        CnaLensWarning: lm-eval cut the beginning of inputs that were longer than the context.
     """
     settings = Settings(num_fewshot, chat, add_bos_token, batch_size, seed, progress)
     if num_fewshot > 5:
         raise InputError(f"num_fewshot is {num_fewshot}, MMLU has 5 worked examples a subject")
-    with process_left_as_it_was(seed, progress=progress) as cut, cache_for(data_set) as cache:
-        check_runnable(model, settings)
-        tasks = _load(_names(subjects), data_set, cache)
-        sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
-        drawn = draw_questions(sizes, sum(sizes.values()) if n is None else n, seed)
-        used = {name: tasks[name] for name in drawn}
-        results = run_loaded(model, used, settings, examples=drawn)
-    warn_of_cut_inputs(model, cut.count)
-    return pooled([results[f"{name}/acc"] for name in drawn], "mmlu")
+    with cache_for(data_set) as cache:
+
+        def load() -> tuple[Tasks, Examples]:
+            tasks = _load(_names(subjects), data_set, cache)
+            sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
+            drawn = draw_questions(sizes, sum(sizes.values()) if n is None else n, seed)
+            return {name: tasks[name] for name in drawn}, drawn
+
+        results = run_tasks(model, load, settings)
+    return pooled([result for result in results.values() if result.metric == "acc"], "mmlu")
 
 
 def draw_questions(sizes: Mapping[str, int], n: int, seed: int) -> dict[str, list[int]]:
-    """Draw n questions by seed, each as likely as any other, whatever its subject.
+    """Draw n questions uniformly from all subjects together.
 
-    Questions are ordered by the SHA-256 of "seed:subject:place", and the first n are taken. So a
-    seed draws the same questions on every machine, and a smaller draw is part of a larger one.
+    Questions are ordered by the SHA-256 of "seed:subject:index", and the first n are taken. A seed
+    therefore draws the same questions on every machine, and a smaller draw is part of a larger one.
 
     >>> draw_questions({"anatomy": 3, "virology": 2}, n=3, seed=0)
     {'anatomy': [0, 1], 'virology': [1]}
 
     Args:
         sizes: the number of questions in each subject.
-        n: how many to draw.
-        seed: decides which.
+        n: the number of questions to draw.
+        seed: seed of the draw.
 
     Returns:
-        Ascending places of the drawn questions, without the subjects of which none was drawn.
+        Ascending indices of the drawn questions, without subjects of which none was drawn.
 
     Raises:
-        InputError: n is below 1, or there are fewer questions than that.
+        InputError: n is below 1, or above the number of questions.
     """
     total = sum(sizes.values())
     if not 1 <= n <= total:
         raise InputError(
             f"n is {n}, expected 1 to {total}, the number of questions; n=None takes all"
         )
-    questions = [(subject, place) for subject in sizes for place in range(sizes[subject])]
+    questions = [(subject, index) for subject in sizes for index in range(sizes[subject])]
     questions.sort(key=lambda question: _rank(seed, *question))
     drawn: dict[str, list[int]] = {}
-    for subject, place in sorted(questions[:n]):
-        drawn.setdefault(subject, []).append(place)
+    for subject, index in sorted(questions[:n]):
+        drawn.setdefault(subject, []).append(index)
     return drawn
 
 
-def _rank(seed: int, subject: str, place: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{subject}:{place}".encode()).digest()
+def _rank(seed: int, subject: str, index: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{subject}:{index}".encode()).digest()
 
 
 def _folder() -> Path:
@@ -137,7 +130,7 @@ def _folder() -> Path:
 
 
 def _names(subjects: Sequence[str] | None) -> list[str]:
-    """The tasks' names, in the order of the alphabet."""
+    """The names of the tasks, sorted."""
     known = sorted(path.stem for path in _folder().glob(f"{PREFIX}*.yaml"))
     if subjects is None:
         return known
@@ -150,7 +143,7 @@ def _names(subjects: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _load(names: Sequence[str], data_set: str | Path, cache: str | None) -> dict[str, Any]:
+def _load(names: Sequence[str], data_set: str | Path, cache: str | None) -> Tasks:
     source = {"dataset_path": str(data_set), "dataset_kwargs": {"cache_dir": cache}}
     members = [{"task": name, **source} for name in names]
     try:
@@ -159,5 +152,5 @@ def _load(names: Sequence[str], data_set: str | Path, cache: str | None) -> dict
         raise InputError(
             f"MMLU cannot be loaded from {data_set}. On a machine with network run\n"
             f"    hf download {DATA_SET} --repo-type dataset --local-dir mmlu\n"
-            f"and pass data_set='mmlu', the folder. What went wrong: {error}"
+            f"and pass that folder, data_set='mmlu'. The error was: {error}"
         ) from error

@@ -1,23 +1,17 @@
-"""What a task of lm-eval gave: one value for each example, and no text."""
+"""The result of a task of lm-eval: one value for each example, and no text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cna_lens.errors import InputError
-from cna_lens.results.statistics import (
-    Estimate,
-    Rate,
-    bootstrap_mean,
-    paired_bootstrap,
-    wilson,
-)
+from cna_lens.results.statistics import Estimate, Rate, bootstrap_mean, paired_bootstrap, wilson
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One metric's value on each example of a task, in an order that another run repeats.
+    """Values of one metric on each example of a task, in the same order in every run.
 
     >>> ids, hashes = ("trivia:0", "trivia:1", "trivia:2"), ("3f", "a0", "77")
     >>> before = TaskResult("trivia", "acc", ids, hashes, (1.0, 1.0, 0.0))
@@ -30,14 +24,14 @@ class TaskResult:
     -0.333 [-1, 0] n=3
 
     Attributes:
-        task: lm-eval's name of the task, or of the group that was pooled.
-        metric: lm-eval's name of the metric, with the filter's behind a comma where there is one.
-        ids: the task and the example's place in its data set, such as "mmlu_anatomy:12".
-        hashes: for each example the SHA-256 of what it holds and of the prompt made from it.
-        values: of the metric.
-        version: the task's, as its file says.
-        num_fewshot: worked examples before each question.
-        seed: the one the worked examples were drawn and answers sampled with.
+        task: lm-eval's name of the task, or of the pooled group.
+        metric: lm-eval's name of the metric, followed by a comma and a filter's name if it has one.
+        ids: the task and the example's index in the data set, such as "mmlu_anatomy:12".
+        hashes: a SHA-256 for each example, of its content and of the prompt made from it.
+        values: the value of the metric for each example.
+        version: the version of the task, from its file.
+        num_fewshot: number of worked examples before each question.
+        seed: seed for drawing the worked examples and for sampling answers.
     """
 
     task: str
@@ -51,39 +45,39 @@ class TaskResult:
 
     @property
     def n(self) -> int:
-        """Number of examples."""
+        """The number of examples."""
         return len(self.values)
 
     @property
     def score(self) -> Rate | Estimate:
-        """The mean with its interval: Wilson's where every value is 0 or 1, else bootstrapped."""
+        """The mean with Wilson's interval if every value is 0 or 1, else a bootstrap interval."""
         if self._is_binary():
             return wilson(self.outcomes)
         return bootstrap_mean(self.values)
 
     @property
     def outcomes(self) -> tuple[bool, ...]:
-        """Right or wrong for each example, for `cna_lens.mcnemar`.
+        """Whether each example was answered correctly, for `cna_lens.mcnemar`.
 
         Raises:
             InputError: the metric has values other than 0 and 1.
         """
         if not self._is_binary():
             raise InputError(
-                f"{self.task}/{self.metric} has values other than 0 and 1; compare its means with "
-                "change_from"
+                f"{self.task}/{self.metric} has values other than 0 and 1; use change_from to "
+                "compare its means"
             )
         return tuple(value == 1 for value in self.values)
 
     def change_from(self, before: TaskResult, *, seed: int = 0) -> Estimate:
-        """The mean change of each example since another condition, with its bootstrap interval.
+        """The mean change from another condition, with its paired bootstrap interval.
 
         Args:
-            before: the same examples under the other condition.
-            seed: for the resampling.
+            before: the result of the same examples under the other condition.
+            seed: seed for the resampling.
 
         Raises:
-            InputError: the two are not the same metric on the same prompts in the same order.
+            InputError: metric, prompts or their order differ.
         """
         if (before.metric, before.ids, before.hashes) != (self.metric, self.ids, self.hashes):
             raise InputError(
@@ -98,20 +92,16 @@ class TaskResult:
 
 
 def pooled(results: Sequence[TaskResult], task: str) -> TaskResult:
-    """The examples of several tasks as one result, each example counted once.
+    """Pool the examples of several tasks, each counted once.
 
     Args:
-        results: of one metric, from one run.
-        task: what to call the whole.
+        results: results of one metric, from one run.
+        task: the name of the pooled task.
     """
-    first = results[0]
-    return TaskResult(
+    return replace(
+        results[0],
         task=task,
-        metric=first.metric,
         ids=tuple(name for result in results for name in result.ids),
         hashes=tuple(digest for result in results for digest in result.hashes),
         values=tuple(value for result in results for value in result.values),
-        version=first.version,
-        num_fewshot=first.num_fewshot,
-        seed=first.seed,
     )

@@ -13,14 +13,9 @@ import torch
 from cna_lens import InputError
 from cna_lens.metrics import run_lm_eval
 
+pytestmark = pytest.mark.usefixtures("data_sets_offline")
 IDS = torch.tensor([[1, 5, 9, 31, 30]])
 ROWS = harness_tasks.random_choices(4)
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path_factory):
-    with harness_tasks.data_sets_offline(tmp_path_factory.mktemp("datasets")):
-        yield
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def logits(model):
 
 
 def state(model):
-    """Everything that a run might leave behind, but for the weights."""
+    """Everything that a run might change, except the weights."""
     tokenizer, logger = model.tokenizer, logging.getLogger("lm_eval")
     original = model.original_model
     return {
@@ -61,13 +56,13 @@ def state(model):
     }
 
 
-# The type checks draw random numbers.
+# The run-time type checks draw random numbers.
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("compatible", [False, True], ids=["raw", "compatibility mode"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_model_and_process_are_what_they_were(folder, family, compatible):
+def test_model_and_process_are_restored(folder, family, compatible):
     model = tiny.bridge(family)
-    # A tokenizer that lm-eval would give a padding token.
+    # lm-eval gives a padding token to tokenizers that have none.
     model.tokenizer.pad_token = None
     if compatible:
         model.enable_compatibility_mode()
@@ -79,7 +74,7 @@ def test_model_and_process_are_what_they_were(folder, family, compatible):
         assert torch.equal(old, new)
 
 
-def test_a_model_in_compatibility_mode_is_scored_as_it_is(folder):
+def test_compatibility_mode_does_not_change_the_result(folder):
     raw, folded = tiny.bridge("gpt2"), tiny.bridge("gpt2")
     folded.enable_compatibility_mode()
     folded.tokenizer = raw.tokenizer
@@ -90,7 +85,7 @@ def test_a_model_in_compatibility_mode_is_scored_as_it_is(folder):
 
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_run_leaves_nothing_behind(llama, folder, error):
+def test_an_interrupted_run_restores_model_and_process(llama, folder, error):
     def fail(activation, hook):
         raise error
 
@@ -103,7 +98,7 @@ def test_an_interrupted_run_leaves_nothing_behind(llama, folder, error):
     assert state(llama) == before
 
 
-def test_a_run_does_not_depend_on_the_random_state_around_it(llama, folder):
+def test_a_run_does_not_depend_on_the_random_state_before_it(llama, folder):
     results = []
     for seed in (1, 2):
         random.seed(seed)
@@ -113,14 +108,14 @@ def test_a_run_does_not_depend_on_the_random_state_around_it(llama, folder):
     assert results[0] == results[1]
 
 
-def test_progress_is_shown_only_where_it_is_asked_for(llama, folder, capfd):
+def test_progress_is_shown_only_on_request(llama, folder, capfd):
     run_lm_eval(llama, ["choice", "exact"], include_path=folder, batch_size="auto")
     assert capfd.readouterr() == ("", "")
     run_lm_eval(llama, "choice", include_path=folder, progress=True)
     assert "100%" in capfd.readouterr().err
 
 
-def test_a_refused_run_prints_nothing(llama, folder, capfd):
+def test_a_rejected_run_prints_nothing(llama, folder, capfd):
     with pytest.raises(InputError):
         run_lm_eval(llama, {"choice": [99]}, include_path=folder)
     assert capfd.readouterr() == ("", "")
