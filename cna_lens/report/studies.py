@@ -11,13 +11,11 @@ from cna_lens.results.statistics import Estimate, Rate
 
 def study_section(name: str, study: StudyTable) -> Section:
     """The values beside the paper's; where the set-up differs is what to bear in mind."""
-    facts = [(key, str(value)) for key, value in study.provenance.items() if key != "command"]
-    readings = [("read as", text) for text in study.readings]
     command = study.provenance.get("command")
     return Section(
         f"{study.name}: {study.title}",
         lead=() if study.answer is None else (study.answer,),
-        facts=(("file", name), *facts, *readings),
+        facts=(("file", name), *(("read as", text) for text in study.readings)),
         pictures=_pictures(study),
         tables=(
             Table(
@@ -27,6 +25,9 @@ def study_section(name: str, study: StudyTable) -> Section:
             ),
         ),
         caveats=tuple(f"Unlike the paper: {text}" for text in study.differences),
+        provenance=tuple(
+            (key, str(value)) for key, value in study.provenance.items() if key != "command"
+        ),
         commands=() if command is None else (str(command),),
     )
 

@@ -71,7 +71,7 @@ def test_a_report_is_silent_asks_for_nothing_and_fits(browser, saved, name, widt
 def test_sections_figures_tables_and_tokens_are_all_drawn(browser, saved, name):
     assert saved[name].stat().st_size < 3e6
     browser.open(saved[name])
-    assert browser.evaluate("document.querySelectorAll('section').length") == 13
+    assert browser.evaluate("document.querySelectorAll('section').length") == 15
     images = browser.evaluate(
         "[...document.images].map(i => [i.complete, i.naturalWidth, i.offsetHeight, i.alt.length])"
     )
@@ -94,11 +94,13 @@ def test_the_demos_report_shows_its_circuit_answers_and_tokens(browser, saved):
     browser.open(saved["demo"])
     headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
     assert [heading.split(":")[0] for heading in headings] == [
+        "What was found",
         "What was asked",
         "Circuit",
         "Circuit",
         "Answers",
         "Tokens",
+        "To reproduce",
     ]
     drawn = browser.evaluate(f"{VIEWS}.map(host => host.querySelectorAll('span > span').length)")
     assert len(drawn) == 2
@@ -174,7 +176,7 @@ def test_on_paper_it_is_black_on_white_and_nothing_is_cut_off(browser, saved, sc
 def test_without_scripts_everything_is_still_shown(browser, saved):
     browser.open(saved["plain"], scripts=False)
     counts = "['section', 'table', 'img'].map(tag => document.querySelectorAll(tag).length)"
-    assert browser.evaluate(counts)[0] == 13
+    assert browser.evaluate(counts)[0] == 15
     assert min(browser.evaluate(counts)) >= 10
     tokens = browser.evaluate(f"{VIEWS}[0].children.length")
     assert tokens == 12
