@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cna_lens.evidence.curves import estimate_of
 from cna_lens.results.statistics import Estimate, Rate
 
 
@@ -84,13 +85,10 @@ class StudyTable:
 
 
 def _value(record: Mapping[str, Any]) -> Rate | Estimate:
-    value, low, high = (_number(record[name]) for name in ("value", "low", "high"))
-    if value is None:
-        raise ValueError("a value is missing")
-    if "missing" not in record:
-        low, high = (value if end is None else end for end in (low, high))
-        return Rate(value, low, high, int(record["n"]))
-    return Estimate(value, low, high, int(record["n"]), int(record["missing"]))
+    if "missing" in record:
+        return estimate_of(record)
+    low, high = (record["value" if record[end] is None else end] for end in ("low", "high"))
+    return Rate(float(record["value"]), float(low), float(high), int(record["n"]))
 
 
 def _number(value: Any) -> float | None:
