@@ -10,7 +10,7 @@ from cna_lens.results.statistics import Estimate, Rate
 
 
 def study_section(name: str, study: StudyTable) -> Section:
-    """The values beside the paper's; where the set-up differs is what to bear in mind."""
+    """The values beside the paper's, with the differences of the set-up as caveats."""
     command = study.provenance.get("command")
     return Section(
         f"{study.name}: {study.title}",
@@ -44,7 +44,7 @@ def _cells(row: StudyRow) -> tuple[Cell, ...]:
 
 
 def _share(value: Rate | Estimate) -> Cell:
-    """In per cent, also where the interval was bootstrapped."""
+    """A share in per cent, with its interval."""
     ends = [100 * end for end in (value.low, value.high) if end is not None]
     interval = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if len(ends) == 2 else ""
     missing = getattr(value, "missing", 0)

@@ -17,11 +17,11 @@ class StudyRow:
     Attributes:
         model: its name.
         quantity: what was measured.
-        ours: the value; None where there is none.
-        paper: the paper's value, None where it gives none.
+        ours: the value; None if it was not measured.
+        paper: the paper's value; None if the paper gives none.
         share: whether both are shares.
-        at: where it stands in a figure, such as the strength.
-        series: the figure's line it belongs to.
+        at: its place on the figure's x axis, such as the strength.
+        series: the line of the figure to which it belongs.
     """
 
     model: str
@@ -34,7 +34,7 @@ class StudyRow:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StudyRow:
-        """A row of the study's file."""
+        """Restore a row of the study's file."""
         ours = record["ours"]
         value = None if ours is None else _value(ours)
         return cls(
@@ -50,15 +50,15 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """What `cna-lens reproduce` writes for a table, a figure or a question of the paper.
+    """The file that `cna-lens reproduce` writes for a table, figure or question of the paper.
 
     Attributes:
         name: "table1", "settle_sign".
         title: what it shows.
         rows: the values.
         differences: how the set-up differs from the paper's.
-        readings: how what the paper leaves open was read.
-        answer: to the question, where it is one.
+        readings: how open points of the paper were interpreted.
+        answer: to a question; None for a table or figure.
         provenance: command, date, seed, hashes.
     """
 
@@ -72,7 +72,7 @@ class StudyTable:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StudyTable:
-        """What the study's file NAME.json holds."""
+        """Restore the content of the study's file NAME.json."""
         return cls(
             name=str(record["name"]),
             title=str(record["title"]),
