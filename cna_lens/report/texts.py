@@ -45,7 +45,5 @@ def texts_section(name: str, texts: Texts) -> Section:
                 ),
             ),
         ),
-        caveats=(
-            "This report now holds full answers; the notice of their file applies to it too.",
-        ),
+        caveats=("This report holds full answers; the notice of their file applies to it too.",),
     )

@@ -248,7 +248,7 @@ def test_a_core_at_no_frequency_is_refused():
         found.core(0.0)
 
 
-def test_a_selection_that_cannot_be_meant_is_refused():
+def test_an_invalid_selection_is_refused():
     layout = Layout((3, 3))
     with pytest.raises(InputError, match="not both"):
         Selection(k=2, fraction=0.5)

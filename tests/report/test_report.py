@@ -1,4 +1,4 @@
-"""What a report says of results, and that nothing in them becomes a part of the page."""
+"""Reports: what they say of results, and that no text of a result becomes markup."""
 
 import json
 import re
@@ -150,7 +150,7 @@ def test_every_image_is_described_and_every_heading_is_linked(shown):
     assert len(set(links)) == len(links)
 
 
-def test_a_figure_of_many_points_is_no_svg(monkeypatch):
+def test_a_large_figure_becomes_png(monkeypatch):
     figure = viz.answers(report_results.answers())
     assert picture(figure).image.startswith(b"<?xml")
     monkeypatch.setattr("cna_lens.report.pictures.LARGEST_SVG", 100)
@@ -197,7 +197,7 @@ def assert_nothing_can_run(page):
         assert not (attributes.get("src") or "data:").startswith(("http", "javascript"))
 
 
-def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
+def test_the_text_of_answers_is_shown_only_where_its_file_was_named(tmp_path):
     write_folder(tmp_path)
     found = read_results([tmp_path])
     page = make_report(found).html()
@@ -209,7 +209,7 @@ def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
     assert named.sections[-2].title.startswith("Texts")
 
 
-def test_what_files_hold_is_what_results_say(tmp_path):
+def test_files_give_the_same_report_as_results_in_memory(tmp_path):
     write_folder(tmp_path)
     named = {each.name.removeprefix(f"{tmp_path.name}/"): each.result for each in
              read_results([tmp_path]).results}  # fmt: skip
@@ -226,7 +226,7 @@ def test_what_files_hold_is_what_results_say(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["null", "stability", "localization"])
-def test_a_file_from_before_figures_were_kept_is_shown_without_one(kind, tmp_path):
+def test_an_older_file_without_figure_data_is_shown_without_a_figure(kind, tmp_path):
     results.evidence()[kind].save(tmp_path / "old.json")
     record = json.loads((tmp_path / "old.json").read_text())
     del record["curves"]
@@ -284,7 +284,7 @@ def test_nothing_to_report_is_refused(paths, tmp_path):
         make_report({})
 
 
-def test_what_is_no_result_is_refused_by_name(without_type_checks):
+def test_an_object_that_is_no_result_is_refused_by_name(without_type_checks):
     with pytest.raises(InputError, match="a number is a int, no result"):
         make_report({"a number": 3})
     with pytest.raises(InputError, match="a pair is a tuple, no result"):
@@ -318,7 +318,7 @@ def conditions(before, after, control, **settings):
         (([1] * 3 + [0] * 5, [0] * 8, [1] * 3 + [0] * 5), "fewer than 6 refusals"),
     ],
 )
-def test_the_verdict_says_what_the_refusals_are_evidence_of(refusals, said):
+def test_the_verdict_follows_from_the_refusals(refusals, said):
     found = conditions(*refusals)
     (text,) = verdicts(found)
     assert said in text
@@ -390,7 +390,7 @@ def test_caveats_of_answers_follow_from_their_numbers():
     assert "There is no control" in alone
 
 
-def test_a_circuits_caveats_are_those_that_nothing_else_answers():
+def test_a_circuits_caveats_are_left_out_where_another_result_answers_them():
     late = Circuit((Neuron(3, 0), Neuron(3, 1), Neuron(0, 0)), (3.0, -2.0, 1.0), Layout((4,) * 4))
     record = PromptRecord(8, "0" * 64)
     late = replace(late, provenance=Provenance("a model", positive=record, negative=record))
@@ -455,7 +455,7 @@ def test_caveats_of_comparisons_follow_from_their_numbers():
     assert "too few for a drop" not in caveats(found)
 
 
-def test_where_the_set_up_differs_from_the_papers_is_a_caveat(whole):
+def test_a_difference_from_the_papers_set_up_is_a_caveat(whole):
     found = whole.sections[-3]
     assert found.caveats == ("Unlike the paper: another model",)
     assert found.lead == ("it does",)
@@ -509,13 +509,13 @@ def test_an_empty_circuit_and_a_page_without_sections_are_shown():
     assert Page(page_html("t", [Section("s")])).attributes("section")
 
 
-def test_a_run_that_was_slower_than_it_could_be_says_why(tmp_path):
+def test_a_run_that_was_slower_than_possible_says_why(tmp_path):
     slow = replace(report_results.run(), slower="its cache stays empty")
     slow.save(tmp_path / "run.json")
     record = json.loads((tmp_path / "run.json").read_text())
     facts = dict(run_section("run.json", Run.from_record(record)).facts)
     assert facts["slower than it could be"] == "its cache stays empty"
-    # What was written before it was told.
+    # Older files lack the entry.
     del record["slower"]
     assert "slower than it could be" not in dict(
         run_section("run.json", Run.from_record(record)).facts

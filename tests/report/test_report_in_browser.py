@@ -40,7 +40,7 @@ def saved(tmp_path_factory):
 
 
 def demo_report(folder):
-    """What `cna-lens demo` writes, of a tiny model."""
+    """The report that `cna-lens demo` writes for a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_model", lambda name, device: readers_model.bridge())
         patch.setattr(demo, "MAX_NEW_TOKENS", 4)
@@ -153,7 +153,7 @@ def test_a_table_is_sorted_and_a_section_reached_by_keyboard(browser, saved):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_paper_it_is_black_on_white_and_nothing_is_cut_off(browser, saved, scheme):
+def test_a_printed_report_is_black_on_white_and_complete(browser, saved, scheme):
     browser.open(saved["plain"], scheme=scheme)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.send("Emulation.setEmulatedMedia", media="print", features=features)
