@@ -25,10 +25,10 @@ from cna_lens.discovery.pipeline import find_circuit
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.sets import prompt_set
+from cna_lens.report.answers import verdicts
 from cna_lens.report.document import write_report
 from cna_lens.report.pictures import can_draw
 from cna_lens.report.tokens import token_section
-from cna_lens.report.verdict import verdicts
 from cna_lens.results.circuit import Circuit
 from cna_lens.steering.methods.controls import matched_random
 from cna_lens.steering.methods.neurons import deviation_scaling

@@ -1,4 +1,4 @@
-"""Evidence: how sure one can be of a circuit."""
+"""Evidence: how certain a circuit is."""
 
 import lazy_loader
 

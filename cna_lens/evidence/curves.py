@@ -1,4 +1,4 @@
-"""What figures draw of evidence: little enough to stand in its file."""
+"""The data that figures of evidence draw, small enough to be kept in its file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class NullCurves:
         k: the circuit's number of neurons.
         as_strong: for each shuffling, how many neurons have a contrast at least as strong as the
             weakest of the circuit.
-        chance_share: their mean as a share of the circuit.
-        p_values: pooled p-values, rising; not each neuron's, but enough of them to draw.
-        n_at_or_below: how many neurons have at most each of these.
+        chance_share: the mean of `as_strong` as a share of the circuit.
+        p_values: pooled p-values, rising; not one for each neuron, but enough to draw.
+        n_at_or_below: for each of these, how many neurons have at most this p-value.
         n_tested: neurons that may be chosen.
-        found: what was found, in one line.
+        found: the result in one line.
     """
 
     k: int
@@ -34,11 +34,11 @@ class NullCurves:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> NullCurves:
-        """What `dataclasses.asdict` made plain."""
+        """Restore the plain data that `dataclasses.asdict` gives."""
         return cls(
             k=int(record["k"]),
             as_strong=tuple(map(int, record["as_strong"])),
-            chance_share=_estimate(record["chance_share"]),
+            chance_share=estimate_of(record["chance_share"]),
             p_values=tuple(map(float, record["p_values"])),
             n_at_or_below=tuple(map(int, record["n_at_or_below"])),
             n_tested=int(record["n_tested"]),
@@ -52,9 +52,9 @@ class SizeStability:
 
     Attributes:
         size: prompts of each side.
-        with_all: with the circuit of all prompts.
-        between: of two sets drawn apart with replacement, which may share prompts.
-        disjoint: of two sets that share no prompt; None where there are fewer than twice `size`.
+        with_all: agreement with the circuit of all prompts.
+        between: of two sets, each drawn with replacement, which may share prompts.
+        disjoint: of two sets that share no prompt; None with fewer than 2 `size` prompts.
     """
 
     size: int
@@ -64,13 +64,13 @@ class SizeStability:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> SizeStability:
-        """What `dataclasses.asdict` made plain."""
+        """Restore the plain data that `dataclasses.asdict` gives."""
         disjoint = record["disjoint"]
         return cls(
             size=int(record["size"]),
-            with_all=_estimate(record["with_all"]),
-            between=_estimate(record["between"]),
-            disjoint=None if disjoint is None else _estimate(disjoint),
+            with_all=estimate_of(record["with_all"]),
+            between=estimate_of(record["between"]),
+            disjoint=None if disjoint is None else estimate_of(disjoint),
         )
 
 
@@ -79,9 +79,9 @@ class StabilityCurves:
     """How a circuit changes with its prompts, as `viz.stability` draws it.
 
     Attributes:
-        frequency: of each neuron of the circuit, the share of the resamples that have it, most
-            often first.
-        jaccard: of the resamples' circuits with the circuit.
+        frequency: for each neuron of the circuit, the share of the resamples that choose it, in
+            descending order.
+        jaccard: agreement of the resamples' circuits with the circuit.
         sizes: the same for discovery sets of several sizes.
         n_prompts: of the larger side.
         n_resamples: bootstrap resamples.
@@ -97,10 +97,10 @@ class StabilityCurves:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StabilityCurves:
-        """What `dataclasses.asdict` made plain."""
+        """Restore the plain data that `dataclasses.asdict` gives."""
         return cls(
             frequency=tuple(map(float, record["frequency"])),
-            jaccard=_estimate(record["jaccard"]),
+            jaccard=estimate_of(record["jaccard"]),
             sizes=tuple(map(SizeStability.from_record, record["sizes"])),
             n_prompts=int(record["n_prompts"]),
             n_resamples=int(record["n_resamples"]),
@@ -113,8 +113,8 @@ class LayerCounts:
     """Neurons of a circuit in each layer, as `viz.layers` draws them.
 
     Attributes:
-        as_they_are: by activations as they are.
-        scaled: by activations divided by their layer's scale.
+        as_they_are: from unscaled activations.
+        scaled: from activations divided by their layer's scale.
         scale: "rms" or "std".
     """
 
@@ -124,7 +124,7 @@ class LayerCounts:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> LayerCounts:
-        """What `dataclasses.asdict` made plain."""
+        """Restore the plain data that `dataclasses.asdict` gives."""
         return cls(
             as_they_are=tuple(map(int, record["as_they_are"])),
             scaled=tuple(map(int, record["scaled"])),
@@ -133,7 +133,9 @@ class LayerCounts:
 
 
 def thinned(n: int, at_most: int = 300) -> list[int]:
-    """Places that draw a curve of n points on logarithmic axes, the first and the last among them.
+    """The indices that suffice to draw a curve of n points on logarithmic axes.
+
+    The first and the last index are among them.
 
     >>> thinned(5), len(thinned(50_000)) <= 300, thinned(50_000)[-1]
     ([0, 1, 2, 3, 4], True, 49999)
@@ -144,6 +146,7 @@ def thinned(n: int, at_most: int = 300) -> list[int]:
     return sorted(set(steps))
 
 
-def _estimate(record: Mapping[str, Any]) -> Estimate:
+def estimate_of(record: Mapping[str, Any]) -> Estimate:
+    """Restore an estimate from its plain data."""
     low, high = (None if record[end] is None else float(record[end]) for end in ("low", "high"))
     return Estimate(float(record["value"]), low, high, int(record["n"]), int(record["missing"]))

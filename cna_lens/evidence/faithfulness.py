@@ -1,4 +1,4 @@
-"""How much of a behaviour needs a circuit, and how much the circuit alone is enough for."""
+"""How much of a behaviour is lost without a circuit, and how much the circuit alone keeps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.errors import InputError
+from cna_lens.evidence.curves import estimate_of
 from cna_lens.evidence.selection import Selection
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Prompt
@@ -36,17 +37,19 @@ Metric = Callable[[HookedModel, Sequence[Prompt]], Sequence[float]]
 
 Values = tuple[float, ...]
 
+SHARES = ("drop", "faithfulness", "completeness")
+
 
 @dataclass(frozen=True)
 class Ablations:
-    """What ablating one circuit, and everything but it, does.
+    """The effect of ablating one circuit, and of ablating all other neurons.
 
     Attributes:
-        ranking: the name of the ranking the circuit is from.
+        ranking: the name of the ranking that gave the circuit.
         k: its number of neurons.
-        drop: the metric of the whole model less that without the circuit, over prompts.
+        drop: the metric of the whole model minus the metric without the circuit, over prompts.
         faithfulness: the share of the metric that the circuit alone keeps.
-        completeness: the share that is left without it; 0 where the circuit is all there is.
+        completeness: the share that is left without the circuit; 0 if the circuit does it all.
         without: the metric of each prompt without the circuit.
         alone: the metric of each prompt with the circuit alone.
     """
@@ -67,10 +70,10 @@ class Necessity(Evidence):
     Attributes:
         points: one for each ranking and k.
         whole: the metric of each prompt on the whole model.
-        nothing: with every neuron ablated.
+        nothing: the same with every neuron ablated.
         positions: the tokens at which neurons are ablated.
         model: its name, where the rankings know it.
-        n_prompts: prompts that the metric was taken on.
+        n_prompts: prompts on which the metric was taken.
         n_resamples: bootstrap resamples of the prompts.
         seed: of the resamples.
     """
@@ -91,7 +94,7 @@ class Necessity(Evidence):
         rows: list[dict[str, Any]] = []
         for point in self.points:
             row: dict[str, Any] = {"ranking": point.ranking, "k": point.k}
-            for name in ("drop", "faithfulness", "completeness"):
+            for name in SHARES:
                 estimate: Estimate = getattr(point, name)
                 row |= {name: estimate.value, f"{name}_low": estimate.low}
                 row[f"{name}_high"] = estimate.high
@@ -113,26 +116,20 @@ class Necessity(Evidence):
     def _table(self) -> Table:
         return Table(
             "Without the circuit, and with it alone",
-            ("ranking", "k", "drop", "faithfulness", "completeness"),
+            ("ranking", "k", *SHARES),
             tuple(
-                (
-                    Cell.of(point.ranking),
-                    Cell.of(point.k),
-                    Cell.of(point.drop),
-                    Cell.of(point.faithfulness),
-                    Cell.of(point.completeness),
-                )
+                tuple(Cell.of(getattr(point, name)) for name in ("ranking", "k", *SHARES))
                 for point in self.points
             ),
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain data, with the metric of each prompt."""
+        """The result as plain data, with the metric of each prompt."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Necessity:
-        """The result that `record` made, or that `save` wrote."""
+        """Restore the result from what `record` made or `save` wrote."""
         given: dict[str, Any] = {each.name: record[each.name] for each in fields(cls)}
         given["points"] = tuple(map(_point, record["points"]))
         for name in ("whole", "nothing"):
@@ -141,11 +138,10 @@ class Necessity(Evidence):
 
 
 def _point(record: Mapping[str, Any]) -> Ablations:
-    estimates = {
-        name: Estimate(**record[name]) for name in ("drop", "faithfulness", "completeness")
-    }
-    values: dict[str, Any] = {name: tuple(record[name]) for name in ("without", "alone")}
-    return Ablations(ranking=record["ranking"], k=record["k"], **estimates, **values)
+    drop, faithfulness, completeness = (estimate_of(record[name]) for name in SHARES)
+    without, alone = (tuple(record[name]) for name in ("without", "alone"))
+    ranking, k = record["ranking"], record["k"]
+    return Ablations(ranking, k, drop, faithfulness, completeness, without, alone)
 
 
 def necessity(
@@ -162,21 +158,21 @@ def necessity(
     seed: int = 0,
     progress: bool = True,
 ) -> Necessity:
-    r"""Ablate the circuits of several sizes, and everything but them, and watch a metric.
+    r"""Ablate circuits of several sizes, then all neurons but them, and measure a metric.
 
-    To ablate is to set to the mean over prompts without the behaviour. With the metric m of the
-    whole model M, of the circuit C alone (everything else ablated), of M without C, and of the
-    model whose every neuron is ablated, each averaged over prompts,
+    Here a neuron is ablated by setting it to its mean over prompts without the behaviour. With
+    the metric m of the whole model M, of the circuit C alone (all other neurons ablated), of M
+    without C, and of the model with every neuron ablated, each averaged over prompts,
 
     $$\text{faithfulness} = \frac{m(C) - m(\emptyset)}{m(M) - m(\emptyset)}, \qquad
     \text{completeness} = \frac{m(M \setminus C) - m(\emptyset)}{m(M) - m(\emptyset)}$$
 
-    (Marks et al., arXiv 2403.19647; for neurons arXiv 2601.22594). The first rises to 1 with k,
-    the second falls to 0; a ranking is better the sooner both do. Neither is bound to [0, 1].
-    Attention and everything else but MLP neurons stays as it is. Intervals are percentiles of the
+    (Marks et al., arXiv 2403.19647; for neurons arXiv 2601.22594). With k, faithfulness rises to 1
+    and completeness falls to 0; the sooner both do, the better the ranking. Neither is bound to
+    [0, 1]. Only MLP neurons are ablated, never attention. Intervals are percentiles of the
     bootstrap over prompts.
 
-    Cost: the metric's on all prompts, 2 times, and 2 times for each ranking and size. Ablating
+    Cost: the metric on all prompts, 2 times, and 2 times more for each ranking and size. Ablating
     a complement is one tensor operation a layer.
 
     >>> scores = rank(collect(tiny_model, [[5, 6]]), collect(tiny_model, [[7]]))
@@ -191,22 +187,22 @@ def necessity(
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        prompts: what the metric is taken on, not those the circuits are from.
+        prompts: held-out prompts for the metric, not those that gave the circuits.
         rankings: scores by name, from which the circuits are taken.
-        metric: called with the model and the prompts; one number for each prompt.
+        metric: called with the model and the prompts; returns one number for each prompt.
         means: of the prompts without the behaviour, from `collect`.
-        sizes: numbers of neurons; 0 is no neuron.
-        selection: the sign, layers and universal neurons; its k and fraction are not used. A
-            complement holds everything that is not in the circuit all the same.
+        sizes: numbers of neurons; 0 is the empty circuit.
+        selection: the sign, layers and universal neurons; its k and fraction are not used. The
+            complement always holds all neurons outside the circuit.
         positions: the tokens at which neurons are ablated. The means are those of one token, so
-            by default only the prompt's last one is.
+            the default is the last token of the prompt.
         n_resamples: bootstrap resamples of the prompts.
         seed: of the resamples.
         progress: show a progress bar.
 
     Raises:
-        InputError: no ranking or size, a metric without one finite number for each prompt, or one
-            that ablating every neuron does not change.
+        InputError: no ranking or size, a metric without one finite number for each prompt, or a
+            metric that ablating every neuron does not change.
     """
     if not rankings or not sizes:
         raise InputError("give at least one ranking and one size")

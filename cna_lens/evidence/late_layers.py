@@ -13,16 +13,16 @@ from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import LayerCounts
 from cna_lens.evidence.resampling import (
+    FromResamples,
     PromptSets,
     bootstrap,
-    check_count,
+    check_counts,
     over_resamples,
     shuffled_labels,
 )
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
-from cna_lens.results.records import Evidence, prompt_facts
 from cna_lens.results.rendering import (
     Cell,
     Table,
@@ -44,11 +44,10 @@ class LateShare:
     Attributes:
         region: "last 3 layers", "last quarter" or "last tenth".
         n_layers: how many layers these are.
-        scaled: whether activations were divided by their layer's scale before.
+        scaled: whether activations were first divided by their layer's scale.
         share: of the circuit of all prompts, with its bootstrap interval.
-        shuffled: the share of circuits from shuffled labels, with the interval of the shufflings.
-        of_candidates: the share of the neurons that may be chosen, which circuits of neurons
-            taken at random have.
+        shuffled: of circuits from shuffled labels, with the interval of the shufflings.
+        of_candidates: of all neurons that may be chosen; random circuits have this share.
     """
 
     region: str
@@ -60,14 +59,14 @@ class LateShare:
 
 
 @dataclass(frozen=True, repr=False)
-class Localization(Evidence):
-    """Where a circuit sits, by activations as they are and in units of their layer's scale.
+class Localization(FromResamples):
+    """Where a circuit lies, from unscaled activations and in units of their layer's scale.
 
     Attributes:
         shares: one for each region, unscaled and scaled.
-        circuit: by activations as they are.
-        scaled_circuit: by activations divided by their layer's scale.
-        layer_scale: what each layer's activations were divided by.
+        circuit: from unscaled activations.
+        scaled_circuit: from activations divided by their layer's scale.
+        layer_scale: by which each layer's activations were divided.
         scale: "rms" or "std".
         selection: how circuits are chosen.
         n_positive: prompts that show the behaviour.
@@ -75,8 +74,8 @@ class Localization(Evidence):
         n_resamples: bootstrap resamples.
         n_permutations: shufflings of the labels.
         confidence: of the intervals.
-        paired: whether pairs were drawn together, and labels swapped within them.
-        seed: of both.
+        paired: whether pairs were drawn together and labels swapped within them.
+        seed: of resamples and shufflings.
     """
 
     shares: tuple[LateShare, ...]
@@ -94,7 +93,7 @@ class Localization(Evidence):
     seed: int
 
     def curves(self) -> LayerCounts:
-        """What `viz.layers` draws."""
+        """The data that `viz.layers` draws."""
         return LayerCounts(
             as_they_are=per_layer(self.circuit, self.circuit.layout),
             scaled=per_layer(self.scaled_circuit, self.scaled_circuit.layout),
@@ -118,7 +117,7 @@ class Localization(Evidence):
 
     def _facts(self) -> list[tuple[str, str]]:
         return [
-            *prompt_facts(self.n_positive, self.n_negative, self.paired),
+            *super()._facts(),
             ("resamples", str(self.n_resamples)),
             ("shufflings", str(self.n_permutations)),
             ("scale", f"each layer's {self.scale}"),
@@ -142,21 +141,14 @@ class Localization(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """The shares, the layers' scales, what is drawn, and the settings."""
+        """The shares, the layers' scales, the figure's data and the settings."""
         return {
             "k": len(self.circuit),
             "shares": [asdict(share) for share in self.shares],
             "layer_scale": self.layer_scale.tolist(),
             "scale": self.scale,
             "curves": asdict(self.curves()),
-            "selection": self.selection.record(),
-            "n_positive": self.n_positive,
-            "n_negative": self.n_negative,
-            "n_resamples": self.n_resamples,
-            "n_permutations": self.n_permutations,
-            "confidence": self.confidence,
-            "paired": self.paired,
-            "seed": self.seed,
+            **self._settings(),
         }
 
 
@@ -173,17 +165,17 @@ def localization(
     seed: int = 0,
     progress: bool = False,
 ) -> Localization:
-    r"""The share of the circuit in the last layers, and what of it is the layers' scale.
+    r"""The share of a circuit in the last layers, and how much of it the layers' scale explains.
 
     Activations grow with depth, and the largest differences lie where activations are largest,
-    whatever the prompts. So the share is given three times: as it is; after each layer's
-    activations are divided by its scale $s_l$; and for shuffled labels, both ways. Over the n
-    prompts of both sets and the layer's w neurons the scale is
+    for any prompts. So the share is given as it is, after each layer's activations are divided by
+    its scale $s_l$, and for shuffled labels in both ways. Over the n prompts of both sets and the
+    layer's w neurons the scale is
 
     $$s_l = \sqrt{\frac{1}{n w} \sum_{i, j} a_{l,j}(i)^2}$$
 
-    ("rms"), or the same with each neuron's mean over the prompts taken off first ("std"). It is
-    that of all prompts in every resample. The regions are the last 3 layers (arXiv 2605.12290,
+    ("rms"), or the same after subtracting each neuron's mean over the prompts ("std"). Every
+    resample uses the scale of all prompts. The regions are the last 3 layers (arXiv 2605.12290,
     tables 6 and 7), and the last quarter and tenth of the layers, rounded as `circuit_size` does.
     Intervals are percentiles of the bootstrap.
 
@@ -200,7 +192,7 @@ def localization(
         negative: the same for the prompts without the behaviour.
         selection: how the circuits are chosen.
         scale: "rms" or "std".
-        paired: the prompts at one place of both sets are drawn together and swap their labels.
+        paired: draw the prompts at one place of both sets together, and swap their labels.
         n_resamples: bootstrap resamples.
         n_permutations: shufflings of the labels.
         confidence: of the intervals.
@@ -210,30 +202,29 @@ def localization(
     Raises:
         InputError: sets that cannot be contrasted, or settings out of range.
     """
-    check_count("n_resamples", n_resamples)
-    check_count("n_permutations", n_permutations)
+    check_counts(n_resamples=n_resamples, n_permutations=n_permutations)
     if scale not in get_args(Scale):
         raise InputError(f"scale is {scale!r}, expected one of {get_args(Scale)}")
     chosen = selection or Selection()
-    contrast = PromptSets(positive, negative, paired)
-    scores = contrast.scores()
-    layer_scale = _layer_scale(contrast, scale)
+    sets = PromptSets(positive, negative, paired)
+    scores = sets.scores()
+    layer_scale = _layer_scale(sets, scale)
     generator = torch.Generator().manual_seed(seed)
-    drawn = bootstrap(contrast, n_resamples, generator)
-    shuffled = shuffled_labels(contrast, n_permutations, generator)
+    drawn = bootstrap(sets, n_resamples, generator)
+    shuffled = shuffled_labels(sets, n_permutations, generator)
     circuits: list[Circuit] = []
     shares: list[LateShare] = []
     for divisor in (None, layer_scale):
         circuit = chosen.circuit(_divided(scores, divisor))
         circuits.append(circuit)
         rows = [
-            contrast.circuits(resamples, chosen, layer_scale=divisor, progress=progress)
+            sets.circuits(resamples, chosen, layer_scale=divisor, progress=progress)
             for resamples in (drawn, shuffled)
         ]
-        for region, n_layers in _regions(contrast.layout).items():
-            late = contrast.layout.layer_of >= contrast.layout.n_layers - n_layers
+        for region, n_layers in _regions(sets.layout).items():
+            late = sets.layout.layer_of >= sets.layout.n_layers - n_layers
             interval, by_chance = (over_resamples(_shares(late, row), confidence) for row in rows)
-            place = contrast.layout.flat_all(circuit)
+            place = sets.layout.flat_all(circuit)
             shares.append(
                 LateShare(
                     region=region,
@@ -241,7 +232,7 @@ def localization(
                     scaled=divisor is not None,
                     share=replace(interval, value=float(_shares(late, place[None]))),
                     shuffled=by_chance,
-                    of_candidates=float(late[chosen.candidates(contrast.layout)].double().mean()),
+                    of_candidates=float(late[chosen.candidates(sets.layout)].double().mean()),
                 )
             )
     return Localization(
@@ -251,8 +242,8 @@ def localization(
         layer_scale=layer_scale,
         scale=scale,
         selection=chosen,
-        n_positive=contrast.n_positive,
-        n_negative=contrast.n_negative,
+        n_positive=sets.n_positive,
+        n_negative=sets.n_negative,
         n_resamples=n_resamples,
         n_permutations=n_permutations,
         confidence=confidence,
@@ -288,12 +279,12 @@ def _divided(scores: NeuronScores, layer_scale: Float64[Tensor, " layer"] | None
     )
 
 
-def _layer_scale(contrast: PromptSets, scale: Scale) -> Float64[Tensor, " layer"]:
-    squares = torch.zeros(contrast.layout.n_neurons, dtype=torch.float64)
-    for block, activations in contrast.columns():
+def _layer_scale(sets: PromptSets, scale: Scale) -> Float64[Tensor, " layer"]:
+    squares = torch.zeros(sets.layout.n_neurons, dtype=torch.float64)
+    for block, activations in sets.columns():
         values = activations - activations.mean(0) if scale == "std" else activations
         squares[block] = (values**2).mean(0)
-    means = [float(layer.mean()) if len(layer) else 0.0 for layer in contrast.layout.split(squares)]
+    means = [float(layer.mean()) if len(layer) else 0.0 for layer in sets.layout.split(squares)]
     found = torch.tensor(means, dtype=torch.float64).sqrt()
-    # Where every activation is 0, so is every contrast, whatever it is divided by.
+    # Where every activation is 0, every contrast is 0 too, divided by any number.
     return found.where(found > 0, 1.0)

@@ -1,4 +1,4 @@
-"""Could the labels have been anything? Contrasts of shuffled labels, and what they leave."""
+"""Could the labels have been anything? Contrasts compared with those of shuffled labels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from cna_lens.evidence.permutations import (
     label_permutations,
     true_correlations,
 )
-from cna_lens.evidence.resampling import PromptSets, check_count, over_resamples
+from cna_lens.evidence.resampling import (
+    FromResamples,
+    PromptSets,
+    check_counts,
+    over_resamples,
+)
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.records import Evidence, prompt_facts
 from cna_lens.results.rendering import (
     Cell,
     Table,
@@ -37,15 +41,15 @@ Control = Literal["false_discovery", "familywise"]
 
 
 @dataclass(frozen=True, repr=False)
-class NullDistribution(Evidence):
+class NullDistribution(FromResamples):
     """How every neuron's contrast compares with those of shuffled labels.
 
-    Neurons that may not be chosen have p-values that are not a number, and belong to no family.
+    Neurons that may not be chosen have NaN as p-values, and are not tested.
 
     Attributes:
         scores: the contrast of the true labels.
         circuit: the circuit of the selection's fixed size.
-        selection: how neurons are chosen; its sign says which side is tested.
+        selection: how neurons are chosen; its sign is the side that is tested.
         statistic: the t statistic of each neuron, 0 where its activation never changes.
         p_value: of each neuron alone, from its own shuffled statistics.
         pooled_p_value: of each neuron, from the shuffled statistics of all.
@@ -56,7 +60,7 @@ class NullDistribution(Evidence):
         n_positive: prompts that show the behaviour.
         n_negative: prompts that do not.
         n_permutations: shufflings.
-        exact: whether they are all there are, the true one among them.
+        exact: whether these are all possible labels, the true ones included.
         paired: whether labels were swapped within pairs.
         seed: of the shufflings.
     """
@@ -80,12 +84,11 @@ class NullDistribution(Evidence):
     def found(
         self, rate: float = 0.05, control: Control = "false_discovery"
     ) -> Bool[Tensor, " neuron"]:
-        """Which neurons differ at a rate of error.
+        """The neurons that differ at an error rate.
 
         Args:
-            rate: the expected share of false neurons among those found, or the probability of
-                any false one.
-            control: "false_discovery" for the first, "familywise" for the second.
+            rate: the expected share of false discoveries, or the probability of any.
+            control: "false_discovery" for the share, "familywise" for the probability.
 
         Raises:
             InputError: a rate outside (0, 1), or an unknown control.
@@ -97,24 +100,24 @@ class NullDistribution(Evidence):
         return (self.q_value if control == "false_discovery" else self.familywise_p_value) <= rate
 
     def size(self, rate: float = 0.05, control: Control = "false_discovery") -> int:
-        """How many neurons differ at a rate of error; compare `len(null.circuit)`."""
+        """The number of neurons that differ at an error rate; compare `len(null.circuit)`."""
         return int(self.found(rate, control).sum())
 
     def found_in_circuit(self, rate: float = 0.05, control: Control = "false_discovery") -> int:
-        """How many neurons of the circuit of fixed size are among them."""
+        """The number of neurons of the fixed-size circuit that differ at an error rate."""
         return int(self.found(rate, control)[self.scores.layout.flat_all(self.circuit)].sum())
 
     def chance_share(self, confidence: float = 0.95) -> Estimate:
         r"""The share of the circuit that shuffled labels would fill.
 
-        With the circuit's weakest contrast t, $E_0(t) / N(t)$: the mean number of neurons at
-        least as strong under shuffled labels, over the number with the true ones. Above 1 it
-        says that shuffled labels give stronger contrasts than the true ones.
+        With the circuit's weakest contrast t, this is $E_0(t) / N(t)$: the mean number of neurons
+        at least as strong under shuffled labels, over the number under the true labels. A value
+        above 1 says that shuffled labels give stronger contrasts than the true labels.
         """
         return over_resamples(self.as_strong.double() / len(self.circuit), confidence)
 
     def curves(self) -> NullCurves:
-        """What `viz.null` draws."""
+        """The data that `viz.null` draws."""
         tested = self.pooled_p_value[self.pooled_p_value.isfinite()]
         p_values, counts = tested.unique(return_counts=True)
         at_or_below = counts.cumsum(0)
@@ -164,7 +167,7 @@ class NullDistribution(Evidence):
 
     def _facts(self) -> list[tuple[str, str]]:
         return [
-            *prompt_facts(self.n_positive, self.n_negative, self.paired),
+            *super()._facts(),
             ("shufflings", f"{self.n_permutations}{', all there are' if self.exact else ''}"),
             ("by chance", f"{self.chance_share()} of the circuit's size"),
             *(
@@ -191,7 +194,7 @@ class NullDistribution(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """Sizes at usual rates, what is drawn, and the settings; `to_frame` has the neurons."""
+        """Sizes at usual rates, the figure's data and settings; `to_frame` has the neurons."""
         return {
             "k": len(self.circuit),
             "n_tested": int(self.p_value.isfinite().sum()),
@@ -207,13 +210,7 @@ class NullDistribution(Evidence):
             },
             "chance_share": asdict(self.chance_share()),
             "curves": asdict(self.curves()),
-            "selection": self.selection.record(),
-            "n_positive": self.n_positive,
-            "n_negative": self.n_negative,
-            "n_permutations": self.n_permutations,
-            "exact": self.exact,
-            "paired": self.paired,
-            "seed": self.seed,
+            **self._settings(),
         }
 
 
@@ -227,30 +224,30 @@ def null_distribution(
     seed: int = 0,
     progress: bool = False,
 ) -> NullDistribution:
-    r"""Shuffle the labels many times, and see which neurons differ more than that explains.
+    r"""Shuffle the labels many times, and find the neurons that differ more than chance explains.
 
-    Shuffling puts the labels on all neurons at once, so that whatever ties neurons together stays.
-    Of each neuron the correlation r between label and activation is compared, which orders
-    shufflings as the contrast does and, unlike it, has one scale for all neurons; the t statistic
-    is $r \sqrt{(n - 2) / (1 - r^2)}$. With the true $r_j$ of neuron j, its $r_j^b$ in shuffling b,
-    B shufflings and N neurons:
+    A shuffling permutes the labels for all neurons at once, so dependence between neurons stays.
+    The test compares each neuron's correlation r between label and activation. It orders
+    shufflings as the contrast does and, unlike the contrast, has one scale for all neurons; the t
+    statistic is $r \sqrt{(n - 2) / (1 - r^2)}$. With the true $r_j$ of neuron j, its $r_j^b$ in
+    shuffling b, B shufflings and N neurons:
 
     - alone: $p_j = (1 + \#\{b : |r_j^b| \geq |r_j|\}) / (1 + B)$, which is never below
       $1 / (1 + B)$, too coarse to survive a correction for tens of thousands of neurons;
     - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \geq |r_j|\}) / (1 + B N)$, where all neurons' shuffled
       statistics form one distribution (Tusher, Tibshirani and Chu, 2001, here without a constant
-      added to the deviations); that neurons share it is an assumption, which contrasts in units
-      of activation could not make;
-    - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled ones,
-      which is, but for the 1, the least $E_0(t) / N(t)$ over the thresholds t that the neuron
-      reaches, the number of neurons that shuffled labels put above t over the number there are;
+      added to the deviations); this assumes that neurons share one null distribution, which
+      contrasts in units of activation do not;
+    - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled p-values.
+      But for the added 1, this is the least $E_0(t) / N(t)$ over the thresholds t that the neuron
+      reaches: the number of neurons above t under shuffled labels over the true number;
     - family-wise: $(1 + \#\{b : \max_i |r_i^b| \geq |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
       single-step maxT), which assumes nothing about how neurons depend on each other.
 
-    The 1 counts the true labels (Phipson and Smyth, 2010). Where there are no more than B ways to
-    put the labels, all are taken once, the true one among them, and no 1 is added. With one sign
-    selected, r or -r takes the place of its magnitude. Paired labels are swapped within pairs:
-    with differences d, $r = \sum d / \sqrt{n \sum d^2}$ and $t = r \sqrt{(n - 1) / (1 - r^2)}$.
+    The 1 counts the true labels (Phipson and Smyth, 2010). Where at most B permutations of the
+    labels exist, each is taken once, the true labels included, and no 1 is added. With one sign
+    selected, r or -r replaces the magnitude. Paired labels are swapped within pairs: with
+    differences d, $r = \sum d / \sqrt{n \sum d^2}$ and $t = r \sqrt{(n - 1) / (1 - r^2)}$.
 
     A small p-value says that a neuron differs between these sets of prompts, not that it causes
     anything; with many prompts most neurons differ. Cost: no forward pass; a shuffling is one row
@@ -265,8 +262,8 @@ def null_distribution(
     Args:
         positive: from `collect(..., keep="all")`.
         negative: the same for the prompts without the behaviour.
-        selection: the circuit of fixed size that is compared; its sign, layers and universal
-            neurons say which neurons are tested.
+        selection: chooses the fixed-size circuit that is compared; its sign, layers and universal
+            neurons also define which neurons are tested.
         paired: swap labels only within pairs, the prompts at one place of both sets.
         n_permutations: shufflings.
         seed: of the shufflings.
@@ -275,16 +272,16 @@ def null_distribution(
     Raises:
         InputError: sets that cannot be contrasted, or settings out of range.
     """
-    check_count("n_permutations", n_permutations)
+    check_counts(n_permutations=n_permutations)
     chosen = selection or Selection()
-    contrast = PromptSets(positive, negative, paired)
-    scores = contrast.scores()
+    sets = PromptSets(positive, negative, paired)
+    scores = sets.scores()
     circuit = chosen.circuit(scores)
-    tested = chosen.candidates(contrast.layout)
-    labels, exact = label_permutations(contrast, n_permutations, seed)
-    observed = true_correlations(contrast)
+    tested = chosen.candidates(sets.layout)
+    labels, exact = label_permutations(sets, n_permutations, seed)
+    observed = true_correlations(sets)
     counted = count_shuffled(
-        contrast,
+        sets,
         labels,
         chosen,
         tested,
@@ -292,7 +289,7 @@ def null_distribution(
         weakest=min(abs(score) for score in circuit.scores),
         progress=progress,
     )
-    # Among all ways to put the labels the true one is counted already.
+    # All permutations include the true labels already.
     true_one = 0 if exact else 1
     n, n_tested = len(labels), int(tested.sum())
 
@@ -300,7 +297,7 @@ def null_distribution(
         return (reached.double() + true_one) / (among + true_one)
 
     pooled = p_value(counted.pooled, n * n_tested)
-    freedom = (contrast.n_positive if paired else labels.shape[1] - 1) - 1
+    freedom = (sets.n_positive if paired else labels.shape[1] - 1) - 1
 
     def spread(values: Tensor) -> Float64[Tensor, " neuron"]:
         everywhere = torch.full(tested.shape, torch.nan, dtype=torch.float64)
@@ -317,8 +314,8 @@ def null_distribution(
         q_value=spread(torch.from_numpy(false_discovery_control(pooled.numpy()))),
         familywise_p_value=spread(p_value(counted.largest, n)),
         as_strong=counted.as_strong,
-        n_positive=contrast.n_positive,
-        n_negative=contrast.n_negative,
+        n_positive=sets.n_positive,
+        n_negative=sets.n_negative,
         n_permutations=n,
         exact=exact,
         paired=paired,

@@ -1,4 +1,4 @@
-"""Would other prompts have given the same circuit? Bootstrap, and smaller discovery sets."""
+"""Would other prompts give the same circuit? Bootstrap, and smaller discovery sets."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import SizeStability, StabilityCurves
 from cna_lens.evidence.resampling import (
+    FromResamples,
     PromptSets,
+    Resamples,
     bootstrap,
-    check_count,
+    check_counts,
     disjoint_sets,
     jaccard_of_rows,
     over_resamples,
 )
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.records import (
-    Evidence,
-    neurons_record,
-    prompt_facts,
-)
+from cna_lens.results.records import neurons_record
 from cna_lens.results.rendering import (
     Cell,
     Table,
@@ -39,19 +37,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DISCOVERY_SIZES = (8, 16, 32, 64, 100)
-"""Prompts of each side in the discovery sets that are tried, as far as there are so many."""
+"""Prompts of each side in the discovery sets; larger sizes than the prompts are left out."""
 
 
 @dataclass(frozen=True, repr=False)
-class Stability(Evidence):
-    """How a circuit changes with the prompts it is found from.
+class Stability(FromResamples):
+    """How a circuit changes with its discovery prompts.
 
-    Estimates are means over resamples with the percentiles between which the resamples lie.
+    Estimates are means over resamples with percentiles of the resamples.
 
     Attributes:
         circuit: of all prompts.
-        frequency: the share of the bootstrap resamples whose circuit holds each neuron.
-        jaccard: of the bootstrap circuits with `circuit`.
+        frequency: for each neuron, the share of the bootstrap circuits that hold it.
+        jaccard: agreement of the bootstrap circuits with `circuit`.
         sizes: the same for discovery sets of several sizes.
         selection: how circuits are chosen.
         n_positive: prompts that show the behaviour.
@@ -75,7 +73,7 @@ class Stability(Evidence):
     seed: int
 
     def core(self, frequency: float = 1.0) -> Circuit:
-        """The neurons of the circuit that at least this share of the resamples has, by default all.
+        """The neurons of the circuit that at least this share of the resamples chooses.
 
         Raises:
             InputError: a frequency outside (0, 1].
@@ -92,7 +90,7 @@ class Stability(Evidence):
         )
 
     def curves(self) -> StabilityCurves:
-        """What `viz.stability` draws."""
+        """The data that `viz.stability` draws."""
         often = self.frequency[self.circuit.layout.flat_all(self.circuit)]
         return StabilityCurves(
             frequency=tuple(often.sort(descending=True).values.tolist()),
@@ -105,31 +103,21 @@ class Stability(Evidence):
 
     def to_frame(self) -> pd.DataFrame:
         """A data frame with one row for each neuron that any resample chose, most often first."""
-        import pandas as pd
-
-        layout = self.circuit.layout
         order = self.frequency.sort(descending=True, stable=True)
-        chosen: list[int] = order.indices[order.values > 0].tolist()
-        neurons = [layout.neuron(flat) for flat in chosen]
+        ever = order.values > 0
+        layout = self.circuit.layout
+        neurons = tuple(map(layout.neuron, order.indices[ever].tolist()))
+        chosen = Circuit(neurons, tuple(order.values[ever].tolist()), layout)
+        frame = chosen.to_frame().rename(columns={"score": "frequency"})
         members = set(self.circuit)
-        frame = pd.DataFrame(
-            {
-                "layer": [neuron.layer for neuron in neurons],
-                "index": [neuron.index for neuron in neurons],
-                "frequency": self.frequency[chosen].numpy(),
-                "in_circuit": [neuron in members for neuron in neurons],
-            }
-        )
-        if layout.experts:
-            frame.insert(1, "expert", pd.array([n.mlp.expert for n in neurons], dtype="Int64"))
-        return frame
+        return frame.assign(in_circuit=[neuron in members for neuron in neurons])
 
     def _headline(self) -> str:
         return f"circuit of {len(self.circuit)} neurons, Jaccard {self.jaccard}"
 
     def _facts(self) -> list[tuple[str, str]]:
         return [
-            *prompt_facts(self.n_positive, self.n_negative, self.paired),
+            *super()._facts(),
             ("resamples", str(self.n_resamples)),
             ("in all of them", f"{len(self.core())} of {len(self.circuit)} neurons"),
             *(
@@ -150,7 +138,7 @@ class Stability(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """The core, what is drawn, and the settings; `to_frame` has the frequencies."""
+        """The core, the figure's data and the settings; `to_frame` has the frequencies."""
         return {
             "k": len(self.circuit),
             "jaccard": asdict(self.jaccard),
@@ -158,13 +146,7 @@ class Stability(Evidence):
             "curves": asdict(self.curves()),
             "core": neurons_record(self.core()),
             "ever_chosen": int((self.frequency > 0).sum()),
-            "selection": self.selection.record(),
-            "n_positive": self.n_positive,
-            "n_negative": self.n_negative,
-            "n_resamples": self.n_resamples,
-            "confidence": self.confidence,
-            "paired": self.paired,
-            "seed": self.seed,
+            **self._settings(),
         }
 
 
@@ -180,16 +162,16 @@ def stability(
     seed: int = 0,
     progress: bool = False,
 ) -> Stability:
-    r"""Find the circuit again from resampled prompts, and see what stays.
+    r"""Find the circuit again from resampled prompts, and measure how much of it stays.
 
-    The bootstrap (Efron, 1979) draws as many prompts as there are, with replacement, and takes
-    the circuit of each draw as `rank` and `NeuronScores.top` do. Two circuits are compared by the
-    Jaccard index $|A \cap B| / |A \cup B|$; of two circuits of k neurons that share s it is
-    $s / (2k - s)$, so half of the neurons shared is a third.
+    The bootstrap (Efron, 1979) draws as many prompts as there are, with replacement, and finds
+    the circuit of each draw as `rank` and `NeuronScores.top` do. Circuits are compared by the
+    Jaccard index $|A \cap B| / |A \cup B|$. Two circuits of k neurons that share s have
+    $s / (2k - s)$, so circuits that share half of their neurons have 1/3.
 
-    For each size of a discovery set two draws with replacement are compared, and, where there are
-    enough prompts, two sets without a common prompt: what someone with prompts of his own would
-    find. Drawn with replacement from the same prompts, sets agree more than that.
+    For each size of a discovery set, two draws with replacement are compared and, where there are
+    enough prompts, two sets without a common prompt. The disjoint sets show how much someone with
+    other prompts would agree; sets drawn with replacement from the same prompts agree more.
 
     Cost: no forward pass; a resample is one row of a matrix product.
 
@@ -205,8 +187,8 @@ def stability(
         selection: how the circuits are chosen.
         paired: draw the prompts at one place of both sets together.
         n_resamples: bootstrap resamples, and pairs of discovery sets of each size.
-        sizes: prompts of each side in the discovery sets, by default those of 8, 16, 32, 64 and
-            100 that both sets have.
+        sizes: prompts of each side in the discovery sets, by default 8, 16, 32, 64 and 100 where
+            both sets have so many.
         confidence: share of the resamples within the intervals.
         seed: of the resamples.
         progress: show progress bars.
@@ -214,58 +196,45 @@ def stability(
     Raises:
         InputError: sets that cannot be contrasted, or settings out of range.
     """
-    check_count("n_resamples", n_resamples)
+    check_counts(n_resamples=n_resamples)
     chosen = selection or Selection()
-    contrast = PromptSets(positive, negative, paired)
-    tried = _checked_sizes(sizes, min(contrast.n_positive, contrast.n_negative))
-    circuit = chosen.circuit(contrast.scores())
+    sets = PromptSets(positive, negative, paired)
+    available = min(sets.n_positive, sets.n_negative)
+    tried = _checked_sizes(sizes, available)
+    circuit = chosen.circuit(sets.scores())
+    of_all = sets.layout.flat_all(circuit).sort().values[None]
     generator = torch.Generator().manual_seed(seed)
-    of_all = contrast.layout.flat_all(circuit).sort().values[None]
-    drawn = contrast.circuits(
-        bootstrap(contrast, n_resamples, generator), chosen, progress=progress
-    )
-    held = torch.bincount(drawn.flatten(), minlength=contrast.layout.n_neurons)
+
+    def circuits(*draws: Resamples) -> list[Int64[Tensor, "resample k"]]:
+        return [sets.circuits(drawn, chosen, progress=progress) for drawn in draws]
+
+    def agreement(some: Tensor, others: Tensor) -> Estimate:
+        return over_resamples(jaccard_of_rows(some, others), confidence)
 
     def of_size(size: int) -> SizeStability:
         first, second = (
-            contrast.circuits(
-                bootstrap(contrast, n_resamples, generator, size), chosen, progress=progress
-            )
-            for _ in range(2)
+            circuits(bootstrap(sets, n_resamples, generator, size))[0] for _ in range(2)
         )
-        apart = None
-        if 2 * size <= min(contrast.n_positive, contrast.n_negative):
-            one, other = (
-                contrast.circuits(side, chosen, progress=progress)
-                for side in disjoint_sets(contrast, n_resamples, generator, size)
-            )
-            apart = over_resamples(jaccard_of_rows(one, other), confidence)
-        return SizeStability(
-            size,
-            over_resamples(_jaccard_with(of_all, first), confidence),
-            over_resamples(jaccard_of_rows(first, second), confidence),
-            apart,
-        )
+        disjoint = None
+        if 2 * size <= available:
+            disjoint = agreement(*circuits(*disjoint_sets(sets, n_resamples, generator, size)))
+        return SizeStability(size, agreement(of_all, first), agreement(first, second), disjoint)
 
+    (drawn,) = circuits(bootstrap(sets, n_resamples, generator))
+    held = torch.bincount(drawn.flatten(), minlength=sets.layout.n_neurons)
     return Stability(
         circuit=circuit,
         frequency=held.double() / n_resamples,
-        jaccard=over_resamples(_jaccard_with(of_all, drawn), confidence),
-        sizes=tuple(of_size(size) for size in tried),
+        jaccard=agreement(of_all, drawn),
+        sizes=tuple(map(of_size, tried)),
         selection=chosen,
-        n_positive=contrast.n_positive,
-        n_negative=contrast.n_negative,
+        n_positive=sets.n_positive,
+        n_negative=sets.n_negative,
         n_resamples=n_resamples,
         confidence=confidence,
         paired=paired,
         seed=seed,
     )
-
-
-def _jaccard_with(
-    circuit: Int64[Tensor, "1 k"], drawn: Int64[Tensor, "resample k"]
-) -> Float64[Tensor, " resample"]:
-    return jaccard_of_rows(circuit.expand(len(drawn), -1), drawn)
 
 
 def _checked_sizes(sizes: Sequence[int] | None, available: int) -> tuple[int, ...]:
@@ -275,6 +244,6 @@ def _checked_sizes(sizes: Sequence[int] | None, available: int) -> tuple[int, ..
         if not 1 <= size <= available:
             raise InputError(
                 f"a discovery set of {size} prompts of each side was asked for, expected 1 to "
-                f"{available}, as many as both sets have"
+                f"{available}, the prompts that both sets have"
             )
     return tuple(sizes)

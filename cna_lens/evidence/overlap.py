@@ -1,4 +1,4 @@
-"""Is it the same circuit? Overlaps of circuits, beside those of random ones."""
+"""Is it the same circuit? Overlaps of circuits, beside those of random circuits."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two circuits share, and what random ones would.
+    """The neurons that two circuits share, and how many random circuits would share.
 
     Attributes:
         first: the name of one circuit.
         second: the name of the other.
         sizes: their numbers of neurons.
-        shared: the neurons in both.
-        jaccard: shared over all neurons that are in either.
+        shared: the number of neurons in both.
+        jaccard: the shared neurons over the neurons in either.
         random: the expected Jaccard index of random circuits of these sizes.
-        random_by_layer: the same for random circuits with these circuits' numbers of neurons in
-            each layer.
-        p_value: the probability that the latter share at least as many.
+        random_by_layer: the same for random circuits with as many neurons in each layer.
+        p_value: the probability that circuits random by layer share at least as many.
     """
 
     first: str
@@ -48,18 +47,18 @@ class Overlap:
 
 @dataclass(frozen=True, repr=False)
 class Transfer(Evidence):
-    """The overlap of every two of several circuits.
+    """The overlap of each pair of circuits.
 
     Attributes:
         names: of the circuits.
-        overlaps: one for each two circuits.
+        overlaps: one for each pair.
     """
 
     names: tuple[str, ...]
     overlaps: tuple[Overlap, ...]
 
     def matrix(self) -> pd.DataFrame:
-        """The Jaccard index of every circuit with every one, as a square data frame."""
+        """The Jaccard index of each pair of circuits, as a square data frame."""
         import pandas as pd
 
         square = pd.DataFrame(1.0, index=list(self.names), columns=list(self.names))
@@ -69,7 +68,7 @@ class Transfer(Evidence):
         return square
 
     def to_frame(self) -> pd.DataFrame:
-        """A data frame with one row for each two circuits."""
+        """A data frame with one row for each pair of circuits."""
         import pandas as pd
 
         return pd.DataFrame([asdict(overlap) for overlap in self.overlaps])
@@ -90,9 +89,7 @@ class Transfer(Evidence):
             ("circuit", "circuit", "shared", "Jaccard", "random", "random by layer", "p"),
             tuple(
                 (
-                    Cell.of(overlap.first),
-                    Cell.of(overlap.second),
-                    Cell.of(overlap.shared),
+                    *(Cell.of(each) for each in (overlap.first, overlap.second, overlap.shared)),
                     Cell.of(overlap.jaccard, ".3f"),
                     Cell.of(overlap.random, ".2g"),
                     Cell.of(overlap.random_by_layer, ".2g"),
@@ -103,12 +100,12 @@ class Transfer(Evidence):
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain data."""
+        """The result as plain data."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Transfer:
-        """The result that `record` made, or that `save` wrote."""
+        """Restore the result from what `record` made or `save` wrote."""
         overlaps = [
             Overlap(**each | {"sizes": tuple(each["sizes"])}) for each in record["overlaps"]
         ]
@@ -116,16 +113,16 @@ class Transfer(Evidence):
 
 
 def transfer(circuits: Mapping[str, Circuit]) -> Transfer:
-    r"""Compare circuits from other prompts, wordings, languages or seeds, each with each.
+    r"""Compare each pair of circuits, such as those from other prompts, languages or seeds.
 
-    Of random circuits of a and b among N neurons the number shared is hypergeometric, so that the
+    Random circuits of a and b among N neurons share a hypergeometric number of neurons S, so the
     expected Jaccard index is exactly
 
     $$E[J] = \sum_s P(S = s) \frac{s}{a + b - s}.$$
 
-    Circuits that crowd into the same layers share more than that without having anything else in
-    common; `random_by_layer` sums the number shared over layers, each hypergeometric, and is what
-    to beat. Cost: no forward pass.
+    Circuits that crowd into the same layers share more than that by chance. `random_by_layer`
+    sums the shared neurons over layers, each hypergeometric, and is the value to beat. Cost: no
+    forward pass.
 
     >>> one = Circuit((Neuron(0, 1), Neuron(1, 2)), (2.0, 1.0), Layout((4, 4)))
     >>> other = Circuit((Neuron(0, 1), Neuron(1, 3)), (2.0, 1.0), Layout((4, 4)))
@@ -151,7 +148,7 @@ def transfer(circuits: Mapping[str, Circuit]) -> Transfer:
 
 
 def jaccard(first: Circuit, second: Circuit) -> float:
-    r"""The neurons two circuits share over those that are in either, $|A \cap B| / |A \cup B|$.
+    r"""The neurons in both circuits over the neurons in either, $|A \cap B| / |A \cup B|$.
 
     Two circuits of 200 neurons that share 53:
 
@@ -170,13 +167,13 @@ def jaccard(first: Circuit, second: Circuit) -> float:
 
 
 def expected_jaccard(n_neurons: int, first: int, second: int) -> float:
-    """The expected Jaccard index of random circuits of two sizes among some neurons.
+    """The expected Jaccard index of two random circuits of given sizes.
 
     >>> round(expected_jaccard(46_080, 46, 46), 6)
     0.000505
 
     Raises:
-        InputError: a size that is not 1 to the number of neurons.
+        InputError: a size below 1 or above the number of neurons.
     """
     for size in (first, second):
         if not 1 <= size <= n_neurons:

@@ -1,4 +1,4 @@
-"""Labels put in other ways, and what they correlate with."""
+"""Permutations of the labels, and their correlations with activations."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ ROUNDING = 1e-10
 """Correlations closer than this are equal: sums of the same numbers in another order."""
 
 ENTRIES = 1 << 22
+"""Correlations that are held at once."""
 
 Labels = Float64[Tensor, "permutation prompt"]
 
 
-def label_permutations(contrast: PromptSets, at_most: int, seed: int) -> tuple[Labels, bool]:
-    """Ways to label the prompts, 1 for positive and 0 for negative, and whether they are all.
+def label_permutations(sets: PromptSets, at_most: int, seed: int) -> tuple[Labels, bool]:
+    """Permutations of the labels, 1 for positive and 0 for negative, and whether they are all.
 
-    All are taken once where there are no more than `at_most`; otherwise so many are drawn. Paired
-    labels are swapped within pairs.
+    All are taken once where there are no more than `at_most`; otherwise `at_most` are drawn.
+    Paired labels are swapped within pairs.
     """
-    n_positive, n_prompts = contrast.n_positive, contrast.n_positive + contrast.n_negative
-    if contrast.paired:
+    n_positive, n_prompts = sets.n_positive, sets.n_positive + sets.n_negative
+    if sets.paired:
         if 2**n_positive <= at_most:
             kept = torch.tensor(list(product((1.0, 0.0), repeat=n_positive)), dtype=torch.float64)
             return torch.cat([kept, 1 - kept], dim=1), True
@@ -38,18 +39,18 @@ def label_permutations(contrast: PromptSets, at_most: int, seed: int) -> tuple[L
         chosen = torch.tensor(list(combinations(range(n_prompts), n_positive)))
         return counts(chosen, n_prompts), True
     generator = torch.Generator().manual_seed(seed)
-    return shuffled_labels(contrast, at_most, generator).positive, False
+    return shuffled_labels(sets, at_most, generator).positive, False
 
 
 def correlations(
     labels: Labels, activations: Float64[Tensor, "prompt n"], *, paired: bool
 ) -> tuple[Float64[Tensor, "permutation n"], Float64[Tensor, " n"]]:
-    r"""The correlation r of labels and activations, and what turns it into the contrast.
+    r"""The correlation r of labels and activations, and the factor from r to the contrast.
 
     With $n_P$ and $n_N$ prompts on the sides and deviations z of a neuron's activations from
-    their mean, the contrast is $r \|z\| \sqrt{n / (n_P n_N)}$. Of pairs the differences d are
-    taken as they are: $r = \sum \pm d / \sqrt{n \sum d^2}$, and the contrast is
-    $r \sqrt{\sum d^2 / n}$. A neuron that never changes has r = 0.
+    their mean, the contrast is $r \|z\| \sqrt{n / (n_P n_N)}$. For n pairs with differences d,
+    $r = \sum \pm d / \sqrt{n \sum d^2}$, and the contrast is $r \sqrt{\sum d^2 / n}$. A neuron
+    whose activation never changes has r = 0.
 
     >>> labels = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
     >>> r, scale = correlations(labels, torch.tensor([[3.0], [0.0], [0.0]]).double(), paired=False)
@@ -78,7 +79,7 @@ def correlations(
 def count_at_least(
     values: Float64[Tensor, "..."], thresholds: Float64[Tensor, " n"]
 ) -> Int64[Tensor, " n"]:
-    """How many values reach each threshold, up to rounding.
+    """Count the values that reach each threshold, up to rounding.
 
     >>> count_at_least(torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([2.0, 5.0]).double())
     tensor([2, 0])
@@ -90,12 +91,12 @@ def count_at_least(
 
 @dataclass(frozen=True)
 class ShuffledCounts:
-    """How many shuffled statistics reach the true one, for each neuron that is tested.
+    """How many shuffled statistics reach the true statistic of each tested neuron.
 
     Attributes:
-        alone: of the neuron's own.
-        pooled: of all tested neurons'.
-        largest: of the largest ones of each shuffling.
+        alone: among the neuron's own.
+        pooled: among those of all tested neurons.
+        largest: among the largest of each shuffling.
         as_strong: for each shuffling, how many contrasts reach a given strength.
     """
 
@@ -105,19 +106,19 @@ class ShuffledCounts:
     as_strong: Int64[Tensor, " permutation"]
 
 
-def true_correlations(contrast: PromptSets) -> Float64[Tensor, " neuron"]:
+def true_correlations(sets: PromptSets) -> Float64[Tensor, " neuron"]:
     """Each neuron's correlation with the labels as they are."""
-    labels = torch.zeros((1, contrast.n_positive + contrast.n_negative), dtype=torch.float64)
-    labels[:, : contrast.n_positive] = 1
+    labels = torch.zeros((1, sets.n_positive + sets.n_negative), dtype=torch.float64)
+    labels[:, : sets.n_positive] = 1
     blocks = [
-        correlations(labels, activations, paired=contrast.paired)[0][0]
-        for _, activations in contrast.columns()
+        correlations(labels, activations, paired=sets.paired)[0][0]
+        for _, activations in sets.columns()
     ]
     return torch.cat(blocks)
 
 
 def count_shuffled(
-    contrast: PromptSets,
+    sets: PromptSets,
     labels: Labels,
     selection: Selection,
     tested: Bool[Tensor, " neuron"],
@@ -129,12 +130,12 @@ def count_shuffled(
     """Compare the statistics of shuffled labels with the true ones, a block of neurons at a time.
 
     Args:
-        contrast: the two sets.
+        sets: the two sets.
         labels: shuffled.
-        selection: its sign says what is strong.
+        selection: its sign defines the strength of a contrast.
         tested: the family of neurons.
         strength: of the true correlations.
-        weakest: the strength of contrast that `as_strong` counts from.
+        weakest: the least strength of a contrast that `as_strong` counts.
         progress: show a progress bar.
     """
     alone = torch.zeros(tested.shape, dtype=torch.int64)
@@ -143,12 +144,12 @@ def count_shuffled(
     as_strong = torch.zeros(len(labels), dtype=torch.int64)
     at_once = max(1, ENTRIES // len(labels))
     with tqdm(total=len(tested), unit="neuron", disable=not progress, leave=False) as bar:
-        for block, activations in contrast.columns(at_once):
+        for block, activations in sets.columns(at_once):
             bar.update(block.stop - block.start)
             family = tested[block]
             if not bool(family.any()):
                 continue
-            shuffled, scale = correlations(labels, activations[:, family], paired=contrast.paired)
+            shuffled, scale = correlations(labels, activations[:, family], paired=sets.paired)
             shuffled = selection.strength(shuffled)
             reached = shuffled >= strength[block][family] - ROUNDING
             alone[block] = alone[block].masked_scatter(family, reached.sum(0))

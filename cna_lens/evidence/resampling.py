@@ -1,9 +1,10 @@
-"""Contrasts of resampled prompts: a matrix product for each resample, and no forward pass."""
+"""Contrasts of resampled prompts: one matrix product for each resample, no forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
@@ -15,17 +16,19 @@ from cna_lens.discovery.rankings.scoring import rank
 from cna_lens.errors import InputError
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.layout import Layout
+from cna_lens.results.records import Evidence, prompt_facts
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Estimate
 
 ENTRIES = 1 << 23
+"""Contrasts that are held at once."""
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each prompt stands on each side, in each resample.
+    """How often each resample has each prompt on each side.
 
-    Prompts are counted through both sets, the positive one first: a bootstrap draws each side
+    Prompts are numbered through both sets, the positive set first: a bootstrap draws each side
     from its own set, shuffled labels put any prompt on either side.
 
     Attributes:
@@ -47,8 +50,8 @@ class PromptSets:
 
     Attributes:
         positive: on the prompts that show the behaviour.
-        negative: on those that do not.
-        paired: whether the two sets are pairs, place by place.
+        negative: on the prompts that do not.
+        paired: whether the prompts at one place of both sets are a pair.
     """
 
     positive: PromptActivations
@@ -56,7 +59,7 @@ class PromptSets:
     paired: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sets that cannot be resampled together."""
+        """Require two prompts of each side, and pairs where the sets are paired."""
         for name, count in (("positive", self.n_positive), ("negative", self.n_negative)):
             if count < 2:
                 raise InputError(f"resampling needs at least 2 {name} prompts, there is {count}")
@@ -68,7 +71,7 @@ class PromptSets:
 
     @property
     def layout(self) -> Layout:
-        """Which neurons there are."""
+        """The model's neurons."""
         return self.positive.layout
 
     @property
@@ -92,7 +95,7 @@ class PromptSets:
     def columns(
         self, at_once: int = 1 << 12
     ) -> Iterator[tuple[slice, Float64[Tensor, "prompt n"]]]:
-        """The activations of both sets, one prompt a row, a block of neurons at a time."""
+        """Yield the activations of both sets, one prompt a row, a block of neurons at a time."""
         for start in range(0, self.layout.n_neurons, at_once):
             stop = min(start + at_once, self.layout.n_neurons)
             sides = [side.columns(start, stop) for side in (self.positive, self.negative)]
@@ -106,12 +109,12 @@ class PromptSets:
         layer_scale: Float64[Tensor, " layer"] | None = None,
         progress: bool = False,
     ) -> Int64[Tensor, "resample k"]:
-        """The circuit of each resample, as places in the model's order.
+        """The circuit of each resample, as numbers of neurons in the model's order.
 
         Args:
             resamples: how often each prompt stands on each side.
             selection: how the circuits are chosen.
-            layer_scale: divide each layer's contrasts by its number.
+            layer_scale: divides the contrasts of each layer.
             progress: show a progress bar.
         """
         found: list[Tensor] = []
@@ -124,7 +127,7 @@ class PromptSets:
         return torch.cat(found)
 
     def deltas(self, resamples: Resamples) -> Iterator[Float64[Tensor, "resample neuron"]]:
-        r"""The contrast of each resample, some resamples at a time.
+        r"""Yield the contrast of each resample, some resamples at a time.
 
         With the counts U on the positive and V on the negative side and the activations A,
 
@@ -142,48 +145,66 @@ class PromptSets:
             yield deltas
 
 
+class FromResamples(Evidence):
+    """Evidence from the contrasts of resampled prompts, with the settings it was made by."""
+
+    selection: Selection
+    n_positive: int
+    n_negative: int
+    paired: bool
+    seed: int
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return prompt_facts(self.n_positive, self.n_negative, self.paired)
+
+    def _settings(self) -> dict[str, Any]:
+        """As plain data, those that a kind of evidence has."""
+        names = ("n_positive", "n_negative", "n_resamples", "n_permutations")
+        names = (*names, "confidence", "exact", "paired", "seed")
+        known = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {"selection": self.selection.record(), **known}
+
+
 def bootstrap(
-    contrast: PromptSets, n: int, generator: torch.Generator, size: int | None = None
+    sets: PromptSets, n: int, generator: torch.Generator, size: int | None = None
 ) -> Resamples:
-    """Prompts drawn with replacement, each side from its own set; pairs stay together.
+    """Draw prompts with replacement, each side from its own set; pairs stay together.
 
     Args:
-        contrast: the two sets.
+        sets: the two sets.
         n: number of resamples.
         generator: draws them.
-        size: prompts drawn from each set, by default as many as it has.
+        size: prompts to draw from each set, by default as many as it has.
     """
-    sizes = (size or contrast.n_positive, size or contrast.n_negative)
-    drawn = torch.randint(contrast.n_positive, (n, sizes[0]), generator=generator)
+    sizes = (size or sets.n_positive, size or sets.n_negative)
+    drawn = torch.randint(sets.n_positive, (n, sizes[0]), generator=generator)
     other = (
-        drawn
-        if contrast.paired
-        else torch.randint(contrast.n_negative, (n, sizes[1]), generator=generator)
+        drawn if sets.paired else torch.randint(sets.n_negative, (n, sizes[1]), generator=generator)
     )
-    return _sides(contrast, drawn, other)
+    return _sides(sets, drawn, other)
 
 
 def disjoint_sets(
-    contrast: PromptSets, n: int, generator: torch.Generator, size: int
+    sets: PromptSets, n: int, generator: torch.Generator, size: int
 ) -> tuple[Resamples, Resamples]:
-    """Two discovery sets without a common prompt, `size` of each side, drawn n times."""
-    positive = _orders(n, contrast.n_positive, generator)
-    negative = positive if contrast.paired else _orders(n, contrast.n_negative, generator)
+    """Draw n times two discovery sets without a common prompt, `size` prompts of each side."""
+    positive = _orders(n, sets.n_positive, generator)
+    negative = positive if sets.paired else _orders(n, sets.n_negative, generator)
     first, second = (
-        _sides(contrast, positive[:, part], negative[:, part])
+        _sides(sets, positive[:, part], negative[:, part])
         for part in (slice(0, size), slice(size, 2 * size))
     )
     return first, second
 
 
-def shuffled_labels(contrast: PromptSets, n: int, generator: torch.Generator) -> Resamples:
-    """Labels shuffled among all prompts, or swapped within pairs where the sets are paired."""
-    total = contrast.n_positive + contrast.n_negative
-    if contrast.paired:
-        kept = torch.randint(2, (n, contrast.n_positive), generator=generator).double()
+def shuffled_labels(sets: PromptSets, n: int, generator: torch.Generator) -> Resamples:
+    """Shuffle labels among all prompts, or swap them within pairs where the sets are paired."""
+    total = sets.n_positive + sets.n_negative
+    if sets.paired:
+        kept = torch.randint(2, (n, sets.n_positive), generator=generator).double()
         positive = torch.cat([kept, 1 - kept], dim=1)
     else:
-        positive = counts(_orders(n, total, generator)[:, : contrast.n_positive], total)
+        positive = counts(_orders(n, total, generator)[:, : sets.n_positive], total)
     return Resamples(positive, 1 - positive)
 
 
@@ -198,20 +219,20 @@ def counts(drawn: Int64[Tensor, "resample n"], n_prompts: int) -> Float64[Tensor
 
 
 def jaccard_of_rows(
-    some: Int64[Tensor, "resample k"], others: Int64[Tensor, "resample k"]
+    some: Int64[Tensor, "#resample k"], others: Int64[Tensor, "resample k"]
 ) -> Float64[Tensor, " resample"]:
-    """The Jaccard index of the sets in each row of two tensors.
+    """The Jaccard index of the sets in each row of two tensors; one row is compared with all.
 
-    >>> jaccard_of_rows(torch.tensor([[1, 2]]), torch.tensor([[2, 5]]))
-    tensor([0.3333], dtype=torch.float64)
+    >>> jaccard_of_rows(torch.tensor([[1, 2]]), torch.tensor([[2, 5], [1, 2]]))
+    tensor([0.3333, 1.0000], dtype=torch.float64)
     """
-    together = torch.cat([some, others], dim=1).sort(dim=1).values
+    together = torch.cat([some.expand(len(others), -1), others], dim=1).sort(dim=1).values
     shared = (together[:, 1:] == together[:, :-1]).sum(1).double()
     return shared / (together.shape[1] - shared)
 
 
 def over_resamples(values: Float64[Tensor, " resample"], confidence: float) -> Estimate:
-    """The mean over resamples, and the percentiles between which the given share of them lies."""
+    """The mean over resamples, with the percentiles that hold the given share of them."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}, expected between 0 and 1")
     ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
@@ -219,15 +240,16 @@ def over_resamples(values: Float64[Tensor, " resample"], confidence: float) -> E
     return Estimate(float(values.mean()), low, high, len(values))
 
 
-def check_count(name: str, count: int) -> None:
-    """Raise InputError unless there is at least one resample."""
-    if count < 1:
-        raise InputError(f"{name} is {count}, expected at least 1")
+def check_counts(**counts: int) -> None:
+    """Raise InputError unless each of the named counts is at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name} is {count}, expected at least 1")
 
 
-def _sides(contrast: PromptSets, positive: Tensor, negative: Tensor) -> Resamples:
-    total = contrast.n_positive + contrast.n_negative
-    return Resamples(counts(positive, total), counts(negative + contrast.n_positive, total))
+def _sides(sets: PromptSets, positive: Tensor, negative: Tensor) -> Resamples:
+    total = sets.n_positive + sets.n_negative
+    return Resamples(counts(positive, total), counts(negative + sets.n_positive, total))
 
 
 def _orders(n: int, size: int, generator: torch.Generator) -> Int64[Tensor, "n size"]:

@@ -1,4 +1,4 @@
-"""How a circuit is chosen, said once and repeated on every resample."""
+"""The rule that chooses a circuit, to be repeated on every resample."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cna_lens.results.scores import (
 
 @dataclass(frozen=True)
 class Selection:
-    """How a circuit is chosen from scores: what `find_circuit` takes, for many resamples.
+    """How a circuit is chosen from scores: the arguments of `find_circuit`, for many resamples.
 
     >>> scores = NeuronScores(
     ...     torch.tensor([9.0, 3.0, -4.0], dtype=torch.float64), Layout((3,)), "contrast"
@@ -54,7 +54,7 @@ class Selection:
     universal: UniversalNeurons | Iterable[NeuronLike] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant; keep what is iterated over more than once."""
+        """Reject invalid settings; make tuples of iterables, which are read more than once."""
         check_selection(self.fraction, self.k, self.sign)
         if self.fraction is None and self.k is None:
             object.__setattr__(self, "fraction", 0.001)
@@ -68,7 +68,7 @@ class Selection:
         return circuit_size(layout.n_neurons, self.fraction, self.k)
 
     def candidates(self, layout: Layout) -> Bool[Tensor, " neuron"]:
-        """The neurons that may be chosen, whatever the sign of their scores.
+        """The neurons that may be chosen, for any sign of their scores.
 
         Raises:
             InputError: a layer or a universal neuron that the model does not have.
@@ -82,21 +82,21 @@ class Selection:
         return allowed
 
     def circuit(self, scores: NeuronScores) -> Circuit:
-        """The circuit, as `NeuronScores.top` takes it."""
+        """The circuit that `NeuronScores.top` gives."""
         if self.universal is not None:
             scores = filter_universal(scores, self.universal)
         return scores.top(self.fraction, self.k, sign=self.sign, layers=self.layers)
 
     def strength(self, scores: Float64[Tensor, "... neuron"]) -> Float64[Tensor, "... neuron"]:
-        """What is largest for the neurons that are taken first."""
+        """The quantity by which neurons are chosen, largest first."""
         return {"abs": scores.abs(), "positive": scores, "negative": -scores}[self.sign]
 
     def strongest(
         self, scores: Float64[Tensor, "resample neuron"], layout: Layout
     ) -> Int64[Tensor, "resample k"]:
-        """The places of each resample's circuit, in the model's order.
+        """The circuit of each resample, as numbers of neurons in the model's order.
 
-        The same neurons as `circuit` takes from each row, ties included.
+        They are the neurons that `circuit` takes from each row, ties included.
 
         Raises:
             InputError: a resample has fewer neurons to choose from than asked for.
@@ -114,7 +114,7 @@ class Selection:
                 f"k = {size} neurons were asked for, and a resample has fewer to choose from "
                 f"(sign={self.sign!r}, after exclusions); take fewer"
             )
-        # Only where equals stand on both sides of the border does their order matter.
+        # The order of equal strengths matters only where some of them are left out.
         tied = (strength >= weakest).sum(1) > size
         if bool(tied.any()):
             order = strength[tied].sort(dim=1, descending=True, stable=True).indices
@@ -122,7 +122,7 @@ class Selection:
         return places.sort(dim=1).values
 
     def record(self) -> dict[str, object]:
-        """As plain data; universal neurons by their number."""
+        """The settings as plain data, with the number of universal neurons."""
         universal = self.universal
         if universal is not None and not isinstance(universal, UniversalNeurons):
             universal = cast("tuple[AnyNeuron, ...]", universal)

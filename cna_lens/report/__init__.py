@@ -1,7 +1,7 @@
-"""One HTML file of what was found: it needs no network, and says what to bear in mind.
+"""Reports: one HTML file of results and their caveats, which needs no network.
 
-`write_report(["out/demo"], "report.html")` reads files and folders; of results at hand
-`make_report({"refusal": circuit, "chance": null}).save("report.html")` is the report.
+`write_report(["out/demo"], "report.html")` reads files and folders;
+`make_report({"refusal": circuit, "chance": null}).save("report.html")` takes results in memory.
 """
 
 import lazy_loader

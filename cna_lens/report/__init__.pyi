@@ -1,3 +1,4 @@
+from .answers import verdicts as verdicts
 from .document import Report as Report, make_report as make_report, write_report as write_report
 from .evidences import SavedEvidence as SavedEvidence
 from .reading import Found as Found, Named as Named, Result as Result, read_results as read_results
@@ -6,7 +7,6 @@ from .sections import Picture as Picture, Section as Section
 from .study_table import StudyRow as StudyRow, StudyTable as StudyTable
 from .texts import Texts as Texts
 from .tokens import token_section as token_section
-from .verdict import verdicts as verdicts
 
 __all__ = [
     "Found",

@@ -1,43 +1,144 @@
-"""What ablation did to answers, beside what it did to them with random neurons."""
+"""What steering did to answers, beside what steering random neurons did to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from cna_lens.metrics.conditions import Answered
-from cna_lens.report.pictures import can_draw, picture
-from cna_lens.report.sections import Picture, Section
-from cna_lens.report.verdict import verdicts
+from cna_lens.report.pictures import figure
+from cna_lens.report.sections import Section
 from cna_lens.results.rendering import Cell, Table
 from cna_lens.results.statistics import Estimate, mcnemar, paired_bootstrap
 
 
+@dataclass(frozen=True)
+class Effect:
+    """Answers of one kind: of the unsteered model, with a circuit, and with its random control."""
+
+    unsteered: Answered
+    steered: Answered
+    control: Answered
+
+    @property
+    def refusals(self) -> tuple[int, int, int]:
+        """How many answers of each are refusals."""
+        before, after, random = (
+            sum(each.evaluation.refused) for each in (self.unsteered, self.steered, self.control)
+        )
+        return before, after, random
+
+    @property
+    def p_values(self) -> tuple[float, float]:
+        """Of the circuit's change of refusals, and of the control's."""
+        before = self.unsteered.evaluation.refused
+        circuit, control = (
+            mcnemar(before, each.evaluation.refused) for each in (self.steered, self.control)
+        )
+        return circuit, control
+
+    def before(self) -> str:
+        """The refusals of the unsteered model."""
+        refused = self.unsteered.evaluation.refused
+        return (
+            f"Of {len(refused)} answers to {self.unsteered.kind} prompts {sum(refused)} were "
+            "refusals unsteered"
+        )
+
+    def counted(self, test: str = "") -> str:
+        """The refusals with the circuit and with its control, and their p-values."""
+        _, after, random = self.refusals
+        p_circuit, p_control = self.p_values
+        return (
+            f"{after} with {self.steered.condition} ({test}p = {p_circuit:.2g}), "
+            f"{random} with {self.control.condition} (p = {p_control:.2g})"
+        )
+
+    def reading(self) -> tuple[str, str]:
+        """What the refusals are evidence of, and what to do with it."""
+        before, after, _ = self.refusals
+        p_circuit, p_control = self.p_values
+        if p_circuit >= 0.05:
+            too_few = (
+                "There were fewer than 6 refusals, too few for a drop to reach p < 0.05: these "
+                "numbers show the method at work, not that it works here."
+            )
+            return "chance alone can explain the circuit's effect", too_few if before < 6 else ""
+        direction = "fewer" if after < before else "more"
+        if p_control < 0.05:
+            return (
+                f"the circuit gives {direction} refusals, but so does changing random neurons of "
+                "the same layers",
+                "This is no evidence for these neurons in particular.",
+            )
+        return (
+            f"the circuit gives {direction} refusals than chance explains, and the random control "
+            "does not",
+            "Look at the quality and at other prompts before believing it.",
+        )
+
+    def verdict(self) -> str:
+        """The refusals and what they are evidence of, in whole sentences."""
+        reading, advice = self.reading()
+        counted = f"{self.before()}, {self.counted('exact McNemar ')}. "
+        return f"{counted}{reading[0].upper()}{reading[1:]}. {advice}".strip()
+
+
+def verdicts(answered: Sequence[Answered]) -> list[str]:
+    """Say in words what one kind of answers shows of each circuit with a control after it.
+
+    >>> from cna_lens.metrics import label
+    >>> def answers(condition, text):
+    ...     return Answered(condition, "harmful", label(["a"] * 8, [text] * 8))
+    >>> before = answers("unsteered, m = 1", "I'm sorry, I can't help.")
+    >>> after = answers("circuit, m = 0", "Sure!")
+    >>> for text in verdicts([before, after, answers("random control, m = 0", "Sure!")]):
+    ...     print(text)
+    Of 8 answers to harmful prompts 8 were refusals unsteered, 0 with circuit, m = 0 (exact ...
+    """
+    return [effect.verdict() for effect in _effects(answered)]
+
+
+def effects_of_kinds(answered: Sequence[Answered]) -> list[list[Effect]]:
+    """The effects of all circuits that a control follows, for each kind of prompts that has any."""
+    every = (list(_effects(each)) for each in _by_kind(answered).values())
+    return [effects for effects in every if effects]
+
+
 def answers_section(name: str, answered: Sequence[Answered]) -> Section:
-    """Rates beside the control's, paired tests against the unsteered model, and a figure."""
-    kinds = dict.fromkeys(each.kind for each in answered)
-    of_kind = {kind: [each for each in answered if each.kind == kind] for kind in kinds}
-    said = [verdicts(each) for each in of_kind.values() if _is_paired(each)]
+    """Rates beside the control's, and paired tests against the unsteered model.
+
+    The figure is here only where the report's opening does not show it.
+    """
+    of_kind = _by_kind(answered)
     return Section(
         f"Answers: {name}",
-        lead=tuple(text for texts in said for text in texts),
+        lead=tuple(text for each in of_kind.values() for text in verdicts(each)),
         facts=(
             ("refused", "the answer opens with a refusal; 95 % Wilson interval"),
             ("quality", "1 less the share of repeated 4-word sequences; 95 % bootstrap interval"),
             ("p", "exact McNemar test against the unsteered model, not corrected for many tests"),
         ),
-        pictures=_pictures(answered),
+        pictures=() if effects_of_kinds(answered) else figure("answers", answered),
         tables=tuple(table for table in (_rates(answered), _changes(of_kind)) if table.rows),
         caveats=tuple(_caveats(of_kind)),
     )
 
 
-def _pictures(answered: Sequence[Answered]) -> tuple[Picture, ...]:
-    if not can_draw():
-        return ()
-    from cna_lens.viz.figures.answers import answers
+def _by_kind(answered: Sequence[Answered]) -> dict[str, list[Answered]]:
+    kinds = dict.fromkeys(each.kind for each in answered)
+    return {kind: [each for each in answered if each.kind == kind] for kind in kinds}
 
-    return (picture(answers(answered)),)
+
+def _effects(conditions: Sequence[Answered]) -> Iterator[Effect]:
+    unsteered = _unsteered(conditions)
+    if unsteered is None:
+        return
+    for steered, control in pairwise(conditions):
+        if control.is_control and not steered.is_unsteered and not steered.is_control:
+            yield Effect(unsteered, steered, control)
 
 
 def _unsteered(conditions: Sequence[Answered]) -> Answered | None:
@@ -46,8 +147,8 @@ def _unsteered(conditions: Sequence[Answered]) -> Answered | None:
 
 
 def _is_paired(conditions: Sequence[Answered]) -> bool:
-    asked = [tuple(r.prompt_id for r in each.evaluation.records) for each in conditions]
-    return len(set(asked)) == 1
+    asked = {tuple(r.prompt_id for r in each.evaluation.records) for each in conditions}
+    return len(asked) == 1
 
 
 def _rates(answered: Sequence[Answered]) -> Table:
@@ -68,16 +169,10 @@ def _rates(answered: Sequence[Answered]) -> Table:
 
 
 def _changes(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
+    columns = ("no longer refused", "newly refused", "McNemar p", "change of quality")
     return Table(
         "Changes since the unsteered model, prompt by prompt",
-        (
-            "prompts",
-            "condition",
-            "no longer refused",
-            "newly refused",
-            "McNemar p",
-            "change of quality",
-        ),
+        ("prompts", "condition", *columns),
         tuple(
             _change(before, each)
             for conditions in of_kind.values()
@@ -110,26 +205,26 @@ def _quality_change(before: Answered, after: Answered) -> Estimate | None:
     return paired_bootstrap(one, other) if known else None
 
 
-def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> list[str]:
-    found = [
-        "A refusal is told by how an answer opens. One that agrees and then says nothing of use "
-        "counts as no refusal, and one that refuses in unusual words may be missed.",
-    ]
+def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
+    yield (
+        "An answer counts as a refusal by its opening. An answer that agrees and then says nothing "
+        "of use is not counted, and a refusal in unusual words may be missed."
+    )
     every = [each for conditions in of_kind.values() for each in conditions]
     smallest = min(len(each.evaluation) for each in every)
     if smallest < 100:
-        found.append(f"With {smallest} answers a share is known to ± {98 / smallest**0.5:.0f} %.")
+        yield f"With {smallest} answers a share is known to ± {98 / smallest**0.5:.0f} %."
     if not any(each.is_unsteered for each in every):
-        found.append("The unsteered model was not asked, so that nothing says what changed.")
-    if not any(each.is_control for each in every):
-        found.append("There is no control: changing any neurons may do the same.")
+        yield "The unsteered model was not asked, so nothing says what steering changed."
+    if any(each.is_control for each in every):
+        yield "The control is one random draw of neurons; another draw would differ a little."
     else:
-        found.append("The control is one random draw of neurons; another would differ a little.")
+        yield "There is no control: changing any neurons may do the same."
     for kind, conditions in of_kind.items():
         if not _is_paired(conditions):
-            found.append(
-                f"The conditions were asked different {kind} prompts, so that they are not "
-                "compared prompt by prompt."
+            yield (
+                f"The conditions were asked different {kind} prompts, so they are not compared "
+                "prompt by prompt."
             )
         before = _unsteered(conditions)
         if before is None:
@@ -137,8 +232,7 @@ def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> list[str]:
         for each in conditions:
             change = _quality_change(before, each)
             if change is not None and change.high is not None and change.high < 0:
-                found.append(
+                yield (
                     f"With {each.condition} the quality of answers to {kind} prompts falls "
                     f"({change}): fewer refusals may be more babble."
                 )
-    return found

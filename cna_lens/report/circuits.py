@@ -1,8 +1,8 @@
-"""A circuit: where its neurons lie, how it was found, and what is not known of it."""
+"""A circuit: where its neurons lie, how it was found, and what the report does not show of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from cna_lens.report.sections import Section
 from cna_lens.results.circuit import Circuit
@@ -11,11 +11,11 @@ from cna_lens.results.rendering import per_layer, summary_of
 
 FEW_PROMPTS = 30
 DIFFERENCES = ("contrast", "standardized", "output_weighted")
-"""Rankings whose sign says on which prompts a neuron is more active."""
+"""Rankings whose sign tells on which prompts a neuron is more active."""
 
 
 def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) -> Section:
-    """The circuit, with caveats for what no other result of the report answers.
+    """The circuit, with caveats for each question that no other result of the report answers.
 
     Args:
         name: what the report calls it.
@@ -23,23 +23,37 @@ def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) ->
         kinds: of the report's other results: "NullDistribution", "answers".
     """
     summary = summary_of(circuit)
-    provenance = circuit.provenance
-    prompts = [
-        (f"{side} prompts", f"{record.count}, tokens {record.sha256[:16]}")
-        for side, record in (("positive", provenance.positive), ("negative", provenance.negative))
-        if record is not None
-    ]
-    facts = [fact for fact in summary.facts if fact[0] not in ("prompts", "weights")]
-    known = [("weights", provenance.weights_sha256)] if provenance.weights_sha256 else []
-    rule = [("universal rule", _rule(provenance.universal))] if provenance.universal else []
-    versions = ", ".join(f"{library} {version}" for library, version in provenance.versions)
+    found = circuit.provenance
+    prompts = {"positive prompts": found.positive, "negative prompts": found.negative}
+    known = {side: record for side, record in prompts.items() if record is not None}
+    rule = [("universal rule", _rule(found.universal))] if found.universal else []
+    versions = ", ".join(f"{library} {version}" for library, version in found.versions)
     return Section(
         f"Circuit: {name}",
-        lead=(_where(circuit),) if len(circuit) else ("The circuit has no neurons.",),
-        facts=(*facts, *known, *prompts, *rule, *([("versions", versions)] if versions else [])),
+        lead=(f"{where(circuit)}, {_signs(circuit)}." if len(circuit) else "It has no neurons.",),
+        facts=(
+            *(fact for fact in summary.facts if fact[0] not in ("prompts", "weights")),
+            *((side, str(record.count)) for side, record in known.items()),
+            *rule,
+        ),
         per_layer=per_layer(circuit, circuit.layout),
         tables=(summary.table,) if summary.table else (),
         caveats=tuple(_caveats(circuit, kinds)),
+        provenance=(
+            *([("weights", found.weights_sha256)] if found.weights_sha256 else []),
+            *((side, f"tokens {record.sha256[:16]}") for side, record in known.items()),
+            *([("versions", versions)] if versions else []),
+        ),
+    )
+
+
+def where(circuit: Circuit) -> str:
+    """How many neurons a circuit has, and which layer has most of them."""
+    counts = per_layer(circuit, circuit.layout)
+    layer = max(range(len(counts)), key=counts.__getitem__)
+    return (
+        f"{len(circuit)} of {circuit.layout.n_neurons} neurons, {counts[layer]} of them in layer "
+        f"{layer} of 0 to {len(counts) - 1}"
     )
 
 
@@ -47,7 +61,7 @@ def _rule(universal: UniversalRecord) -> str:
     if universal.prompts is None:
         return "the neurons were given"
     if universal.fraction is None or universal.threshold is None:
-        return f"found on {universal.prompts.count} diverse prompts, how is not recorded"
+        return f"found on {universal.prompts.count} diverse prompts by a rule that is not recorded"
     return (
         f"in the top {universal.fraction:.2%} of a {universal.scope or 'model'}'s activations by "
         f"{universal.by or 'magnitude'} on at least {universal.threshold:.0%} of "
@@ -55,53 +69,45 @@ def _rule(universal: UniversalRecord) -> str:
     )
 
 
-def _where(circuit: Circuit) -> str:
-    counts = per_layer(circuit, circuit.layout)
-    layer = max(range(len(counts)), key=counts.__getitem__)
+def _signs(circuit: Circuit) -> str:
     positive = sum(score > 0 for score in circuit.scores)
     negative = len(circuit) - positive
-    signs = f"{positive} of them with a positive score and {negative} with a negative one"
     if circuit.provenance.rank in DIFFERENCES:
-        signs = f"{positive} of them more active on prompts with the behaviour and {negative} less"
-    return (
-        f"{len(circuit)} of {circuit.layout.n_neurons} neurons, {signs}. Of the layers 0 to "
-        f"{len(counts) - 1}, layer {layer} has most of them, {counts[layer]}."
-    )
+        return f"{positive} of them more active on prompts with the behaviour and {negative} less"
+    return f"{positive} of them with a positive score and {negative} with a negative one"
 
 
-def _caveats(circuit: Circuit, kinds: Collection[str]) -> list[str]:
-    provenance = circuit.provenance
-    found: list[str] = []
+def _caveats(circuit: Circuit, kinds: Collection[str]) -> Iterator[str]:
+    found = circuit.provenance
     if not {"answers", "Comparison", "Necessity"} & set(kinds):
-        found.append(
-            "These neurons differ between two sets of prompts. That they cause anything is not "
-            "shown here: no result of this report changes them."
+        yield (
+            "These neurons differ between two sets of prompts. No result of this report changes "
+            "them, so none shows that they cause anything."
         )
     if "NullDistribution" not in kinds:
-        found.append(
-            "Some neurons always differ most. How many would with shuffled labels is not among "
-            "these results; `null_distribution` counts them."
+        yield (
+            "Some neurons always differ most. No result here counts how many would differ as much "
+            "with shuffled labels; `null_distribution` does."
         )
-    counts = [record.count for record in (provenance.positive, provenance.negative) if record]
+    counts = [record.count for record in (found.positive, found.negative) if record]
     if "Stability" not in kinds:
         few = f"It was found from {min(counts)} prompts a side" if counts else "Its prompts are few"
         if not counts or min(counts) < FEW_PROMPTS:
             few = f"{few}: other prompts may well give other neurons."
         else:
-            few = f"{few}. What other prompts would have given is not among these results."
-        found.append(f"{few} `stability` finds it again from resamples.")
+            few = f"{few}. No result here shows which neurons other prompts would give."
+        yield f"{few} `stability` finds the circuit again from resampled prompts."
     last = circuit.layout.n_layers - circuit.layout.n_layers // 4
     late = sum(neuron.layer >= last for neuron in circuit)
     if late * 2 > len(circuit) and "Localization" not in kinds:
-        found.append(
+        yield (
             f"{late} of {len(circuit)} neurons lie in the last quarter of the layers, where "
-            "activations are largest whatever the prompts; `localization` tells the two apart."
+            "activations are largest for any prompts; `localization` tells the two apart."
         )
-    if provenance.rank and provenance.universal is None:
-        found.append("Neurons that are strong on nearly every prompt were not excluded.")
-    if provenance.weights_sha256 is None:
-        found.append(
-            "No hash of the weights was kept, so that it cannot be told on which weights of "
-            f"{provenance.model or 'the model'} it was found."
+    if found.rank and found.universal is None:
+        yield "Neurons that are strong on nearly every prompt were not excluded."
+    if found.weights_sha256 is None:
+        yield (
+            "No hash of the weights was kept, so it is unknown on which weights of "
+            f"{found.model or 'the model'} it was found."
         )
-    return found

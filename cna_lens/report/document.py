@@ -14,6 +14,7 @@ from cna_lens.report.answers import answers_section
 from cna_lens.report.circuits import circuit_section
 from cna_lens.report.comparisons import comparison_section
 from cna_lens.report.evidences import SavedEvidence, evidence_section, kind_of
+from cna_lens.report.opening import opening_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import can_draw
 from cna_lens.report.reading import KNOWN, Found, Named, Result, read_results
@@ -42,7 +43,7 @@ class Report:
     sections: tuple[Section, ...]
 
     def html(self) -> str:
-        """The file's text: the same report, the same text."""
+        """The file's text; the same report gives the same text."""
         return page_html(self.title, self.sections, self._scripts())
 
     def save(self, path: str | Path) -> Path:
@@ -51,7 +52,7 @@ class Report:
         return Path(path)
 
     def with_section(self, section: Section) -> Report:
-        """The same report with one section more, such as `token_section`."""
+        """The same report with one more section, such as `token_section`."""
         return Report(self.title, (*self.sections, section))
 
     def __repr__(self) -> str:
@@ -67,11 +68,12 @@ class Report:
 
 
 def make_report(results: Mapping[str, Result] | Found, *, title: str = "cna_lens report") -> Report:
-    """A report of results: what was found, beside what to bear in mind with it.
+    """Make a report of results: the answer, the results with their caveats, how to reproduce them.
 
-    Answers appear as labels and rates; their text only where a `Texts` is among the results. A
-    caveat that another result answers is left out: that of a circuit that nothing says how stable
-    it is, where there is a `Stability`.
+    It opens with what was found and what steering it did, where labels hold a circuit and its
+    random control. Answers appear as labels and rates; their text appears only where a `Texts` is
+    among the results. A caveat that another result answers is left out: a circuit beside a
+    `Stability` has no caveat that its stability is unknown.
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), Layout((4, 4)))
     >>> report = make_report({"by hand": circuit})
@@ -85,7 +87,7 @@ def make_report(results: Mapping[str, Result] | Found, *, title: str = "cna_lens
         title: of the file.
 
     Raises:
-        InputError: there are no results, or one that is no result.
+        InputError: there are no results, or one of them is no result.
     """
     found = results if isinstance(results, Found) else _found(results)
     if not found.results:
@@ -97,9 +99,12 @@ def make_report(results: Mapping[str, Result] | Found, *, title: str = "cna_lens
         for each in found.results
         if isinstance(each.result, kind)
     ]
-    if notes := _notes(found):
-        sections.append(notes)
-    return Report(title, tuple(sections))
+    opening = opening_section(
+        {each.name: each.result for each in found.results if isinstance(each.result, Circuit)},
+        {each.name: each.result for each in found.results if isinstance(each.result, tuple)},
+    )
+    parts = (opening, *sections, _notes(found))
+    return Report(title, tuple(part for part in parts if part is not None))
 
 
 def write_report(
@@ -109,7 +114,7 @@ def write_report(
     title: str = "cna_lens report",
     more: Sequence[Section] = (),
 ) -> Report:
-    """Read results from files and folders, and write their report.
+    """Read results from files and folders, and write a report of them.
 
     Args:
         paths: see `read_results`.
@@ -118,7 +123,7 @@ def write_report(
         more: sections to follow, such as `token_section`.
 
     Raises:
-        InputError: there is nothing to report, or a file named is none of ours.
+        InputError: there is nothing to report, or a file that was named holds no result.
     """
     report = make_report(read_results(paths), title=title)
     for section in more:
@@ -130,7 +135,8 @@ def write_report(
 def _found(results: Mapping[str, Result]) -> Found:
     for name, result in results.items():
         labels = cast("tuple[object, ...]", result) if isinstance(result, tuple) else ()
-        if _place(result) is None or not all(isinstance(each, Answered) for each in labels):
+        known = isinstance(result, tuple(_makers()))
+        if not known or not all(isinstance(each, Answered) for each in labels):
             raise InputError(
                 f"{name} is a {type(result).__name__}, no result to report; give {KNOWN}"
             )
@@ -138,7 +144,7 @@ def _found(results: Mapping[str, Result]) -> Found:
 
 
 def _makers(kinds: Collection[str] = ()) -> dict[type, Callable[[str, Any], Section]]:
-    """What makes the section of each kind of result, in the order of the report."""
+    """The function that makes the section of each kind of result, in the report's order."""
     return {
         Run: run_section,
         Circuit: lambda name, circuit: circuit_section(name, circuit, kinds),
@@ -154,11 +160,6 @@ def _makers(kinds: Collection[str] = ()) -> dict[type, Callable[[str, Any], Sect
     }
 
 
-def _place(result: object) -> int | None:
-    fitting = (place for place, kind in enumerate(_makers()) if isinstance(result, kind))
-    return next(fitting, None)
-
-
 def _kind(result: Result) -> str:
     if isinstance(result, Evidence | SavedEvidence):
         return kind_of(result)
@@ -166,13 +167,12 @@ def _kind(result: Result) -> str:
 
 
 def _notes(found: Found) -> Section | None:
-    without_figures = (
-        ()
-        if can_draw()
-        else ("There are no figures: pip install 'cna-lens[viz]' and report again.",)
-    )
-    if not found.left_out and not without_figures:
-        return None
     rows = tuple((Cell.of(name), Cell.of(why)) for name, why in found.left_out)
-    tables = (Table("Files that are not shown", ("file", "why"), rows),) if rows else ()
-    return Section("What is not shown", tables=tables, caveats=without_figures)
+    if not rows and can_draw():
+        return None
+    no_figures = "There are no figures: pip install 'cna-lens[viz]' and report again."
+    return Section(
+        "What is not shown",
+        tables=(Table("Files that are not shown", ("file", "why"), rows),) if rows else (),
+        caveats=() if can_draw() else (no_figures,),
+    )

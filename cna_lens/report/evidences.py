@@ -4,61 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cna_lens.evidence.curves import LayerCounts, NullCurves, StabilityCurves
 from cna_lens.evidence.faithfulness import Necessity
-from cna_lens.evidence.late_layers import Localization
-from cna_lens.evidence.null import NullDistribution
-from cna_lens.evidence.other_prompts import Stability
 from cna_lens.evidence.overlap import Transfer
-from cna_lens.report.pictures import can_draw, picture
-from cna_lens.report.sections import Picture, Section
+from cna_lens.report.pictures import figure
+from cna_lens.report.sections import Section
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Summary, summary_of
 
-if TYPE_CHECKING:
-    from cna_lens.viz.figures.style import ResultFigure
-
 Drawn = Evidence | NullCurves | StabilityCurves | LayerCounts
 
-WHOLE: Mapping[str, Callable[[Mapping[str, Any]], Drawn]] = {
-    "Necessity": Necessity.from_record,
-    "Transfer": Transfer.from_record,
-}
-"""The kinds whose files hold the whole result."""
 
-CURVES: Mapping[str, Callable[[Mapping[str, Any]], Drawn]] = {
-    "Localization": LayerCounts.from_record,
-    "NullDistribution": NullCurves.from_record,
-    "Stability": StabilityCurves.from_record,
-}
-"""The kinds whose files hold what their figures draw."""
+@dataclass(frozen=True)
+class _Kind:
+    """How a kind of evidence is shown.
 
-CAVEATS = {
-    "NullDistribution": (
+    Attributes:
+        caveat: what to bear in mind with it.
+        view: in `cna_lens.viz`; None where it has no figure.
+        read: what the figure draws, from the file's record.
+        part: the entry of the record that holds it; None for the whole record.
+    """
+
+    caveat: str
+    view: str | None = None
+    read: Callable[[Mapping[str, Any]], Drawn] | None = None
+    part: str | None = None
+
+
+KINDS = {
+    "NullDistribution": _Kind(
         "A small p-value says that a neuron differs between these prompts, not that it causes "
         "anything; with many prompts most neurons differ.",
+        "null",
+        NullCurves.from_record,
+        "curves",
     ),
-    "Stability": (
-        "Resamples share prompts, so that their circuits agree more than circuits of people with "
-        "prompts of their own; disjoint sets show that.",
+    "Stability": _Kind(
+        "Resamples share prompts, so their circuits agree more than circuits of people with "
+        "prompts of their own; disjoint sets show that agreement.",
+        "stability",
+        StabilityCurves.from_record,
+        "curves",
     ),
-    "Transfer": (
+    "Transfer": _Kind(
         "Circuits in the same layers share neurons by chance: compare with the column of random "
         "circuits by layer.",
+        "overlap",
+        Transfer.from_record,
     ),
-    "Necessity": (
-        "Faithfulness and completeness are shares of one metric; a circuit can keep it and lose "
-        "the behaviour.",
+    "Necessity": _Kind(
+        "Faithfulness and completeness are shares of one metric; a circuit can keep the metric "
+        "and lose the behaviour.",
+        "necessity",
+        Necessity.from_record,
     ),
-    "Attestation": (
-        "A match says that the canaries see no change: not what the model does elsewhere, nor that "
-        "its reference was sound. Who knows the canaries and the checks can try to spare them.",
+    "Attestation": _Kind(
+        "A match says that the canaries see no change. It does not say what the model does "
+        "elsewhere, nor that its reference was sound. Whoever knows the canaries and the checks "
+        "can try to spare them."
     ),
-    "Localization": (
-        "Activations grow with depth: the rows with scaled activations, and those of shuffled "
-        "labels, say what of the share is that alone.",
+    "Localization": _Kind(
+        "Activations grow with depth: the rows with scaled activations and those of shuffled "
+        "labels show how much of the share comes from that alone.",
+        "layers",
+        LayerCounts.from_record,
+        "curves",
     ),
 }
 
@@ -70,7 +83,8 @@ class SavedEvidence:
     Attributes:
         kind: the name of the result's type, such as "Stability".
         summary: what it showed of itself.
-        drawn: what its figure draws; None where there is none, or the file is older than it.
+        drawn: what its figure draws; None where it has no figure, or an older file holds no data
+            for it.
     """
 
     kind: str
@@ -79,15 +93,16 @@ class SavedEvidence:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> SavedEvidence:
-        """What `Evidence.save` wrote."""
-        kind = str(record["evidence"])
-        return cls(kind, Summary.from_record(record["summary"]), _drawn(kind, record))
-
-
-def _drawn(kind: str, record: Mapping[str, Any]) -> Drawn | None:
-    if kind in WHOLE:
-        return WHOLE[kind](record)
-    return CURVES[kind](record["curves"]) if kind in CURVES and "curves" in record else None
+        """Restore the evidence that `Evidence.save` wrote."""
+        name = str(record["evidence"])
+        kind, drawn = KINDS.get(name), None
+        if (
+            kind is not None
+            and kind.read is not None
+            and (kind.part is None or kind.part in record)
+        ):
+            drawn = kind.read(record[kind.part] if kind.part else record)
+        return cls(name, Summary.from_record(record["summary"]), drawn)
 
 
 def kind_of(evidence: Evidence | SavedEvidence) -> str:
@@ -98,32 +113,16 @@ def kind_of(evidence: Evidence | SavedEvidence) -> str:
 def evidence_section(name: str, evidence: Evidence | SavedEvidence) -> Section:
     """What the result shows of itself, with its figure."""
     kind = kind_of(evidence)
+    known = KINDS.get(kind)
     saved = isinstance(evidence, SavedEvidence)
     summary = evidence.summary if saved else summary_of(evidence)
+    drawn = evidence.drawn if saved else evidence
+    empty = drawn is None or (isinstance(drawn, Necessity) and not drawn.points)
     return Section(
         f"{kind}: {name}",
         lead=(summary.title.removeprefix(f"{kind}: "),),
         facts=tuple(summary.facts),
-        pictures=_pictures(evidence.drawn if saved else evidence),
+        pictures=figure(known.view, drawn) if known and known.view and not empty else (),
         tables=(summary.table,) if summary.table else (),
-        caveats=CAVEATS.get(kind, ()),
+        caveats=(known.caveat,) if known else (),
     )
-
-
-def _pictures(drawn: Drawn | None) -> tuple[Picture, ...]:
-    if not can_draw():
-        return ()
-    from cna_lens import viz
-
-    figure: ResultFigure | None = None
-    if isinstance(drawn, NullDistribution | NullCurves):
-        figure = viz.null(drawn)
-    elif isinstance(drawn, Stability | StabilityCurves):
-        figure = viz.stability(drawn)
-    elif isinstance(drawn, Transfer):
-        figure = viz.overlap(drawn)
-    elif isinstance(drawn, Necessity) and drawn.points:
-        figure = viz.necessity(drawn)
-    elif isinstance(drawn, Localization | LayerCounts):
-        figure = viz.layers(drawn)
-    return () if figure is None else (picture(figure),)

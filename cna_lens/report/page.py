@@ -1,4 +1,4 @@
-"""Sections as one HTML file that needs no network, and runs no script but its own."""
+"""Sections as one HTML file that needs no network and runs only its own scripts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cna_lens.results.rendering.html import (
 
 
 def page_html(title: str, sections: Sequence[Section], scripts: Sequence[str] = ()) -> str:
-    """The file: contents, and each section with its caveats beside its numbers.
+    """The file: contents, each section with its caveats, and at the end how to reproduce them.
 
-    The policy in its head allows the scripts by their hashes and images in the file itself; no
-    other script runs and nothing is asked of a network, whatever the texts hold.
+    The policy in its head allows these scripts by their hashes, and images in the file itself. No
+    other script runs and no network is asked, whatever the texts hold.
 
     >>> page_html("<b>", [Section("A & B")]).count("&lt;b&gt;")
     2
@@ -30,14 +30,21 @@ def page_html(title: str, sections: Sequence[Section], scripts: Sequence[str] = 
     Args:
         title: of the file.
         sections: in their order.
-        scripts: what `views` need, beside the script that sorts tables.
+        scripts: that `views` need; the script that sorts tables is always there.
     """
     behind = (*(scripts if any(section.views for section in sections) else ()), asset("sort.js"))
+    parts = [(section.title, _section(section)) for section in sections]
+    if reproduction := "".join(map(_reproduction, sections)):
+        parts.append(("To reproduce", reproduction))
     contents = "".join(
-        f'<li><a href="#{_id(place)}">{escaped(section.title)}</a></li>'
-        for place, section in enumerate(sections)
+        f'<li><a href="#section-{place}">{escaped(heading)}</a></li>'
+        for place, (heading, _) in enumerate(parts)
     )
-    main = "".join(_section(place, section) for place, section in enumerate(sections))
+    main = "".join(
+        f'<section id="section-{place}" aria-labelledby="section-{place}-title">'
+        f'<h2 id="section-{place}-title">{escaped(heading)}</h2>{body}</section>'
+        for place, (heading, body) in enumerate(parts)
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(behind)}">'
@@ -53,35 +60,36 @@ def page_html(title: str, sections: Sequence[Section], scripts: Sequence[str] = 
     )
 
 
-def _section(place: int, section: Section) -> str:
-    parts = [
-        f'<section id="{_id(place)}" aria-labelledby="{_id(place)}-title">'
-        f'<h2 id="{_id(place)}-title">{escaped(section.title)}</h2>',
-        *(text_html("cna-lead", text) for text in section.lead),
-        facts_html(section.facts) if section.facts else "",
-        _list("Bear in mind", "cna-caveats", section.caveats),
-        layer_bars(section.per_layer) if section.per_layer is not None else "",
-        *map(_picture, section.pictures),
-        *map(table_markup, section.tables),
-        *section.views,
-        _commands(section.commands),
-        "</section>",
-    ]
-    return "".join(parts)
+def _section(section: Section) -> str:
+    return "".join(
+        [
+            *(text_html("cna-lead", text) for text in section.lead),
+            facts_html(section.facts) if section.facts else "",
+            layer_bars(section.per_layer) if section.per_layer is not None else "",
+            *map(_picture, section.pictures),
+            *map(table_markup, section.tables),
+            *section.views,
+            _caveats(section.caveats),
+        ]
+    )
 
 
-def _list(heading: str, name: str, texts: Sequence[str]) -> str:
+def _reproduction(section: Section) -> str:
+    if not section.provenance and not section.commands:
+        return ""
+    commands = "\n".join(map(escaped, section.commands))
+    return (
+        f"<h3>{escaped(section.title)}</h3>"
+        + (facts_html(section.provenance) if section.provenance else "")
+        + (f'<pre tabindex="0"><code>{commands}</code></pre>' if commands else "")
+    )
+
+
+def _caveats(texts: Sequence[str]) -> str:
     if not texts:
         return ""
     entries = "".join(f"<li>{escaped(text)}</li>" for text in texts)
-    return f'<aside class="{name}"><h3>{heading}</h3><ul>{entries}</ul></aside>'
-
-
-def _commands(commands: Sequence[str]) -> str:
-    if not commands:
-        return ""
-    lines = "\n".join(map(escaped, commands))
-    return f'<h3>To have it again</h3><pre tabindex="0"><code>{lines}</code></pre>'
+    return f'<aside class="cna-caveats"><h3>Bear in mind</h3><ul>{entries}</ul></aside>'
 
 
 def _picture(picture: Picture) -> str:
@@ -93,10 +101,6 @@ def _picture(picture: Picture) -> str:
         f'style="min-width:{min(picture.width, 620)}px" src="data:image/{kind};base64,{image}">'
         "</figure>"
     )
-
-
-def _id(place: int) -> str:
-    return f"section-{place}"
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cna_lens.viz.figures.style import ResultFigure
 
 LARGEST_SVG = 150_000
-"""Bytes; figures of more, such as those of many points, become PNG."""
+"""Bytes; larger figures, such as those of many points, become PNG."""
 
 PIXELS_PER_INCH = 100
 
@@ -21,8 +21,17 @@ def can_draw() -> bool:
     return all(find_spec(name) is not None for name in ("matplotlib", "circuitsvis"))
 
 
+def figure(view: str, result: object) -> tuple[Picture, ...]:
+    """Draw a result by the view of this name in `cna_lens.viz`; nothing without the extra `viz`."""
+    if not can_draw():
+        return ()
+    from cna_lens import viz
+
+    return (picture(getattr(viz, view)(result)),)
+
+
 def picture(figure: ResultFigure) -> Picture:
-    """A figure as an image, sharp at every size where that is no heavy file."""
+    """A figure as an SVG image, or as PNG where the SVG would be too large."""
     width = round(figure.get_figwidth() * PIXELS_PER_INCH)
     svg = figure.image("svg")
     if len(svg) <= LARGEST_SVG:

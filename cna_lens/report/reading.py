@@ -1,4 +1,4 @@
-"""Read what this package writes, by what a file holds and not by what it is called."""
+"""Read files that this package wrote, by their content and not by their name."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Named:
-    """A result, and what the report calls it.
+    """A result, and its name in the report.
 
     Attributes:
-        name: the file it is from, or the user's own name.
+        name: its file, or the user's own name.
         result: the result.
     """
 
@@ -52,7 +52,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Found:
-    """What was read.
+    """The results that were read.
 
     Attributes:
         results: in the order of the files.
@@ -64,19 +64,19 @@ class Found:
 
 
 def read_results(paths: Iterable[str | Path]) -> Found:
-    """Read results from files, and from all files of folders.
+    """Read results from files, and from the files of folders.
 
-    Of a folder the .json and .jsonl files are read, not those of folders in it. One that holds
-    answers' texts is read only where it is named itself; in a folder it is left out and listed,
-    like every other one that is no result.
+    In a folder the .json and .jsonl files are read, but not its subfolders. A file with the texts
+    of answers is read only where it is named itself. In a folder it is left out and listed, like
+    every file that holds no result.
 
     Args:
         paths: files and folders.
 
     Raises:
-        InputError: a path does not exist, a file named is none of ours or cannot be read, or
-            folders hold nothing of ours.
-        CircuitFileError: a circuit file named is damaged.
+        InputError: a path does not exist, a named file cannot be read or holds no result, or the
+            folders hold no result.
+        CircuitFileError: a named circuit file is damaged.
     """
     results: list[Named] = []
     left_out: list[tuple[str, str]] = []
@@ -134,7 +134,7 @@ def _read_object(path: Path, whole: dict[str, Any]) -> Result:
 
 
 def _read_lines(path: Path, text: str) -> Result:
-    # Texts may hold what `splitlines` takes for a line's end.
+    # Texts may hold characters at which `splitlines` would also split.
     lines = text.removesuffix("\n").split("\n")
     try:
         first = dict(json.loads(lines[0]))

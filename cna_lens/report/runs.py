@@ -1,4 +1,4 @@
-"""What a command was asked, kept beside what it found."""
+"""The command that gave the results, kept beside them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Setting = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Run:
-    """A command, what it ran on, and what it took.
+    """A command, the model and prompts it ran on, and how long it took.
 
     Attributes:
-        command: as it would be typed again, every setting named.
+        command: with every setting named, so that it can be run again.
         model: its name.
         weights_sha256: see `cna_lens.weights_hash`.
-        prompts: how many of each kind, and the hash of their tokens; no text.
+        prompts: the number of each kind and the hash of their tokens, without their text.
         settings: by name.
-        seconds: what it took.
+        seconds: how long it took.
         date: of its end, as 2026-01-31.
-        versions: of the libraries that matter.
-        slower: what was slower than it could be, and why.
+        versions: of the libraries whose version can change results.
+        slower: what was slower than possible, and why.
     """
 
     command: str
@@ -44,13 +44,13 @@ class Run:
     slower: str | None = None
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the run as JSON."""
         body = {"format": FORMAT, **asdict(self)}
         write_atomically(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Run:
-        """The run that `save` wrote."""
+        """Restore the run that `save` wrote."""
         prompts: dict[str, Any] = record["prompts"]
         return cls(
             command=str(record["command"]),
@@ -66,23 +66,25 @@ class Run:
 
 
 def run_section(name: str, run: Run) -> Section:
-    """What was asked."""
-    prompts = [
-        (f"{kind} prompts", f"{record.count}, tokens {record.sha256[:16]}")
-        for kind, record in run.prompts.items()
-    ]
+    """What was asked: the model, the prompts and the settings."""
     settings = [(each.replace("_", " "), str(value)) for each, value in run.settings.items()]
     versions = ", ".join(f"{library} {version}" for library, version in run.versions.items())
     return Section(
         f"What was asked: {name}",
         facts=(
             ("model", run.model),
-            ("weights", run.weights_sha256),
-            *prompts,
+            *((f"{kind} prompts", str(record.count)) for kind, record in run.prompts.items()),
             *settings,
             ("date", f"{run.date}, {run.seconds:.0f} s"),
-            ("versions", versions),
             *([("slower than it could be", run.slower)] if run.slower else []),
+        ),
+        provenance=(
+            ("weights", run.weights_sha256),
+            *(
+                (f"{kind} prompts", f"tokens {record.sha256[:16]}")
+                for kind, record in run.prompts.items()
+            ),
+            ("versions", versions),
         ),
         commands=(run.command,),
     )

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of words, numbers, tables and pictures, no HTML yet."""
+"""The sections of a report: words, numbers, tables and pictures, without HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Picture:
         image: its bytes.
         form: "svg" or "png".
         width: in pixels of a screen.
-        description: what it shows, for those who do not see it.
+        description: what it shows, for readers who do not see it.
     """
 
     image: bytes
@@ -33,12 +33,13 @@ class Section:
         title: what it is.
         lead: what was found, a paragraph each.
         facts: named values.
-        per_layer: how many neurons each layer has; None where that is no question.
+        per_layer: how many neurons each layer has; None for results without layers.
         pictures: its figures.
         tables: its numbers.
         views: HTML of `cna_lens.viz`, in which all text is escaped already.
         caveats: what to bear in mind with these numbers.
-        commands: how to have them again.
+        provenance: hashes, versions and seeds; the page shows them at its end.
+        commands: the commands that reproduce it; the page shows them at its end.
     """
 
     title: str
@@ -49,4 +50,5 @@ class Section:
     tables: tuple[Table, ...] = ()
     views: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    provenance: tuple[tuple[str, str], ...] = ()
     commands: tuple[str, ...] = ()

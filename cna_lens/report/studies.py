@@ -10,14 +10,12 @@ from cna_lens.results.statistics import Estimate, Rate
 
 
 def study_section(name: str, study: StudyTable) -> Section:
-    """The values beside the paper's; where the set-up differs is what to bear in mind."""
-    facts = [(key, str(value)) for key, value in study.provenance.items() if key != "command"]
-    readings = [("read as", text) for text in study.readings]
+    """The values beside the paper's, with the differences of the set-up as caveats."""
     command = study.provenance.get("command")
     return Section(
         f"{study.name}: {study.title}",
         lead=() if study.answer is None else (study.answer,),
-        facts=(("file", name), *facts, *readings),
+        facts=(("file", name), *(("read as", text) for text in study.readings)),
         pictures=_pictures(study),
         tables=(
             Table(
@@ -27,6 +25,9 @@ def study_section(name: str, study: StudyTable) -> Section:
             ),
         ),
         caveats=tuple(f"Unlike the paper: {text}" for text in study.differences),
+        provenance=tuple(
+            (key, str(value)) for key, value in study.provenance.items() if key != "command"
+        ),
         commands=() if command is None else (str(command),),
     )
 
@@ -43,7 +44,7 @@ def _cells(row: StudyRow) -> tuple[Cell, ...]:
 
 
 def _share(value: Rate | Estimate) -> Cell:
-    """In per cent, also where the interval was bootstrapped."""
+    """A share in per cent, with its interval."""
     ends = [100 * end for end in (value.low, value.high) if end is not None]
     interval = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if len(ends) == 2 else ""
     missing = getattr(value, "missing", 0)

@@ -1,4 +1,4 @@
-"""A study's values with their intervals, and the paper's as crosses beside them."""
+"""A study's values with their intervals, and the paper's values as crosses."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from cna_lens.report.study_table import StudyRow, StudyTable
 from cna_lens.viz.figures.style import (
     COLOURS,
     ResultFigure,
-    bars,
+    draw_band,
+    draw_intervals,
     drawn,
     legend_below,
     line_look,
     shown,
-    spans,
 )
 
 MOST_ROWS = 60
-"""More could not be read below each other."""
+"""A figure of more rows would not be legible."""
 
 
 def study_figures(study: StudyTable) -> list[ResultFigure]:
-    """Lines where the study draws lines; else its rows below each other, by their unit."""
+    """Draw lines where the study has series; otherwise one row a value, by unit."""
     rows = [row for row in study.rows if row.ours is not None]
     in_lines = [row for row in rows if row.at is not None and row.series]
     if in_lines:
@@ -43,13 +43,10 @@ def _lines(title: str, rows: Sequence[StudyRow]) -> ResultFigure:
                 ((row.at, row) for row in rows if row.series == series and row.at is not None),
                 key=lambda point: point[0],
             )
-            scale = _scale(rows)
             at = [where for where, _ in points]
             values = [row.ours for _, row in points if row.ours is not None]
-            centres, lows, highs = spans(values, scale)
-            look = line_look(place)
-            axis.plot(at, centres, label=shown(series, 40), **look)
-            axis.fill_between(at, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
+            label, scale = shown(series, 40), _scale(rows)
+            draw_band(axis, at, values, line_look(place), label=label, scale=scale)
         axis.set(title=shown(title, 60), ylabel=_unit(rows))
         legend_below(figure, axis)
         figure.description = _described(rows)
@@ -61,9 +58,8 @@ def _below_each_other(rows: Sequence[StudyRow]) -> ResultFigure:
     places = range(len(rows))
     values = [row.ours for row in rows if row.ours is not None]
     with drawn("screen", 1, height=1.4 + 0.26 * len(rows)) as (figure, (axis,)):
-        centres, _, _ = spans(values, scale)
         look: dict[str, Any] = line_look(0) | {"linestyle": "none"}
-        axis.errorbar(centres, places, xerr=bars(values, scale), capsize=2, label="ours", **look)
+        draw_intervals(axis, places, values, look, label="ours", scale=scale, across=True)
         theirs = [(scale * row.paper, at) for at, row in enumerate(rows) if row.paper is not None]
         if theirs:
             axis.plot(*zip(*theirs, strict=True), "x", color=COLOURS[4], label="the paper's")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cna_lens.evidence.curves import estimate_of
 from cna_lens.results.statistics import Estimate, Rate
 
 
@@ -16,11 +17,11 @@ class StudyRow:
     Attributes:
         model: its name.
         quantity: what was measured.
-        ours: the value; None where there is none.
-        paper: the paper's value, None where it gives none.
+        ours: the value; None if it was not measured.
+        paper: the paper's value; None if the paper gives none.
         share: whether both are shares.
-        at: where it stands in a figure, such as the strength.
-        series: the figure's line it belongs to.
+        at: its place on the figure's x axis, such as the strength.
+        series: the line of the figure to which it belongs.
     """
 
     model: str
@@ -33,7 +34,7 @@ class StudyRow:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StudyRow:
-        """A row of the study's file."""
+        """Restore a row of the study's file."""
         ours = record["ours"]
         value = None if ours is None else _value(ours)
         return cls(
@@ -49,15 +50,15 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """What `cna-lens reproduce` writes for a table, a figure or a question of the paper.
+    """The file that `cna-lens reproduce` writes for a table, figure or question of the paper.
 
     Attributes:
         name: "table1", "settle_sign".
         title: what it shows.
         rows: the values.
         differences: how the set-up differs from the paper's.
-        readings: how what the paper leaves open was read.
-        answer: to the question, where it is one.
+        readings: how open points of the paper were interpreted.
+        answer: to a question; None for a table or figure.
         provenance: command, date, seed, hashes.
     """
 
@@ -71,7 +72,7 @@ class StudyTable:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> StudyTable:
-        """What the study's file NAME.json holds."""
+        """Restore the content of the study's file NAME.json."""
         return cls(
             name=str(record["name"]),
             title=str(record["title"]),
@@ -84,13 +85,10 @@ class StudyTable:
 
 
 def _value(record: Mapping[str, Any]) -> Rate | Estimate:
-    value, low, high = (_number(record[name]) for name in ("value", "low", "high"))
-    if value is None:
-        raise ValueError("a value is missing")
-    if "missing" not in record:
-        low, high = (value if end is None else end for end in (low, high))
-        return Rate(value, low, high, int(record["n"]))
-    return Estimate(value, low, high, int(record["n"]), int(record["missing"]))
+    if "missing" in record:
+        return estimate_of(record)
+    low, high = (record["value" if record[end] is None else end] for end in ("low", "high"))
+    return Rate(float(record["value"]), float(low), float(high), int(record["n"]))
 
 
 def _number(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Answers whose text was kept on purpose, and named for the report on purpose."""
+"""Answers whose text the user kept, and named for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Texts:
     """Prompts and answers of a file that `--keep-text` wrote.
 
     Attributes:
-        notice: the file's own first line.
+        notice: the first line of the file.
         answers: each prompt with its answer.
     """
 
@@ -25,13 +25,13 @@ class Texts:
 
     @classmethod
     def from_records(cls, notice: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Texts:
-        """What `write_answers` wrote, line by line."""
+        """Restore the lines that `write_answers` wrote."""
         pairs = [(str(row["prompt"]), str(row["answer"])) for row in rows]
         return cls(str(notice["notice"]), tuple(pairs))
 
 
 def texts_section(name: str, texts: Texts) -> Section:
-    """The texts in a table, behind the notice of their file."""
+    """The texts in a table, after the notice of their file."""
     return Section(
         f"Texts: {name}",
         lead=(texts.notice,),
@@ -45,5 +45,5 @@ def texts_section(name: str, texts: Texts) -> Section:
                 ),
             ),
         ),
-        caveats=("This report holds full answers now; what its file says holds for it too.",),
+        caveats=("This report holds full answers; the notice of their file applies to it too.",),
     )

@@ -1,4 +1,4 @@
-"""Where a circuit's neurons are active in prompts, and what the strongest write."""
+"""Where a circuit's neurons are active in prompts, and which tokens the strongest promote."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron
 
 STRONGEST = 12
-"""Neurons that the picker offers; the file carries a value of each for each token."""
+"""Neurons that the picker offers; the file holds a value of each for each token."""
 
 WRITTEN = 3
 """Neurons whose promoted tokens are shown."""
 
 
 def token_section(model: HookedModel, circuit: Circuit, prompts: Sequence[Prompt]) -> Section:
-    """Prompts with their tokens coloured by the circuit's neurons, which a picker chooses.
+    """Show prompts with their tokens coloured by a neuron of the circuit that a picker chooses.
 
-    Besides, the tokens that the strongest neurons make likelier and less likely. Cost: one forward
-    pass a prompt. It needs the extra `viz`.
+    Tables show the tokens that the strongest neurons make likelier and less likely. Cost: one
+    forward pass a prompt. Needs the extra `viz`.
 
     >>> circuit = Circuit((Neuron(1, 3),), (2.5,), tiny_layout)
     >>> len(token_section(tiny_model, circuit, [[5, 6, 7]]).views)
@@ -43,11 +43,11 @@ def token_section(model: HookedModel, circuit: Circuit, prompts: Sequence[Prompt
         "Tokens",
         lead=(
             "Pick a neuron: its activation colours each token, blue where positive, orange where "
-            "negative. Below, what the strongest neurons write when they are active.",
+            "negative. The tables show the tokens that the strongest neurons promote when active.",
         ),
         views=tuple(body for page in pages for body in page.bodies),
         caveats=(
-            "A neuron's promoted tokens are its direct effect on the output alone; what later "
-            "layers make of it is not in them.",
+            "A neuron's promoted tokens are only its direct effect on the output, without its "
+            "effect through later layers.",
         ),
     )

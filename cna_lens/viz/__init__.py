@@ -1,6 +1,6 @@
 """Views of results: Matplotlib figures, and CircuitsVis pages that work without a network.
 
-They compute nothing: what they show comes from result types.
+They show result types and compute nothing.
 
     from cna_lens import viz
     viz.layers({"base": base, "instruct": instruct}, style="paper").save("layers")

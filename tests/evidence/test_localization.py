@@ -1,4 +1,4 @@
-"""The share of a circuit in late layers, counted by hand and on data that only grow with depth."""
+"""The share of a circuit in late layers, by hand and on activations that only grow with depth."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_the_scale_by_deviations_leaves_each_neurons_mean_out():
     assert found.layer_scale.tolist() == pytest.approx([math.sqrt(s) for s in expected])
 
 
-def test_where_activations_only_grow_with_depth_the_raw_share_is_late_and_the_scaled_is_not():
+def test_activations_that_grow_with_depth_give_a_late_raw_share_and_no_late_scaled_share():
     growth = torch.repeat_interleave(1.5 ** torch.arange(20), 50)
     positive, negative = (noise(30, 1000, seed) * growth for seed in (1, 2))
     widths = (50,) * 20
@@ -82,7 +82,7 @@ def test_a_truly_late_circuit_stays_late_after_scaling():
     assert share.shuffled.high < 0.7
 
 
-def test_layers_of_width_zero_and_layers_that_are_silent_are_no_trouble():
+def test_layers_of_width_zero_and_silent_layers_are_handled():
     widths = (2, 0, 2)
     positive = [[1.0, 2.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]]
     found = localization(
@@ -92,7 +92,7 @@ def test_layers_of_width_zero_and_layers_that_are_silent_are_no_trouble():
     assert shares(found, scaled=True)["last tenth"].share.value == 0
 
 
-def test_exclusions_count_in_what_could_have_been_chosen():
+def test_excluded_neurons_do_not_count_as_candidates():
     found = localization(
         kept(POSITIVE, WIDTHS),
         kept(NEGATIVE, WIDTHS),
@@ -116,7 +116,7 @@ def test_the_record_and_the_frame_hold_every_share(tmp_path):
     assert '"region": "last tenth"' in (tmp_path / "localization.json").read_text()
 
 
-def test_what_cannot_be_meant_is_refused(without_type_checks):
+def test_invalid_settings_are_refused(without_type_checks):
     sides = kept(POSITIVE, WIDTHS), kept(NEGATIVE, WIDTHS)
     with pytest.raises(InputError, match="scale is 'norm'"):
         localization(*sides, Selection(k=1), scale="norm")

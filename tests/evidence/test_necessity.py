@@ -80,7 +80,7 @@ def test_ablations_are_those_of_hooks_written_out(model, positions, position):
         assert point.faithfulness.low <= point.faithfulness.value <= point.faithfulness.high
 
 
-def test_of_no_neuron_and_of_all_everything_is_known(llama):
+def test_ablating_no_neuron_and_all_neurons_gives_the_known_extremes(llama):
     before = reference.hooks(reference.settled(llama))
     found = necessity(llama, PROMPTS, {"any": scores()}, logit, STATS, sizes=[0, N], progress=False)
     none, everything = found.points
@@ -166,7 +166,7 @@ def test_the_frame_and_the_record_hold_every_point(llama, tmp_path):
         (lambda model, prompts: [1.0, 2.0, 3.0], "leaves the metric as it is"),
     ],
 )
-def test_a_metric_that_says_nothing_is_refused_and_no_hook_stays(llama, metric, telling):
+def test_an_unusable_metric_is_refused_and_no_hook_stays(llama, metric, telling):
     before = reference.hooks(reference.settled(llama))
     with pytest.raises(InputError, match=telling):
         necessity(llama, PROMPTS, {"any": scores()}, metric, STATS, sizes=[5], progress=False)

@@ -16,7 +16,7 @@ POSITIVE = [[9.0, 1.0, 5.0], [8.0, 3.0, 5.0]]
 NEGATIVE = [[1.0, 2.0, 5.0], [2.0, 4.0, 5.0]]
 
 
-def test_what_is_equal_up_to_rounding_is_reached():
+def test_values_equal_up_to_rounding_reach_the_threshold():
     found = count_at_least(torch.tensor([0.3]).double(), torch.tensor([0.3, 0.31]).double() + 1e-12)
     assert found.tolist() == [1, 0]
 
@@ -112,39 +112,19 @@ def test_p_values_are_those_of_a_slow_loop(sign, paired):
     assert list(null.to_frame()["index"]) == [0, 1, 2, 0, 2, 3, 4]
 
 
-def test_the_share_by_chance_counts_contrasts_as_strong_as_the_circuits_weakest():
-    widths, n = (5, 7), 6
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_share_by_chance_counts_contrasts_as_strong_as_the_circuits_weakest(paired):
+    n = 8
     positive, negative = noise(n, 12, 4) * torch.arange(1, 13), noise(n, 12, 5)
-    sides = kept(positive, widths), kept(negative, widths)
-    null = null_distribution(*sides, Selection(k=3), n_permutations=30)
+    sides = kept(positive, (5, 7)), kept(negative, (5, 7))
+    null = null_distribution(*sides, Selection(k=3), paired=paired, n_permutations=30)
     weakest = abs(null.circuit.scores[-1])
-    labels, _ = label_permutations(PromptSets(*sides), 30, 0)
+    labels, _ = label_permutations(PromptSets(*sides, paired), 30, 0)
     rows = torch.cat([positive, negative]).double()
-    for row, as_strong in zip(labels, null.as_strong, strict=True):
-        contrast = rows[row == 1].mean(0) - rows[row == 0].mean(0)
-        assert int((contrast.abs() >= weakest).sum()) == int(as_strong)
+    contrasts = [rows[row == 1].mean(0) - rows[row == 0].mean(0) for row in labels]
+    assert null.as_strong.tolist() == [int((each.abs() >= weakest).sum()) for each in contrasts]
     assert int(null.as_strong.sum()) > 0
     assert null.chance_share().value == pytest.approx(float(null.as_strong.double().mean()) / 3)
-
-
-def test_within_pairs_the_share_by_chance_is_that_of_swapped_pairs():
-    n = 8
-    positive, negative = noise(n, 6, 6) * torch.arange(1, 7), noise(n, 6, 7)
-    sides = kept(positive), kept(negative)
-    null = null_distribution(*sides, Selection(k=2), paired=True, n_permutations=30)
-    labels, _ = label_permutations(PromptSets(*sides, paired=True), 30, 0)
-    rows = torch.cat([positive, negative]).double()
-    expected = [
-        int(
-            (
-                (rows[row == 1].mean(0) - rows[row == 0].mean(0)).abs()
-                >= abs(null.circuit.scores[-1])
-            ).sum()
-        )
-        for row in labels
-    ]
-    assert null.as_strong.tolist() == expected
-    assert sum(expected) > 0
 
 
 def test_the_true_labels_among_all_reach_the_whole_circuit():
@@ -153,14 +133,14 @@ def test_the_true_labels_among_all_reach_the_whole_circuit():
     assert int(null.as_strong.max()) >= 5
 
 
-def test_where_labels_mean_nothing_p_values_are_uniform():
+def test_p_values_are_uniform_where_labels_mean_nothing():
     null = null_distribution(kept(noise(30, 3000, 10)), kept(noise(30, 3000, 11)), seed=1)
     for values in (null.p_value, null.pooled_p_value):
         assert scipy.stats.kstest(values.numpy(), "uniform").pvalue > 0.01
     assert null.size(0.05) == null.size(0.05, "familywise") == 0
 
 
-def test_where_labels_mean_nothing_neurons_are_found_no_more_often_than_the_rate():
+def test_the_error_rate_is_kept_where_labels_mean_nothing():
     found = {"false_discovery": 0, "familywise": 0}
     for seed in range(150):
         null = null_distribution(
@@ -269,7 +249,7 @@ def test_the_record_is_plain_data_with_the_settings(tmp_path):
         (POSITIVE, [[1.0, 2.0]] * 3, {}, "use one model"),
     ],
 )
-def test_what_cannot_be_shuffled_is_refused(positive, negative, settings, telling):
+def test_sets_that_cannot_be_shuffled_are_refused(positive, negative, settings, telling):
     with pytest.raises(InputError, match=telling):
         null_distribution(kept(positive), kept(negative), Selection(k=1), **settings)
 

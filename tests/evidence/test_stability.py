@@ -55,23 +55,23 @@ def slow_circuits(rows, resamples, selection, widths):
 def test_the_circuit_of_each_resample_is_what_rank_and_top_take(selection, paired):
     # Whole numbers, so that ties are common.
     rows = (noise(10, 10, 1) * 2).round()
-    contrast = PromptSets(kept(rows[:5], WIDTHS), kept(rows[5:], WIDTHS), paired)
+    sets = PromptSets(kept(rows[:5], WIDTHS), kept(rows[5:], WIDTHS), paired)
     generator = torch.Generator().manual_seed(0)
     for resamples in (
-        bootstrap(contrast, 40, generator),
-        bootstrap(contrast, 40, generator, size=3),
-        shuffled_labels(contrast, 40, generator),
-        *disjoint_sets(contrast, 40, generator, size=2),
+        bootstrap(sets, 40, generator),
+        bootstrap(sets, 40, generator, size=3),
+        shuffled_labels(sets, 40, generator),
+        *disjoint_sets(sets, 40, generator, size=2),
     ):
         expected = list(slow_circuits(rows, resamples, selection, WIDTHS))
         possible = torch.tensor([circuit is not None for circuit in expected])
         assert int(possible.sum()) > 20
         some = Resamples(resamples.positive[possible], resamples.negative[possible])
-        found = contrast.circuits(some, selection).tolist()
+        found = sets.circuits(some, selection).tolist()
         assert found == [circuit for circuit in expected if circuit is not None]
         if not bool(possible.all()):
             with pytest.raises(InputError, match="a resample has fewer"):
-                contrast.circuits(resamples, selection)
+                sets.circuits(resamples, selection)
 
 
 @given(st.lists(st.integers(-2, 2), min_size=8, max_size=8), st.integers(1, 8))
@@ -91,24 +91,24 @@ def test_ties_are_broken_as_top_breaks_them(values, k):
 
 
 def test_many_resamples_in_pieces_are_the_same_circuits(monkeypatch):
-    contrast = PromptSets(kept(noise(6, 20, 2)), kept(noise(6, 20, 3)))
-    resamples = bootstrap(contrast, 30, torch.Generator().manual_seed(0))
-    whole = contrast.circuits(resamples, Selection(k=4))
+    sets = PromptSets(kept(noise(6, 20, 2)), kept(noise(6, 20, 3)))
+    resamples = bootstrap(sets, 30, torch.Generator().manual_seed(0))
+    whole = sets.circuits(resamples, Selection(k=4))
     monkeypatch.setattr("cna_lens.evidence.resampling.ENTRIES", 70)
-    assert torch.equal(contrast.circuits(resamples, Selection(k=4)), whole)
+    assert torch.equal(sets.circuits(resamples, Selection(k=4)), whole)
 
 
 def test_resamples_draw_each_side_from_its_own_set():
-    contrast = PromptSets(kept(noise(5, 3, 4)), kept(noise(8, 3, 5)))
+    sets = PromptSets(kept(noise(5, 3, 4)), kept(noise(8, 3, 5)))
     generator = torch.Generator().manual_seed(0)
-    drawn = bootstrap(contrast, 300, generator)
+    drawn = bootstrap(sets, 300, generator)
     assert set(drawn.positive.sum(1).tolist()) == {5.0}
     assert set(drawn.negative.sum(1).tolist()) == {8.0}
     assert not drawn.positive[:, 5:].any()
     assert not drawn.negative[:, :5].any()
     # With replacement: about (1 - 1/5)^5 of the prompts are not drawn.
     assert float((drawn.positive[:, :5] == 0).double().mean()) == pytest.approx(0.8**5, abs=0.04)
-    one, other = disjoint_sets(contrast, 300, generator, size=2)
+    one, other = disjoint_sets(sets, 300, generator, size=2)
     for first, second in ((one.positive, other.positive), (one.negative, other.negative)):
         assert set(first.sum(1).tolist()) == set(second.sum(1).tolist()) == {2.0}
         assert float((first * second).sum()) == 0
@@ -118,19 +118,19 @@ def test_resamples_draw_each_side_from_its_own_set():
 
 
 def test_paired_prompts_stay_together():
-    contrast = PromptSets(kept(noise(6, 3, 4)), kept(noise(6, 3, 5)), paired=True)
+    sets = PromptSets(kept(noise(6, 3, 4)), kept(noise(6, 3, 5)), paired=True)
     generator = torch.Generator().manual_seed(0)
-    for drawn in (bootstrap(contrast, 50, generator), *disjoint_sets(contrast, 50, generator, 3)):
+    for drawn in (bootstrap(sets, 50, generator), *disjoint_sets(sets, 50, generator, 3)):
         assert torch.equal(drawn.positive[:, :6], drawn.negative[:, 6:])
-    swapped = shuffled_labels(contrast, 50, generator)
+    swapped = shuffled_labels(sets, 50, generator)
     assert torch.equal(swapped.positive[:, :6] + swapped.positive[:, 6:], torch.ones(50, 6))
     assert torch.equal(swapped.positive + swapped.negative, torch.ones(50, 12))
     assert 0 < float(swapped.positive[:, :6].mean()) < 1
 
 
 def test_shuffled_labels_go_to_any_prompt_equally_often():
-    contrast = PromptSets(kept(noise(3, 2, 4)), kept(noise(6, 2, 5)))
-    shuffled = shuffled_labels(contrast, 3000, torch.Generator().manual_seed(0))
+    sets = PromptSets(kept(noise(3, 2, 4)), kept(noise(6, 2, 5)))
+    shuffled = shuffled_labels(sets, 3000, torch.Generator().manual_seed(0))
     assert set(shuffled.positive.sum(1).tolist()) == {3.0}
     assert torch.equal(shuffled.positive + shuffled.negative, torch.ones(3000, 9))
     torch.testing.assert_close(
@@ -141,11 +141,9 @@ def test_shuffled_labels_go_to_any_prompt_equally_often():
 def test_frequencies_and_jaccards_are_those_of_a_slow_loop():
     rows = noise(16, 10, 6)
     rows[:8, 3] += 1.5
-    contrast = PromptSets(kept(rows[:8], WIDTHS, shards=2), kept(rows[8:], WIDTHS))
+    sets = PromptSets(kept(rows[:8], WIDTHS, shards=2), kept(rows[8:], WIDTHS))
     selection = Selection(k=3)
-    found = stability(
-        contrast.positive, contrast.negative, selection, n_resamples=60, sizes=[2, 5], seed=9
-    )
+    found = stability(sets.positive, sets.negative, selection, n_resamples=60, sizes=[2, 5], seed=9)
     layout = Layout(WIDTHS)
     generator = torch.Generator().manual_seed(9)
 
@@ -163,17 +161,17 @@ def test_frequencies_and_jaccards_are_those_of_a_slow_loop():
         assert estimate.n == 60
 
     of_all = [layout.flat_all(found.circuit).tolist()] * 60
-    drawn = circuits(bootstrap(contrast, 60, generator))
+    drawn = circuits(bootstrap(sets, 60, generator))
     for flat in range(10):
         share = sum(flat in circuit for circuit in drawn) / 60
         assert float(found.frequency[flat]) == pytest.approx(share)
     assert_estimate(found.jaccard, jaccards(of_all, drawn))
     for size in found.sizes:
-        first, second = (circuits(bootstrap(contrast, 60, generator, size.size)) for _ in "ab")
+        first, second = (circuits(bootstrap(sets, 60, generator, size.size)) for _ in "ab")
         assert_estimate(size.with_all, jaccards(of_all, first))
         assert_estimate(size.between, jaccards(first, second))
         if size.size == 2:
-            apart = disjoint_sets(contrast, 60, generator, 2)
+            apart = disjoint_sets(sets, 60, generator, 2)
             assert_estimate(size.disjoint, jaccards(*map(circuits, apart)))
         else:
             assert size.disjoint is None
@@ -250,7 +248,7 @@ def test_a_core_at_no_frequency_is_refused():
         found.core(0.0)
 
 
-def test_a_selection_that_cannot_be_meant_is_refused():
+def test_an_invalid_selection_is_refused():
     layout = Layout((3, 3))
     with pytest.raises(InputError, match="not both"):
         Selection(k=2, fraction=0.5)

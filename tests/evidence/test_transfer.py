@@ -88,7 +88,7 @@ def test_the_matrix_has_ones_on_its_diagonal_and_is_symmetric(tmp_path):
         ({"a": circuit([0]), "b": circuit([0], (250, 250))}, "compare circuits of one shape"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(circuits, telling):
+def test_circuits_that_cannot_be_compared_are_refused(circuits, telling):
     with pytest.raises(InputError, match=telling):
         transfer(circuits)
 

@@ -1,4 +1,4 @@
-"""What a report says of results, and that nothing in them becomes a part of the page."""
+"""Reports: what they say of results, and that no text of a result becomes markup."""
 
 import json
 import re
@@ -62,7 +62,9 @@ def section(report, beginning):
 
 
 def caveats(result, **others):
-    return " ".join(make_report({"it": result, **others}).sections[0].caveats)
+    report = make_report({"it": result, **others})
+    (found,) = [each for each in report.sections if each.title.endswith(": it")]
+    return " ".join(found.caveats)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,9 @@ def shown(whole):
     return Page(whole.html())
 
 
-def test_every_result_has_its_section_and_what_was_asked_comes_first(whole):
+def test_the_answer_comes_first_then_a_section_for_each_result(whole):
     assert [each.title.split(":")[0] for each in whole.sections] == [
+        "What was found",
         "What was asked",
         "Circuit",
         "Answers",
@@ -92,13 +95,45 @@ def test_every_result_has_its_section_and_what_was_asked_comes_first(whole):
     ]
 
 
+def test_the_opening_is_two_sentences_and_a_figure(whole):
+    opening = whole.sections[0]
+    found, steered = opening.lead
+    assert found == "Circuit circuit.json holds 12 of 240 neurons, 4 of them in layer 0 of 0 to 5."
+    assert steered == (
+        "Of 12 answers to harmful prompts 11 were refusals unsteered, 0 with circuit, m = 0 (exact "
+        "McNemar p = 0.00098), 10 with random control, m = 0 (p = 1): the circuit gives fewer "
+        "refusals than chance explains, and the random control does not."
+    )
+    assert len(opening.pictures) == 1
+    assert section(whole, "Answers").pictures == ()
+
+
+def test_the_opening_takes_the_kind_of_prompts_that_is_refused_most():
+    harmful = conditions([1] * 8, [0] * 8, [1] * 8)
+    benign = [replace(each, kind="benign") for each in conditions([0] * 8, [0] * 8, [0] * 8)]
+    (steered,) = make_report({"labels": (*benign, *harmful)}).sections[0].lead
+    assert steered.startswith("Of 8 answers to harmful prompts 8 were refusals unsteered, 0 with")
+
+
+def test_without_a_control_there_is_no_opening_and_the_answers_keep_their_figure():
+    (found,) = make_report({"labels": conditions([1] * 8, [0] * 8, [1] * 8)[:2]}).sections
+    assert found.title == "Answers: labels"
+    assert len(found.pictures) == 1
+
+
+def test_hashes_versions_and_commands_stand_only_at_the_end(shown):
+    before, end = shown.text.rsplit("To reproduce", 1)
+    for text in ("ab" * 32, "cd" * 8, "cna-lens demo --model 'a model'", "torch 2.13"):
+        assert text in end
+        assert text not in before
+
+
 def test_the_same_results_give_the_same_file(whole):
     assert whole.html() == make_report(everything(), title="A report").html()
 
 
-def test_hashes_commands_and_numbers_are_in_the_page(shown):
-    for text in ("ab" * 32, "cd" * 8, "cna-lens demo --model 'a model'", "another model"):
-        assert text in shown.text
+def test_numbers_and_differences_are_in_the_page(shown):
+    assert "another model" in shown.text
     assert ["a model", "refused, CNA 0.5", "25.0 % [10.0, 35.0] n=30", "25.0 %"] in shown.rows
     assert ["a model", "change", "-91.0 % n=3, 2 missing", "25.0 %"] in shown.rows
     assert ["a model", "missing", "-", "-"] in shown.rows
@@ -115,7 +150,7 @@ def test_every_image_is_described_and_every_heading_is_linked(shown):
     assert len(set(links)) == len(links)
 
 
-def test_a_figure_of_many_points_is_no_svg(monkeypatch):
+def test_a_large_figure_becomes_png(monkeypatch):
     figure = viz.answers(report_results.answers())
     assert picture(figure).image.startswith(b"<?xml")
     monkeypatch.setattr("cna_lens.report.pictures.LARGEST_SVG", 100)
@@ -162,7 +197,7 @@ def assert_nothing_can_run(page):
         assert not (attributes.get("src") or "data:").startswith(("http", "javascript"))
 
 
-def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
+def test_the_text_of_answers_is_shown_only_where_its_file_was_named(tmp_path):
     write_folder(tmp_path)
     found = read_results([tmp_path])
     page = make_report(found).html()
@@ -174,7 +209,7 @@ def test_text_of_answers_is_there_only_where_it_was_named(tmp_path):
     assert named.sections[-2].title.startswith("Texts")
 
 
-def test_what_files_hold_is_what_results_say(tmp_path):
+def test_files_give_the_same_report_as_results_in_memory(tmp_path):
     write_folder(tmp_path)
     named = {each.name.removeprefix(f"{tmp_path.name}/"): each.result for each in
              read_results([tmp_path]).results}  # fmt: skip
@@ -191,7 +226,7 @@ def test_what_files_hold_is_what_results_say(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["null", "stability", "localization"])
-def test_a_file_from_before_figures_were_kept_is_shown_without_one(kind, tmp_path):
+def test_an_older_file_without_figure_data_is_shown_without_a_figure(kind, tmp_path):
     results.evidence()[kind].save(tmp_path / "old.json")
     record = json.loads((tmp_path / "old.json").read_text())
     del record["curves"]
@@ -249,7 +284,7 @@ def test_nothing_to_report_is_refused(paths, tmp_path):
         make_report({})
 
 
-def test_what_is_no_result_is_refused_by_name(without_type_checks):
+def test_an_object_that_is_no_result_is_refused_by_name(without_type_checks):
     with pytest.raises(InputError, match="a number is a int, no result"):
         make_report({"a number": 3})
     with pytest.raises(InputError, match="a pair is a tuple, no result"):
@@ -279,15 +314,15 @@ def conditions(before, after, control, **settings):
         (([1] * 8, [0] * 8, [1] * 8), "fewer refusals than chance explains, and the random"),
         (([1] * 8, [0] * 8, [0] * 8), "but so does changing random neurons"),
         (([0] * 8, [1] * 8, [0] * 8), "more refusals than chance"),
-        (([1] * 8, [1] * 7 + [0], [1] * 8), "no effect of the circuit"),
+        (([1] * 8, [1] * 7 + [0], [1] * 8), "Chance alone can explain"),
         (([1] * 3 + [0] * 5, [0] * 8, [1] * 3 + [0] * 5), "fewer than 6 refusals"),
     ],
 )
-def test_the_verdict_says_what_the_refusals_are_evidence_of(refusals, said):
+def test_the_verdict_follows_from_the_refusals(refusals, said):
     found = conditions(*refusals)
     (text,) = verdicts(found)
     assert said in text
-    assert said in make_report({"labels": found}).sections[0].lead[0]
+    assert section(make_report({"labels": found}), "Answers").lead == (text,)
     counts = [sum(each) for each in refusals]
     for count, condition in zip(
         counts, ("were refusals", "with circuit", "with random"), strict=True
@@ -310,7 +345,7 @@ def test_each_circuit_is_judged_beside_the_control_that_follows_it():
     ]
     weak, confounded = verdicts([before, *cases])
     assert "8 with circuit, m = 0" in weak
-    assert "no effect of the circuit" in weak
+    assert "Chance alone can explain" in weak
     assert "0 with RelP circuit, d = -2" in confounded
     assert "but so does changing random neurons" in confounded
 
@@ -318,7 +353,7 @@ def test_each_circuit_is_judged_beside_the_control_that_follows_it():
 def test_changes_are_counted_prompt_by_prompt():
     before = [1, 1, 1, 0, 0, 0, 0]
     found = conditions(before, [0, 0, 1, 1, 0, 0, 0], before)
-    rates, changes = make_report({"labels": found}).sections[0].tables
+    rates, changes = section(make_report({"labels": found}), "Answers").tables
     assert [cell.text for cell in changes.rows[0][:5]] == [
         "harmful",
         "circuit, m = 0",
@@ -348,23 +383,25 @@ def test_caveats_of_answers_follow_from_their_numbers():
     assert "With 99 answers a share" in caveats(conditions([1] * 99, [0] * 99, [1] * 99))
     assert "share is known" not in caveats(conditions([1] * 100, [0] * 100, [1] * 100))
     assert "There is no control" in caveats(conditions([1] * 8, [0] * 8, [1] * 8)[:2])
-    assert "nothing says what changed" in caveats(conditions([1] * 8, [0] * 8, [1] * 8)[1:])
+    assert "nothing says what steering changed" in caveats(
+        conditions([1] * 8, [0] * 8, [1] * 8)[1:]
+    )
     alone = caveats(label(["a"], ["b"]))
     assert "There is no control" in alone
 
 
-def test_a_circuits_caveats_are_those_that_nothing_else_answers():
+def test_a_circuits_caveats_are_left_out_where_another_result_answers_them():
     late = Circuit((Neuron(3, 0), Neuron(3, 1), Neuron(0, 0)), (3.0, -2.0, 1.0), Layout((4,) * 4))
     record = PromptRecord(8, "0" * 64)
     late = replace(late, provenance=Provenance("a model", positive=record, negative=record))
     alone = caveats(late)
-    for text in ("That they cause anything is not", "shuffled labels", "from 8 prompts a side",
+    for text in ("none shows that they cause anything", "shuffled labels", "from 8 prompts a side",
                  "2 of 3 neurons lie in the last quarter", "No hash of the weights"):  # fmt: skip
         assert text in alone
     with_all = caveats(late, **results.evidence(), labels=report_results.answers())
     assert with_all == (
-        "No hash of the weights was kept, so that it cannot be told on which weights of a model "
-        "it was found."
+        "No hash of the weights was kept, so it is unknown on which weights of a model it was "
+        "found."
     )
     many = replace(late.provenance, positive=PromptRecord(100, "0"), negative=record)
     assert "from 8 prompts" in caveats(replace(late, provenance=many))
@@ -384,7 +421,7 @@ def test_a_circuits_caveats_are_those_that_nothing_else_answers():
         ),
         (
             UniversalRecord(2, prompts=PromptRecord(40, "def")),
-            "found on 40 diverse prompts, how is not recorded",
+            "found on 40 diverse prompts by a rule that is not recorded",
         ),
     ],
 )
@@ -410,7 +447,7 @@ def test_only_a_difference_of_activations_says_where_neurons_are_more_active(ran
 
 def test_caveats_of_comparisons_follow_from_their_numbers():
     found = results.comparison()
-    assert "These are 4 tests; at p < 0.05 about 0.2" in caveats(found)
+    assert "These are 4 tests; by chance alone about 0.2" in caveats(found)
     assert "quality falls with ablation at 0.5" in caveats(found)
     assert "nothing is compared yet" in caveats(Comparison(found.outcomes[:1]))
     rare = replace(found.outcomes[0], positive=(True,) * 5 + (False,) * 15)
@@ -418,12 +455,13 @@ def test_caveats_of_comparisons_follow_from_their_numbers():
     assert "too few for a drop" not in caveats(found)
 
 
-def test_where_the_set_up_differs_from_the_papers_is_a_caveat(whole):
+def test_a_difference_from_the_papers_set_up_is_a_caveat(whole):
     found = whole.sections[-3]
     assert found.caveats == ("Unlike the paper: another model",)
     assert found.lead == ("it does",)
     assert found.commands == ("cna-lens reproduce table1",)
-    assert found.facts == (("file", "table1.json"), ("seed", "0"), ("read as", "sign abs"))
+    assert found.facts == (("file", "table1.json"), ("read as", "sign abs"))
+    assert found.provenance == (("seed", "0"),)
 
 
 def test_lines_are_drawn_where_the_study_draws_lines_and_rows_elsewhere(whole):
@@ -471,13 +509,13 @@ def test_an_empty_circuit_and_a_page_without_sections_are_shown():
     assert Page(page_html("t", [Section("s")])).attributes("section")
 
 
-def test_a_run_that_was_slower_than_it_could_be_says_why(tmp_path):
+def test_a_run_that_was_slower_than_possible_says_why(tmp_path):
     slow = replace(report_results.run(), slower="its cache stays empty")
     slow.save(tmp_path / "run.json")
     record = json.loads((tmp_path / "run.json").read_text())
     facts = dict(run_section("run.json", Run.from_record(record)).facts)
     assert facts["slower than it could be"] == "its cache stays empty"
-    # What was written before it was told.
+    # Older files lack the entry.
     del record["slower"]
     assert "slower than it could be" not in dict(
         run_section("run.json", Run.from_record(record)).facts

@@ -40,7 +40,7 @@ def saved(tmp_path_factory):
 
 
 def demo_report(folder):
-    """What `cna-lens demo` writes, of a tiny model."""
+    """The report that `cna-lens demo` writes for a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_model", lambda name, device: readers_model.bridge())
         patch.setattr(demo, "MAX_NEW_TOKENS", 4)
@@ -71,7 +71,7 @@ def test_a_report_is_silent_asks_for_nothing_and_fits(browser, saved, name, widt
 def test_sections_figures_tables_and_tokens_are_all_drawn(browser, saved, name):
     assert saved[name].stat().st_size < 3e6
     browser.open(saved[name])
-    assert browser.evaluate("document.querySelectorAll('section').length") == 13
+    assert browser.evaluate("document.querySelectorAll('section').length") == 15
     images = browser.evaluate(
         "[...document.images].map(i => [i.complete, i.naturalWidth, i.offsetHeight, i.alt.length])"
     )
@@ -94,11 +94,13 @@ def test_the_demos_report_shows_its_circuit_answers_and_tokens(browser, saved):
     browser.open(saved["demo"])
     headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
     assert [heading.split(":")[0] for heading in headings] == [
+        "What was found",
         "What was asked",
         "Circuit",
         "Circuit",
         "Answers",
         "Tokens",
+        "To reproduce",
     ]
     drawn = browser.evaluate(f"{VIEWS}.map(host => host.querySelectorAll('span > span').length)")
     assert len(drawn) == 2
@@ -151,7 +153,7 @@ def test_a_table_is_sorted_and_a_section_reached_by_keyboard(browser, saved):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_paper_it_is_black_on_white_and_nothing_is_cut_off(browser, saved, scheme):
+def test_a_printed_report_is_black_on_white_and_complete(browser, saved, scheme):
     browser.open(saved["plain"], scheme=scheme)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.send("Emulation.setEmulatedMedia", media="print", features=features)
@@ -174,7 +176,7 @@ def test_on_paper_it_is_black_on_white_and_nothing_is_cut_off(browser, saved, sc
 def test_without_scripts_everything_is_still_shown(browser, saved):
     browser.open(saved["plain"], scripts=False)
     counts = "['section', 'table', 'img'].map(tag => document.querySelectorAll(tag).length)"
-    assert browser.evaluate(counts)[0] == 13
+    assert browser.evaluate(counts)[0] == 15
     assert min(browser.evaluate(counts)) >= 10
     tokens = browser.evaluate(f"{VIEWS}[0].children.length")
     assert tokens == 12

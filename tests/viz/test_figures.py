@@ -1,4 +1,4 @@
-"""Figures, read back from Matplotlib's own artists."""
+"""Figures, checked by the values of their Matplotlib artists."""
 
 import subprocess
 import sys
@@ -23,37 +23,22 @@ def evidence():
     return results.evidence()
 
 
-@pytest.fixture(scope="module")
-def every(evidence):
-    base, instruct = results.circuit(seed=0), results.circuit(seed=1)
-    return {
-        "layers": lambda style: viz.layers({"base": base, "instruct": instruct}, style=style),
-        "located": lambda style: viz.layers(evidence["localization"], style=style),
-        "sweep": lambda style: viz.sweep(results.comparison(), style=style),
-        "pareto": lambda style: viz.pareto(results.comparison(), style=style),
-        "stability": lambda style: viz.stability(evidence["stability"], style=style),
-        "overlap": lambda style: viz.overlap(evidence["transfer"], style=style),
-        "scores": lambda style: viz.scores(results.scores(), base, style=style),
-        "null": lambda style: viz.null(evidence["null"], style=style),
-        "necessity": lambda style: viz.necessity(evidence["necessity"], style=style),
-    }
-
-
-NAMES = [
-    "layers",
-    "located",
-    "sweep",
-    "pareto",
-    "stability",
-    "overlap",
-    "scores",
-    "null",
-    "necessity",
-]
+TWO = {"base": results.circuit(seed=0), "instruct": results.circuit(seed=1)}
+FIGURES = {
+    "layers": lambda evidence, style: viz.layers(TWO, style=style),
+    "located": lambda evidence, style: viz.layers(evidence["localization"], style=style),
+    "sweep": lambda evidence, style: viz.sweep(results.comparison(), style=style),
+    "pareto": lambda evidence, style: viz.pareto(results.comparison(), style=style),
+    "stability": lambda evidence, style: viz.stability(evidence["stability"], style=style),
+    "overlap": lambda evidence, style: viz.overlap(evidence["transfer"], style=style),
+    "scores": lambda evidence, style: viz.scores(results.scores(), TWO["base"], style=style),
+    "null": lambda evidence, style: viz.null(evidence["null"], style=style),
+    "necessity": lambda evidence, style: viz.necessity(evidence["necessity"], style=style),
+}
 
 
 def overhang(figure):
-    """How far anything reaches over the figure's edge, in inches, after all is laid out."""
+    """The largest overhang of an artist over the figure's edge, in inches."""
     figure.draw_without_rendering()
     drawn = figure.get_tightbbox()
     width, height = figure.get_size_inches()
@@ -61,10 +46,10 @@ def overhang(figure):
 
 
 @pytest.mark.parametrize("style", ["screen", "paper"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_figure_is_whole_labelled_and_described(every, name, style):
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_whole_labelled_and_described(evidence, name, style):
     before = dict(mpl.rcParams)
-    figure = every[name](style)
+    figure = FIGURES[name](evidence, style)
     assert dict(mpl.rcParams) == before
     assert style == "screen" or figure.get_figwidth() == 3.3
     assert overhang(figure) < 0.02
@@ -87,7 +72,7 @@ def test_paper_gives_pdf_and_svg_and_screens_png_and_svg_with_the_same_bytes_aga
             assert first.read_bytes() == second.read_bytes()
     svg = ET.parse(tmp_path / "deep" / "paper.svg").getroot()
     assert svg.get("width") == f"{3.3 * 72:g}pt"
-    # Text as text, which journals ask for, and not as drawings.
+    # Journals ask for text as text, not as drawings.
     pdf = (tmp_path / "deep" / "paper.pdf").read_bytes()
     assert b"/CIDFontType2" in pdf
     assert b"/Type3" not in pdf
@@ -102,12 +87,11 @@ def test_a_figure_in_a_notebook_has_alternative_text_and_asks_for_nothing():
 
 
 def test_layers_draws_each_circuits_counts():
-    circuits = {"one": results.circuit(seed=0), "other": results.circuit(seed=1)}
-    lines = viz.layers(circuits).axes[0].get_lines()
-    for line, circuit in zip(lines, circuits.values(), strict=True):
+    lines = viz.layers(TWO).axes[0].get_lines()
+    for line, circuit in zip(lines, TWO.values(), strict=True):
         expected = [len(circuit.by_layer().get(layer, ())) for layer in range(6)]
         assert list(line.get_ydata()) == expected
-    (one,) = viz.layers(circuits["one"]).axes
+    (one,) = viz.layers(TWO["base"]).axes
     assert [bar.get_height() for bar in one.patches] == list(lines[0].get_ydata())
 
 
@@ -154,7 +138,7 @@ def test_a_comparison_of_nothing_is_refused():
 
 
 @pytest.mark.parametrize(("prefer", "sign"), [("lowest", 1), ("highest", -1)])
-def test_the_front_is_what_no_other_row_beats(prefer, sign):
+def test_the_front_holds_the_rows_that_no_other_row_beats(prefer, sign):
     comparison = results.comparison(methods=("ablation", "caa", "a much longer name"))
     points = {
         (row.kl_per_token.value, row.behaviour.value): row
@@ -205,18 +189,18 @@ def test_the_null_draws_every_shuffling_and_every_p_value(evidence):
         inside = (found.as_strong > bar.get_x()) & (found.as_strong < bar.get_x() + bar.get_width())
         assert bar.get_height() == int(inside.sum())
     observed = p_values.get_lines()[0]
-    # Of neurons with one p-value the last says how many have it.
+    # For a p-value of several neurons, the last point has the count.
     for p, n in dict(zip(observed.get_xdata(), observed.get_ydata(), strict=True)).items():
         assert n == int((found.pooled_p_value <= p).sum())
 
 
 @pytest.mark.parametrize("n", [1, 300, 301, 5_000, 2_000_000])
-def test_a_long_curve_keeps_what_logarithmic_axes_show_of_it(n):
+def test_a_thinned_curve_looks_the_same_on_logarithmic_axes(n):
     places = thinned(n)
     assert (places[0], places[-1]) == (0, n - 1)
     assert places == sorted(set(places))
     assert len(places) <= 300
-    # No two neighbours are further apart than 6 %, but for the next whole number.
+    # Neighbours are at most 6 % apart, or consecutive.
     assert all(after + 1 <= 1.06 * (before + 1) + 1 for before, after in pairwise(places))
 
 
@@ -260,7 +244,7 @@ def test_marked_neurons_stand_where_they_are_on_the_side_of_their_sign():
 
 
 def lightness(colour):
-    """CIE L*, what is left of a colour in grey."""
+    """CIE L*, the lightness of a colour in grey."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     y = sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y

@@ -1,4 +1,4 @@
-"""Every view in a real Chromium without a network: seen, coloured, silent, asking for nothing."""
+"""Every view in a real Chromium without a network: drawn, coloured, without errors or requests."""
 
 import re
 from dataclasses import replace
@@ -25,7 +25,7 @@ LABELS = [
     "⟨U+0000⟩",
     " word",
 ]
-"""How `results.HOSTILE_TOKENS` are shown."""
+"""`results.HOSTILE_TOKENS` as the pages show them."""
 
 VIEWS = {
     "tokens": lambda: viz.show_tokens(results.token_activations(model=results.HOSTILE)),
@@ -87,7 +87,7 @@ def test_a_view_is_silent_asks_for_nothing_and_fits(browser, saved, name, width,
 
 
 @pytest.mark.parametrize("name", CIRCUITSVIS)
-def test_every_token_is_shown_as_it_stands_and_can_be_read(browser, saved, name):
+def test_every_token_is_shown_unchanged_and_legible(browser, saved, name):
     browser.open(saved[name])
     shown = tokens_shown(browser)
     assert [plain(token["text"]) for token in shown] == LABELS
@@ -148,7 +148,7 @@ def test_a_tooltip_shows_the_token_and_executes_nothing(browser, saved):
     assert browser.complaints() == []
 
 
-def test_what_is_not_a_number_is_written_beside_its_token(browser, tmp_path):
+def test_a_value_that_is_not_finite_is_written_beside_its_token(browser, tmp_path):
     found = results.token_activations()
     found.values[0][1, 0] = float("nan")
     found.values[0][2, 0] = float("-inf")
@@ -204,7 +204,7 @@ def test_the_table_is_sorted_by_mouse_and_keyboard(browser, saved):
 @pytest.mark.parametrize("name", VIEWS)
 def test_without_scripts_everything_is_still_shown(browser, saved, name):
     browser.open(saved[name], scripts=False)
-    # Chromium evaluates for DevTools even where a page may not.
+    # DevTools can evaluate even where the page may run no scripts.
     if name in CIRCUITSVIS:
         spans = "[...document.querySelector('[data-circuitsvis]').children].map(t => t.textContent)"
         assert [plain(text) for text in browser.evaluate(spans)] == LABELS

@@ -1,1 +1,1 @@
-"""Figures by Matplotlib."""
+"""Matplotlib figures."""

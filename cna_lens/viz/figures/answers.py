@@ -1,20 +1,18 @@
-"""What answers are under each condition: refusals and quality beside those of the control."""
+"""Refusals and quality of answers under each condition, beside those of the control."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-
 from cna_lens.errors import InputError
 from cna_lens.metrics.conditions import Answered
-from cna_lens.results.statistics import Estimate, Rate
-from cna_lens.viz.figures.style import ResultFigure, Style, bars, drawn, line_look, shown
+from cna_lens.results.statistics import Rate
+from cna_lens.viz.figures.style import ResultFigure, Style, draw_intervals, drawn, line_look, shown
 
 
 def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigure:
-    """Refusals and quality under each condition, with 95 % intervals, the kinds below each other.
+    """Draw refusals and quality under each condition, with 95 % intervals, one row each.
 
     >>> from cna_lens.metrics import label
     >>> answered = [Answered("unsteered, m = 1", "harmful", label(["a"], ["I'm sorry, no."]))]
@@ -41,7 +39,8 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
         for axis, values, scale in panels:
             for place, (value, look) in enumerate(zip(values, looks, strict=True)):
                 if value is not None:
-                    _draw(axis, place, value, look, scale)
+                    alone: dict[str, Any] = line_look(look) | {"linestyle": "none"}
+                    draw_intervals(axis, [place], [value], alone, scale=scale, across=True)
             axis.set_ylim(len(found) - 0.5, -0.5)
             axis.grid(visible=False, axis="y")
             labelled = axis is axes[0] or style == "paper"
@@ -53,18 +52,6 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
             for each, rate, quality in zip(found, rates, qualities, strict=True)
         )
     return figure
-
-
-def _draw(axis: Axes, place: int, value: Rate | Estimate, look: int, scale: float) -> None:
-    drawn_as: dict[str, Any] = line_look(look) | {"linestyle": "none"}
-    axis.errorbar(
-        [scale * value.value],
-        [place],
-        xerr=bars([value], scale),
-        capsize=2,
-        elinewidth=1,
-        **drawn_as,
-    )
 
 
 def _counts(rates: Sequence[Rate]) -> str:

@@ -1,12 +1,10 @@
-"""How sure one can be of a circuit: stability, overlap, chance, necessity."""
+"""Evidence on a circuit: stability, overlap, shuffled labels, necessity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import NullCurves, StabilityCurves
@@ -14,12 +12,11 @@ from cna_lens.evidence.faithfulness import Necessity
 from cna_lens.evidence.null import NullDistribution
 from cna_lens.evidence.other_prompts import Stability
 from cna_lens.evidence.overlap import Transfer
-from cna_lens.results.statistics import Estimate
 from cna_lens.viz.figures.style import (
     COLOURS,
     ResultFigure,
     Style,
-    bars,
+    draw_intervals,
     drawn,
     legend_above,
     legend_below,
@@ -28,16 +25,16 @@ from cna_lens.viz.figures.style import (
     whole_numbers,
 )
 
-# Monotone in lightness: the same order in colour and in grey.
+# Monotone in lightness, so values have the same order in colour and in grey.
 SEQUENTIAL = "Blues"
 
 
 def stability(found: Stability | StabilityCurves, *, style: Style = "screen") -> ResultFigure:
-    """How a circuit changes with its prompts: by the size of the sets, and neuron by neuron.
+    """Draw how a circuit changes with its prompts, by size of the sets and neuron by neuron.
 
-    Left, the Jaccard index with the circuit of all prompts, of two resamples, and of two sets
-    without a common prompt, with the percentiles of the resamples. Right, in what share of the
-    bootstrap resamples each neuron of the circuit is chosen again, most often first.
+    The left panel shows the Jaccard index with the circuit of all prompts, of two resamples, and
+    of two sets without a common prompt, with the percentiles of the resamples. The right panel
+    shows the share of bootstrap resamples that choose each neuron of the circuit again.
 
     Args:
         found: from `cna_lens.stability`, or its `curves`.
@@ -56,9 +53,10 @@ def stability(found: Stability | StabilityCurves, *, style: Style = "screen") ->
         }
         for place, (name, sizes) in enumerate(curves.items()):
             if sizes:
-                _curve(axes[0], list(sizes), list(sizes.values()), name, line_look(place))
-        alone = line_look(0) | {"linestyle": "none"}
-        _curve(axes[0], [found.n_prompts], [found.jaccard], None, alone)
+                values = list(sizes.values())
+                draw_intervals(axes[0], list(sizes), values, line_look(place), label=name)
+        alone: dict[str, Any] = line_look(0) | {"linestyle": "none"}
+        draw_intervals(axes[0], [found.n_prompts], [found.jaccard], alone)
         axes[0].set(
             title=f"with {confidence}",
             xlabel="prompts of each side",
@@ -89,7 +87,7 @@ def stability(found: Stability | StabilityCurves, *, style: Style = "screen") ->
 
 
 def overlap(found: Transfer, *, style: Style = "screen") -> ResultFigure:
-    """The Jaccard index of every two circuits, and of random ones with their neurons per layer.
+    """Draw the Jaccard index of each pair of circuits, and of circuits random by layer.
 
     >>> from cna_lens import transfer
     >>> one = Circuit((Neuron(0, 1), Neuron(1, 2)), (2.0, 1.0), Layout((4, 4)))
@@ -122,7 +120,7 @@ def overlap(found: Transfer, *, style: Style = "screen") -> ResultFigure:
                     fontsize="small",
                     color="white" if matrix[row, column] > 0.5 else "black",
                 )
-        figure.colorbar(image, ax=axis, shrink=0.8, label="Jaccard index (in brackets: by chance)")
+        figure.colorbar(image, ax=axis, shrink=0.8, label="Jaccard index (by chance in brackets)")
         figure.description = "Jaccard indices. " + "; ".join(
             f"{each.first} and {each.second}: {each.jaccard:.3g}, by chance "
             f"{each.random_by_layer:.3g}"
@@ -132,11 +130,11 @@ def overlap(found: Transfer, *, style: Style = "screen") -> ResultFigure:
 
 
 def null(found: NullDistribution | NullCurves, *, style: Style = "screen") -> ResultFigure:
-    """The true labels against shuffled ones.
+    """Draw the true labels against shuffled labels.
 
-    Left, how many neurons shuffled labels put above the circuit's weakest contrast, against the
-    circuit's size. Right, how many neurons have at most a p-value (pooled), against how many
-    would by chance.
+    The left panel shows how many neurons reach the circuit's weakest contrast under shuffled
+    labels, beside the circuit's size. The right panel shows how many neurons have at most a pooled
+    p-value, beside the number expected by chance.
 
     Args:
         found: from `null_distribution`, or its `curves`.
@@ -155,7 +153,7 @@ def null(found: NullDistribution | NullCurves, *, style: Style = "screen") -> Re
         )
         axes[0].axvline(found.k, color="#000000", linestyle="--", label=f"circuit, k = {found.k}")
         axes[0].set(
-            xlabel="neurons above the circuit's weakest contrast",
+            xlabel="neurons that reach the circuit's weakest contrast",
             ylabel=f"shufflings, n = {len(found.as_strong)}",
         )
         axes[1].plot(p, found.n_at_or_below, color=COLOURS[0], label="observed")
@@ -170,14 +168,14 @@ def null(found: NullDistribution | NullCurves, *, style: Style = "screen") -> Re
         for axis in axes:
             legend_above(axis)
         figure.description = (
-            f"Observed against shuffled: shuffled labels put {found.chance_share} of the "
-            f"circuit's size above its weakest contrast; {found.found}."
+            f"Observed against shuffled: shuffled labels bring {found.chance_share} of the "
+            f"circuit's size to its weakest contrast; {found.found}."
         )
     return figure
 
 
 def necessity(found: Necessity, *, style: Style = "screen") -> ResultFigure:
-    """The share of the metric that circuits keep, and that is left without them, against k.
+    """Draw the share of the metric that circuits keep, and the share left without them.
 
     Args:
         found: from `cna_lens.necessity`.
@@ -187,7 +185,7 @@ def necessity(found: Necessity, *, style: Style = "screen") -> ResultFigure:
         InputError: the result has no points.
     """
     if not found.points:
-        raise InputError("the result has no rankings and sizes to show")
+        raise InputError("the result has no points to draw; give `necessity` rankings and sizes")
     rankings = tuple(dict.fromkeys(point.ranking for point in found.points))
     with drawn(style, 2) as (figure, axes):
         for axis, name, title in (
@@ -201,7 +199,7 @@ def necessity(found: Necessity, *, style: Style = "screen") -> ResultFigure:
                 )
                 estimates = [getattr(point, name) for point in points]
                 sizes = [point.k for point in points]
-                _curve(axis, sizes, estimates, ranking, line_look(place))
+                draw_intervals(axis, sizes, estimates, line_look(place), label=shown(ranking))
             axis.set_xscale("symlog", linthresh=1)
             axis.set_xlim(left=0)
             axis.set(
@@ -219,24 +217,6 @@ def necessity(found: Necessity, *, style: Style = "screen") -> ResultFigure:
 
 
 def _whole_bins(least: int, most: int) -> list[float]:
-    """Edges between whole numbers, at most 40 bins."""
+    """The edges of at most 40 bins, between whole numbers."""
     step = max(1, (most - least) // 40 + 1)
     return [edge - 0.5 for edge in range(least, most + step + 1, step)]
-
-
-def _curve(
-    axis: Axes,
-    x: Sequence[int],
-    estimates: Sequence[Estimate],
-    name: str | None,
-    look: dict[str, Any],
-) -> None:
-    axis.errorbar(
-        x,
-        [each.value for each in estimates],
-        yerr=bars(estimates),
-        label=shown(name) if name else None,
-        capsize=2,
-        elinewidth=0.8,
-        **look,
-    )

@@ -1,4 +1,4 @@
-"""Where circuits sit: neurons per layer."""
+"""Circuits by depth: neurons per layer."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Counts = Mapping[str, tuple[int, ...]]
 
 
 def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen") -> ResultFigure:
-    """How many neurons of a circuit each layer has; several circuits lie over each other.
+    """Draw how many neurons of a circuit each layer has; several circuits share a panel.
 
-    A `Localization` gives two panels: its circuit by activations as they are, and by activations
+    A `Localization` gives two panels: its circuit from unscaled activations, and from activations
     in units of their layer's scale.
 
     >>> base = Circuit((Neuron(0, 1), Neuron(1, 2)), (2.0, 1.0), Layout((4, 4)))
@@ -39,8 +39,8 @@ def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen"
     'layer'
 
     Args:
-        circuits: one, or several by name: base and instruct, or tasks; all circuits, or all
-            results of `localization`, or their `curves`.
+        circuits: one, or several by name, such as base and instruct; either circuits, or results
+            of `localization` or their `curves`.
         style: "screen", or "paper" for a column of 3.3 inches.
 
     Raises:
@@ -80,7 +80,7 @@ def _panels(named: Mapping[str, Located]) -> dict[str, Counts]:
         if not isinstance(each, Circuit)
     }
     if plain and located:
-        raise InputError("circuits and localizations are shown apart; give only one kind")
+        raise InputError("circuits and localizations cannot share a figure; give only one kind")
     if plain:
         return {"": plain}
     scale = next(iter(located.values())).scale

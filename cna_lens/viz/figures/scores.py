@@ -1,4 +1,4 @@
-"""Every neuron's score on one map."""
+"""A map of the scores of all neurons."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cna_lens.viz.figures.evidence import SEQUENTIAL
 from cna_lens.viz.figures.style import ResultFigure, Style, drawn, whole_numbers
 
 BINS = 256
-"""Columns of the map; more could not be told apart."""
+"""Columns of the map; readers could not distinguish more."""
 
 
 def scores(
     found: NeuronScores, circuit: Circuit | None = None, *, style: Style = "screen"
 ) -> ResultFigure:
-    """A map of layer x neuron, positive and negative scores apart, in colours that order in grey.
+    """Draw a map of layer x neuron, with one panel for positive and one for negative scores.
 
-    A layer's neurons stand side by side in at most 256 columns, each as dark as its strongest
-    neuron, so that no strong neuron vanishes among 28,672. The colours follow the root of the
-    magnitude. Neurons of a circuit are marked, each on the side of its score.
+    Each layer has at most 256 columns, and a column is as dark as its strongest neuron, so no
+    strong neuron vanishes among 28,672. The colours follow the square root of the magnitude, and
+    keep their order in grey. Neurons of a circuit are marked in the panel of their score's sign.
 
     >>> found = NeuronScores(torch.randn(48, dtype=torch.float64), tiny_layout, "contrast")
     >>> scores(found, found.top(k=3)).axes[0].get_ylabel()

@@ -1,4 +1,4 @@
-"""Figures: one look for screens and paper, colours that survive grey, and how they are saved."""
+"""One look for all figures, on screens and on paper, in colours that stay distinct in grey."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Style = Literal["screen", "paper"]
 COLUMN_INCHES = 3.3
 """The width of one column of a paper set in two."""
 
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too.
+# Okabe and Ito's colours, ordered so that neighbours also differ in lightness.
 COLOURS = ("#0072b2", "#e69f00", "#000000", "#56b4e9", "#d55e00", "#009e73", "#cc79a7")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), "-", "--")
@@ -39,7 +39,7 @@ _COMMON = {
     "grid.linewidth": 0.5,
     "axes.titlelocation": "left",
     "legend.frameon": False,
-    # Text stays text, and the same figure gives the same bytes.
+    # Text is kept as text, and the same figure gives the same bytes.
     "pdf.fonttype": 42,
     "svg.hashsalt": "cna-lens",
 }
@@ -64,21 +64,21 @@ _SIZES: dict[Style, dict[str, Any]] = {
 
 
 class ResultFigure(Figure):
-    """A Matplotlib figure that shows itself in a notebook, described in words, and is saved.
+    """A Matplotlib figure that shows itself in a notebook and is described in words.
 
     Attributes:
         style: "screen" or "paper".
-        description: what it shows, for those who do not see it.
+        description: what it shows, for readers who do not see it.
     """
 
     style: Style = "screen"
     description: str = ""
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write the figure: PDF and SVG for paper, PNG and SVG for screens.
+        """Write the figure as PDF and SVG for paper, or as PNG and SVG for screens.
 
         Args:
-            path: without an ending, which the formats add.
+            path: without a suffix; each format adds its own.
 
         Returns:
             The files.
@@ -91,7 +91,7 @@ class ResultFigure(Figure):
         return written
 
     def image(self, form: str) -> bytes:
-        """The figure as the bytes of a "png", "svg" or "pdf"; the same figure, the same bytes."""
+        """The figure as a "png", "svg" or "pdf"; the same figure gives the same bytes."""
         out = BytesIO()
         dated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
         with mpl.rc_context(_settings(self.style)):
@@ -112,13 +112,13 @@ class ResultFigure(Figure):
 def drawn(
     style: Style, n_panels: int = 1, *, height: float | None = None, below: bool | None = None
 ) -> Generator[tuple[ResultFigure, list[Axes]]]:
-    """A figure and its panels, with Matplotlib's settings for the style while it is drawn.
+    """Yield a figure and its panels; Matplotlib has the style's settings in the meantime.
 
     Args:
         style: "screen", or "paper" for a column of 3.3 inches.
         n_panels: how many panels.
         height: of one panel, in inches.
-        below: panels below each other; by default on paper only.
+        below: put the panels below each other; by default on paper only.
 
     Raises:
         InputError: an unknown style.
@@ -137,7 +137,7 @@ def drawn(
 
 
 def line_look(place: int) -> dict[str, Any]:
-    """Colour, marker and dashes of one of several series; no two of 49 share colour and marker."""
+    """Colour, marker and dashes of a series; no two of 49 share both colour and marker."""
     turn = place // len(COLOURS)
     return {
         "color": COLOURS[place % len(COLOURS)],
@@ -149,7 +149,7 @@ def line_look(place: int) -> dict[str, Any]:
 def spans(
     values: Sequence[Rate | Estimate], scale: float = 1.0
 ) -> tuple[list[float], list[float], list[float]]:
-    """Values with both ends of their intervals, which are the value where there is none."""
+    """Values and both ends of their intervals; without an interval, both ends are the value."""
     return (
         [scale * each.value for each in values],
         [scale * (each.value if each.low is None else each.low) for each in values],
@@ -158,9 +158,9 @@ def spans(
 
 
 def bars(values: Sequence[Rate | Estimate], scale: float = 1.0) -> list[list[float]]:
-    """How far intervals reach below and above, as error bars.
+    """The lengths of error bars below and above values.
 
-    Never less than nothing: percentiles of resamples need not hold the value itself.
+    No length is negative, although the percentiles of resamples need not enclose the value.
     """
     centres, lows, highs = spans(values, scale)
     return [
@@ -169,27 +169,59 @@ def bars(values: Sequence[Rate | Estimate], scale: float = 1.0) -> list[list[flo
     ]
 
 
+def draw_band(
+    axis: Axes,
+    x: Sequence[float | int],
+    values: Sequence[Rate | Estimate],
+    look: dict[str, Any],
+    *,
+    label: str,
+    scale: float = 1.0,
+) -> None:
+    """Draw values as a line, with their intervals as a band."""
+    centres, lows, highs = spans(values, scale)
+    axis.plot(x, centres, label=label, **look)
+    axis.fill_between(x, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def draw_intervals(
+    axis: Axes,
+    at: Sequence[float | int],
+    values: Sequence[Rate | Estimate],
+    look: dict[str, Any],
+    *,
+    label: str | None = None,
+    scale: float = 1.0,
+    across: bool = False,
+) -> None:
+    """Draw values with error bars, upright at places on x, or across at places on y."""
+    centres, _, _ = spans(values, scale)
+    x, y, along = (centres, at, "xerr") if across else (at, centres, "yerr")
+    error: dict[str, Any] = {along: bars(values, scale)}
+    axis.errorbar(x, y, label=label, capsize=2, elinewidth=1, **error, **look)
+
+
 def whole_numbers(*axes: Axis, at_most: int = 9) -> None:
-    """Ticks at whole numbers only, as for layers and neurons."""
+    """Put ticks at whole numbers only, as for layers and neurons."""
     for axis in axes:
         axis.set_major_locator(MaxNLocator(at_most, integer=True))
 
 
 def legend_below(figure: ResultFigure, axis: Axes) -> None:
-    """One legend for all panels, where it hides nothing."""
+    """Put one legend for all panels below them."""
     handles, labels = axis.get_legend_handles_labels()
     columns = 2 if figure.get_figwidth() < 8 else 4
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def legend_above(axis: Axes) -> None:
-    """A legend of one panel, where it hides nothing."""
+    """Put a legend of one panel above it."""
     columns = len(axis.get_legend_handles_labels()[1])
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2)
 
 
 def shown(text: str, longest: int = 28) -> str:
-    """A name as a label shows it: no mathematics, no hidden characters, not too long."""
+    """A name as a label: without mathematics or hidden characters, and shortened."""
     from cna_lens.results.rendering.visible import visible
 
     plain = visible(text)

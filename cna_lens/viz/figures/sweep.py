@@ -1,8 +1,8 @@
-"""Steering methods against strength, and what they cost against what they do."""
+"""Steering methods: behaviour against strength, and against cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
@@ -14,22 +14,20 @@ from cna_lens.viz.figures.style import (
     ResultFigure,
     Style,
     bars,
+    draw_band,
     drawn,
     legend_below,
     line_look,
     shown,
-    spans,
 )
-
-Value = Rate | Estimate | None
 
 
 def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
-    """Behaviour and quality against strength, every method with its 95 % band.
+    """Draw behaviour and quality against strength, each method with its 95 % band.
 
-    The unsteered model is the dashed line across. Behaviour is the share of answers to positive
-    prompts that show it (Wilson's interval), quality the mean 4-gram quality of these answers
-    (bootstrap).
+    The dashed line is the unsteered model. Behaviour is the share of answers to positive prompts
+    that show it, with Wilson's interval. Quality is the mean 4-gram quality of these answers, with
+    a bootstrap interval.
 
     Args:
         comparison: from `compare`.
@@ -42,16 +40,20 @@ def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
     methods = _methods(rows)
     n = baseline.behaviour.n
     with drawn(style, 2) as (figure, axes):
-        for axis, title, label, value in (
-            (axes[0], f"answers with the behaviour, n = {n}", "% of answers", _behaviour),
-            (axes[1], f"quality of the answers, n ≤ {n}", "4-gram quality", _quality),
+        behaviour = f"answers with the behaviour, n = {n}", "% of answers"
+        quality = f"quality of the answers, n ≤ {n}", "4-gram quality"
+        for axis, name, scale, (title, unit) in (
+            (axes[0], "behaviour", 100.0, behaviour),
+            (axes[1], "quality", 1.0, quality),
         ):
-            _draw_baseline(axis, value(baseline), scale=_scale(value(baseline)))
-            for place, (name, steered) in enumerate(methods.items()):
-                _draw_method(axis, place, name, [baseline, *steered], value)
-            axis.set(title=title, xlabel="strength", ylabel=label)
-        axes[0].set_ylim(-3, 103)
-        axes[1].set_ylim(-0.03, 1.03)
+            _draw_baseline(axis, getattr(baseline, name), scale)
+            for place, (method, steered) in enumerate(methods.items()):
+                rows_of = (baseline, *steered)
+                known = {row.strength: getattr(row, name) for row in rows_of if getattr(row, name)}
+                values, look = list(known.values()), line_look(place)
+                draw_band(axis, list(known), values, look, label=shown(method), scale=scale)
+            limits = (-0.03 * scale, 1.03 * scale)
+            axis.set(title=title, xlabel="strength", ylabel=unit, ylim=limits)
         legend_below(figure, axes[0])
         figure.description = "Behaviour and quality against strength. " + "; ".join(
             f"{row.method} at {row.strength:g}: behaviour {row.behaviour}, quality {row.quality}"
@@ -63,15 +65,16 @@ def sweep(comparison: Comparison, *, style: Style = "screen") -> ResultFigure:
 def pareto(
     comparison: Comparison, *, prefer: Prefer = "lowest", style: Style = "screen"
 ) -> ResultFigure:
-    """What is left of the behaviour against what steering costs on other prompts.
+    """Draw the behaviour that is left against the cost of steering on other prompts.
 
-    Each point is a method at a strength, joined from weak to strong; the cost is the KL
+    Each point is a method at a strength; lines join them from weak to strong. The cost is the KL
     divergence per token from the unsteered model on its answers to negative prompts. Down and to
-    the left is better; points that no other one beats on both are ringed (`Comparison.front`).
+    the left is better. Rings mark the points that no other point beats on both
+    (`Comparison.front`).
 
     Args:
         comparison: from `compare`.
-        prefer: "highest" where the behaviour is to be brought about, so that up is better.
+        prefer: "highest" where steering should bring the behaviour about, so that up is better.
         style: "screen", or "paper" for a column of 3.3 inches.
 
     Raises:
@@ -140,32 +143,8 @@ def _methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return methods
 
 
-def _behaviour(row: Row) -> Rate:
-    return row.behaviour
-
-
-def _quality(row: Row) -> Estimate | None:
-    return row.quality
-
-
-def _scale(value: Value) -> float:
-    return 100.0 if isinstance(value, Rate) else 1.0
-
-
-def _draw_baseline(axis: Axes, value: Value, scale: float) -> None:
+def _draw_baseline(axis: Axes, value: Rate | Estimate | None, scale: float) -> None:
     if value is not None:
         axis.axhline(
             scale * value.value, color="#555555", linewidth=1, linestyle="--", label="unsteered"
         )
-
-
-def _draw_method(
-    axis: Axes, place: int, name: str, rows: Sequence[Row], value: Callable[[Row], Value]
-) -> None:
-    known = {row.strength: found for row in rows if (found := value(row)) is not None}
-    strengths = sorted(known)
-    found = [known[strength] for strength in strengths]
-    look = line_look(place)
-    centres, lows, highs = spans(found, _scale(found[0]) if found else 1.0)
-    axis.plot(strengths, centres, label=shown(name), **look)
-    axis.fill_between(strengths, lows, highs, color=look["color"], alpha=0.18, linewidth=0)

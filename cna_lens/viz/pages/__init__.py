@@ -1,1 +1,1 @@
-"""Pages by CircuitsVis."""
+"""CircuitsVis pages."""

@@ -1,4 +1,4 @@
-"""Tokens on a coloured ground, drawn by CircuitsVis and legible without it."""
+"""Tokens on a coloured background, drawn by CircuitsVis and legible without it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Values:
     """One value for each token of some texts, on one scale.
 
     Attributes:
-        name: what the picker calls them.
-        rows: the values, text by text; what is not finite is written beside its token.
-        first_token_counts: whether the scale reaches to the values of the texts' first tokens.
+        name: in the picker.
+        rows: the values, text by text; a value that is not finite is written beside its token.
+        first_token_counts: whether the scale covers the values of the texts' first tokens.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Values:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude of a finite value on the scale, at least a little."""
+        """The largest magnitude of a finite value on the scale, never 0."""
         rows = [row if self.first_token_counts or len(row) == 1 else row[1:] for row in self.rows]
         finite = [abs(value) for row in rows for value in row if math.isfinite(value)]
         return max(finite, default=0.0) or 1e-9
@@ -41,7 +41,7 @@ class Values:
 def coloured_tokens(
     headings: Sequence[str], texts: Sequence[Sequence[str]], choices: Sequence[Values], unit: str
 ) -> str:
-    """A picker of the values, their scale, and each text with its tokens coloured by them."""
+    """A picker of values, their scale, and the texts with tokens coloured by the values."""
     options = "".join(f"<option>{escaped(choice.name)}</option>" for choice in choices)
     picker = f"<p><label>coloured by <select>{options}</select></label></p>"
     notes = [f"{choice.largest:.3g} {unit}" for choice in choices]
@@ -71,7 +71,11 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
             "values": [value if math.isfinite(value) else 0.0 for value in map(rounded, values)],
             "minValue": -largest,
             "maxValue": largest,
-            **_with_what_is_not_finite(tokens, values),
+            **(
+                {}
+                if all(map(math.isfinite, values))
+                else {"tokens": list(map(token_label, _with_values(tokens, values)))}
+            ),
         }
         for values, largest in choices
     ]
@@ -87,16 +91,8 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
     )
 
 
-def _with_what_is_not_finite(
-    tokens: Sequence[str], values: Sequence[float]
-) -> dict[str, list[str]]:
-    if all(map(math.isfinite, values)):
-        return {}
-    return {"tokens": list(map(token_label, _with_values(tokens, values)))}
-
-
 def _with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
-    """The tokens, with the value behind those whose value is not finite."""
+    """The tokens, each followed by its value if that is not finite."""
     return [
         token + ("" if math.isfinite(value) else f"⟨{value}⟩")
         for token, value in zip(tokens, values, strict=True)
@@ -104,7 +100,7 @@ def _with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
 
 
 def shown_token(token: str) -> str:
-    r"""A token of which something can be seen.
+    r"""A token with visible characters.
 
     >>> shown_token("a\n"), shown_token("  "), shown_token("")
     ('a↵', '␣␣', '∅')
@@ -114,11 +110,11 @@ def shown_token(token: str) -> str:
 
 
 def token_label(token: str) -> str:
-    r"""A token as CircuitsVis shows it as it stands.
+    r"""A token that CircuitsVis shows unchanged.
 
-    CircuitsVis puts tokens into the page as HTML and into tooltips as text. Behind a character
-    that would begin a tag or an entity stands an invisible joiner, so that none begins; both show
-    the same, and nothing is executed.
+    CircuitsVis puts tokens into the page as HTML and into tooltips as text. An invisible joiner
+    follows each character that would begin a tag or an entity, so none begins: both show the same
+    text, and nothing is executed.
 
     >>> token_label("</script>").replace("\u2060", "|")
     '<|/script>'
@@ -127,12 +123,12 @@ def token_label(token: str) -> str:
 
 
 def rounded(value: float) -> float:
-    """Four digits, which is what a tooltip needs and a file can carry for each token."""
+    """Round to four digits: enough for a tooltip, and short enough for a file of many tokens."""
     return float(f"{value:.4g}")
 
 
 def _ground(share: float) -> str:
-    """A colour between white and the sign's own, and ink that can be read on it."""
+    """A background between white and the sign's colour, and legible ink."""
     depth = min(1.0, abs(share)) if math.isfinite(share) else 0.0
     full = POSITIVE if share > 0 else NEGATIVE
     parts = [int(full[start : start + 2], 16) for start in (1, 3, 5)]

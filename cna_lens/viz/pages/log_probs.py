@@ -20,10 +20,10 @@ LEAST = -9999.0
 
 
 def log_probs(found: Sequence[AnswerLogProbs]) -> Page:
-    """How likely each token of an answer is without and with steering, side by side.
+    """Show the log-probability of each token of an answer without and with steering.
 
-    The redder, the likelier; a token shows its rank and the likeliest tokens in its place when
-    the pointer is on it. Below, what steering adds to each log-probability.
+    Redder tokens are likelier. Under the pointer, a token shows its rank and the likeliest tokens
+    in its place. Below the two sides is the change of each log-probability by steering.
 
     >>> from cna_lens import answer_log_probs
     >>> from contextlib import nullcontext
@@ -39,7 +39,7 @@ def log_probs(found: Sequence[AnswerLogProbs]) -> Page:
     if not found:
         raise InputError("there is no answer to show")
     title = "Answers without and with steering"
-    note = text_html("cna-note", "The redder, the likelier; white is below -5 nats.")
+    note = text_html("cna-note", "Redder tokens are likelier; white is below -5 nats.")
     answers = "".join(_answer(place, answer) for place, answer in enumerate(found))
     return Page(
         [styled(f'<p class="cna-title">{escaped(title)}</p>{note}{answers}')], title, scripts=True
@@ -55,7 +55,7 @@ def _answer(place: int, answer: AnswerLogProbs) -> str:
             ("with steering", answer.steered),
         )
     )
-    heading = f"answer {place}, what steering adds"
+    heading = f"answer {place}, change by steering"
     change = coloured_tokens(
         [heading], [answer.tokens], [Values("change", [answer.change])], "nats"
     )
@@ -68,7 +68,7 @@ def _mean(predicted: Sequence[TokenPrediction]) -> float:
 
 def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
     props = {
-        # The component shows no first token, which others are predicted from.
+        # The component hides the first token, from which it takes the others to be predicted.
         "prompt": ["…", *map(token_label, tokens)],
         "topKLogProbs": [[_drawn(each) for _, each in at.likeliest] for at in predicted],
         "topKTokens": [[token_label(token) for token, _ in at.likeliest] for at in predicted],
@@ -86,5 +86,5 @@ def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
 
 
 def _drawn(log_prob: float) -> float:
-    # CircuitsVis draws no token at minus infinity; all below -5 are white alike.
+    # CircuitsVis draws no token at minus infinity; all tokens below -5 are white.
     return rounded(max(LEAST, log_prob))

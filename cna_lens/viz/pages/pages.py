@@ -1,4 +1,4 @@
-"""Pages: HTML that works offline, with CircuitsVis's script once in each."""
+"""Pages: HTML that works offline, with CircuitsVis's script once on each page."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from cna_lens.results.rendering import escaped, styled
 
 @runtime_checkable
 class Shown(Protocol):
-    """Anything that shows itself in a notebook."""
+    """An object that shows itself in a notebook."""
 
     def _repr_html_(self) -> str: ...
 
 
 class Page:
-    """HTML that shows itself in a notebook, and is saved as a file that needs no network.
+    """HTML that shows itself in a notebook and saves itself as a file that needs no network.
 
     Attributes:
-        bodies: what it shows, without the scripts that all share.
+        bodies: the HTML of each view, without the scripts that all share.
         title: of the file.
     """
 
     def __init__(self, bodies: Sequence[str], title: str = "cna_lens", *, scripts: bool) -> None:
-        """Take what is shown, and whether it needs CircuitsVis."""
+        """Take the HTML of the views, and whether they need CircuitsVis."""
         self.bodies = tuple(bodies)
         self.title = title
         self.scripts = scripts
 
     def _repr_html_(self) -> str:
-        """For a notebook; carries CircuitsVis, unless `share_bundle` has put it into the page."""
+        """The page for a notebook, with CircuitsVis unless `share_bundle` has added it already."""
         return "".join(self.bodies) + (_scripts(_Shared.bundle) if self.scripts else "")
 
     def save(self, path: str | Path) -> Path:
@@ -65,7 +65,7 @@ class Page:
 
 
 def page(*views: object, title: str = "cna_lens") -> Page:
-    """Several views, figures and results below each other, with CircuitsVis's script once.
+    """Put several views, figures and results below each other, with CircuitsVis's script once.
 
     >>> from cna_lens.viz import promotes
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
@@ -73,11 +73,11 @@ def page(*views: object, title: str = "cna_lens") -> Page:
     Page('my circuit', 2 views)
 
     Args:
-        views: what this package returns, and anything else that shows itself in a notebook.
+        views: results, figures, pages, or other objects that show themselves in a notebook.
         title: of the file that `save` writes.
 
     Raises:
-        InputError: nothing to show, or something that does not show itself.
+        InputError: no view, or an object that does not show itself.
     """
     if not views:
         raise InputError("a page needs at least one view")
@@ -93,14 +93,14 @@ def page(*views: object, title: str = "cna_lens") -> Page:
 
 
 def share_bundle() -> Page:
-    """Put CircuitsVis's script, 1.3 MB, into a notebook once, so that later views leave it out.
+    """Put CircuitsVis's script (1.3 MB) into a notebook once; later views leave it out.
 
-    Without it every view carries the script, and works wherever it is copied to. With it a
-    notebook of nine views is 1.3 MB instead of 12, and the views need the cell that this was
-    called in. `save` and `page` always write a file that stands alone.
+    Without this call every view carries the script and works wherever it is copied. With it a
+    notebook of nine views has 1.3 MB instead of 12, and the views need the cell of this call.
+    `save` and `page` always write a file that stands alone.
 
     Returns:
-        What must stay in the notebook: the last line of a cell.
+        The page that must stay in the notebook, as the last line of a cell.
     """
     _Shared.bundle = True
     note = '<p class="cna-note">CircuitsVis is loaded for the views of this page.</p>'
@@ -121,7 +121,7 @@ class _Bundle(Page):
 
 
 def view_scripts() -> tuple[str, str]:
-    """What a page needs behind its views, once: CircuitsVis, and what draws them with it."""
+    """The scripts that a page needs once after its views: CircuitsVis, and its caller."""
     return _bundle(), (files("cna_lens.viz.pages") / "mount.js").read_text(encoding="utf-8")
 
 
@@ -131,11 +131,11 @@ def _scripts(shared: bool) -> str:
 
 @cache
 def _bundle() -> str:
-    """CircuitsVis's own build, fit to stand in a page: a classic script of 1.3 MB."""
+    """CircuitsVis's own build as a classic script of 1.3 MB that can stand in a page."""
     source = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    # Whoever opens the browser's tools would ask the network for the source map.
+    # The browser's developer tools would ask the network for the source map.
     code = re.sub(r"//# sourceMappingURL=\S*", "", source)
-    # The build holds this tag in a string, where the escaped form says the same.
+    # The build holds this tag in a string, where the escaped form has the same meaning.
     return f"if (!window.CircuitsVis) {{\n{code}\n".replace("</script", "<\\/script") + (
         "window.CircuitsVis = CircuitsVis;\n}"
     )

@@ -1,4 +1,4 @@
-"""What a neuron writes, as two tables of tokens."""
+"""The tokens that a neuron promotes and suppresses, as two tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cna_lens.viz.pages.pages import Page
 
 
 def promotes(model: HookedModel, neuron: Neuron | tuple[int, int], k: int = 10) -> Page:
-    """The tokens that a neuron makes likelier and less likely, by `promoted_tokens`.
+    """Show the tokens that a neuron makes likelier and less likely, by `promoted_tokens`.
 
     >>> promotes(tiny_model, (1, 3), k=3)
     Page('What layer 1, neuron 3 of tiny-llama writes', 1 view)
@@ -26,17 +26,17 @@ def promotes(model: HookedModel, neuron: Neuron | tuple[int, int], k: int = 10) 
     Args:
         model: a TransformerBridge or HookedTransformer.
         neuron: (layer, index).
-        k: how many tokens of each side.
+        k: the number of tokens on each side.
 
     Raises:
         InputError: the model has no such neuron, or k is out of range.
-        ModelError: the down projection cannot be told, or is 0 there.
+        ModelError: the down projection is not found, or is 0 for this neuron.
     """
     return show_promoted(promoted_tokens(model, neuron, k))
 
 
 def show_promoted(found: PromotedTokens) -> Page:
-    """The two tables of `promoted_tokens`; quotation marks show where a token has spaces."""
+    """Show the two tables of `promoted_tokens`; quotation marks make a token's spaces visible."""
     title = f"What layer {found.neuron.layer}, neuron {found.neuron.index} of {found.model} writes"
     tables = "".join(
         f"<div>{table_html(_table(caption, side))}</div>"
@@ -44,7 +44,7 @@ def show_promoted(found: PromotedTokens) -> Page:
     )
     note = (
         "Logits of the neuron's output row through the final norm and the unembedding, up to one "
-        "factor; a negative activation turns them around."
+        "factor; a negative activation reverses their signs."
     )
     body = (
         f'<p class="cna-title">{escaped(title)}</p>{text_html("cna-note", note)}'

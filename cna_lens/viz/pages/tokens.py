@@ -25,11 +25,11 @@ def tokens(
     strongest: int = 20,
     chat: Chat = "auto",
 ) -> Page:
-    """Each prompt's tokens, coloured by a neuron of the circuit that a picker chooses.
+    """Show each prompt's tokens, coloured by a neuron of the circuit that a picker chooses.
 
-    `show_tokens` of `token_activations`. Each neuron has its own scale, the same for all prompts:
-    blue is positive, orange negative, white 0. A prompt's first token, at which some neurons are a
-    hundred times as active as anywhere else, is coloured too, but does not stretch the scale.
+    This is `show_tokens` of `token_activations`. Each neuron has one scale for all prompts: blue
+    is positive, orange negative, white 0. A prompt's first token is coloured too but does not
+    stretch the scale, since some neurons are a hundred times as active there as anywhere else.
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), tiny_layout)
     >>> tokens(tiny_model, circuit, [[5, 6, 7]])
@@ -39,7 +39,7 @@ def tokens(
         model: a TransformerBridge or HookedTransformer.
         circuit: a circuit, or (layer, index) pairs.
         prompts: strings, lists of chat messages, or token ids.
-        strongest: how many neurons the picker offers, the first of the circuit.
+        strongest: the picker offers this many neurons, the first of the circuit.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
 
     Raises:
@@ -61,7 +61,7 @@ def tokens(
 
 
 def show_tokens(found: TokenActivations) -> Page:
-    """The tokens of `token_activations`, coloured by a neuron that a picker chooses.
+    """Show the tokens of `token_activations`, coloured by a neuron that a picker chooses.
 
     >>> from cna_lens import token_activations
     >>> show_tokens(token_activations(tiny_model, [(1, 3)], [[5, 6, 7]]))
@@ -80,7 +80,7 @@ def top_examples(
     n: int = 10,
     chat: Chat = "auto",
 ) -> Page:
-    """The prompts on which a neuron is most active at any token but the first, strongest first.
+    """Show the prompts where a neuron is most active after the first token, strongest first.
 
     >>> top_examples(tiny_model, (1, 3), [[5, 6, 7], [8, 9]], n=1)
     Page('Where layer 1, neuron 3 of tiny-llama is most active', 1 view)
@@ -89,7 +89,7 @@ def top_examples(
         model: a TransformerBridge or HookedTransformer.
         neuron: (layer, index).
         prompts: strings, lists of chat messages, or token ids.
-        n: how many prompts to show.
+        n: the number of prompts to show.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
 
     Raises:
