@@ -31,7 +31,7 @@ from cna_lens.results.rendering import (
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "cna_lens.results.circuit"
+FORMAT = "cna_lens.circuit"
 VERSION = 1
 
 

@@ -7,14 +7,17 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from canary_models import CANARIES, refusing
+from canary_models import CANARIES, by_hand, reference, refusing
 
 import cna_lens
-from cna_lens import InputError, audit
-from cna_lens.audit import Check, Fingerprint, Thresholds
+from cna_lens import InputError, Rate, audit
+from cna_lens.audit import CanaryRecord, Check, Fingerprint, Interception, Thresholds
 from cna_lens.audit.attestations.verdicts import judged, likeliest, verdict_of
 from cna_lens.audit.checks.checks import Finding
+from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.thresholds import DEFAULTS
+from cna_lens.audit.measuring.probes import Probes
+from cna_lens.audit.measuring.weights import TensorRecord
 from cna_lens.errors import FingerprintError
 
 
@@ -239,6 +242,32 @@ def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, model, tmp_path):
     assert audit.attest(model, loaded, CANARIES).verdict == "match"
 
 
+def test_the_bytes_of_a_file_stay_the_same():
+    numbers = replace(
+        reference(by_hand()),
+        energies=torch.tensor([1.0, 0.5]),
+        readouts=torch.arange(4.0),
+        probes=Probes(torch.eye(2), torch.zeros(2, 4), torch.ones(2, 2)),
+    )
+    fingerprint = Fingerprint(
+        model="m",
+        canaries=CanaryRecord("words", ("a1", "b2"), None),
+        template_sha256=None,
+        weights=(TensorRecord("w", "float32", (2, 3), "c3", 0.5),),
+        hooks=(Interception("hook point", "blocks.0", "f", None),),
+        reference=numbers,
+        refused=(True, True, False, False),
+        harmful_refused=Rate(1.0, 0.25, 1.0, 2),
+        benign_refused=Rate(0.0, 0.0, 0.75, 2),
+        null=(NullRun("bfloat16", {"refusals": 0.125}, 0.25),),
+        versions=(("torch", "2"),),
+    )
+    assert hashlib.sha256(fingerprint.content()).hexdigest() == (
+        "f97ad48fa7fc687d437372f5f1e5cc83f166fa5472f63778298e4d8199f1100b"
+    )
+    assert Fingerprint.parse(fingerprint.content()).content() == fingerprint.content()
+
+
 def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(model, fingerprint):
     encoded = cna_lens.models.prompts.encoding.encode(model, CANARIES.prompts)
     with torch.no_grad():
@@ -307,7 +336,7 @@ def test_another_chat_template_is_refused(fingerprint):
     [
         (b"{", "is no JSON object"),
         (b"[]", "is no JSON object"),
-        (b'{"format": "cna_lens.results.circuit", "version": 1}', "format and version"),
+        (b'{"format": "cna_lens.circuit", "version": 1}', "format and version"),
         (b'{"format": "cna_lens.fingerprint", "version": 2}', "format and version"),
         (b'{"format": "cna_lens.fingerprint", "version": 1}', "is damaged"),
     ],

@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from canary_models import measurement, reference
+from canary_models import by_hand, measurement, reference
 from scipy.stats import kstest
 
 from cna_lens.audit.checks.checks import direction, neurons, refusals, separation
@@ -21,20 +21,6 @@ from cna_lens.audit.measuring.probes import Probes, common_direction
 from cna_lens.audit.measuring.reference import Axes
 from cna_lens.audit.measuring.weights import TensorRecord
 from cna_lens.results import Layout
-
-N = 4
-
-
-def by_hand(*, neurons=None, stream=None, log_odds=None):
-    """Two layers of two neurons, d_model 2, two harmful and two benign canaries."""
-    apart = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    return measurement(
-        neurons if neurons is not None else torch.eye(4),
-        torch.stack([apart, apart]),
-        stream if stream is not None else torch.stack([apart, apart]),
-        log_odds if log_odds is not None else [5.0, 3.0, -4.0, -4.0],
-        n_harmful=2,
-    )
 
 
 def test_lost_refusals_are_the_harmful_canaries_loss_beyond_the_benign_ones():

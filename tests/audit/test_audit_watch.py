@@ -246,6 +246,23 @@ def test_histograms_come_back_from_their_file(reference, tmp_path):
     assert torch.equal(again.counts, reference.counts)
 
 
+def test_the_bytes_of_a_file_stay_the_same(tmp_path):
+    counts = [0] * N_BINS
+    counts[12:14] = [3, 1]
+    powers = "0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0"
+    edges = ", ".join([*(f"-{each}" for each in powers.split(", ")[::-1]), powers])
+    content = (
+        f'{{"counts": [{counts}], "edges": [{edges}], "format": "cna_lens.histograms", '
+        '"model": "m", "neurons": [[1, 3]], "version": 1}\n'
+    )
+    path = tmp_path / "h.json"
+    path.write_text(content)
+    loaded = Histograms.load(path)
+    assert loaded.counts.tolist() == [counts]
+    loaded.save(path)
+    assert path.read_text() == content
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

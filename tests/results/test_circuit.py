@@ -147,7 +147,7 @@ def test_a_file_written_by_hand_loads(tmp_path):
     path.write_text(
         sealed(
             {
-                "format": "cna_lens.results.circuit",
+                "format": "cna_lens.circuit",
                 "version": 1,
                 "widths": [4, 2],
                 "neurons": [[1, 1, -2.5], [0, 3, 1.0]],
@@ -158,6 +158,14 @@ def test_a_file_written_by_hand_loads(tmp_path):
     provenance = Provenance(model="m", positive=PromptRecord(8, "abc"))
     expected = Circuit((Neuron(1, 1), Neuron(0, 3)), (-2.5, 1.0), Layout((4, 2)), provenance)
     assert Circuit.load(path) == expected
+
+
+def test_the_bytes_of_a_file_stay_the_same(circuit, tmp_path):
+    path = tmp_path / "circuit.json"
+    circuit.save(path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == (
+        "584d69cc4d2f0c482c022120a51c7b95b280d7e0c4e65a3da31a7bd77e1c10ef"
+    )
 
 
 def test_every_truncation_is_refused(circuit, tmp_path):
