@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from cna_lens.errors import CircuitFileError, InputError
-from cna_lens.results.files import write_atomically
 from cna_lens.results.layout import Layout
-from cna_lens.results.neurons import (
-    MLP,
-    AnyNeuron,
-    Experts,
-    as_neuron,
-)
+from cna_lens.results.neurons import MLP, AnyNeuron, Experts, as_neuron
 from cna_lens.results.provenance import Provenance
-from cna_lens.results.rendering import (
-    Cell,
-    Summarized,
-    Summary,
-    neuron_table,
-    per_layer,
-)
+from cna_lens.results.rendering import Cell, Summarized, Summary, neuron_table, per_layer
+from cna_lens.results.versioned import VersionedJson
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "cna_lens.circuit"
-VERSION = 1
+FORMAT: Final = "cna_lens.circuit"
+_FILE: Final = VersionedJson(
+    FORMAT, 1, "circuit", CircuitFileError, "find the circuit again", checksum=True
+)
 
 
 @dataclass(frozen=True)
@@ -170,9 +159,16 @@ class Circuit(Summarized):
 
         The file is replaced as a whole, so that an interruption leaves the old one or the new.
         """
-        body = self._body()
-        body["sha256"] = _digest(body)
-        write_atomically(Path(path), json.dumps(body, indent=1, sort_keys=True) + "\n")
+        experts = {"experts": self.layout.experts} if self.layout.experts else {}
+        _FILE.save(
+            path,
+            {
+                "widths": self.layout.widths,
+                "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
+                "provenance": asdict(self.provenance),
+                **experts,
+            },
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -181,70 +177,18 @@ class Circuit(Summarized):
         Raises:
             CircuitFileError: the file is missing, truncated, altered, or of a later version.
         """
-        body = _read_json(Path(path))
-        if body.get("format") != FORMAT:
-            raise CircuitFileError(
-                f"{path} is no circuit file: its format is {body.get('format')!r}, "
-                f"expected {FORMAT!r}"
-            )
-        if body.get("version") != VERSION:
-            raise CircuitFileError(
-                f"{path} has version {body.get('version')!r}, this cna_lens reads version "
-                f"{VERSION}; update cna_lens, or find the circuit again"
-            )
-        expected = body.pop("sha256", None)
-        if expected != _digest(body):
-            raise CircuitFileError(
-                f"{path} was altered after it was written: its checksum does not match. "
-                "Restore it, or find the circuit again"
-            )
-        try:
-            return cls(
-                neurons=tuple(as_neuron(tuple(place)) for *place, _ in body["neurons"]),
-                scores=tuple(float(score) for *_, score in body["neurons"]),
-                layout=_layout(body),
-                provenance=Provenance.from_record(body["provenance"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CircuitFileError(f"{path} does not describe a circuit: {error}") from error
+        return _FILE.load(path, cls._from_record)
 
-    def _body(self) -> dict[str, Any]:
-        provenance = asdict(self.provenance)
-        experts = {"experts": [list(each) for each in self.layout.experts]}
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "widths": list(self.layout.widths),
-            "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
-            "provenance": provenance,
-        } | (experts if self.layout.experts else {})
+    @classmethod
+    def _from_record(cls, record: Mapping[str, Any]) -> Circuit:
+        experts = tuple(Experts(count, width) for count, width in record.get("experts", ()))
+        return cls(
+            neurons=tuple(as_neuron(tuple(place)) for *place, _ in record["neurons"]),
+            scores=tuple(score for *_, score in record["neurons"]),
+            layout=Layout(tuple(record["widths"]), experts),
+            provenance=Provenance.from_record(record["provenance"]),
+        )
 
     def with_provenance(self, **changes: Any) -> Circuit:
         """The same neurons with some entries of the provenance replaced."""
         return replace(self, provenance=replace(self.provenance, **changes))
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CircuitFileError(f"{path} does not exist") from error
-    except OSError as error:
-        raise CircuitFileError(f"{path} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CircuitFileError(
-            f"{path} is truncated or no JSON ({error}); restore it, or find the circuit again"
-        ) from error
-    if not isinstance(body, dict):
-        raise CircuitFileError(f"{path} is no circuit file: it holds a {type(body).__name__}")
-    return cast("dict[str, Any]", body)
-
-
-def _layout(body: Mapping[str, Any]) -> Layout:
-    experts = tuple(Experts(int(count), int(width)) for count, width in body.get("experts", ()))
-    return Layout(tuple(body["widths"]), experts)

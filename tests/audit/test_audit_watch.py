@@ -239,13 +239,6 @@ def test_what_is_kept_and_written_does_not_grow_and_tells_no_order(watched, tmp_
     assert sizes == [3 * N_BINS] * 3
 
 
-def test_histograms_come_back_from_their_file(reference, tmp_path):
-    reference.save(tmp_path / "h.json")
-    again = Histograms.load(tmp_path / "h.json")
-    assert (again.model, again.neurons) == (reference.model, reference.neurons)
-    assert torch.equal(again.counts, reference.counts)
-
-
 def test_the_bytes_of_a_file_stay_the_same(tmp_path):
     counts = [0] * N_BINS
     counts[12:14] = [3, 1]
@@ -258,6 +251,7 @@ def test_the_bytes_of_a_file_stay_the_same(tmp_path):
     path = tmp_path / "h.json"
     path.write_text(content)
     loaded = Histograms.load(path)
+    assert (loaded.model, loaded.neurons) == ("m", (Neuron(1, 3),))
     assert loaded.counts.tolist() == [counts]
     loaded.save(path)
     assert path.read_text() == content
@@ -266,8 +260,8 @@ def test_the_bytes_of_a_file_stay_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.pop("counts"), "holds no histograms"),
-        (lambda record: record.update(format="other"), "of version 1"),
+        (lambda record: record.pop("counts"), "does not describe a histogram"),
+        (lambda record: record.update(format="other"), "is not a histogram file"),
         (lambda record: record.update(edges=[0.0]), "other bins"),
         (lambda record: record["counts"].pop(), "shape"),
         (lambda record: record["counts"][0].__setitem__(0, -1), "negative"),
@@ -281,8 +275,6 @@ def test_damaged_files_are_refused(reference, tmp_path, change, message):
     path.write_text(json.dumps(record))
     with pytest.raises(InputError, match=message):
         Histograms.load(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        Histograms.load(tmp_path / "none.json")
 
 
 def test_bins_are_half_as_wide_as_what_they_hold_and_nan_is_in_the_last():

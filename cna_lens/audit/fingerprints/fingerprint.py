@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -25,9 +24,11 @@ from cna_lens.results.files import write_atomically
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import Experts
 from cna_lens.results.statistics import Rate
+from cna_lens.results.versioned import VersionedJson
 
-FORMAT = "cna_lens.fingerprint"
-VERSION = 1
+FILE: Final = VersionedJson(
+    "cna_lens.fingerprint", 1, "fingerprint", FingerprintError, "take the fingerprint again"
+)
 AXES, PROBES = ("directions", "lengths", "places"), ("directions", "readouts", "offsets")
 
 
@@ -111,10 +112,8 @@ class Fingerprint:
         )
 
     def content(self) -> bytes:
-        """What `save` writes: the same fingerprint, the same bytes."""
-        body = {
-            "format": FORMAT,
-            "version": VERSION,
+        """The bytes that `save` writes: the same fingerprint always gives the same bytes."""
+        record = {
             "model": self.model,
             "canaries": asdict(self.canaries),
             "template_sha256": self.template_sha256,
@@ -128,50 +127,30 @@ class Fingerprint:
             "null": [asdict(each) for each in self.null],
             "versions": self.versions,
         }
-        return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+        return FILE.encode(record).encode()
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; the file is replaced as a whole or not at all."""
+        """Write the fingerprint as JSON; an existing file is replaced as a whole or not at all."""
         write_atomically(Path(path), self.content().decode())
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
-        """Read a fingerprint that `save` wrote; whether it is signed is not looked at.
+        """Read a fingerprint that `save` wrote; a signature is not checked.
 
         Raises:
-            FingerprintError: the file is missing, damaged, none, or of a later version.
+            FingerprintError: the file is missing, damaged, not a fingerprint, or of a later
+                version.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise FingerprintError(f"{path} cannot be read: {error.strerror}") from error
-        return cls.parse(content, str(path))
+        return cls.parse(FILE.read(path), str(path))
 
     @classmethod
     def parse(cls, content: bytes, name: str = "the fingerprint") -> Fingerprint:
-        """The fingerprint that `content` gave.
+        """Read a fingerprint from the bytes that `content` gave.
 
         Raises:
             FingerprintError: as `load`.
         """
-        try:
-            body = json.loads(content)
-            found = body.get("format"), body.get("version")
-        except (ValueError, AttributeError) as error:
-            raise FingerprintError(
-                f"{name} is no JSON object ({error}); take the fingerprint again"
-            ) from error
-        if found != (FORMAT, VERSION):
-            raise FingerprintError(
-                f"{name} has format and version {found}, this cna_lens reads "
-                f"{(FORMAT, VERSION)}; take the fingerprint again, or update cna_lens"
-            )
-        try:
-            return _fingerprint(body)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise FingerprintError(
-                f"{name} is damaged: {error!r}; take the fingerprint again"
-            ) from error
+        return FILE.decode(content, name, _fingerprint)
 
 
 def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:

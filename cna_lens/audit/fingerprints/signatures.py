@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cna_lens.audit.fingerprints.fingerprint import Fingerprint
+from cna_lens.audit.fingerprints.fingerprint import FILE, Fingerprint
 from cna_lens.errors import FingerprintError, InputError
 from cna_lens.results.files import write_atomically
 
@@ -75,11 +75,7 @@ def load_signed(path: str | Path, public: str | Path) -> Fingerprint:
     key = _public_key(public)
     from cryptography.exceptions import InvalidSignature
 
-    beside = signature_path(path)
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise FingerprintError(f"{path} cannot be read: {error.strerror}") from error
+    content, beside = FILE.read(path), signature_path(path)
     try:
         signature = bytes.fromhex(beside.read_text(encoding="ascii").strip())
     except OSError as error:

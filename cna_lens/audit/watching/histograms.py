@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +12,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.results.files import write_atomically
 from cna_lens.results.neurons import Neuron
+from cna_lens.results.versioned import VersionedJson
 
-FORMAT: Final = "cna_lens.histograms"
-VERSION: Final = 1
+_FILE: Final = VersionedJson(
+    "cna_lens.histograms", 1, "histogram", InputError, "count the requests again", indent=None
+)
 
 _POWERS: Final = tuple(2.0**power for power in range(-6, 7))
 EDGES: Final = (*(-edge for edge in reversed(_POWERS)), *_POWERS)
@@ -90,35 +91,27 @@ class Histograms:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write them as JSON; a reader sees the old file or the new one."""
+        """Write them as JSON; an existing file is replaced as a whole or not at all."""
         record = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "edges": EDGES,
-            "neurons": [list(neuron) for neuron in self.neurons],
+            "neurons": self.neurons,
             "counts": self.counts.tolist(),
         }
-        write_atomically(Path(path), json.dumps(record, sort_keys=True) + "\n")
+        _FILE.save(path, record)
 
     @classmethod
     def load(cls, path: str | Path) -> Histograms:
-        """Read what `save` wrote.
+        """Read histograms that `save` wrote.
 
         Raises:
             InputError: the file is missing, damaged, or of other bins.
         """
-        try:
-            record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            if (record["format"], record["version"]) != (FORMAT, VERSION):
-                raise InputError(f"{path} holds no histograms of version {VERSION}")
-            if tuple(record["edges"]) != EDGES:
-                raise InputError(f"{path} has other bins than this version; count anew")
-            neurons = tuple(Neuron(layer, index) for layer, index in record["neurons"])
-            return cls(str(record["model"]), neurons, torch.tensor(record["counts"]))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} holds no histograms: {error!r}; count anew") from error
+        return _FILE.load(path, cls._from_record)
+
+    @classmethod
+    def _from_record(cls, record: Mapping[str, Any]) -> Histograms:
+        if tuple(record["edges"]) != EDGES:
+            raise InputError("it has other bins than this version")
+        neurons = tuple(Neuron(layer, index) for layer, index in record["neurons"])
+        return cls(str(record["model"]), neurons, torch.tensor(record["counts"]))
