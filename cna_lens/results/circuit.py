@@ -1,4 +1,4 @@
-"""A circuit: a set of neurons, strongest first, without edges, that knows where it came from."""
+"""A circuit: a set of neurons without edges, strongest first, with its provenance."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _FILE: Final = VersionedJson(
 class Circuit(Summarized):
     """A set of neurons, strongest first, each with its signed score.
 
-    The word is the paper's; there are no edges. Circuits come from `cna_lens.find_circuit`, or
-    are made by hand:
+    "Circuit" is the paper's word; there are no edges. `cna_lens.find_circuit` finds circuits, and
+    one can be made by hand:
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), Layout((4, 4)))
     >>> circuit
@@ -37,8 +37,8 @@ class Circuit(Summarized):
     >>> circuit.by_layer()
     {0: (2,), 1: (3,)}
 
-    Neurons of routed experts may stand beside those that every token passes; the circuit's size is
-    counted against the neurons of all experts:
+    A circuit may contain neurons of routed experts beside neurons that every token passes. Its size
+    is then given as a share of the neurons of all experts:
 
     >>> layout = Layout((4, 10), experts=(Experts(0, 0), Experts(2, 3)))
     >>> circuit = Circuit((ExpertNeuron(1, 0, 2), Neuron(1, 3)), (2.5, -1.0), layout)
@@ -47,12 +47,12 @@ class Circuit(Summarized):
     >>> circuit.by_mlp()
     {MLP(layer=1, expert=None): (3,), MLP(layer=1, expert=0): (2,)}
 
-    `print` shows a table, and a notebook a page of it.
+    `print` and notebooks show it as a table.
 
     Attributes:
         neurons: the neurons, strongest first.
         scores: their signed scores in the same order.
-        layout: the shape of the model they belong to.
+        layout: the layout of the model that they belong to.
         provenance: how they were found.
     """
 
@@ -62,7 +62,7 @@ class Circuit(Summarized):
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        """Refuse what is no set of neurons of this layout; take numpy's integers for Python's."""
+        """Require distinct neurons that exist in the layout; convert NumPy integers."""
         object.__setattr__(self, "neurons", tuple(map(as_neuron, self.neurons)))
         object.__setattr__(self, "scores", tuple(map(float, self.scores)))
         if len(self.neurons) != len(self.scores):
@@ -76,7 +76,7 @@ class Circuit(Summarized):
                 raise InputError(f"the score of {neuron} is {score}; scores must be finite")
         if len(set(self.neurons)) != len(self.neurons):
             twice = next(n for n in self.neurons if self.neurons.count(n) > 1)
-            raise InputError(f"{twice} stands in the circuit twice; name each neuron once")
+            raise InputError(f"{twice} is in the circuit twice; name each neuron once")
 
     def __len__(self) -> int:
         """Number of neurons."""
@@ -118,10 +118,10 @@ class Circuit(Summarized):
         )
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:
-        """The neurons' indices for each layer that has any, strongest first within a layer.
+        """The indices of the neurons in each layer that has any, strongest first within a layer.
 
-        In a layer with experts they are the places among all neurons of the layer, see `Layout`;
-        for the places in each expert see `by_mlp`.
+        In a layer with experts, an index is the place among all neurons of the layer, see `Layout`;
+        `by_mlp` gives the index within each expert.
         """
         layers: dict[int, list[int]] = {}
         for neuron in self.neurons:
@@ -130,7 +130,7 @@ class Circuit(Summarized):
         return {layer: tuple(places) for layer, places in sorted(layers.items())}
 
     def by_mlp(self) -> dict[MLP, tuple[int, ...]]:
-        """The neurons' indices for each layer's MLP and each expert that has any."""
+        """The indices of the neurons in each layer's MLP and in each expert that has any."""
         mlps: dict[MLP, list[int]] = {}
         for neuron in self.neurons:
             mlps.setdefault(neuron.mlp, []).append(neuron.index)
@@ -139,7 +139,8 @@ class Circuit(Summarized):
     def to_frame(self) -> pd.DataFrame:
         """A data frame with the columns layer, index and score, strongest first.
 
-        Of a model with experts it has the column expert too, which is missing for other neurons.
+        For a model with experts it also has the column expert, with a missing value for neurons
+        that belong to no routed expert.
         """
         import pandas as pd
 
@@ -157,7 +158,7 @@ class Circuit(Summarized):
     def save(self, path: str | Path) -> None:
         """Write the circuit as JSON: the same circuit always gives the same bytes.
 
-        The file is replaced as a whole, so that an interruption leaves the old one or the new.
+        An existing file is replaced as a whole: an interruption leaves either the old or the new.
         """
         experts = {"experts": self.layout.experts} if self.layout.experts else {}
         _FILE.save(
@@ -190,5 +191,5 @@ class Circuit(Summarized):
         )
 
     def with_provenance(self, **changes: Any) -> Circuit:
-        """The same neurons with some entries of the provenance replaced."""
+        """A circuit of the same neurons with some entries of the provenance replaced."""
         return replace(self, provenance=replace(self.provenance, **changes))

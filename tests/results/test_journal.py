@@ -55,7 +55,7 @@ def test_work_that_depends_on_something_else_is_refused_and_the_file_left_alone(
 def test_a_file_of_something_else_is_refused_and_left_alone(path, content):
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(InputError, match="is no file of a study"):
+    with pytest.raises(InputError, match="is not a file of a study"):
         reopened(path)
     assert path.read_text() == content
 
@@ -65,7 +65,7 @@ def test_a_foreign_line_in_the_middle_is_named(path, line):
     reopened(path).add("a", {"value": 1})
     with path.open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(InputError, match=r"line 3 of .* is no record of a study"):
+    with pytest.raises(InputError, match=r"line 3 of .* is not a record of a study"):
         reopened(path)
 
 
