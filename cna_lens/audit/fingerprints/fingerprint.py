@@ -1,4 +1,4 @@
-"""A fingerprint: what a model is, in numbers that another's are compared with later."""
+"""A fingerprint: the numbers of a model with which it is compared later."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ AXES, PROBES = ("directions", "lengths", "places"), ("directions", "readouts", "
 
 @dataclass(frozen=True)
 class CanaryRecord:
-    """Which canaries were used, without their text.
+    """The canaries of a fingerprint, without their text.
 
     Attributes:
-        name: what they are called.
-        hashes: HMAC-SHA256 of each, the harmful ones first.
-        key: of the hashes, in hexadecimal; None where the operator keeps it.
+        name: the name of the set.
+        hashes: HMAC-SHA256 of each canary, the harmful ones first.
+        key: the key of the hashes in hexadecimal; None if the operator keeps it.
     """
 
     name: str
@@ -50,33 +50,33 @@ class CanaryRecord:
         """Raise InputError unless these are the fingerprint's canaries, in its order."""
         if key is None and self.key is None:
             raise InputError(
-                "the fingerprint does not hold the key of its canaries' hashes; give the key that "
-                "it was made with"
+                "the fingerprint does not hold the key of its canaries' hashes; give the key with "
+                "which it was taken"
             )
         own = key if self.key is None else bytes.fromhex(self.key)
         if canaries.hashes(cast("bytes", own)) != self.hashes:
             raise InputError(
                 f"{canaries} are not the canaries of the fingerprint, {self.name!r}, or the key is "
-                "another; give those that it was made with, in their order"
+                "another; give the canaries and the key with which it was taken, in the same order"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What `cna_lens.audit.fingerprint` found of a model; nothing of the canaries' text.
+    """The numbers that `cna_lens.audit.fingerprint` takes of a model, without any canary's text.
 
     Attributes:
-        model: its name.
-        canaries: which were used.
-        template_sha256: the hash of the chat template, None where there is none.
-        weights: each tensor's name, hash and norm.
-        hooks: what lay on the inference path and was not the model's own.
-        reference: the numbers that are compared.
-        refused: whether the answer to each canary was a refusal, by its words.
+        model: the name of the model.
+        canaries: the canaries, as keyed hashes.
+        template_sha256: the hash of the chat template; None if there is none.
+        weights: name, type, shape, hash and norm of each tensor.
+        hooks: code on the inference path that was not the model's own.
+        reference: the numbers that later measurements are compared with.
+        refused: whether the answer to each canary was a refusal, judged by its words.
         harmful_refused: the rate of refusals of harmful canaries.
-        benign_refused: the rate of refusals of benign ones.
+        benign_refused: the rate of refusals of benign canaries.
         null: the same model under other conditions.
-        versions: of the libraries that matter.
+        versions: name and version of each library that computes.
     """
 
     model: str
@@ -93,15 +93,15 @@ class Fingerprint:
 
     @property
     def separation(self) -> tuple[float, ...]:
-        """By how many pooled standard deviations the kinds of canaries stand apart in each layer.
+        """The distance between the kinds of canaries in each layer, in pooled standard deviations.
 
-        In the residual stream behind it, along the difference of the kinds' means.
+        In the residual stream after the layer, along the difference of the kinds' means.
         """
         reference = self.reference
         return tuple(deviations(reference.stream.places, reference.n_harmful).tolist())
 
     def null_spread(self, check: str) -> float:
-        """The largest statistic of a check under the conditions of `null`."""
+        """The largest magnitude of a check's statistic under the conditions of `null`."""
         return max((abs(run.statistics.get(check, 0.0)) for run in self.null), default=0.0)
 
     def __repr__(self) -> str:
@@ -160,10 +160,7 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         canaries=CanaryRecord(canaries["name"], tuple(canaries["hashes"]), canaries["key"]),
         template_sha256=body["template_sha256"],
         weights=tuple(
-            TensorRecord(
-                each["name"], each["dtype"], tuple(each["shape"]), each["sha256"], each["norm"]
-            )
-            for each in body["weights"]
+            TensorRecord(**(each | {"shape": tuple(each["shape"])})) for each in body["weights"]
         ),
         hooks=tuple(Interception(**each) for each in body["hooks"]),
         reference=_reference(body["reference"]),
@@ -171,7 +168,7 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         harmful_refused=Rate(**body["harmful_refused"]),
         benign_refused=Rate(**body["benign_refused"]),
         null=tuple(NullRun(**each) for each in body["null"]),
-        versions=tuple((name, version) for name, version in body["versions"]),
+        versions=tuple(map(tuple, body["versions"])),
     )
 
 

@@ -1,4 +1,4 @@
-"""Coarse histograms of neurons: all that is kept of normal use."""
+"""Coarse histograms of activations: the only data that a watch keeps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _FILE: Final = VersionedJson(
 
 _POWERS: Final = tuple(2.0**power for power in range(-6, 7))
 EDGES: Final = (*(-edge for edge in reversed(_POWERS)), *_POWERS)
-"""Borders of the bins: powers of two on both sides of zero, so that no scale need be known."""
+"""Borders of the bins: powers of two on both sides of zero, which suit any scale."""
 
 N_BINS: Final = len(EDGES) + 1
 
 
 def binned(activations: Float[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
-    """The bin of each activation; what is not a number goes to the highest.
+    """The bin of each activation; NaN goes to the highest bin.
 
     >>> binned(torch.tensor([0.0, 1.5, 1.9, 4.0, 1e9])).tolist()
     [13, 20, 20, 21, 26]
@@ -38,19 +38,19 @@ def binned(activations: Float[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
 
 @dataclass(frozen=True, eq=False)
 class Histograms:
-    """How often each neuron was how active, at the last token of requests.
+    """The number of requests in each bin of activation, for each neuron, at the last token.
 
-    Bins are half as wide as the values in them: a neuron that is multiplied with 1/2 moves by one.
-    Nothing else is kept: no token, no text, not which request made a neuron active, not the order.
+    Powers of two bound the bins: a neuron that is multiplied by 1/2 moves by one bin.
+    Nothing else is kept: no token, no text, no link between a request and a neuron, and no order.
 
     >>> histograms = Histograms.empty("tiny-llama", (Neuron(1, 3),))
     >>> histograms
     Histograms(1 neuron, 0 requests, model tiny-llama)
 
     Attributes:
-        model: the model's name.
-        neurons: whose activations were counted.
-        counts: requests of each neuron in each bin of `EDGES`.
+        model: the name of the model.
+        neurons: the neurons whose activations were counted.
+        counts: the number of requests in each bin between `EDGES`, for each neuron.
     """
 
     model: str
@@ -58,28 +58,28 @@ class Histograms:
     counts: Int64[Tensor, "neuron bin"]
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be these neurons'."""
+        """Require counts of these neurons, with equally many requests for each."""
         expected = (len(self.neurons), N_BINS)
         if not self.neurons or tuple(self.counts.shape) != expected:
             raise InputError(
                 f"the counts have the shape {tuple(self.counts.shape)}, expected {expected} for "
-                f"{len(self.neurons)} neurons, of which there must be one"
+                f"{len(self.neurons)} neurons, and at least one neuron"
             )
         totals = self.counts.sum(1)
         if bool((self.counts < 0).any()) or bool((totals != totals[0]).any()):
             raise InputError(
-                "the counts are negative, or of more requests for one neuron than for another; "
-                "give what `watch` has counted"
+                "the counts are negative, or some neurons have more requests than others; give "
+                "histograms from `watch`"
             )
 
     @classmethod
     def empty(cls, model: str, neurons: tuple[Neuron, ...]) -> Histograms:
-        """Of no request yet."""
+        """Histograms without any request."""
         return cls(model, neurons, torch.zeros((len(neurons), N_BINS), dtype=torch.int64))
 
     @property
     def n_requests(self) -> int:
-        """How many requests were counted."""
+        """Number of requests that were counted."""
         return int(self.counts[0].sum())
 
     def __repr__(self) -> str:
