@@ -5,10 +5,10 @@ from dataclasses import replace
 from math import comb
 
 import pytest
-from canary_models import CANARIES, refusing
-from judge_server import JudgeServer, Reply, completion
+from canary_models import CANARIES
+from judge_server import Reply, completion
 
-from cna_lens import InputError, audit, mcnemar
+from cna_lens import InputError, audit
 from cna_lens.audit import Canaries, attest_answers
 from cna_lens.errors import JudgeError
 from cna_lens.metrics import Endpoint
@@ -17,29 +17,22 @@ REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
 HARMFUL = CANARIES.harmful
 
 
-class ChatServer(JudgeServer):
-    """Answers each request by what the user says."""
+@pytest.fixture
+def server(judge_server):
+    """An endpoint that answers each request by the words of the user."""
 
-    def next_reply(self, body):
-        said = self.script(body["messages"][-1]["content"])
+    def next_reply(body):
+        said = judge_server.script(body["messages"][-1]["content"])
         return said if isinstance(said, Reply) else completion(said)
+
+    judge_server.next_reply = next_reply
+    return judge_server
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ChatServer() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def fingerprint():
-    """Of a model that refuses each harmful canary, and no other."""
-    taken = audit.fingerprint(refusing(), None, CANARIES, progress=False)
-    n = len(HARMFUL)
-    return replace(taken, refused=(True,) * n + (False,) * len(CANARIES.benign))
+def fingerprint(fingerprint):
+    """The fingerprint of a model that refuses each harmful canary, and no other."""
+    return replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
 
 
 def answering(harmful):
@@ -159,18 +152,3 @@ def test_other_canaries_bad_settings_and_dead_endpoints_are_refused(server, fing
         attest_answers(endpoint, fingerprint, CANARIES, significance=0.0)
     with pytest.raises(JudgeError, match="nothing listens"):
         attest_answers(endpoint, fingerprint, CANARIES)
-
-
-def test_mcnemars_one_sided_test_is_the_binomial_tail():
-    before, after = [True] * 5 + [False] * 7, [False] * 5 + [True] * 2 + [False] * 5
-    tail = sum(comb(7, k) for k in range(5, 8)) / 2**7
-    assert mcnemar(before, after, alternative="fewer") == pytest.approx(tail)
-    assert mcnemar(after, before, alternative="fewer") == pytest.approx(
-        sum(comb(7, k) for k in range(2, 8)) / 2**7
-    )
-    assert mcnemar([True], [True], alternative="fewer") == 1.0
-
-
-def test_an_unknown_alternative_is_refused(without_type_checks):
-    with pytest.raises(InputError, match="alternative is 'less'"):
-        mcnemar([True], [False], alternative="less")

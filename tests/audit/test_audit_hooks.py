@@ -175,11 +175,8 @@ def test_a_hook_that_gives_itself_a_librarys_name_is_found(llama, module):
     disguised.__module__ = module
     renamed = FunctionType(disguised.__code__, {"__name__": module}, "disguised")
     for hook in (disguised, renamed):
-        handle = mlp(llama).register_forward_hook(hook)
-        try:
+        with handle(mlp(llama).register_forward_hook(hook)):
             (found,) = audit.hooks(llama)
-        finally:
-            handle.remove()
         assert "disguised" in found.what
 
 
@@ -214,13 +211,10 @@ def test_a_method_replaced_on_a_class_is_found_behind_its_decorators_too(llama, 
     assert all(f"{cls.__qualname__}.{name}" in each.at for each in found)
 
 
-def test_a_call_that_torch_would_take_in_place_of_the_modules_is_found(llama):
+def test_a_call_that_torch_would_take_in_place_of_the_modules_is_found(llama, monkeypatch):
     module = mlp(llama)
-    module._compiled_call_impl = doubled(module._call_impl)
-    try:
-        (found,) = audit.hooks(llama)
-    finally:
-        module._compiled_call_impl = None
+    monkeypatch.setattr(module, "_compiled_call_impl", doubled(module._call_impl))
+    (found,) = audit.hooks(llama)
     assert (found.kind, found.at) == ("replaced method", "blocks.1.mlp._compiled_call_impl")
 
 

@@ -180,22 +180,16 @@ def test_an_alarm_where_the_circuit_is_steered(watched, reference, multiplier):
     assert set(found.alarm.neurons) == set(NEURONS)
 
 
-def test_an_alarm_where_weights_before_the_circuit_are_changed(watched, reference):
-    weights = [block.mlp.up_proj.weight for block in watched.original_model.model.layers]
-    kept = [weight.detach().clone() for weight in weights]
-    try:
-        with torch.no_grad():
-            for weight in weights:
-                weight *= 10
-        with (
-            pytest.warns(CnaLensWarning, match=r"the circuit is not what it was: odds"),
-            audit.watch(watched, CIRCUIT, reference),
-        ):
-            ask(watched, requests(100, seed=6))
-    finally:
-        with torch.no_grad():
-            for weight, original in zip(weights, kept, strict=True):
-                weight.copy_(original)
+def test_an_alarm_where_weights_before_the_circuit_are_changed(reference):
+    changed = tiny.bridge("llama", chat=True)
+    with torch.no_grad():
+        for block in changed.original_model.model.layers:
+            block.mlp.up_proj.weight *= 10
+    with (
+        pytest.warns(CnaLensWarning, match=r"the circuit is not what it was: odds"),
+        audit.watch(changed, CIRCUIT, reference),
+    ):
+        ask(changed, requests(100, seed=6))
 
 
 def test_the_alarm_names_the_neuron_that_was_changed(watched, reference):
