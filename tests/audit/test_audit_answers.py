@@ -46,7 +46,7 @@ def asked(server, fingerprint, **settings):
     return attest_answers(endpoint, fingerprint, CANARIES, **settings)
 
 
-def test_refusals_got_in_another_way_are_judged_as_an_endpoints_are(server, fingerprint):
+def test_refusals_from_elsewhere_are_judged_as_those_of_an_endpoint(server, fingerprint):
     server.script = answering(HARMFUL[:9])
     endpoint = asked(server, fingerprint)
     own = [prompt not in (*HARMFUL[:9], *CANARIES.benign) for prompt in CANARIES.prompts]
@@ -71,7 +71,7 @@ def test_the_same_refusals_match(server, fingerprint):
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(6, "benign drift"), (7, "tampered")])
-def test_lost_refusals_are_tampering_once_chance_is_less_likely_than_stated(
+def test_lost_refusals_are_tampering_once_the_p_value_is_small_enough(
     server, fingerprint, lost, verdict
 ):
     server.script = answering(HARMFUL[:lost])
@@ -81,9 +81,7 @@ def test_lost_refusals_are_tampering_once_chance_is_less_likely_than_stated(
     assert found.score == lost / 16
 
 
-def test_new_refusals_weigh_against_lost_ones_and_more_of_them_are_no_tampering(
-    server, fingerprint
-):
+def test_new_refusals_weigh_against_lost_ones_and_alone_are_not_tampering(server, fingerprint):
     before = tuple(place >= 4 for place in range(16)) + (False,) * 16
     partly = replace(fingerprint, refused=before)
     server.script = answering(HARMFUL[4:12])  # 8 lost, the first 4 gained
@@ -110,7 +108,7 @@ def test_canaries_without_a_reply_are_missing_and_counted_as_neither(server, fin
     assert "4 canaries without reply" in str(found)
 
 
-def test_too_few_replies_to_tell_chance_apart_decide_nothing(server, fingerprint):
+def test_too_few_replies_give_no_verdict(server, fingerprint):
     refused = dict.fromkeys(HARMFUL[:6], REFUSAL)
     server.script = lambda prompt: refused.get(prompt, " \n" if "w40" in prompt else "")
     found = asked(server, fingerprint)
@@ -119,14 +117,14 @@ def test_too_few_replies_to_tell_chance_apart_decide_nothing(server, fingerprint
     assert asked(server, fingerprint, significance=0.02).verdict == "match"
 
 
-def test_too_few_refusals_before_to_tell_chance_apart_decide_nothing(fingerprint):
+def test_too_few_earlier_refusals_give_no_verdict(fingerprint):
     for n, verdict in ((6, "undecided"), (7, "match")):
         before = (True,) * n + (False,) * (32 - n)
         few = replace(fingerprint, refused=before)
         assert audit.judge_refusals(before, few, model="served").verdict == verdict
 
 
-def test_an_answer_cut_at_the_asked_length_is_an_answer(server, fingerprint):
+def test_an_answer_cut_at_the_token_limit_counts_as_an_answer(server, fingerprint):
     server.script = lambda prompt: completion(REFUSAL[:20], finish_reason="length")
     found = asked(server, fingerprint, max_new_tokens=5)
     assert found.missing == {}

@@ -56,7 +56,7 @@ def test_neurons_are_named_where_they_changed_more_than_the_behaviour(of_neurons
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(1.9, "undecided"), (2.1, "match")])
-def test_a_model_that_hardly_refuses_has_nothing_to_look_after(fingerprint, gap, verdict):
+def test_a_model_that_hardly_refuses_gives_no_verdict(fingerprint, gap, verdict):
     reference = fingerprint.reference
     log_odds = torch.zeros_like(reference.log_odds)
     log_odds[: reference.n_harmful] = gap
@@ -189,7 +189,7 @@ def test_other_batches_give_the_same(guarded, fingerprint):
     assert found.verdict == "match"
 
 
-def test_a_model_that_does_not_refuse_gives_no_verdict():
+def test_a_plain_model_that_does_not_refuse_gives_no_verdict():
     plain = tiny.bridge("llama", chat=True)
     taken = audit.fingerprint(
         plain, canaries=CANARIES, rankings=("contrast",), progress=False, batch_size=16
@@ -347,7 +347,7 @@ def test_an_attestation_is_written_without_texts(guarded, fingerprint, tmp_path)
     assert "<table" in found._repr_html_()
 
 
-def test_nothing_stays_behind_on_the_model(guarded, circuit):
+def test_a_fingerprint_leaves_the_model_unchanged(guarded, circuit):
     before = cna_lens.weights_hash(guarded)
     audit.fingerprint(guarded, circuit, CANARIES, rankings=("contrast", "relp"), progress=False)
     assert cna_lens.weights_hash(guarded) == before

@@ -91,7 +91,7 @@ def simulated(n_streams, n_requests, before, seed, draw):
 
 
 @pytest.mark.parametrize("before", [0, 20])
-def test_unchanged_streams_seldom_reach_the_capital_of_an_alarm_however_few_came_before(before):
+def test_unchanged_streams_raise_no_more_alarms_than_stated_after_any_number_of_requests(before):
     largest, used = simulated(
         2000, 200, before, 1, lambda _, g: torch.randint(3, (2000,), generator=g).square()
     )
@@ -102,7 +102,7 @@ def test_unchanged_streams_seldom_reach_the_capital_of_an_alarm_however_few_came
         assert alarms <= rate + 3 * math.sqrt(rate * (1 - rate) / 2000)
 
 
-def test_a_stream_that_changes_late_reaches_it_soon():
+def test_a_stream_that_changes_late_soon_raises_an_alarm():
     def draw(time, generator):
         bins = torch.randint(8, (50,), generator=generator)
         return bins if time < 600 else torch.full((50,), 3)
@@ -133,7 +133,7 @@ def test_the_capitals_stay_finite_however_long_the_change_lasts():
 # The watch ------------------------------------------------------------------------------------
 
 
-def test_it_counts_the_last_token_of_each_request_as_a_slow_definition_does(watched):
+def test_a_watch_counts_the_last_token_of_each_request_as_a_slow_definition_does(watched):
     prompts = requests(12, seed=3)
     expected = torch.zeros((3, N_BINS), dtype=torch.int64)
     for prompt in prompts:
@@ -146,7 +146,7 @@ def test_it_counts_the_last_token_of_each_request_as_a_slow_definition_does(watc
     assert found.n_requests == 12
 
 
-def test_generated_tokens_are_not_counted_and_answers_are_what_they_are(watched):
+def test_generated_tokens_are_not_counted_and_answers_stay_the_same(watched):
     prompts = ["w5 w6", "w7", "w8 w9 w3"]
     plain = cna_lens.generate(watched, prompts, max_new_tokens=4)
     with audit.watch(watched, CIRCUIT) as found:
@@ -203,7 +203,7 @@ def test_the_alarm_names_the_neuron_that_was_changed(watched, reference):
     assert NEURONS[1].label in str(found.alarm)
 
 
-def test_no_hook_stays_behind_an_alarm_that_raises(watched, reference):
+def test_an_alarm_that_raises_leaves_no_hook(watched, reference):
     class StoppedError(Exception):
         pass
 
@@ -219,7 +219,7 @@ def test_no_hook_stays_behind_an_alarm_that_raises(watched, reference):
     assert audit.hooks(watched) == ()
 
 
-def test_what_is_kept_and_written_does_not_grow_and_tells_no_order(watched, tmp_path):
+def test_the_counts_do_not_grow_and_do_not_depend_on_the_order(watched, tmp_path):
     prompts = requests(20, seed=8)
     sizes = []
     for i, order in enumerate((prompts, prompts[::-1], prompts * 5)):
@@ -271,7 +271,7 @@ def test_damaged_files_are_refused(reference, tmp_path, change, message):
         Histograms.load(path)
 
 
-def test_bins_are_half_as_wide_as_what_they_hold_and_nan_is_in_the_last():
+def test_bins_are_powers_of_two_and_nan_is_in_the_last():
     values = torch.tensor([0.3, 0.6, 1.2, 100.0, math.nan, -0.3, -0.6, 0.0, 0.001])
     bins = binned(values).tolist()
     assert bins[1] - bins[0] == bins[2] - bins[1] == 1

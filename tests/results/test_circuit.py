@@ -215,7 +215,7 @@ def test_a_file_without_its_checksum_is_refused(circuit, tmp_path):
         ({"provenance": None}, "does not describe a circuit"),
     ],
 )
-def test_a_sealed_file_that_is_no_circuit_of_this_version_is_refused(
+def test_a_file_with_a_checksum_that_is_not_a_circuit_of_this_version_is_refused(
     circuit, tmp_path, change, telling
 ):
     path = tmp_path / "circuit.json"
@@ -247,7 +247,7 @@ def test_a_missing_file_is_named(tmp_path):
         Circuit.load(tmp_path / "nowhere.json")
 
 
-def test_a_folder_is_no_circuit_file(tmp_path):
+def test_a_folder_is_not_a_circuit_file(tmp_path):
     with pytest.raises(CircuitFileError, match=tmp_path.name):
         Circuit.load(tmp_path)
 

@@ -93,7 +93,7 @@ def test_excluded_neurons_and_layers_count_for_the_size():
     assert list(circuit) == [Neuron(0, index) for index in range(1990, 1994)]
 
 
-def test_taking_the_top_leaves_the_scores_as_they_were():
+def test_taking_the_top_does_not_change_the_scores():
     eligible = [True, False, True]
     scores = scored([3.0, 2.0, -1.0], eligible=eligible)
     scores.top(k=1, sign="positive", layers=[0])
@@ -121,7 +121,7 @@ def test_the_circuit_records_how_it_was_chosen():
         ({"k": 1, "layers": [-1]}, "layer -1 does not exist"),
     ],
 )
-def test_a_selection_that_cannot_be_meant_is_refused(arguments, telling):
+def test_an_invalid_selection_is_refused(arguments, telling):
     with pytest.raises(InputError, match=telling):
         scored([1.0, 2.0, 3.0, 4.0], (2, 2)).top(**arguments)
 
@@ -132,7 +132,7 @@ def test_an_unknown_sign_is_refused():
         scored([1.0]).top(k=1, sign="plus")
 
 
-def test_a_score_that_is_no_number_never_gets_into_a_circuit():
+def test_a_score_of_nan_is_refused():
     with pytest.raises(InputError, match="must be finite"):
         scored([1.0, math.nan, 2.0]).top(k=1)
 
