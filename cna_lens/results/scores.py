@@ -135,8 +135,6 @@ class NeuronScores(Summarized):
         return ordered[within]
 
     def _summary(self) -> Summary:
-        layers = enumerate(self.by_layer())
-        rows = [(layer, values) for layer, values in layers if len(values)]
         return Summary(
             f"Scores of {self.layout.n_neurons} neurons",
             [("ranking", f"{self.method} ({self.unit})"), *self.provenance.facts()[:2]],
@@ -151,7 +149,8 @@ class NeuronScores(Summarized):
                         Cell.of(float(values.abs().median())),
                         Cell.of(float(values.max()), "+.3g"),
                     )
-                    for layer, values in rows
+                    for layer, values in enumerate(self.by_layer())
+                    if len(values)
                 ),
             ),
         )

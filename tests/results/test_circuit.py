@@ -176,6 +176,9 @@ def test_every_altered_value_is_refused(circuit, tmp_path):
     whole = path.read_text()
     altered = [p for p in places(json.loads(whole)) if p not in {("format",), ("version",)}]
     assert len(altered) > 20
+    path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "sha256"}))
+    with pytest.raises(CircuitFileError, match="altered"):
+        Circuit.load(path)
     for place in altered:
         body = json.loads(whole)
         target = body
@@ -186,16 +189,6 @@ def test_every_altered_value_is_refused(circuit, tmp_path):
         path.write_text(json.dumps(body))
         with pytest.raises(CircuitFileError, match="altered"):
             Circuit.load(path)
-
-
-def test_a_file_without_its_checksum_is_refused(circuit, tmp_path):
-    path = tmp_path / "circuit.json"
-    circuit.save(path)
-    body = json.loads(path.read_text())
-    del body["sha256"]
-    path.write_text(json.dumps(body))
-    with pytest.raises(CircuitFileError, match="altered"):
-        Circuit.load(path)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.signals import deviations
@@ -29,7 +29,7 @@ from cna_lens.results.versioned import VersionedJson
 FILE: Final = VersionedJson(
     "cna_lens.fingerprint", 1, "fingerprint", FingerprintError, "take the fingerprint again"
 )
-AXES, PROBES = ("directions", "lengths", "places"), ("directions", "readouts", "offsets")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -179,17 +179,17 @@ def _reference_record(reference: Reference) -> dict[str, Any]:
         "experts": reference.layout.experts,
         "n_harmful": reference.n_harmful,
         "log_odds": reference.log_odds.tolist(),
-        "stream": _axes_record(reference.stream),
-        "mlp": _axes_record(reference.mlp),
+        "stream": _tensors(reference.stream),
+        "mlp": _tensors(reference.mlp),
         "sets": {name: each.tolist() for name, each in watched.sets.items()},
         "control": watched.control.tolist(),
         "activations": packed(reference.activations),
-        "energies": _optional(reference.energies),
-        "readouts": _optional(reference.readouts),
+        "energies": _given(packed, reference.energies),
+        "readouts": _given(packed, reference.readouts),
         "offsets": packed(reference.offsets),
         "explained": reference.explained,
         "summed": reference.summed,
-        "probes": None if reference.probes is None else _probes_record(reference.probes),
+        "probes": _given(_tensors, reference.probes),
     }
 
 
@@ -201,38 +201,26 @@ def _reference(record: Mapping[str, Any]) -> Reference:
         layout=layout,
         n_harmful=int(record["n_harmful"]),
         log_odds=torch.tensor(record["log_odds"], dtype=torch.float64),
-        stream=_axes(record["stream"]),
-        mlp=_axes(record["mlp"]),
+        stream=_restored(Axes, record["stream"]),
+        mlp=_restored(Axes, record["mlp"]),
         watched=Watched(layout, sets, torch.tensor(record["control"])),
         activations=unpacked(record["activations"]),
-        energies=_unpacked(record["energies"]),
-        readouts=_unpacked(record["readouts"]),
+        energies=_given(unpacked, record["energies"]),
+        readouts=_given(unpacked, record["readouts"]),
         offsets=unpacked(record["offsets"]),
         explained=tuple(map(bool, record["explained"])),
         summed=tuple(map(bool, record["summed"])),
-        probes=None if record["probes"] is None else _probes(record["probes"]),
+        probes=_given(partial(_restored, Probes), record["probes"]),
     )
 
 
-def _probes_record(probes: Probes) -> dict[str, Any]:
-    return {name: packed(getattr(probes, name)) for name in PROBES}
+def _tensors(value: Axes | Probes) -> dict[str, Any]:
+    return {each.name: packed(getattr(value, each.name)) for each in fields(value)}
 
 
-def _probes(record: Mapping[str, Any]) -> Probes:
-    return Probes(*(unpacked(record[name]) for name in PROBES))
+def _restored(cls: Callable[..., T], record: Mapping[str, Any]) -> T:
+    return cls(**{name: unpacked(tensor) for name, tensor in record.items()})
 
 
-def _axes_record(axes: Axes) -> dict[str, Any]:
-    return {name: packed(getattr(axes, name)) for name in AXES}
-
-
-def _axes(record: Mapping[str, Any]) -> Axes:
-    return Axes(*(unpacked(record[name]) for name in AXES))
-
-
-def _optional(tensor: Tensor | None) -> dict[str, Any] | None:
-    return None if tensor is None else packed(tensor)
-
-
-def _unpacked(record: Mapping[str, Any] | None) -> Tensor | None:
-    return None if record is None else unpacked(record)
+def _given(convert: Callable[[Any], T], value: Any) -> T | None:
+    return None if value is None else convert(value)
