@@ -1,4 +1,4 @@
-"""What lies on a model's inference path and is not the model's own."""
+"""Code on a model's inference path that is not the model's own."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _GLOBAL_HOOKS = (
     "_global_backward_pre_hooks",
 )
 _WIRING = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
-"""A bridge listens to its own modules from the first forward pass on, and Transformers to those
-whose outputs it was once asked for."""
+"""Modules that register hooks of their own: a bridge from its first forward pass on, Transformers
+once hidden states or attentions were requested."""
 
 _LIBRARIES = frozenset(
     {"torch", "transformers", "transformer_lens", "jaxtyping", "beartype", "typeguard"}
@@ -55,13 +55,13 @@ _LIBRARIES = frozenset(
 
 @dataclass(frozen=True)
 class Interception:
-    """Something that takes part in what a model computes, and does not belong to it.
+    """Code that takes part in the computation of a model and does not belong to it.
 
     Attributes:
-        kind: how it got there.
-        at: the module's path in the model, or what of torch it changes.
+        kind: how the code got there.
+        at: the path of the module in the model, or the part of torch that is changed.
         what: the function or class that is called there.
-        defined: file and line; None for compiled code.
+        defined: its file and line; None for compiled code.
     """
 
     kind: Kind
@@ -75,17 +75,18 @@ class Interception:
 
 
 def hooks(model: HookedModel) -> tuple[Interception, ...]:
-    """Everything on the inference path that is not the model's own.
+    """Find all code on the inference path that is not the model's own.
 
-    Functions on TransformerLens's hook points; forward, forward-pre, backward and backward-pre
-    hooks of torch, on modules and global; torch's function and dispatch modes; methods replaced on
-    a module or on its class; parametrizations of weights; implementations of attention or experts
-    that Transformers did not bring. What torch, Transformers and TransformerLens do by themselves
-    is not reported. No forward pass, no change to the model.
+    Reported are functions on TransformerLens's hook points; torch's forward, forward-pre, backward
+    and backward-pre hooks, on modules and global; torch's function and dispatch modes; methods
+    replaced on a module or on its class; parametrizations of weights; and implementations of
+    attention or experts that are not from Transformers. Hooks that torch, Transformers and
+    TransformerLens add by themselves are not reported. No forward pass runs, and the model stays
+    unchanged.
 
-    It reads the Python that is there. It does not see weights that were edited, code of those
-    libraries that was edited where it is installed, or a class that was written to behave so: the
-    first is for fingerprints, the others for the hashes of the installed packages.
+    Only the Python objects of the model are inspected. Edited weights are not seen (fingerprints
+    see them), nor edited files of these libraries or classes that were written to behave
+    differently (hashes of the installed packages reveal them).
 
     >>> hooks(tiny_model)
     ()
@@ -109,7 +110,7 @@ def hooks(model: HookedModel) -> tuple[Interception, ...]:
 
 
 def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, by the shortest of its paths: a bridge holds most under several."""
+    """Every module once, with its shortest path: a bridge holds most modules under several."""
     paths: dict[nn.Module, str] = {}
     for prefix, root in (("", model), ("original_model", getattr(model, "original_model", None))):
         if root is None:
@@ -133,7 +134,7 @@ def _own_hooks(path: str, module: nn.Module) -> Iterator[Interception]:
 
 
 def _is_wiring(function: Any) -> bool:
-    """By the module that its code runs in: a name alone can be given to any function."""
+    """Whether a library added a hook: its code must run in that module, as a name can be forged."""
     if hands_cache_on(function):
         return True
     code = getattr(function, "__func__", function)
@@ -159,7 +160,7 @@ def _modes() -> Iterator[Interception]:
 
 
 def _replaced_on_instance(path: str, module: nn.Module) -> Iterator[Interception]:
-    """An attribute that stands before a method, or before the call itself, of the class."""
+    """Attributes of the module that hide a method of its class, or the call itself."""
     for name, value in vars(module).items():
         is_code = callable(value) and not isinstance(value, nn.Module | type)
         if is_code and hasattr(type(module), name):
@@ -167,7 +168,7 @@ def _replaced_on_instance(path: str, module: nn.Module) -> Iterator[Interception
 
 
 def _replaced_on_class(path: str, cls: type) -> Iterator[Interception]:
-    """A method whose code is neither of the package that the class is of, nor of a library."""
+    """Methods whose code is neither from the package of the class nor from a library."""
     for owner in cls.__mro__[:-1]:
         own = _package(owner.__module__)
         for name, value in vars(owner).items():
@@ -179,7 +180,7 @@ def _replaced_on_class(path: str, cls: type) -> Iterator[Interception]:
 
 
 def _parametrizations(path: str, module: nn.Module) -> Iterator[Interception]:
-    # Not by torch's `is_parametrized`: a bridge's module answers for the one it wraps, too.
+    # torch's `is_parametrized` would be true for a bridge's module and for the one it wraps.
     parametrizations = dict(module.named_children()).get("parametrizations")
     if not isinstance(parametrizations, nn.ModuleDict):
         return
@@ -189,7 +190,7 @@ def _parametrizations(path: str, module: nn.Module) -> Iterator[Interception]:
 
 
 def _implementations(model: Any) -> Iterator[Interception]:
-    """The functions that the configuration chooses by name from Transformers' registries."""
+    """Functions that the configuration chooses by name from the registries of Transformers."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     registries: list[tuple[Kind, str, Any]] = [
@@ -220,7 +221,7 @@ def _interception(kind: Kind, at: str, what: Any) -> Interception:
 
 
 def _given(function: Callable[..., Any]) -> Any:
-    """The function that a user gave, of the one that TransformerLens made of it."""
+    """The user's function inside the one that TransformerLens made of it."""
     while _package(getattr(function, "__module__", "")) == "transformer_lens":
         variables = inspect.getclosurevars(function).nonlocals
         inner = variables.get("full_hook", variables.get("hook"))
@@ -231,7 +232,7 @@ def _given(function: Callable[..., Any]) -> Any:
 
 
 def _chain(value: Any) -> Iterator[FunctionType]:
-    """The Python functions behind a class's attribute, from the outermost decorator inwards."""
+    """The Python functions of a class attribute, from the outermost decorator inwards."""
     function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     while isinstance(function, FunctionType):
         yield function

@@ -1,46 +1,35 @@
-"""A circuit: a set of neurons, strongest first, without edges, that knows where it came from."""
+"""A circuit: a set of neurons without edges, strongest first, with its provenance."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from cna_lens.errors import CircuitFileError, InputError
-from cna_lens.results.files import write_atomically
 from cna_lens.results.layout import Layout
-from cna_lens.results.neurons import (
-    MLP,
-    AnyNeuron,
-    Experts,
-    as_neuron,
-)
+from cna_lens.results.neurons import MLP, AnyNeuron, Experts, as_neuron
 from cna_lens.results.provenance import Provenance
-from cna_lens.results.rendering import (
-    Cell,
-    Summarized,
-    Summary,
-    neuron_table,
-    per_layer,
-)
+from cna_lens.results.rendering import Cell, Summarized, Summary, neuron_table, per_layer
+from cna_lens.results.versioned import VersionedJson
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "cna_lens.results.circuit"
-VERSION = 1
+FORMAT: Final = "cna_lens.circuit"
+_FILE: Final = VersionedJson(
+    FORMAT, 1, "circuit", CircuitFileError, "find the circuit again", checksum=True
+)
 
 
 @dataclass(frozen=True)
 class Circuit(Summarized):
     """A set of neurons, strongest first, each with its signed score.
 
-    The word is the paper's; there are no edges. Circuits come from `cna_lens.find_circuit`, or
-    are made by hand:
+    "Circuit" is the paper's word; there are no edges. `cna_lens.find_circuit` finds circuits, and
+    one can be made by hand:
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), Layout((4, 4)))
     >>> circuit
@@ -48,8 +37,8 @@ class Circuit(Summarized):
     >>> circuit.by_layer()
     {0: (2,), 1: (3,)}
 
-    Neurons of routed experts may stand beside those that every token passes; the circuit's size is
-    counted against the neurons of all experts:
+    A circuit may contain neurons of routed experts beside neurons that every token passes. Its size
+    is then given as a share of the neurons of all experts:
 
     >>> layout = Layout((4, 10), experts=(Experts(0, 0), Experts(2, 3)))
     >>> circuit = Circuit((ExpertNeuron(1, 0, 2), Neuron(1, 3)), (2.5, -1.0), layout)
@@ -58,12 +47,12 @@ class Circuit(Summarized):
     >>> circuit.by_mlp()
     {MLP(layer=1, expert=None): (3,), MLP(layer=1, expert=0): (2,)}
 
-    `print` shows a table, and a notebook a page of it.
+    `print` and notebooks show it as a table.
 
     Attributes:
         neurons: the neurons, strongest first.
         scores: their signed scores in the same order.
-        layout: the shape of the model they belong to.
+        layout: the layout of the model that they belong to.
         provenance: how they were found.
     """
 
@@ -73,7 +62,7 @@ class Circuit(Summarized):
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        """Refuse what is no set of neurons of this layout; take numpy's integers for Python's."""
+        """Require distinct neurons that exist in the layout; convert NumPy integers."""
         object.__setattr__(self, "neurons", tuple(map(as_neuron, self.neurons)))
         object.__setattr__(self, "scores", tuple(map(float, self.scores)))
         if len(self.neurons) != len(self.scores):
@@ -87,7 +76,7 @@ class Circuit(Summarized):
                 raise InputError(f"the score of {neuron} is {score}; scores must be finite")
         if len(set(self.neurons)) != len(self.neurons):
             twice = next(n for n in self.neurons if self.neurons.count(n) > 1)
-            raise InputError(f"{twice} stands in the circuit twice; name each neuron once")
+            raise InputError(f"{twice} is in the circuit twice; name each neuron once")
 
     def __len__(self) -> int:
         """Number of neurons."""
@@ -129,10 +118,10 @@ class Circuit(Summarized):
         )
 
     def by_layer(self) -> dict[int, tuple[int, ...]]:
-        """The neurons' indices for each layer that has any, strongest first within a layer.
+        """The indices of the neurons in each layer that has any, strongest first within a layer.
 
-        In a layer with experts they are the places among all neurons of the layer, see `Layout`;
-        for the places in each expert see `by_mlp`.
+        In a layer with experts, an index is the place among all neurons of the layer, see `Layout`;
+        `by_mlp` gives the index within each expert.
         """
         layers: dict[int, list[int]] = {}
         for neuron in self.neurons:
@@ -141,7 +130,7 @@ class Circuit(Summarized):
         return {layer: tuple(places) for layer, places in sorted(layers.items())}
 
     def by_mlp(self) -> dict[MLP, tuple[int, ...]]:
-        """The neurons' indices for each layer's MLP and each expert that has any."""
+        """The indices of the neurons in each layer's MLP and in each expert that has any."""
         mlps: dict[MLP, list[int]] = {}
         for neuron in self.neurons:
             mlps.setdefault(neuron.mlp, []).append(neuron.index)
@@ -150,7 +139,8 @@ class Circuit(Summarized):
     def to_frame(self) -> pd.DataFrame:
         """A data frame with the columns layer, index and score, strongest first.
 
-        Of a model with experts it has the column expert too, which is missing for other neurons.
+        For a model with experts it also has the column expert, with a missing value for neurons
+        that belong to no routed expert.
         """
         import pandas as pd
 
@@ -168,11 +158,18 @@ class Circuit(Summarized):
     def save(self, path: str | Path) -> None:
         """Write the circuit as JSON: the same circuit always gives the same bytes.
 
-        The file is replaced as a whole, so that an interruption leaves the old one or the new.
+        An existing file is replaced as a whole: an interruption leaves either the old or the new.
         """
-        body = self._body()
-        body["sha256"] = _digest(body)
-        write_atomically(Path(path), json.dumps(body, indent=1, sort_keys=True) + "\n")
+        experts = {"experts": self.layout.experts} if self.layout.experts else {}
+        _FILE.save(
+            path,
+            {
+                "widths": self.layout.widths,
+                "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
+                "provenance": asdict(self.provenance),
+                **experts,
+            },
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -181,70 +178,18 @@ class Circuit(Summarized):
         Raises:
             CircuitFileError: the file is missing, truncated, altered, or of a later version.
         """
-        body = _read_json(Path(path))
-        if body.get("format") != FORMAT:
-            raise CircuitFileError(
-                f"{path} is no circuit file: its format is {body.get('format')!r}, "
-                f"expected {FORMAT!r}"
-            )
-        if body.get("version") != VERSION:
-            raise CircuitFileError(
-                f"{path} has version {body.get('version')!r}, this cna_lens reads version "
-                f"{VERSION}; update cna_lens, or find the circuit again"
-            )
-        expected = body.pop("sha256", None)
-        if expected != _digest(body):
-            raise CircuitFileError(
-                f"{path} was altered after it was written: its checksum does not match. "
-                "Restore it, or find the circuit again"
-            )
-        try:
-            return cls(
-                neurons=tuple(as_neuron(tuple(place)) for *place, _ in body["neurons"]),
-                scores=tuple(float(score) for *_, score in body["neurons"]),
-                layout=_layout(body),
-                provenance=Provenance.from_record(body["provenance"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CircuitFileError(f"{path} does not describe a circuit: {error}") from error
+        return _FILE.load(path, cls._from_record)
 
-    def _body(self) -> dict[str, Any]:
-        provenance = asdict(self.provenance)
-        experts = {"experts": [list(each) for each in self.layout.experts]}
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "widths": list(self.layout.widths),
-            "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
-            "provenance": provenance,
-        } | (experts if self.layout.experts else {})
+    @classmethod
+    def _from_record(cls, record: Mapping[str, Any]) -> Circuit:
+        experts = tuple(Experts(count, width) for count, width in record.get("experts", ()))
+        return cls(
+            neurons=tuple(as_neuron(tuple(place)) for *place, _ in record["neurons"]),
+            scores=tuple(score for *_, score in record["neurons"]),
+            layout=Layout(tuple(record["widths"]), experts),
+            provenance=Provenance.from_record(record["provenance"]),
+        )
 
     def with_provenance(self, **changes: Any) -> Circuit:
-        """The same neurons with some entries of the provenance replaced."""
+        """A circuit of the same neurons with some entries of the provenance replaced."""
         return replace(self, provenance=replace(self.provenance, **changes))
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CircuitFileError(f"{path} does not exist") from error
-    except OSError as error:
-        raise CircuitFileError(f"{path} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CircuitFileError(
-            f"{path} is truncated or no JSON ({error}); restore it, or find the circuit again"
-        ) from error
-    if not isinstance(body, dict):
-        raise CircuitFileError(f"{path} is no circuit file: it holds a {type(body).__name__}")
-    return cast("dict[str, Any]", body)
-
-
-def _layout(body: Mapping[str, Any]) -> Layout:
-    experts = tuple(Experts(int(count), int(width)) for count, width in body.get("experts", ()))
-    return Layout(tuple(body["widths"]), experts)

@@ -1,4 +1,4 @@
-"""A file of JSON lines from which interrupted work goes on, whatever interrupted it."""
+"""A file of JSON lines from which interrupted work continues."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cna_lens.errors import InputError
 
 
 class Journal(Mapping[str, dict[str, Any]]):
-    """Records by key, each a line that is on the disk when `add` returns.
+    """Records by key; each is one line, which is on the disk when `add` returns.
 
-    The first line says what all of them depend on, such as model, prompts and settings, so that
-    records of different work never stand in one file. Lines are only appended: whatever ends the
-    process, at most the last line is unfinished; it is cut off when the file is opened again, and
-    its work is done again.
+    The first line names what all records depend on, such as model, prompts and settings, so that
+    records of different work never mix in one file. Lines are only appended. Whatever ends the
+    process, at most the last line is incomplete: it is cut off when the file is opened again, and
+    its work is repeated.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -26,19 +26,20 @@ class Journal(Mapping[str, dict[str, Any]]):
     >>> Journal(path, "calculation", {"base": 10})["1 + 1"]
     {'sum': 2}
 
-    One process may add at a time; a file that several might open needs a lock beside it.
+    Only one process may add records at a time; a file that several processes might open needs a
+    lock.
     """
 
     def __init__(self, path: Path | None, kind: str, depends_on: Mapping[str, Any]) -> None:
-        """Read what the file holds, or begin one; None keeps nothing.
+        """Read the records of a file, or start a new file.
 
         Args:
-            path: the file.
-            kind: what the work is called, such as "comparison".
+            path: the file; None keeps the records in memory only.
+            kind: the name of the work, such as "comparison".
             depends_on: plain data on which every record depends.
 
         Raises:
-            InputError: the file is of other work of this kind, or is no such file.
+            InputError: the file holds other work of this kind, or is not a file of this kind.
         """
         self._path = path
         self._found: dict[str, dict[str, Any]] = {}
@@ -63,13 +64,13 @@ class Journal(Mapping[str, dict[str, Any]]):
             os.truncate(path, len(content) - len(unfinished))
 
     def add(self, key: str, record: Mapping[str, Any]) -> None:
-        """Keep a record; when this returns, it is on the disk."""
+        """Add a record; it is on the disk when this returns."""
         self._found[key] = dict(record)
         if self._path is not None:
             _append(self._path, _line({"key": key, **record}))
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The record of a key; KeyError where it is still to be had."""
+        """The record of a key; KeyError if there is none yet."""
         return self._found[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -77,15 +78,15 @@ class Journal(Mapping[str, dict[str, Any]]):
         return iter(self._found)
 
     def __len__(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return len(self._found)
 
 
 def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What a journal's records depend on, and the finished ones, without changing the file.
+    """Read what a journal's records depend on, and its complete records; leave the file unchanged.
 
     Raises:
-        InputError: the file is no journal of this kind.
+        InputError: the file is not a journal of this kind.
     """
     first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
     depends_on = _header(path, kind, first)
@@ -112,8 +113,8 @@ def _entry(path: Path, kind: str, number: int, line: bytes) -> tuple[str, dict[s
         return record.pop("key"), record
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"line {number} of {path} is no record of a {kind}; something else wrote to that "
-            "file. Delete the line, or give another path"
+            f"line {number} of {path} is not a record of a {kind}: something else wrote to the "
+            "file; delete the line, or give another path"
         ) from error
 
 
@@ -121,9 +122,7 @@ def _header(path: Path, kind: str, header: bytes) -> dict[str, Any]:
     try:
         return json.loads(header)[kind]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is no file of a {kind}; give another path for this one"
-        ) from error
+        raise InputError(f"{path} is not a file of a {kind}; give another path") from error
 
 
 def _check_header(path: Path, kind: str, header: bytes, expected: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Layout: which neurons a model has, and where each stands on one axis."""
+"""Layout: the neurons of a model, and the place of each on one axis."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from cna_lens.results.neurons import (
 )
 
 HOOK_SITE: Final = "mlp.hook_post"
-"""The hook point of each block whose tensor is read and scaled: the down projection's input."""
+"""The hook point in each block that is read and scaled: the input to the down projection."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many neurons each layer has; layers may differ, and 0 stands for a layer without an MLP.
+    """The number of neurons in each layer; layers may differ, and a layer without an MLP has 0.
 
     All neurons of a model form one axis, layer after layer, so that "the top k over all layers"
-    is one sort of one tensor. Within a layer the neurons that every token passes come first, those
-    of a dense MLP or of shared experts, then expert after expert.
+    is one sort of one tensor. Within a layer, the neurons that every token passes come first (those
+    of a dense MLP or of shared experts), then the neurons of one expert after another.
 
     >>> layout = Layout((4, 4, 2))
     >>> layout.n_neurons
@@ -52,22 +52,23 @@ class Layout:
     15
 
     Attributes:
-        widths: the number of neurons of each layer, those of all its experts among them.
-        experts: each layer's routed experts; empty for a model that has none.
+        widths: the number of neurons in each layer, including those of all its experts.
+        experts: the routed experts of each layer; empty for a model without experts.
     """
 
     widths: tuple[int, ...]
     experts: tuple[Experts, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse experts that do not fit their layers."""
+        """Require experts that fit their layers; drop experts that are empty in all layers."""
         experts = self.experts if any(each.count for each in self.experts) else ()
         object.__setattr__(self, "experts", experts)
         if not experts:
             return
         if len(experts) != len(self.widths):
             raise InputError(
-                f"there are experts for {len(experts)} layers, the model has {len(self.widths)}"
+                f"there are experts for {len(experts)} layers, the model has {len(self.widths)}; "
+                "give one entry for each layer"
             )
         for layer, (width, each) in enumerate(zip(self.widths, experts, strict=True)):
             if each.count * each.width > width:
@@ -77,7 +78,7 @@ class Layout:
                 )
 
     def __repr__(self) -> str:
-        """Experts are named where there are any."""
+        """The widths, and the experts of a model that has any."""
         experts = f", experts={self.experts}" if self.experts else ""
         return f"Layout(widths={self.widths}{experts})"
 
@@ -85,6 +86,21 @@ class Layout:
     def n_layers(self) -> int:
         """Number of layers."""
         return len(self.widths)
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons over all layers."""
+        return sum(self.widths)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """The place of each layer's first neuron; the last entry is the number of neurons."""
+        return (0, *accumulate(self.widths))
+
+    @cached_property
+    def layer_of(self) -> Int[Tensor, " neuron"]:
+        """The layer of each neuron."""
+        return torch.repeat_interleave(torch.arange(self.n_layers), torch.tensor(self.widths))
 
     @cached_property
     def mlps(self) -> tuple[MLP, ...]:
@@ -98,28 +114,29 @@ class Layout:
 
     @cached_property
     def mlp_of(self) -> Int[Tensor, " neuron"]:
-        """The place in `mlps` of each neuron's MLP."""
+        """The index in `mlps` of each neuron's MLP."""
         widths = torch.tensor([self.width(mlp) for mlp in self.mlps], dtype=torch.long)
         return torch.repeat_interleave(torch.arange(len(self.mlps)), widths)
-
-    def _experts(self, layer: int) -> Experts:
-        return self.experts[layer] if self.experts else Experts(0, 0)
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer routes its tokens to experts."""
         return self._experts(layer).count > 0
 
-    def width(self, mlp: MLP) -> int:
-        """The number of neurons of one MLP; 0 where the layer has none that all tokens pass.
-
-        Raises:
-            InputError: the model has no such layer or expert.
-        """
-        layer, expert = mlp
+    def check_layer(self, layer: int) -> None:
+        """Raise InputError unless the model has this layer."""
         if not 0 <= layer < self.n_layers:
             raise InputError(
                 f"layer {layer} does not exist: the model has layers 0 to {self.n_layers - 1}"
             )
+
+    def width(self, mlp: MLP) -> int:
+        """The number of neurons of one MLP; 0 for a layer where all neurons belong to experts.
+
+        Raises:
+            InputError: the model does not have this layer or expert.
+        """
+        layer, expert = mlp
+        self.check_layer(layer)
         count, width = self._experts(layer)
         if expert is None:
             return self.widths[layer] - count * width
@@ -131,26 +148,11 @@ class Layout:
         return width
 
     def start(self, mlp: MLP) -> int:
-        """Where the neurons of one MLP begin on the axis of all neurons."""
+        """The place of an MLP's first neuron on the axis of all neurons."""
         before = (
             0 if mlp.expert is None else self.width(MLP(mlp.layer)) + mlp.expert * self.width(mlp)
         )
         return self.starts[mlp.layer] + before
-
-    @property
-    def n_neurons(self) -> int:
-        """Number of neurons over all layers."""
-        return sum(self.widths)
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """Where each layer begins on the axis of all neurons; the last entry is its length."""
-        return (0, *accumulate(self.widths))
-
-    @cached_property
-    def layer_of(self) -> Int[Tensor, " neuron"]:
-        """The layer of each neuron."""
-        return torch.repeat_interleave(torch.arange(self.n_layers), torch.tensor(self.widths))
 
     def neuron(self, flat: int) -> AnyNeuron:
         """The neuron at a place on the axis of all neurons."""
@@ -171,7 +173,7 @@ class Layout:
         """The place of a neuron on the axis of all neurons.
 
         Raises:
-            InputError: the model has no such neuron.
+            InputError: the model does not have this neuron.
         """
         neuron = as_neuron(neuron)
         width = self.width(neuron.mlp)
@@ -188,4 +190,7 @@ class Layout:
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor whose last axis holds all neurons into one tensor for each layer."""
-        return tuple(torch.split(values, list(self.widths), dim=-1))
+        return torch.split(values, list(self.widths), dim=-1)
+
+    def _experts(self, layer: int) -> Experts:
+        return self.experts[layer] if self.experts else Experts(0, 0)

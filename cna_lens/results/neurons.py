@@ -1,4 +1,4 @@
-"""What a neuron is: an entry of the down projection's input of one MLP."""
+"""Neurons: each is one entry of the input to the down projection of one MLP."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class MLP(NamedTuple):
-    """One MLP, with a down projection of its own: a layer's, or one of its experts.
+    """One MLP with its own down projection: that of a layer, or one of its routed experts.
 
-    What every token of a layer passes has expert None: its only MLP, or the shared experts beside
-    the routed ones.
+    `expert` is None for the MLP that every token of the layer passes: the only MLP of a dense
+    layer, or the shared experts of a sparse one.
 
     >>> MLP(layer=3), MLP(layer=3, expert=5)
     (MLP(layer=3, expert=None), MLP(layer=3, expert=5))
@@ -20,7 +20,7 @@ class MLP(NamedTuple):
     expert: int | None = None
 
     def neuron(self, index: int) -> AnyNeuron:
-        """One of its neurons."""
+        """The neuron at an index of this MLP."""
         return (
             Neuron(self.layer, index)
             if self.expert is None
@@ -28,12 +28,12 @@ class MLP(NamedTuple):
         )
 
     def __str__(self) -> str:
-        """As an error names it."""
+        """The name in error messages."""
         return f"layer {self.layer}" + ("" if self.expert is None else f", expert {self.expert}")
 
 
 class Neuron(NamedTuple):
-    """One MLP neuron: entry `index` of the down projection's input in block `layer`.
+    """A neuron that every token passes: entry `index` of the down projection's input in `layer`.
 
     >>> Neuron(layer=29, index=1203)
     Neuron(layer=29, index=1203)
@@ -49,12 +49,12 @@ class Neuron(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As L29/1203."""
+        """A short name, such as L29/1203."""
         return f"L{self.layer}/{self.index}"
 
 
 class ExpertNeuron(NamedTuple):
-    """One neuron of one expert: entry `index` of the expert's down projection's input.
+    """A neuron of a routed expert: entry `index` of the input to the expert's down projection.
 
     >>> ExpertNeuron(layer=3, expert=5, index=7).mlp
     MLP(layer=3, expert=5)
@@ -71,7 +71,7 @@ class ExpertNeuron(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As L3/E5/7."""
+        """A short name, such as L3/E5/7."""
         return f"L{self.layer}/E{self.expert}/{self.index}"
 
 
@@ -80,14 +80,14 @@ NeuronLike = AnyNeuron | tuple[int, int] | tuple[int, int, int]
 
 
 def as_neuron(given: NeuronLike) -> AnyNeuron:
-    """A neuron from (layer, index) or (layer, expert, index); numpy's integers become Python's.
+    """Make a neuron from (layer, index) or (layer, expert, index); convert NumPy integers.
 
     >>> as_neuron((1, 3)), as_neuron((1, 0, 3))
     (Neuron(layer=1, index=3), ExpertNeuron(layer=1, expert=0, index=3))
 
     Raises:
-        TypeError: an entry is no whole number.
-        ValueError: there are not two or three entries.
+        TypeError: an entry is not a whole number.
+        ValueError: there are fewer than two or more than three entries.
     """
     layer, *between, place = map(integer, given)
     if len(between) > 1:
@@ -96,7 +96,7 @@ def as_neuron(given: NeuronLike) -> AnyNeuron:
 
 
 class Experts(NamedTuple):
-    """How many routed experts a layer has, and how many neurons each of them."""
+    """The number of routed experts in a layer, and the number of neurons in each of them."""
 
     count: int  # pyright: ignore[reportIncompatibleMethodOverride] (nobody counts in it)
     width: int

@@ -1,4 +1,4 @@
-"""Provenance: where activations came from, and how a circuit was found."""
+"""Provenance: where activations came from, how a circuit was found, with which libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cna_lens.results.layout import HOOK_SITE
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """Which prompts were used, without their text: how many, and a hash of their token ids."""
+    """A prompt set without its text: the number of prompts, and a hash of their token ids."""
 
     count: int
     sha256: str
@@ -21,7 +21,7 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class Source:
-    """Where activations came from; two sets can be contrasted only where all but prompts agree."""
+    """Where activations came from. Two sets can be contrasted if they agree in all but prompts."""
 
     model: str
     position: int
@@ -32,16 +32,17 @@ class Source:
 
 @dataclass(frozen=True)
 class UniversalRecord:
-    """The rule by which universal neurons were excluded, and how many there were.
+    """The rule by which universal neurons were excluded, and the number of them.
 
     Attributes:
-        n_neurons: universal neurons found or given.
-        fraction: the share of all activations that counts as a prompt's top.
+        n_neurons: the number of universal neurons that were found or given.
+        fraction: the share of all activations that counts as the top of a prompt.
         threshold: the share of the prompts on which a neuron must be in the top.
-        scope: "model" takes the top over all layers together, "layer" within each.
-        by: the top by "magnitude" or by "value".
-        applied: "before" the top k is taken, so that the circuit keeps its size, or "after".
-        prompts: the diverse prompts, None when the neurons were given by the user.
+        scope: "model" takes the top over all layers together, "layer" within each layer.
+        by: whether the top is taken by "magnitude" or by "value".
+        applied: whether neurons are excluded "before" the top k is taken, so that the circuit keeps
+            its size, or "after".
+        prompts: the diverse prompts; None where the user gave the neurons.
     """
 
     n_neurons: int
@@ -55,26 +56,26 @@ class UniversalRecord:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a circuit was found, as far as it is known; everything a repetition needs but the text.
+    """How a circuit was found, as far as it is known: all that a repetition needs but the texts.
 
     Attributes:
         model: the model's name.
-        weights_sha256: see `cna_lens.weights_hash`; None unless asked for.
+        weights_sha256: the hash by `cna_lens.weights_hash`; None unless asked for.
         site: the hook point of each block.
-        position: the token read, -1 for the last one.
-        template_sha256: hash of the chat template, None where none was used.
+        position: the position of the token that was read; -1 for the last one.
+        template_sha256: the hash of the chat template; None where none was used.
         positive: the prompts that show the behaviour.
-        negative: the prompts that do not.
-        rank: the ranking's name, and its settings where it has any.
+        negative: the prompts that do not show it.
+        rank: the name of the ranking, with its settings if it has any.
         unit: the unit of the scores.
         sign: "abs", "positive" or "negative".
-        fraction: share of the model's neurons asked for, those of all experts counted; None where
-            k was given.
-        k: number of neurons asked for.
-        layers: the layers chosen from, None for all.
-        max_per_layer: the most neurons taken from one layer, None for any number.
-        universal: the universal filter, None where none was applied.
-        versions: the versions of the libraries that matter, by name.
+        fraction: the requested share of the model's neurons, of all experts too; None where k was
+            given.
+        k: the number of neurons in the circuit.
+        layers: the layers that neurons were chosen from; None for all.
+        max_per_layer: the largest number of neurons from one layer; None for no limit.
+        universal: the universal filter; None where none was applied.
+        versions: name and version of each library that computes.
     """
 
     model: str | None = None
@@ -95,7 +96,7 @@ class Provenance:
     versions: tuple[tuple[str, str], ...] = ()
 
     def facts(self) -> list[tuple[str, str]]:
-        """What is known, in words."""
+        """The known entries in words, as facts of a summary."""
         facts = [("model", self.model or "unknown")]
         if self.positive and self.negative:
             count = f"{self.positive.count} positive, {self.negative.count} negative"
@@ -115,7 +116,7 @@ class Provenance:
         """Restore a provenance from the plain data that `dataclasses.asdict` gives.
 
         Raises:
-            CircuitFileError: it has entries that this version does not know.
+            CircuitFileError: the data have entries that this version does not know.
         """
         known = {entry.name for entry in fields(cls)}
         if unknown := set(raw) - known:
@@ -123,17 +124,15 @@ class Provenance:
                 f"unknown entries in the provenance: {', '.join(sorted(unknown))}"
             )
         entries = dict(raw)
-        for name in ("positive", "negative"):
-            entries[name] = _prompt_record(entries.get(name))
+        for side in ("positive", "negative"):
+            entries[side] = _prompt_record(entries.get(side))
         if universal := entries.get("universal"):
             record: dict[str, Any] = dict(universal)
             record["prompts"] = _prompt_record(record.get("prompts"))
             entries["universal"] = UniversalRecord(**record)
         if entries.get("layers") is not None:
             entries["layers"] = tuple(entries["layers"])
-        entries["versions"] = tuple(
-            (name, version) for name, version in entries.get("versions", ())
-        )
+        entries["versions"] = tuple(map(tuple, entries.get("versions", ())))
         return cls(**entries)
 
 
@@ -142,11 +141,13 @@ def _prompt_record(raw: Mapping[str, Any] | None) -> PromptRecord | None:
 
 
 def library_versions() -> tuple[tuple[str, str], ...]:
-    """Name and version of cna_lens and of what computes for it, in the order of their names."""
-    found: list[tuple[str, str]] = []
-    for name in ("cna-lens", "torch", "transformer-lens", "transformers"):
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            found.append((name, "unknown"))
-    return tuple(found)
+    """Name and version of cna_lens and of the libraries that compute for it, sorted by name."""
+    names = ("cna-lens", "torch", "transformer-lens", "transformers")
+    return tuple((name, _version(name)) for name in names)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

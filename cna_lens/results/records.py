@@ -1,4 +1,4 @@
-"""What results have in common: plain data, and a JSON file of it."""
+"""Evidence: a result that shows itself, and writes itself as JSON."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from typing import Any
 
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.files import write_atomically
-from cna_lens.results.rendering import (
-    Summarized,
-    Summary,
-    Table,
-)
+from cna_lens.results.rendering import Summarized, Summary, Table
 
 
 class Evidence(Summarized):
-    """A result that can be written as JSON, and shows itself."""
+    """A result that shows itself and can be written as JSON."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """As plain data: numbers, names and seeds, no tensors and no prompts."""
+        """The result as plain data: numbers, names and seeds; no tensors and no prompts."""
 
     def save(self, path: str | Path) -> None:
-        """Write `record` as JSON, with what it is and what it shows of itself."""
+        """Write `record` as JSON, with the name of the result's class and its summary."""
         body = {
             "evidence": type(self).__name__,
             "summary": self._summary().record(),
@@ -34,15 +30,15 @@ class Evidence(Summarized):
 
     @abstractmethod
     def _headline(self) -> str:
-        """What was found, in one line."""
+        """The finding in one line."""
 
     @abstractmethod
     def _facts(self) -> list[tuple[str, str]]:
-        """Named values."""
+        """Named values, shown above the table."""
 
     @abstractmethod
     def _table(self) -> Table:
-        """The numbers."""
+        """The table of numbers."""
 
     def _summary(self) -> Summary:
         return Summary(f"{type(self).__name__}: {self._headline()}", self._facts(), self._table())
@@ -53,11 +49,11 @@ class Evidence(Summarized):
 
 
 def neurons_record(circuit: Circuit) -> list[list[int | float]]:
-    """Layer, index and score of each neuron, strongest first; its expert after the layer."""
+    """Layer, expert (of an expert's neuron), index and score of each neuron, strongest first."""
     return [[*neuron, score] for neuron, score in zip(circuit.neurons, circuit.scores, strict=True)]
 
 
 def prompt_facts(n_positive: int, n_negative: int, paired: bool) -> list[tuple[str, str]]:
-    """How many prompts there were."""
+    """The number of prompts of each kind, as a fact of a summary."""
     drawn = ", drawn as pairs" if paired else ""
     return [("prompts", f"{n_positive} positive, {n_negative} negative{drawn}")]

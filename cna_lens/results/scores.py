@@ -1,4 +1,4 @@
-"""Signed scores for all neurons, and the strongest of them as a circuit."""
+"""Signed scores of all neurons, and the strongest neurons as a circuit."""
 
 from __future__ import annotations
 
@@ -15,19 +15,14 @@ from cna_lens.errors import InputError
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
 from cna_lens.results.provenance import Provenance
-from cna_lens.results.rendering import (
-    Cell,
-    Summarized,
-    Summary,
-    Table,
-)
+from cna_lens.results.rendering import Cell, Summarized, Summary, Table
 
 Sign = Literal["abs", "positive", "negative"]
 
 
 @dataclass(frozen=True, repr=False)
 class NeuronScores(Summarized):
-    """A signed score for every neuron, and which neurons may be chosen.
+    """A signed score for each neuron, and which neurons a circuit may contain.
 
     >>> scores = NeuronScores(
     ...     torch.tensor([0.1, -3.0, 2.0], dtype=torch.float64), Layout((2, 1)), "contrast"
@@ -36,11 +31,11 @@ class NeuronScores(Summarized):
     (Neuron(layer=0, index=1), Neuron(layer=1, index=0))
 
     Attributes:
-        values: the scores, all layers on one axis; `by_layer` cuts them.
-        layout: which neuron stands where.
-        method: the ranking's name.
+        values: the scores, all layers on one axis; `by_layer` cuts them into layers.
+        layout: the place of each neuron on that axis.
+        method: the name of the ranking.
         unit: the unit of the scores.
-        eligible: False where a neuron must not be chosen; None where all may.
+        eligible: False for a neuron that must not be chosen; None if all may be chosen.
         provenance: where the scores come from.
     """
 
@@ -52,12 +47,12 @@ class NeuronScores(Summarized):
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        """Refuse tensors that do not fit the layout."""
+        """Require tensors that fit the layout."""
         for tensor in (self.values, self.eligible):
             if tensor is not None and tensor.shape != (self.layout.n_neurons,):
                 raise InputError(
-                    f"there are scores or exclusions for {len(tensor)} neurons, the layout has "
-                    f"{self.layout.n_neurons}"
+                    f"there are scores or exclusions for {len(tensor)} neurons, expected one for "
+                    f"each of the layout's {self.layout.n_neurons} neurons"
                 )
 
     def by_layer(self) -> tuple[Float64[Tensor, " d_mlp"], ...]:
@@ -73,21 +68,21 @@ class NeuronScores(Summarized):
         layers: Iterable[int] | None = None,
         max_per_layer: int | None = None,
     ) -> Circuit:
-        """The k neurons with the strongest scores over all layers together.
+        """Choose the k neurons with the strongest scores over all layers together.
 
         Args:
-            fraction: share of all the model's neurons, 0.001 if k is not given either; see
-                `circuit_size` for the rounding. Excluded neurons and layers still count, so that
-                circuits of one model are of one size.
+            fraction: the share of all the model's neurons; 0.001 if k is not given either.
+                `circuit_size` says how it is rounded. Excluded neurons and layers still count, so
+                that all circuits of one model have the same size.
             k: the number of neurons, instead of a fraction.
             sign: rank by magnitude ("abs"), or take only positive or only negative scores.
             layers: choose from these layers only.
-            max_per_layer: at most this many from each layer, its strongest; k = n_layers times
-                this takes exactly as many from each.
+            max_per_layer: take at most this many neurons from each layer, its strongest ones. With
+                k = n_layers * max_per_layer, every layer gives exactly this many.
 
         Raises:
-            InputError: fraction, k or max_per_layer out of range, an unknown sign or layer, or
-                fewer neurons to choose from than asked for.
+            InputError: fraction, k or max_per_layer is out of range, the sign or a layer is
+                unknown, or fewer neurons can be chosen than were asked for.
         """
         check_selection(fraction, k, sign, max_per_layer)
         if fraction is None and k is None:
@@ -140,8 +135,6 @@ class NeuronScores(Summarized):
         return ordered[within]
 
     def _summary(self) -> Summary:
-        layers = enumerate(self.by_layer())
-        rows = [(layer, values) for layer, values in layers if len(values)]
         return Summary(
             f"Scores of {self.layout.n_neurons} neurons",
             [("ranking", f"{self.method} ({self.unit})"), *self.provenance.facts()[:2]],
@@ -156,7 +149,8 @@ class NeuronScores(Summarized):
                         Cell.of(float(values.abs().median())),
                         Cell.of(float(values.max()), "+.3g"),
                     )
-                    for layer, values in rows
+                    for layer, values in enumerate(self.by_layer())
+                    if len(values)
                 ),
             ),
         )
@@ -171,15 +165,15 @@ class NeuronScores(Summarized):
 
 
 def circuit_size(n_neurons: int, fraction: float | None = None, k: int | None = None) -> int:
-    """How many neurons a circuit has: the nearest whole number (halves up), at least 1.
+    """The number of neurons in a circuit: the nearest whole number (halves round up), at least 1.
 
-    The sizes of the paper (0.1 % of n_layers x d_mlp), for Llama-3.1-8B and Qwen2.5-1.5B:
+    The paper's sizes (0.1 % of n_layers x d_mlp) for Llama-3.1-8B and Qwen2.5-1.5B:
 
     >>> circuit_size(32 * 14336, fraction=0.001), circuit_size(28 * 8960, fraction=0.001)
     (459, 251)
 
     Raises:
-        InputError: not exactly one of fraction and k, or one out of range.
+        InputError: both or neither of fraction and k are given, or one is out of range.
     """
     if (fraction is None) == (k is None):
         raise InputError("give either fraction or k")
@@ -194,7 +188,7 @@ def circuit_size(n_neurons: int, fraction: float | None = None, k: int | None = 
 def check_selection(
     fraction: float | None, k: int | None, sign: str = "abs", max_per_layer: int | None = None
 ) -> None:
-    """Raise InputError where a selection cannot be meant, before anything is computed."""
+    """Raise InputError for invalid settings of a selection, before anything is computed."""
     if fraction is not None and k is not None:
         raise InputError(f"give either fraction or k, not both ({fraction} and {k})")
     if fraction is not None and not 0 < fraction <= 1:
@@ -213,7 +207,7 @@ def check_selection(
 
 
 def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
-    """The layers in order; InputError where there are none, or they have no neurons."""
+    """The layers in order, each once; InputError where none exists or none has neurons."""
     try:
         chosen = tuple(sorted(set(layers)))
     except TypeError as error:
@@ -221,14 +215,11 @@ def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
     if not chosen:
         raise InputError("layers is empty; leave it out to choose from all layers")
     for layer in chosen:
-        if not 0 <= layer < layout.n_layers:
-            raise InputError(
-                f"layer {layer} does not exist: the model has layers 0 to {layout.n_layers - 1}"
-            )
+        layout.check_layer(layer)
     if not any(layout.widths[layer] for layer in chosen):
         with_mlp = [layer for layer, width in enumerate(layout.widths) if width]
         raise InputError(
-            f"layers is {list(chosen)}, where the model has no MLP, and so no neurons; the layers "
-            f"that have one are {with_mlp}"
+            f"layers is {list(chosen)}, but these layers have no MLP and thus no neurons; choose "
+            f"from the layers with an MLP: {with_mlp}"
         )
     return chosen

@@ -1,4 +1,4 @@
-"""Intervals for rates and means, and tests for paired ones."""
+"""Rates and means with confidence intervals, and McNemar's test for paired outcomes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ class Rate:
         return f"{value:.1f} % [{low:.1f}, {high:.1f}] n={self.n}"
 
 
+def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
+    """The share of true outcomes with Wilson's score interval.
+
+    >>> print(wilson([True] * 3 + [False] * 7))
+    30.0 % [10.8, 60.3] n=10
+
+    Raises:
+        InputError: there are no outcomes, or the confidence is outside (0, 1).
+    """
+    if not outcomes:
+        raise InputError("there are no outcomes; a rate needs at least one outcome")
+    check_probability("confidence", confidence)
+    successes = sum(map(bool, outcomes))
+    test = binomtest(successes, len(outcomes))
+    interval = test.proportion_ci(confidence_level=confidence, method="wilson")
+    return Rate(successes / len(outcomes), float(interval.low), float(interval.high), len(outcomes))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over examples with its confidence interval.
@@ -41,11 +59,11 @@ class Estimate:
     0.91 [0.88, 0.94] n=58, 2 missing
 
     Attributes:
-        value: the mean of the examples that have a value.
-        low: lower end of the interval, None for a single example.
-        high: upper end of the interval, None for a single example.
-        n: examples with a value.
-        missing: examples without one; never counted as 0.
+        value: the mean over the examples that have a value.
+        low: lower end of the interval; None for a single example.
+        high: upper end of the interval; None for a single example.
+        n: number of examples with a value.
+        missing: number of examples without a value; they never count as 0.
     """
 
     value: float
@@ -62,60 +80,6 @@ class Estimate:
         return f"{self.value:.3g} {interval} n={self.n}{missing}"
 
 
-def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
-    """The share of true outcomes with Wilson's score interval.
-
-    >>> print(wilson([True] * 3 + [False] * 7))
-    30.0 % [10.8, 60.3] n=10
-
-    Raises:
-        InputError: no outcomes, or a confidence outside (0, 1).
-    """
-    if not outcomes:
-        raise InputError("a rate needs at least one outcome, there are none")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}, expected between 0 and 1")
-    successes = sum(map(bool, outcomes))
-    test = binomtest(successes, len(outcomes))
-    interval = test.proportion_ci(confidence_level=confidence, method="wilson")
-    return Rate(successes / len(outcomes), float(interval.low), float(interval.high), len(outcomes))
-
-
-def mcnemar(
-    before: Sequence[bool], after: Sequence[bool], *, alternative: Alternative = "changed"
-) -> float:
-    """The exact p-value that paired outcomes change in both directions equally often.
-
-    Only pairs that changed count; under the null hypothesis each is as likely to have changed one
-    way as the other (McNemar's test, as an exact binomial test).
-
-    >>> mcnemar([True] * 6 + [False] * 4, [False] * 10)
-    0.03125
-    >>> mcnemar([True] * 6 + [False] * 4, [False] * 10, alternative="fewer")
-    0.015625
-
-    Args:
-        before: one outcome for each example.
-        after: the same examples' outcomes under the other condition.
-        alternative: what would be found: the outcomes "changed" either way, or "fewer" are true.
-
-    Raises:
-        InputError: the two have different lengths, or an unknown alternative.
-    """
-    if alternative not in get_args(Alternative):
-        raise InputError(
-            f"alternative is {alternative!r}, expected one of {', '.join(get_args(Alternative))}"
-        )
-    if len(before) != len(after):
-        raise InputError(f"paired outcomes need one length, got {len(before)} and {len(after)}")
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    gained = sum(a and not b for b, a in zip(before, after, strict=True))
-    if not lost + gained:
-        return 1.0
-    side = "greater" if alternative == "fewer" else "two-sided"
-    return float(binomtest(lost, lost + gained, alternative=side).pvalue)
-
-
 def bootstrap_mean(
     values: Sequence[float | None],
     *,
@@ -125,22 +89,21 @@ def bootstrap_mean(
 ) -> Estimate:
     """The mean over examples with its percentile bootstrap interval.
 
-    An example without a value (None) is missing: left out of the mean, and counted.
+    An example without a value (None) does not enter the mean; it is counted as missing.
 
     >>> bootstrap_mean([1.0, 1.0, None, 1.0])
     Estimate(value=1.0, low=1.0, high=1.0, n=3, missing=1)
 
     Args:
-        values: one for each example.
-        confidence: of the interval.
-        n_resamples: bootstrap resamples of the examples.
-        seed: for the resampling.
+        values: one value for each example.
+        confidence: confidence level of the interval.
+        n_resamples: number of bootstrap resamples of the examples.
+        seed: seed of the resampling.
 
     Raises:
-        InputError: no example has a value, or a confidence outside (0, 1).
+        InputError: no example has a value, or the confidence is outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}, expected between 0 and 1")
+    check_probability("confidence", confidence)
     present = [float(value) for value in values if value is not None]
     missing = len(values) - len(present)
     if not present:
@@ -167,10 +130,10 @@ def paired_bootstrap(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """The mean change of each example, after minus before, with its bootstrap interval.
+    """The mean change of the examples, after minus before, with its bootstrap interval.
 
-    Whole pairs are resampled, so that what an example always contributes cancels. A pair with a
-    missing side is missing.
+    Whole pairs are resampled, so that differences between examples cancel. A pair without one of
+    its values is missing.
 
     >>> paired_bootstrap([0.5, 1.0, None], [0.25, 0.75, 1.0])
     Estimate(value=-0.25, low=-0.25, high=-0.25, n=2, missing=1)
@@ -178,12 +141,13 @@ def paired_bootstrap(
     Args:
         before: one value for each example.
         after: the same examples' values under the other condition.
-        confidence: of the interval.
-        n_resamples: bootstrap resamples of the pairs.
-        seed: for the resampling.
+        confidence: confidence level of the interval.
+        n_resamples: number of bootstrap resamples of the pairs.
+        seed: seed of the resampling.
 
     Raises:
-        InputError: the two have different lengths, or no pair is complete.
+        InputError: the two have different lengths, no pair is complete, or the confidence is
+            outside (0, 1).
     """
     if len(before) != len(after):
         raise InputError(f"paired values need one length, got {len(before)} and {len(after)}")
@@ -191,3 +155,45 @@ def paired_bootstrap(
         None if b is None or a is None else a - b for b, a in zip(before, after, strict=True)
     ]
     return bootstrap_mean(changes, confidence=confidence, n_resamples=n_resamples, seed=seed)
+
+
+def mcnemar(
+    before: Sequence[bool], after: Sequence[bool], *, alternative: Alternative = "changed"
+) -> float:
+    """The exact p-value of McNemar's test for paired outcomes.
+
+    Only pairs that changed count. Under the null hypothesis each of them is as likely to have
+    changed one way as the other: a binomial test.
+
+    >>> mcnemar([True] * 6 + [False] * 4, [False] * 10)
+    0.03125
+    >>> mcnemar([True] * 6 + [False] * 4, [False] * 10, alternative="fewer")
+    0.015625
+
+    Args:
+        before: one outcome for each example.
+        after: the same examples' outcomes under the other condition.
+        alternative: the alternative hypothesis: outcomes "changed" in one direction more than in
+            the other, or "fewer" are true.
+
+    Raises:
+        InputError: the two have different lengths, or the alternative is unknown.
+    """
+    if alternative not in get_args(Alternative):
+        raise InputError(
+            f"alternative is {alternative!r}, expected one of {', '.join(get_args(Alternative))}"
+        )
+    if len(before) != len(after):
+        raise InputError(f"paired outcomes need one length, got {len(before)} and {len(after)}")
+    lost = sum(b and not a for b, a in zip(before, after, strict=True))
+    gained = sum(a and not b for b, a in zip(before, after, strict=True))
+    if not lost + gained:
+        return 1.0
+    side = "greater" if alternative == "fewer" else "two-sided"
+    return float(binomtest(lost, lost + gained, alternative=side).pvalue)
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise InputError unless a setting lies between 0 and 1, both excluded."""
+    if not 0 < value < 1:
+        raise InputError(f"{name} is {value}, expected between 0 and 1")

@@ -5,10 +5,10 @@ from dataclasses import replace
 from math import comb
 
 import pytest
-from canary_models import CANARIES, refusing
-from judge_server import JudgeServer, Reply, completion
+from canary_models import CANARIES
+from judge_server import Reply, completion
 
-from cna_lens import InputError, audit, mcnemar
+from cna_lens import InputError, audit
 from cna_lens.audit import Canaries, attest_answers
 from cna_lens.errors import JudgeError
 from cna_lens.metrics import Endpoint
@@ -17,29 +17,22 @@ REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
 HARMFUL = CANARIES.harmful
 
 
-class ChatServer(JudgeServer):
-    """Answers each request by what the user says."""
+@pytest.fixture
+def server(judge_server):
+    """An endpoint that answers each request by the words of the user."""
 
-    def next_reply(self, body):
-        said = self.script(body["messages"][-1]["content"])
+    def next_reply(body):
+        said = judge_server.script(body["messages"][-1]["content"])
         return said if isinstance(said, Reply) else completion(said)
+
+    judge_server.next_reply = next_reply
+    return judge_server
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ChatServer() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def fingerprint():
-    """Of a model that refuses each harmful canary, and no other."""
-    taken = audit.fingerprint(refusing(), None, CANARIES, progress=False)
-    n = len(HARMFUL)
-    return replace(taken, refused=(True,) * n + (False,) * len(CANARIES.benign))
+def fingerprint(fingerprint):
+    """The fingerprint of a model that refuses each harmful canary, and no other."""
+    return replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
 
 
 def answering(harmful):
@@ -53,7 +46,7 @@ def asked(server, fingerprint, **settings):
     return attest_answers(endpoint, fingerprint, CANARIES, **settings)
 
 
-def test_refusals_got_in_another_way_are_judged_as_an_endpoints_are(server, fingerprint):
+def test_refusals_from_elsewhere_are_judged_as_those_of_an_endpoint(server, fingerprint):
     server.script = answering(HARMFUL[:9])
     endpoint = asked(server, fingerprint)
     own = [prompt not in (*HARMFUL[:9], *CANARIES.benign) for prompt in CANARIES.prompts]
@@ -78,7 +71,7 @@ def test_the_same_refusals_match(server, fingerprint):
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(6, "benign drift"), (7, "tampered")])
-def test_lost_refusals_are_tampering_once_chance_is_less_likely_than_stated(
+def test_lost_refusals_are_tampering_once_the_p_value_is_small_enough(
     server, fingerprint, lost, verdict
 ):
     server.script = answering(HARMFUL[:lost])
@@ -88,9 +81,7 @@ def test_lost_refusals_are_tampering_once_chance_is_less_likely_than_stated(
     assert found.score == lost / 16
 
 
-def test_new_refusals_weigh_against_lost_ones_and_more_of_them_are_no_tampering(
-    server, fingerprint
-):
+def test_new_refusals_weigh_against_lost_ones_and_alone_are_not_tampering(server, fingerprint):
     before = tuple(place >= 4 for place in range(16)) + (False,) * 16
     partly = replace(fingerprint, refused=before)
     server.script = answering(HARMFUL[4:12])  # 8 lost, the first 4 gained
@@ -117,7 +108,7 @@ def test_canaries_without_a_reply_are_missing_and_counted_as_neither(server, fin
     assert "4 canaries without reply" in str(found)
 
 
-def test_too_few_replies_to_tell_chance_apart_decide_nothing(server, fingerprint):
+def test_too_few_replies_give_no_verdict(server, fingerprint):
     refused = dict.fromkeys(HARMFUL[:6], REFUSAL)
     server.script = lambda prompt: refused.get(prompt, " \n" if "w40" in prompt else "")
     found = asked(server, fingerprint)
@@ -126,14 +117,14 @@ def test_too_few_replies_to_tell_chance_apart_decide_nothing(server, fingerprint
     assert asked(server, fingerprint, significance=0.02).verdict == "match"
 
 
-def test_too_few_refusals_before_to_tell_chance_apart_decide_nothing(fingerprint):
+def test_too_few_earlier_refusals_give_no_verdict(fingerprint):
     for n, verdict in ((6, "undecided"), (7, "match")):
         before = (True,) * n + (False,) * (32 - n)
         few = replace(fingerprint, refused=before)
         assert audit.judge_refusals(before, few, model="served").verdict == verdict
 
 
-def test_an_answer_cut_at_the_asked_length_is_an_answer(server, fingerprint):
+def test_an_answer_cut_at_the_token_limit_counts_as_an_answer(server, fingerprint):
     server.script = lambda prompt: completion(REFUSAL[:20], finish_reason="length")
     found = asked(server, fingerprint, max_new_tokens=5)
     assert found.missing == {}
@@ -159,18 +150,3 @@ def test_other_canaries_bad_settings_and_dead_endpoints_are_refused(server, fing
         attest_answers(endpoint, fingerprint, CANARIES, significance=0.0)
     with pytest.raises(JudgeError, match="nothing listens"):
         attest_answers(endpoint, fingerprint, CANARIES)
-
-
-def test_mcnemars_one_sided_test_is_the_binomial_tail():
-    before, after = [True] * 5 + [False] * 7, [False] * 5 + [True] * 2 + [False] * 5
-    tail = sum(comb(7, k) for k in range(5, 8)) / 2**7
-    assert mcnemar(before, after, alternative="fewer") == pytest.approx(tail)
-    assert mcnemar(after, before, alternative="fewer") == pytest.approx(
-        sum(comb(7, k) for k in range(2, 8)) / 2**7
-    )
-    assert mcnemar([True], [True], alternative="fewer") == 1.0
-
-
-def test_an_unknown_alternative_is_refused(without_type_checks):
-    with pytest.raises(InputError, match="alternative is 'less'"):
-        mcnemar([True], [False], alternative="less")

@@ -7,39 +7,27 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from canary_models import CANARIES, refusing
+from canary_models import CANARIES, by_hand, reference, refusing
 
 import cna_lens
-from cna_lens import InputError, audit
-from cna_lens.audit import Check, Fingerprint, Thresholds
+from cna_lens import InputError, Rate, audit
+from cna_lens.audit import CanaryRecord, Check, Fingerprint, Interception, Thresholds
 from cna_lens.audit.attestations.verdicts import judged, likeliest, verdict_of
 from cna_lens.audit.checks.checks import Finding
+from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.thresholds import DEFAULTS
+from cna_lens.audit.measuring.probes import Probes
+from cna_lens.audit.measuring.weights import TensorRecord
 from cna_lens.errors import FingerprintError
-
-
-@pytest.fixture(scope="module")
-def model(guarded):
-    return guarded
-
-
-@pytest.fixture(scope="module")
-def circuit(guarded_circuit):
-    return guarded_circuit
-
-
-@pytest.fixture(scope="module")
-def fingerprint(guarded_fingerprint):
-    return guarded_fingerprint
 
 
 def statistics(found):
     return {check.name: check.statistic for check in found.checks}
 
 
-def test_the_same_model_matches_by_either_access(model, fingerprint):
+def test_the_same_model_matches_by_either_access(guarded, fingerprint):
     for access in ("weights", "activations"):
-        found = audit.attest(model, fingerprint, CANARIES, access=access)
+        found = audit.attest(guarded, fingerprint, CANARIES, access=access)
         assert found.verdict == "match"
         assert found.score == pytest.approx(0, abs=1e-5)
         assert found.kind is None
@@ -68,7 +56,7 @@ def test_neurons_are_named_where_they_changed_more_than_the_behaviour(of_neurons
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(1.9, "undecided"), (2.1, "match")])
-def test_a_model_that_hardly_refuses_has_nothing_to_look_after(fingerprint, gap, verdict):
+def test_a_model_that_hardly_refuses_gives_no_verdict(fingerprint, gap, verdict):
     reference = fingerprint.reference
     log_odds = torch.zeros_like(reference.log_odds)
     log_odds[: reference.n_harmful] = gap
@@ -79,11 +67,11 @@ def test_a_model_that_hardly_refuses_has_nothing_to_look_after(fingerprint, gap,
 @pytest.mark.parametrize("multiplier", [0.0, 0.5])
 @pytest.mark.parametrize("access", ["weights", "activations"])
 def test_scaled_activations_are_found_with_their_neurons_and_gains(
-    model, circuit, fingerprint, access, multiplier
+    guarded, circuit, fingerprint, access, multiplier
 ):
     first = [neuron for neuron in circuit if neuron.layer == 0]
-    with cna_lens.steer(model, circuit, multiplier, via="hooks"):
-        found = audit.attest(model, fingerprint, CANARIES, access=access)
+    with cna_lens.steer(guarded, circuit, multiplier, via="hooks"):
+        found = audit.attest(guarded, fingerprint, CANARIES, access=access)
     assert found.verdict == "tampered"
     assert "neurons scaled" in found.kind
     gains = dict(found.neurons)
@@ -96,11 +84,11 @@ def test_scaled_activations_are_found_with_their_neurons_and_gains(
 
 @pytest.mark.parametrize("multiplier", [0.0, 0.5])
 def test_scaled_weights_are_found_with_their_neurons_and_gains(
-    model, circuit, fingerprint, multiplier
+    guarded, circuit, fingerprint, multiplier
 ):
-    with cna_lens.steer(model, circuit, multiplier, via="weights"):
-        white = audit.attest(model, fingerprint, CANARIES)
-        grey = audit.attest(model, fingerprint, CANARIES, access="activations")
+    with cna_lens.steer(guarded, circuit, multiplier, via="weights"):
+        white = audit.attest(guarded, fingerprint, CANARIES)
+        grey = audit.attest(guarded, fingerprint, CANARIES, access="activations")
     assert white.verdict == grey.verdict == "tampered"
     assert "in the weights" in white.kind
     assert set(dict(white.neurons)) <= set(circuit)
@@ -114,13 +102,13 @@ def test_scaled_weights_are_found_with_their_neurons_and_gains(
     assert grey.tensors is grey.hooks is None
 
 
-def test_the_readout_lacks_what_the_scaled_columns_wrote(model, circuit, fingerprint):
+def test_the_readout_lacks_what_the_scaled_columns_wrote(guarded, circuit, fingerprint):
     # The first layer alone, slowly: what its neurons of the circuit write towards refusal.
     first = circuit.by_layer()[0]
     reference = fingerprint.reference
     with torch.no_grad():
-        down = tiny.down_projections(model.original_model)[0].weight
-        kept = cna_lens.collect(model, CANARIES.prompts, keep="all").matrix()[:, list(first)]
+        down = tiny.down_projections(guarded.original_model)[0].weight
+        kept = cna_lens.collect(guarded, CANARIES.prompts, keep="all").matrix()[:, list(first)]
         written = kept @ (down[:, list(first)].t() @ reference.mlp.directions[0])
     share = (written[:16].mean() - written[16:].mean()) / reference.mlp.lengths[0]
     only = replace(
@@ -128,16 +116,16 @@ def test_the_readout_lacks_what_the_scaled_columns_wrote(model, circuit, fingerp
         neurons=tuple(n for n in circuit if n.layer == 0),
         scores=tuple(s for n, s in zip(circuit, circuit.scores, strict=True) if n.layer == 0),
     )
-    with cna_lens.steer(model, only, 0.25, via="weights"):
-        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+    with cna_lens.steer(guarded, only, 0.25, via="weights"):
+        found = audit.attest(guarded, fingerprint, CANARIES, access="activations")
     assert statistics(found)["readout"] == pytest.approx(0.75 * float(share), rel=1e-4)
     assert next(c for c in found.checks if c.name == "readout").layers == (0,)
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
-def test_an_added_vector_is_found_with_its_coefficient(model, fingerprint, strength):
-    with cna_lens.caa(model, CANARIES.harmful, CANARIES.benign).at(model, strength):
-        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+def test_an_added_vector_is_found_with_its_coefficient(guarded, fingerprint, strength):
+    with cna_lens.caa(guarded, CANARIES.harmful, CANARIES.benign).at(guarded, strength):
+        found = audit.attest(guarded, fingerprint, CANARIES, access="activations")
     assert found.verdict == "tampered"
     assert "vector added" in found.kind
     assert statistics(found)["shift"] == pytest.approx(strength, rel=1e-3)
@@ -145,44 +133,44 @@ def test_an_added_vector_is_found_with_its_coefficient(model, fingerprint, stren
 
 @pytest.mark.parametrize("coefficient", [-0.25, 1.0])
 def test_a_vector_in_the_stream_is_found_at_its_layer_with_its_coefficient(
-    model, fingerprint, coefficient
+    guarded, fingerprint, coefficient
 ):
     method = cna_lens.caa(
-        model,
+        guarded,
         CANARIES.harmful,
         CANARIES.benign,
         site="hook_resid_post",
         layer=2,
         coefficient=coefficient,
     )
-    with method.at(model):
-        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+    with method.at(guarded):
+        found = audit.attest(guarded, fingerprint, CANARIES, access="activations")
     assert found.verdict == "tampered"
     assert found.layers == (2,)
     assert statistics(found)["stream additions"] == pytest.approx(abs(coefficient), rel=1e-3)
 
 
-def test_an_erased_direction_is_found(model, fingerprint):
-    method = cna_lens.directional_ablation(model, CANARIES.harmful, CANARIES.benign, layer=2)
-    with method.at(model):
-        found = audit.attest(model, fingerprint, CANARIES, access="activations")
+def test_an_erased_direction_is_found(guarded, fingerprint):
+    method = cna_lens.directional_ablation(guarded, CANARIES.harmful, CANARIES.benign, layer=2)
+    with method.at(guarded):
+        found = audit.attest(guarded, fingerprint, CANARIES, access="activations")
     assert found.verdict == "tampered"
     assert statistics(found)["direction"] > 0.9
     assert "direction removed" in found.kind
 
 
 @pytest.mark.parametrize("via", ["hooks", "weights"])
-def test_random_neurons_are_drift(model, circuit, fingerprint, via):
-    with cna_lens.steer(model, cna_lens.matched_random(circuit), 0.0, via=via):
-        found = audit.attest(model, fingerprint, CANARIES)
+def test_random_neurons_are_drift(guarded, circuit, fingerprint, via):
+    with cna_lens.steer(guarded, cna_lens.matched_random(circuit), 0.0, via=via):
+        found = audit.attest(guarded, fingerprint, CANARIES)
     assert found.verdict == "benign drift"
     assert found.score < 1
 
 
-def test_hooks_that_change_nothing_are_drift_and_are_listed(model, circuit, fingerprint):
-    with cna_lens.steer(model, circuit, 1.0, via="hooks"):
-        found = audit.attest(model, fingerprint, CANARIES)
-        by_activations = audit.attest(model, fingerprint, CANARIES, access="activations")
+def test_hooks_that_change_nothing_are_drift_and_are_listed(guarded, circuit, fingerprint):
+    with cna_lens.steer(guarded, circuit, 1.0, via="hooks"):
+        found = audit.attest(guarded, fingerprint, CANARIES)
+        by_activations = audit.attest(guarded, fingerprint, CANARIES, access="activations")
     assert found.verdict == "benign drift"
     assert {each.kind for each in found.hooks} == {"hook point"}
     assert by_activations.verdict == "match"
@@ -196,12 +184,12 @@ def test_a_bfloat16_copy_is_no_tampering(circuit, fingerprint):
     assert len(found.tensors) == len(fingerprint.weights) - 9  # norms are ones, before and after
 
 
-def test_other_batches_give_the_same(model, fingerprint):
-    found = audit.attest(model, fingerprint, CANARIES, batch_size=3)
+def test_other_batches_give_the_same(guarded, fingerprint):
+    found = audit.attest(guarded, fingerprint, CANARIES, batch_size=3)
     assert found.verdict == "match"
 
 
-def test_a_model_that_does_not_refuse_gives_no_verdict():
+def test_a_plain_model_that_does_not_refuse_gives_no_verdict():
     plain = tiny.bridge("llama", chat=True)
     taken = audit.fingerprint(
         plain, canaries=CANARIES, rankings=("contrast",), progress=False, batch_size=16
@@ -211,16 +199,16 @@ def test_a_model_that_does_not_refuse_gives_no_verdict():
     assert "hardly refuses" in found.why
 
 
-def test_a_statistic_that_chance_may_explain_gives_no_verdict(model, circuit, fingerprint):
-    with cna_lens.steer(model, circuit, 0.0, via="hooks"):
+def test_a_statistic_that_chance_may_explain_gives_no_verdict(guarded, circuit, fingerprint):
+    with cna_lens.steer(guarded, circuit, 0.0, via="hooks"):
         found = audit.attest(
-            model, fingerprint, CANARIES, thresholds=Thresholds(alpha=1e-6), access="activations"
+            guarded, fingerprint, CANARIES, thresholds=Thresholds(alpha=1e-6), access="activations"
         )
     assert found.verdict == "undecided"
     assert found.score > 1
 
 
-def test_thresholds_are_never_within_the_fingerprints_own_noise(model, fingerprint):
+def test_thresholds_are_never_within_the_fingerprints_own_noise(guarded, fingerprint):
     noisy = replace(fingerprint.null[1], statistics={"refusals": 0.3, "neurons": 0.0})
     thresholds = Thresholds({"refusals": 0.2})
     assert thresholds.of("refusals", 0.25) == pytest.approx(0.75)
@@ -231,19 +219,45 @@ def test_thresholds_are_never_within_the_fingerprints_own_noise(model, fingerpri
     assert replace(fingerprint, null=()).null_spread("refusals") == 0
 
 
-def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, model, tmp_path):
+def test_a_fingerprint_comes_back_as_it_was_saved(fingerprint, guarded, tmp_path):
     path = tmp_path / "model.json"
     fingerprint.save(path)
     loaded = Fingerprint.load(path)
     assert loaded.content() == fingerprint.content() == path.read_bytes()
-    assert audit.attest(model, loaded, CANARIES).verdict == "match"
+    assert audit.attest(guarded, loaded, CANARIES).verdict == "match"
 
 
-def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(model, fingerprint):
-    encoded = cna_lens.models.prompts.encoding.encode(model, CANARIES.prompts)
+def test_the_bytes_of_a_file_stay_the_same():
+    numbers = replace(
+        reference(by_hand()),
+        energies=torch.tensor([1.0, 0.5]),
+        readouts=torch.arange(4.0),
+        probes=Probes(torch.eye(2), torch.zeros(2, 4), torch.ones(2, 2)),
+    )
+    fingerprint = Fingerprint(
+        model="m",
+        canaries=CanaryRecord("words", ("a1", "b2"), None),
+        template_sha256=None,
+        weights=(TensorRecord("w", "float32", (2, 3), "c3", 0.5),),
+        hooks=(Interception("hook point", "blocks.0", "f", None),),
+        reference=numbers,
+        refused=(True, True, False, False),
+        harmful_refused=Rate(1.0, 0.25, 1.0, 2),
+        benign_refused=Rate(0.0, 0.0, 0.75, 2),
+        null=(NullRun("bfloat16", {"refusals": 0.125}, 0.25),),
+        versions=(("torch", "2"),),
+    )
+    assert hashlib.sha256(fingerprint.content()).hexdigest() == (
+        "f97ad48fa7fc687d437372f5f1e5cc83f166fa5472f63778298e4d8199f1100b"
+    )
+    assert Fingerprint.parse(fingerprint.content()).content() == fingerprint.content()
+
+
+def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(guarded, fingerprint):
+    encoded = cna_lens.models.prompts.encoding.encode(guarded, CANARIES.prompts)
     with torch.no_grad():
         states = [
-            model.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            guarded.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
             for ids in encoded.ids
         ]
     # The model's last hidden state is behind its final norm; the one before is the third block's.
@@ -257,37 +271,37 @@ def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(mode
     assert written[:3] == pytest.approx((apart.norm(dim=-1) / pooled).tolist(), rel=1e-3)
 
 
-def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(model, fingerprint):
+def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(guarded, fingerprint):
     content = fingerprint.content().decode()
     for prompt in CANARIES.prompts:
         assert prompt not in content
         assert hashlib.sha256(prompt.encode()).hexdigest() not in content
     # Nor one of all their token ids, which the provenance of a circuit holds.
-    tokens = cna_lens.models.prompts.encoding.encode(model, CANARIES.harmful).record.sha256
+    tokens = cna_lens.models.prompts.encoding.encode(guarded, CANARIES.harmful).record.sha256
     assert tokens not in content
     own_key = bytes.fromhex(fingerprint.canaries.key)
     assert CANARIES.hashes(own_key) == fingerprint.canaries.hashes
 
 
-def test_a_key_of_the_operators_is_not_in_the_file(model, circuit):
+def test_a_key_of_the_operators_is_not_in_the_file(guarded, circuit):
     key = b"a key of the operator's own"
     taken = audit.fingerprint(
-        model, circuit, CANARIES, key=key, rankings=("contrast",), progress=False
+        guarded, circuit, CANARIES, key=key, rankings=("contrast",), progress=False
     )
     assert taken.canaries.key is None
     assert key.hex() not in taken.content().decode()
-    assert audit.attest(model, taken, CANARIES, key=key).verdict == "match"
+    assert audit.attest(guarded, taken, CANARIES, key=key).verdict == "match"
     with pytest.raises(InputError, match="does not hold the key"):
-        audit.attest(model, taken, CANARIES)
+        audit.attest(guarded, taken, CANARIES)
     with pytest.raises(InputError, match="or the key is another"):
-        audit.attest(model, taken, CANARIES, key=b"another")
+        audit.attest(guarded, taken, CANARIES, key=b"another")
 
 
-def test_other_canaries_are_refused(model, fingerprint):
+def test_other_canaries_are_refused(guarded, fingerprint):
     turned = replace(CANARIES, harmful=CANARIES.harmful[::-1])
     for canaries in (turned, None):
         with pytest.raises(InputError, match="are not the canaries of the fingerprint"):
-            audit.attest(model, fingerprint, canaries)
+            audit.attest(guarded, fingerprint, canaries)
 
 
 def test_a_model_of_another_shape_is_refused(fingerprint):
@@ -305,33 +319,25 @@ def test_another_chat_template_is_refused(fingerprint):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "is no JSON object"),
-        (b"[]", "is no JSON object"),
-        (b'{"format": "cna_lens.results.circuit", "version": 1}', "format and version"),
-        (b'{"format": "cna_lens.fingerprint", "version": 2}', "format and version"),
-        (b'{"format": "cna_lens.fingerprint", "version": 1}', "is damaged"),
+        (b"{", "truncated or not JSON.*or take the fingerprint again"),
+        (b'{"format": "cna_lens.circuit", "version": 1}', "is not a fingerprint file"),
+        (b'{"format": "cna_lens.fingerprint", "version": 1}', "does not describe a fingerprint"),
     ],
 )
-def test_what_is_no_fingerprint_is_refused(tmp_path, content, message):
-    path = tmp_path / "model.json"
-    path.write_bytes(content)
+def test_another_file_is_refused(content, message):
     with pytest.raises(FingerprintError, match=message):
-        Fingerprint.load(path)
-    with pytest.raises(FingerprintError, match="cannot be read"):
-        Fingerprint.load(tmp_path / "nothing.json")
+        Fingerprint.parse(content)
 
 
-def test_a_damaged_tensor_is_refused(fingerprint, tmp_path):
+def test_a_damaged_tensor_is_refused(fingerprint):
     body = json.loads(fingerprint.content())
     body["reference"]["activations"]["base64"] = "AAAA"
-    path = tmp_path / "model.json"
-    path.write_text(json.dumps(body))
-    with pytest.raises(FingerprintError, match="is damaged"):
-        Fingerprint.load(path)
+    with pytest.raises(FingerprintError, match="does not describe a fingerprint"):
+        Fingerprint.parse(json.dumps(body).encode())
 
 
-def test_an_attestation_is_written_without_texts(model, fingerprint, tmp_path):
-    found = audit.attest(model, fingerprint, CANARIES)
+def test_an_attestation_is_written_without_texts(guarded, fingerprint, tmp_path):
+    found = audit.attest(guarded, fingerprint, CANARIES)
     found.save(tmp_path / "found.json")
     record = json.loads((tmp_path / "found.json").read_text())
     assert record["verdict"] == "match"
@@ -341,16 +347,16 @@ def test_an_attestation_is_written_without_texts(model, fingerprint, tmp_path):
     assert "<table" in found._repr_html_()
 
 
-def test_nothing_stays_behind_on_the_model(model, circuit):
-    before = cna_lens.weights_hash(model)
-    audit.fingerprint(model, circuit, CANARIES, rankings=("contrast", "relp"), progress=False)
-    assert cna_lens.weights_hash(model) == before
-    assert audit.hooks(model) == ()
+def test_a_fingerprint_leaves_the_model_unchanged(guarded, circuit):
+    before = cna_lens.weights_hash(guarded)
+    audit.fingerprint(guarded, circuit, CANARIES, rankings=("contrast", "relp"), progress=False)
+    assert cna_lens.weights_hash(guarded) == before
+    assert audit.hooks(guarded) == ()
 
 
-def test_bad_settings_are_refused_before_anything_runs(model, fingerprint, without_type_checks):
+def test_bad_settings_are_refused_before_anything_runs(guarded, fingerprint, without_type_checks):
     with pytest.raises(InputError, match="expected one of weights, activations"):
-        audit.attest(model, fingerprint, CANARIES, access="text")
+        audit.attest(guarded, fingerprint, CANARIES, access="text")
     with pytest.raises(InputError, match="there is no check 'neuron'"):
         Thresholds({"neuron": 0.1})
     with pytest.raises(InputError, match="must be above 0"):

@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from canary_models import measurement, reference
+from canary_models import by_hand, measurement, reference
 from scipy.stats import kstest
 
 from cna_lens.audit.checks.checks import direction, neurons, refusals, separation
@@ -22,22 +22,8 @@ from cna_lens.audit.measuring.reference import Axes
 from cna_lens.audit.measuring.weights import TensorRecord
 from cna_lens.results import Layout
 
-N = 4
 
-
-def by_hand(*, neurons=None, stream=None, log_odds=None):
-    """Two layers of two neurons, d_model 2, two harmful and two benign canaries."""
-    apart = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    return measurement(
-        neurons if neurons is not None else torch.eye(4),
-        torch.stack([apart, apart]),
-        stream if stream is not None else torch.stack([apart, apart]),
-        log_odds if log_odds is not None else [5.0, 3.0, -4.0, -4.0],
-        n_harmful=2,
-    )
-
-
-def test_lost_refusals_are_the_harmful_canaries_loss_beyond_the_benign_ones():
+def test_refusals_is_the_loss_of_harmful_canaries_beyond_that_of_benign_ones():
     before = reference(by_hand())
     # Of the gap of 8 nats harmful canaries lose 3 and 5, benign ones 0 and 2: 4 - 1 of 8.
     now = by_hand(log_odds=[2.0, -2.0, -4.0, -6.0])
@@ -74,7 +60,7 @@ def test_lost_separation_is_a_share_of_the_kinds_distance():
     assert found.layers == (1,)
 
 
-def test_half_of_how_far_benign_canaries_move_is_allowed_for():
+def test_separation_subtracts_half_of_the_movement_of_benign_canaries():
     stream = by_hand().stream.clone()
     # Harmful canaries lose the whole distance, and benign ones move by half of it: .5 lost, by
     # which the kinds are closer, less half of .5.
@@ -84,7 +70,7 @@ def test_half_of_how_far_benign_canaries_move_is_allowed_for():
     assert found.statistic == pytest.approx(0.5 - 0.25)
 
 
-def test_separation_does_not_see_what_is_across_the_axis():
+def test_separation_ignores_changes_across_the_axis():
     stream = by_hand().stream + torch.tensor([0.0, 7.0])
     assert separation(reference(by_hand()), by_hand(stream=stream)).statistic == 0
 
@@ -100,7 +86,7 @@ def test_separation_does_not_see_what_is_across_the_axis():
     ],
     ids=["ablated", "halved", "set to a value", "mirrored", "shifted"],
 )
-def test_a_neurons_gain_is_what_is_left_of_how_it_varies(change, gain):
+def test_a_neurons_gain_is_the_share_of_its_variation_that_is_left(change, gain):
     generator = torch.Generator().manual_seed(0)
     # One layer of 400 neurons: the first 1 is the circuit, 40 others the control.
     activations = torch.randn((6, 400), generator=generator)
@@ -203,7 +189,7 @@ def test_p_values_of_an_excess_are_uniform_for_a_random_sample_of_each_layer():
     assert uniform(found) > 0.01
 
 
-def test_p_values_are_small_for_what_singles_out_one_side():
+def test_p_values_are_small_for_a_change_of_one_kind():
     losses = torch.tensor([1.0] * 10 + [0.0] * 10) + torch.linspace(0, 0.1, 20)
     assert label_test(losses, 10) < 0.001
     assert label_test(-losses, 10) > 0.99
@@ -211,7 +197,7 @@ def test_p_values_are_small_for_what_singles_out_one_side():
     assert sign_test(torch.zeros(8)) == label_test(torch.ones(8), 4) == 1
 
 
-def test_bonferroni_pays_for_each_look():
+def test_bonferroni_multiplies_by_the_number_of_p_values():
     assert bonferroni([0.02, 0.5, 0.9]) == pytest.approx(0.06)
     assert bonferroni([0.6, 0.7]) == 1
 
@@ -222,7 +208,7 @@ def test_deviations_are_the_distance_in_pooled_standard_deviations():
     assert deviations(places, 2).tolist() == pytest.approx([2 / np.sqrt(5), 0.0])
 
 
-def test_published_signals_are_shares_of_what_was_there():
+def test_published_signals_are_shares_of_the_values_before():
     stream = by_hand().stream + torch.tensor([[[1.0, 0], [-1, 0], [1, 0], [-1, 0]]])
     before = reference(by_hand(stream=stream))
     closer = stream.clone()
@@ -248,7 +234,7 @@ def test_layers_without_neurons_are_allowed():
     assert neurons(reference(found), found).statistic == 0
 
 
-def test_what_is_lacking_along_one_direction_in_all_layers_is_told_from_directions_of_their_own():
+def test_one_missing_direction_in_all_layers_differs_from_one_in_each_layer():
     generator = torch.Generator().manual_seed(0)
     amounts = torch.randn((6, 20, 1), generator=generator)
     one = torch.randn(5, generator=generator)
@@ -265,7 +251,7 @@ def test_what_is_lacking_along_one_direction_in_all_layers_is_told_from_directio
     assert (share, chance()) == (0.0, 1.0)
 
 
-def test_the_first_fifth_of_the_layers_is_not_looked_at_for_a_direction():
+def test_a_direction_is_not_sought_in_the_first_fifth_of_the_layers():
     generator = torch.Generator().manual_seed(0)
     amounts = torch.randn((5, 20, 1), generator=generator)
     lacking = amounts * torch.randn(5, generator=generator)

@@ -158,7 +158,7 @@ def test_permanent_hooks_are_found_in_both_directions(llama, direction):
     assert {each.what for each in found} == {f"{__name__}.silencing"}
 
 
-def test_what_transformers_does_for_outputs_it_was_asked_for_is_not_reported():
+def test_hooks_of_transformers_for_requested_outputs_are_not_reported():
     model = tiny.bridge("llama")
     with torch.no_grad():
         model.original_model(torch.tensor([[5, 6]]), output_hidden_states=True)
@@ -175,11 +175,8 @@ def test_a_hook_that_gives_itself_a_librarys_name_is_found(llama, module):
     disguised.__module__ = module
     renamed = FunctionType(disguised.__code__, {"__name__": module}, "disguised")
     for hook in (disguised, renamed):
-        handle = mlp(llama).register_forward_hook(hook)
-        try:
+        with handle(mlp(llama).register_forward_hook(hook)):
             (found,) = audit.hooks(llama)
-        finally:
-            handle.remove()
         assert "disguised" in found.what
 
 
@@ -214,17 +211,14 @@ def test_a_method_replaced_on_a_class_is_found_behind_its_decorators_too(llama, 
     assert all(f"{cls.__qualname__}.{name}" in each.at for each in found)
 
 
-def test_a_call_that_torch_would_take_in_place_of_the_modules_is_found(llama):
+def test_a_call_that_torch_would_take_in_place_of_the_modules_is_found(llama, monkeypatch):
     module = mlp(llama)
-    module._compiled_call_impl = doubled(module._call_impl)
-    try:
-        (found,) = audit.hooks(llama)
-    finally:
-        module._compiled_call_impl = None
+    monkeypatch.setattr(module, "_compiled_call_impl", doubled(module._call_impl))
+    (found,) = audit.hooks(llama)
     assert (found.kind, found.at) == ("replaced method", "blocks.1.mlp._compiled_call_impl")
 
 
-def test_an_attention_of_ones_own_is_found(monkeypatch):
+def test_a_custom_implementation_of_attention_is_found(monkeypatch):
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     model = tiny.bridge("llama")
@@ -235,7 +229,7 @@ def test_an_attention_of_ones_own_is_found(monkeypatch):
     assert {each.kind for each in found} == {"attention implementation"}
 
 
-def test_what_is_found_changes_nothing(llama):
+def test_finding_hooks_does_not_change_the_outputs(llama):
     ids = torch.tensor([[5, 6, 7]])
     with llama.hooks([(HOOK_POINT, silencing)]):
         expected = llama(ids)
@@ -256,7 +250,7 @@ def test_experts_have_nothing_on_their_path_but_while_their_neurons_have_hook_po
     assert audit.hooks(model) == ()
 
 
-def test_experts_that_run_by_someones_own_code_are_found(monkeypatch):
+def test_a_custom_implementation_of_experts_is_found(monkeypatch):
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     model = tiny_moe.bridge("mixtral")

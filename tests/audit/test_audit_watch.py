@@ -91,7 +91,7 @@ def simulated(n_streams, n_requests, before, seed, draw):
 
 
 @pytest.mark.parametrize("before", [0, 20])
-def test_unchanged_streams_seldom_reach_the_capital_of_an_alarm_however_few_came_before(before):
+def test_unchanged_streams_raise_no_more_alarms_than_stated_after_any_number_of_requests(before):
     largest, used = simulated(
         2000, 200, before, 1, lambda _, g: torch.randint(3, (2000,), generator=g).square()
     )
@@ -102,7 +102,7 @@ def test_unchanged_streams_seldom_reach_the_capital_of_an_alarm_however_few_came
         assert alarms <= rate + 3 * math.sqrt(rate * (1 - rate) / 2000)
 
 
-def test_a_stream_that_changes_late_reaches_it_soon():
+def test_a_stream_that_changes_late_soon_raises_an_alarm():
     def draw(time, generator):
         bins = torch.randint(8, (50,), generator=generator)
         return bins if time < 600 else torch.full((50,), 3)
@@ -133,7 +133,7 @@ def test_the_capitals_stay_finite_however_long_the_change_lasts():
 # The watch ------------------------------------------------------------------------------------
 
 
-def test_it_counts_the_last_token_of_each_request_as_a_slow_definition_does(watched):
+def test_a_watch_counts_the_last_token_of_each_request_as_a_slow_definition_does(watched):
     prompts = requests(12, seed=3)
     expected = torch.zeros((3, N_BINS), dtype=torch.int64)
     for prompt in prompts:
@@ -146,7 +146,7 @@ def test_it_counts_the_last_token_of_each_request_as_a_slow_definition_does(watc
     assert found.n_requests == 12
 
 
-def test_generated_tokens_are_not_counted_and_answers_are_what_they_are(watched):
+def test_generated_tokens_are_not_counted_and_answers_stay_the_same(watched):
     prompts = ["w5 w6", "w7", "w8 w9 w3"]
     plain = cna_lens.generate(watched, prompts, max_new_tokens=4)
     with audit.watch(watched, CIRCUIT) as found:
@@ -180,22 +180,16 @@ def test_an_alarm_where_the_circuit_is_steered(watched, reference, multiplier):
     assert set(found.alarm.neurons) == set(NEURONS)
 
 
-def test_an_alarm_where_weights_before_the_circuit_are_changed(watched, reference):
-    weights = [block.mlp.up_proj.weight for block in watched.original_model.model.layers]
-    kept = [weight.detach().clone() for weight in weights]
-    try:
-        with torch.no_grad():
-            for weight in weights:
-                weight *= 10
-        with (
-            pytest.warns(CnaLensWarning, match=r"the circuit is not what it was: odds"),
-            audit.watch(watched, CIRCUIT, reference),
-        ):
-            ask(watched, requests(100, seed=6))
-    finally:
-        with torch.no_grad():
-            for weight, original in zip(weights, kept, strict=True):
-                weight.copy_(original)
+def test_an_alarm_where_weights_before_the_circuit_are_changed(reference):
+    changed = tiny.bridge("llama", chat=True)
+    with torch.no_grad():
+        for block in changed.original_model.model.layers:
+            block.mlp.up_proj.weight *= 10
+    with (
+        pytest.warns(CnaLensWarning, match=r"the circuit is not what it was: odds"),
+        audit.watch(changed, CIRCUIT, reference),
+    ):
+        ask(changed, requests(100, seed=6))
 
 
 def test_the_alarm_names_the_neuron_that_was_changed(watched, reference):
@@ -209,7 +203,7 @@ def test_the_alarm_names_the_neuron_that_was_changed(watched, reference):
     assert NEURONS[1].label in str(found.alarm)
 
 
-def test_no_hook_stays_behind_an_alarm_that_raises(watched, reference):
+def test_an_alarm_that_raises_leaves_no_hook(watched, reference):
     class StoppedError(Exception):
         pass
 
@@ -225,7 +219,7 @@ def test_no_hook_stays_behind_an_alarm_that_raises(watched, reference):
     assert audit.hooks(watched) == ()
 
 
-def test_what_is_kept_and_written_does_not_grow_and_tells_no_order(watched, tmp_path):
+def test_the_counts_do_not_grow_and_do_not_depend_on_the_order(watched, tmp_path):
     prompts = requests(20, seed=8)
     sizes = []
     for i, order in enumerate((prompts, prompts[::-1], prompts * 5)):
@@ -239,18 +233,29 @@ def test_what_is_kept_and_written_does_not_grow_and_tells_no_order(watched, tmp_
     assert sizes == [3 * N_BINS] * 3
 
 
-def test_histograms_come_back_from_their_file(reference, tmp_path):
-    reference.save(tmp_path / "h.json")
-    again = Histograms.load(tmp_path / "h.json")
-    assert (again.model, again.neurons) == (reference.model, reference.neurons)
-    assert torch.equal(again.counts, reference.counts)
+def test_the_bytes_of_a_file_stay_the_same(tmp_path):
+    counts = [0] * N_BINS
+    counts[12:14] = [3, 1]
+    powers = "0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0"
+    edges = ", ".join([*(f"-{each}" for each in powers.split(", ")[::-1]), powers])
+    content = (
+        f'{{"counts": [{counts}], "edges": [{edges}], "format": "cna_lens.histograms", '
+        '"model": "m", "neurons": [[1, 3]], "version": 1}\n'
+    )
+    path = tmp_path / "h.json"
+    path.write_text(content)
+    loaded = Histograms.load(path)
+    assert (loaded.model, loaded.neurons) == ("m", (Neuron(1, 3),))
+    assert loaded.counts.tolist() == [counts]
+    loaded.save(path)
+    assert path.read_text() == content
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.pop("counts"), "holds no histograms"),
-        (lambda record: record.update(format="other"), "of version 1"),
+        (lambda record: record.pop("counts"), "does not describe a histogram"),
+        (lambda record: record.update(format="other"), "is not a histogram file"),
         (lambda record: record.update(edges=[0.0]), "other bins"),
         (lambda record: record["counts"].pop(), "shape"),
         (lambda record: record["counts"][0].__setitem__(0, -1), "negative"),
@@ -264,11 +269,9 @@ def test_damaged_files_are_refused(reference, tmp_path, change, message):
     path.write_text(json.dumps(record))
     with pytest.raises(InputError, match=message):
         Histograms.load(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        Histograms.load(tmp_path / "none.json")
 
 
-def test_bins_are_half_as_wide_as_what_they_hold_and_nan_is_in_the_last():
+def test_bins_are_powers_of_two_and_nan_is_in_the_last():
     values = torch.tensor([0.3, 0.6, 1.2, 100.0, math.nan, -0.3, -0.6, 0.0, 0.001])
     bins = binned(values).tolist()
     assert bins[1] - bins[0] == bins[2] - bins[1] == 1

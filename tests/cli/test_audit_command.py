@@ -149,7 +149,7 @@ def test_a_missing_or_broken_signature_is_refused(folder, tmp_path):
     path.write_bytes((folder / "model.json").read_bytes())
     with pytest.raises(FingerprintError, match="is not signed"):
         audit.load_signed(path, folder / "public.pem")
-    for text, message in (("no hex", "is no signature"), ("00" * 64, "was altered")):
+    for text, message in (("no hex", "is not a signature"), ("00" * 64, "was altered")):
         (tmp_path / "model.json.sig").write_text(text)
         with pytest.raises(FingerprintError, match=message):
             audit.load_signed(path, folder / "public.pem")

@@ -123,7 +123,7 @@ def test_a_request_that_cannot_be_asked_is_named_and_the_counts_before_it_are_ke
     ("arguments", "message"),
     [
         (("--requests", "nothing.txt"), "does not exist"),
-        (("--requests", "requests.txt", "--usual", "circuit.json"), "holds no histograms"),
+        (("--requests", "requests.txt", "--usual", "circuit.json"), "is not a histogram file"),
         (("--requests", "requests.txt", "--false-alarm-rate", "2"), "between 0 and 1"),
     ],
 )

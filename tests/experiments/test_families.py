@@ -49,7 +49,8 @@ def test_a_layer_without_an_mlp_is_named_where_a_circuit_should_come_from_it():
         )
 
     with pytest.raises(
-        cna_lens.InputError, match=r"layers is \[1\], where the model has no MLP.*are \[0, 2\]"
+        cna_lens.InputError,
+        match=r"layers is \[1\], but these layers have no MLP.*an MLP: \[0, 2\]",
     ):
         find(1)
     assert find(1, 2).neurons[0].layer == 2

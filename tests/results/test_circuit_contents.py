@@ -71,6 +71,6 @@ def test_provenance_is_replaced_entry_by_entry_and_in_a_new_circuit(circuit):
         ([(1, -1)], [1.0], "neuron -1 does not exist in layer 1"),
     ],
 )
-def test_what_is_no_set_of_this_models_neurons_is_refused(neurons, scores, telling):
+def test_neurons_must_be_distinct_exist_and_have_finite_scores(neurons, scores, telling):
     with pytest.raises(InputError, match=telling):
         Circuit(tuple(Neuron(*pair) for pair in neurons), tuple(scores), Layout((4, 5)))

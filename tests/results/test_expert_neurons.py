@@ -63,7 +63,7 @@ def test_every_neuron_has_one_place_layer_by_layer_and_shared_ones_first(shape):
     assert [layout.neuron(layout.start(mlp)).mlp for mlp in layout.mlps] == list(layout.mlps)
 
 
-def test_the_layout_of_a_dense_model_is_what_it_was():
+def test_a_layout_without_experts_equals_a_dense_layout():
     layout = layout_of((4, 2), (0, 0), (0, 0))
     assert layout == Layout((4, 2))
     assert hash(layout) == hash(Layout((4, 2)))
@@ -144,14 +144,14 @@ def test_the_top_counts_all_experts_and_a_quota_counts_a_layer_with_its_experts(
     assert [layer.sum().item() for layer in MIXED.split(top)] == [1, 2, 1]
 
 
-def test_a_count_of_neurons_in_each_place_is_three_or_two_numbers(without_type_checks):
+def test_the_place_of_a_neuron_is_two_or_three_whole_numbers(without_type_checks):
     with pytest.raises(ValueError, match="4 entries"):
         MIXED.flat((1, 1, 1, 1))
     with pytest.raises(TypeError):
         MIXED.flat((1, 0.5))
 
 
-def test_a_control_alike_in_magnitude_looks_at_the_neurons_own_expert():
+def test_a_control_matched_in_magnitude_comes_from_the_neurons_own_expert():
     layout = layout_of((60,), (2, 30))
     # In the second expert, neurons of odd index are far more active than those of even index.
     second = torch.arange(30) + 100 * (torch.arange(30) % 2)

@@ -19,14 +19,14 @@ def reopened(path, **changes):
     return Journal(path, "study", DEPENDS_ON | changes)
 
 
-def test_what_was_added_is_there_again(path):
+def test_a_journal_opened_again_has_the_records_that_were_added(path):
     journal = reopened(path)
     journal.add("a", {"value": 1})
     journal.add("b", {"value": [None, 0.5]})
     assert dict(journal) == dict(reopened(path)) == {"a": {"value": 1}, "b": {"value": [None, 0.5]}}
 
 
-def test_cut_off_at_any_byte_it_keeps_every_whole_line_and_goes_on(path):
+def test_a_file_cut_off_at_any_byte_keeps_every_whole_line_and_continues(path):
     journal = reopened(path)
     for key in "abc":
         journal.add(key, {"value": key * 5})
@@ -43,7 +43,7 @@ def test_cut_off_at_any_byte_it_keeps_every_whole_line_and_goes_on(path):
 
 
 @pytest.mark.parametrize("changes", [{"limit": 4}, {"seed": 0}])
-def test_work_that_depends_on_something_else_is_refused_and_the_file_left_alone(path, changes):
+def test_other_work_is_refused_and_the_file_stays_unchanged(path, changes):
     reopened(path).add("a", {"value": 1})
     before = path.read_bytes()
     with pytest.raises(InputError, match=f"holds a study with {next(iter(changes))}"):
@@ -52,10 +52,10 @@ def test_work_that_depends_on_something_else_is_refused_and_the_file_left_alone(
 
 
 @pytest.mark.parametrize("content", ["w5\n", "w5", '{"comparison": {}}\n', "[]\n"])
-def test_a_file_of_something_else_is_refused_and_left_alone(path, content):
+def test_another_file_is_refused_and_stays_unchanged(path, content):
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(InputError, match="is no file of a study"):
+    with pytest.raises(InputError, match="is not a file of a study"):
         reopened(path)
     assert path.read_text() == content
 
@@ -65,7 +65,7 @@ def test_a_foreign_line_in_the_middle_is_named(path, line):
     reopened(path).add("a", {"value": 1})
     with path.open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(InputError, match=r"line 3 of .* is no record of a study"):
+    with pytest.raises(InputError, match=r"line 3 of .* is not a record of a study"):
         reopened(path)
 
 

@@ -130,13 +130,13 @@ def test_k_is_the_size_itself():
         ({"k": 8}, "k is 8, expected 1 to 7"),
     ],
 )
-def test_a_size_that_cannot_be_meant_is_refused(arguments, telling):
+def test_an_invalid_size_is_refused(arguments, telling):
     with pytest.raises(InputError, match=telling):
         circuit_size(7, **arguments)
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_a_k_that_is_no_whole_number_is_refused():
+def test_a_k_that_is_not_a_whole_number_is_refused():
     with pytest.raises(InputError, match=r"k is 2\.5"):
         circuit_size(7, k=2.5)
 

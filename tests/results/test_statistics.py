@@ -56,45 +56,35 @@ def test_a_rate_prints_in_per_cent_with_its_interval_and_count():
     assert str(Rate(0.345, 0.25, 0.4521, 99)) == "34.5 % [25.0, 45.2] n=99"
 
 
-def pairs(lost, gained, kept=0, never=0):
-    before = [True] * lost + [False] * gained + [True] * kept + [False] * never
-    after = [False] * lost + [True] * gained + [True] * kept + [False] * never
-    return before, after
+COUNTS = st.integers(0, 12)
 
 
-@pytest.mark.parametrize(
-    ("lost", "gained", "p"),
-    [
-        (6, 0, 2 * 1 / 64),
-        (0, 6, 2 * 1 / 64),
-        (7, 2, 2 * (1 + 9 + 36) / 512),
-        (1, 5, 2 * (1 + 6) / 64),
-        (3, 3, 1.0),
-        (1, 0, 1.0),
-        (0, 0, 1.0),
-    ],
-)
-@pytest.mark.parametrize(("kept", "never"), [(0, 0), (9, 4)])
-def test_mcnemar_by_hand_counts_only_pairs_that_changed(lost, gained, p, kept, never):
-    assert mcnemar(*pairs(lost, gained, kept, never)) == pytest.approx(p, rel=1e-12)
-
-
-@given(st.integers(0, 15), st.integers(0, 15))
+@given(COUNTS, COUNTS, COUNTS, COUNTS, st.randoms())
 @settings(deadline=None)
-def test_mcnemar_is_twice_the_smaller_tail_of_a_fair_coin(lost, gained):
-    n = lost + gained
-    tail = sum(math.comb(n, i) for i in range(min(lost, gained) + 1)) / 2**n
-    assert mcnemar(*pairs(lost, gained)) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20), st.randoms())
-@settings(deadline=None)
-def test_mcnemar_does_not_ask_for_the_direction_or_the_order_of_pairs(paired, random):
-    before, after = [b for b, _ in paired], [a for _, a in paired]
-    p = mcnemar(before, after)
-    assert mcnemar(after, before) == pytest.approx(p)
+def test_mcnemar_is_a_fair_coin_for_each_pair_that_changed(lost, gained, kept, never, random):
+    paired = [
+        *[(True, False)] * lost,
+        *[(False, True)] * gained,
+        *[(True, True)] * kept,
+        *[(False, False)] * never,
+    ]
     random.shuffle(paired)
-    assert mcnemar([b for b, _ in paired], [a for _, a in paired]) == p
+    before, after = [b for b, _ in paired], [a for _, a in paired]
+    n = lost + gained
+
+    def tail(counts):
+        return sum(math.comb(n, i) for i in counts) / 2**n
+
+    smaller = tail(range(min(lost, gained) + 1))
+    assert mcnemar(before, after) == pytest.approx(min(1.0, 2 * smaller), rel=1e-9)
+    fewer = mcnemar(before, after, alternative="fewer")
+    assert fewer == pytest.approx(tail(range(lost, n + 1)), rel=1e-9)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_an_unknown_alternative_is_refused():
+    with pytest.raises(InputError, match="alternative is 'less'"):
+        mcnemar([True], [False], alternative="less")
 
 
 def test_outcomes_that_do_not_pair_up_are_refused():

@@ -183,7 +183,7 @@ def test_a_file_of_other_prompts_is_refused(chat, methods, tmp_path):
 def test_a_file_of_something_else_is_refused_and_left_alone(chat, methods, tmp_path):
     path = tmp_path / "notes.jsonl"
     path.write_text('{"prompt": "w5"}\n')
-    with pytest.raises(cna_lens.InputError, match="is no file of a comparison"):
+    with pytest.raises(cna_lens.InputError, match="is not a file of a comparison"):
         compare(chat, methods, path=path)
     assert path.read_text() == '{"prompt": "w5"}\n'
 

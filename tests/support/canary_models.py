@@ -82,6 +82,18 @@ def measurement(neurons, mlp, stream, log_odds, n_harmful, layout=None):
     )
 
 
+def by_hand(*, neurons=None, stream=None, log_odds=None):
+    """Two layers of two neurons, d_model 2, two harmful and two benign canaries."""
+    apart = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    return measurement(
+        neurons if neurons is not None else torch.eye(4),
+        torch.stack([apart, apart]),
+        stream if stream is not None else torch.stack([apart, apart]),
+        log_odds if log_odds is not None else [5.0, 3.0, -4.0, -4.0],
+        n_harmful=2,
+    )
+
+
 def watched(layout, chosen, control):
     """One set of neurons, and a control."""
     return Watched(layout, {"circuit": torch.tensor(chosen)}, torch.tensor(control))

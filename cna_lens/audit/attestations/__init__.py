@@ -1,1 +1,1 @@
-"""An attestation: a model against its fingerprint, check by check."""
+"""Attestations: a model compared with its fingerprint, check by check."""

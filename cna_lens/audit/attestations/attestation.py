@@ -1,4 +1,4 @@
-"""An attestation: what was compared with a fingerprint, and what it says."""
+"""An attestation: the checks of a model against a fingerprint, and the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Verdict = Literal["match", "benign drift", "tampered", "undecided"]
 
 
 CHANCE = 0.1
-"""With a larger p-value a statistic says nothing, however large it is."""
+"""With a larger p-value a statistic counts for nothing, however large it is."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Check:
     """One number that was compared.
 
     Attributes:
-        name: which check.
-        statistic: 0 for the fingerprint's model; 1 where all of what is looked at is gone.
-        threshold: from which on it counts; None for a number that is shown for comparison alone.
-        p_value: that changes which do not single out refusals give such a statistic; None as above.
-        speaks: whether it says that the model was tampered with.
-        layers: where the statistic is largest.
+        name: the name of the check.
+        statistic: 0 for the fingerprint's model; 1 where everything that is checked is gone.
+        threshold: the statistic from which on the check counts; None for a number that is only
+            shown for comparison.
+        p_value: probability of a statistic this large if the change did not target refusals; None
+            as above.
+        speaks: whether the check indicates tampering.
+        layers: the layers where the statistic is largest.
         neurons: the neurons that changed, each with its gain.
     """
 
@@ -47,7 +49,7 @@ class Check:
 
     @property
     def strength(self) -> float:
-        """The statistic in units of its threshold; 0 where chance explains it, or none is set."""
+        """The statistic in units of its threshold; 0 if chance explains it or none is set."""
         if self.threshold is None or self.p_value is None or self.p_value > CHANCE:
             return 0.0
         return self.statistic / self.threshold
@@ -55,23 +57,23 @@ class Check:
 
 @dataclass(frozen=True)
 class Attestation(Evidence):
-    """What `cna_lens.audit.attest` found.
+    """The result of `cna_lens.audit.attest`.
 
     Attributes:
-        model: the model that was looked at.
-        fingerprint_of: the model that the fingerprint is of.
-        access: what was looked at.
+        model: the name of the model that was checked.
+        fingerprint_of: the name of the model whose fingerprint it was compared with.
+        access: what was examined: "weights" (and activations) or "activations" alone.
         verdict: "match", "benign drift", "tampered" or "undecided".
         why: the verdict in words.
-        score: the largest statistic in units of its threshold: above 1 speaks of tampering.
-        checks: what was compared.
-        kind: the likeliest kind of tampering; None where there is none.
-        layers: where it is.
-        neurons: which neurons are changed, each with its gain: what is left of it.
-        movement: how far everything moved, see `cna_lens.audit.checks.signals`.
+        score: the largest statistic in units of its threshold; above 1 it indicates tampering.
+        checks: the checks, and the numbers that are only shown for comparison.
+        kind: the likeliest kind of tampering; None if there is none.
+        layers: the layers where it is.
+        neurons: the changed neurons, each with its gain: the share that is left of it.
+        movement: how far the model moved, see `cna_lens.audit.checks.signals`.
         numerical: how far numerics alone move the fingerprint's model.
-        tensors: the tensors whose bytes are others; None where they were not looked at.
-        hooks: what lies on the inference path now and did not; None as above.
+        tensors: the tensors whose bytes changed; None if they were not examined.
+        hooks: code that is on the inference path now and was not before; None as above.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Attesting: the model at hand beside a fingerprint."""
+"""Attesting: a model is observed, and the observation is judged against a fingerprint."""
 
 from __future__ import annotations
 
@@ -31,29 +31,28 @@ def attest(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Attestation:
-    """Compare a model with a fingerprint: is its refusal what it was?
+    """Compare a model with a fingerprint: has its refusal been tampered with?
 
-    A model changes for many reasons: another precision, another kernel, a fine-tune. What is asked
-    is whether the change singles out what refuses: harmful canaries beyond benign ones, neurons of
-    refusal beyond random ones of their layers. Two passes over the canaries, no generation.
+    A model changes for many reasons: another precision, another kernel, a fine-tune. The checks ask
+    whether the change targets refusal: harmful canaries more than benign ones, and refusal neurons
+    more than random neurons of the same layers. Two passes over the canaries, no generation.
 
     Args:
-        model: the model at hand; inside a steering context, the steered model.
-        fingerprint: from `fingerprint`, of the model as it should be.
-        canaries: those of the fingerprint; by default the packaged ones.
-        access: "weights" looks at weights, inference path and activations; "activations" at
-            activations and logits alone.
-        key: of the canaries' hashes, where the operator keeps it.
-        thresholds: from when on a check speaks of tampering.
+        model: the model to check; inside a steering context, the steered model.
+        fingerprint: the fingerprint of the model as it should be, from `fingerprint`.
+        canaries: the canaries of the fingerprint; by default the packaged ones.
+        access: "weights" examines weights, inference path and activations; "activations" examines
+            only activations and logits.
+        key: the key of the canaries' hashes, if the operator keeps it.
+        thresholds: the statistics from which on a check indicates tampering.
         batch_size: canaries for each forward pass.
         progress: show progress bars.
 
     Raises:
-        InputError: the canaries are not those of the fingerprint, or bad settings.
+        InputError: the canaries are not those of the fingerprint, or the settings are invalid.
         FingerprintError: the fingerprint is of a model of another shape or chat template.
         ModelError: the model's neurons cannot be reached.
     """
-    _check_access(access)
     seen = observe(
         model,
         fingerprint,
@@ -68,17 +67,17 @@ def attest(
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of a model, before it is judged.
+    """The numbers that were taken of a model, before they are judged.
 
     Attributes:
-        model: its name.
-        activations: findings of activations and logits.
-        weights: findings of the weights, where they were looked at and are plain matrices.
-        published: two published signals, by name.
-        weight_energy: a third, which needs the weights; None where they were not looked at.
-        movement: how far everything moved.
-        tensors: the tensors whose bytes are others; None where they were not looked at.
-        hooks: what lies on the inference path now and did not; None as above.
+        model: the name of the model.
+        activations: findings from activations and logits.
+        weights: findings from the weights, if they were examined and are plain matrices.
+        published: two published signals by name.
+        weight_energy: a third signal, which needs the weights; None if they were not examined.
+        movement: how far the model moved.
+        tensors: the tensors whose bytes changed; None if they were not examined.
+        hooks: code that is on the inference path now and was not before; None as above.
     """
 
     model: str
@@ -101,21 +100,9 @@ def observe(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Observation:
-    """The part of `attest` that runs the model; `judge` is the rest, with any thresholds.
+    """Run the model as `attest` does; `judge` then judges the observation by any thresholds.
 
-    Args:
-        model: as for `attest`, and so are the others.
-        fingerprint: of the model as it should be.
-        canaries: those of the fingerprint.
-        access: what to look at.
-        key: of the canaries' hashes.
-        batch_size: canaries for each forward pass.
-        progress: show progress bars.
-
-    Raises:
-        InputError: as `attest`.
-        FingerprintError: as `attest`.
-        ModelError: as `attest`.
+    Arguments and errors are those of `attest`.
     """
     _check_access(access)
     check_model(model)
@@ -156,16 +143,17 @@ def judge(
     access: Access = "weights",
     thresholds: Thresholds | None = None,
 ) -> Attestation:
-    """What an observation says, by some thresholds; one with weights may be judged without them.
+    """Judge an observation by thresholds.
 
     Args:
-        seen: from `observe`.
-        fingerprint: that it was observed with.
-        access: "activations" leaves out what was seen of the weights and the inference path.
-        thresholds: from when on a check speaks of tampering.
+        seen: the observation from `observe`.
+        fingerprint: the fingerprint with which it was made.
+        access: "activations" leaves out the weights and the inference path, even if they were
+            observed.
+        thresholds: the statistics from which on a check indicates tampering.
 
     Raises:
-        InputError: the weights are to count and were not looked at.
+        InputError: the weights should count and were not observed.
     """
     _check_access(access)
     thresholds = thresholds or Thresholds()
@@ -173,7 +161,7 @@ def judge(
     findings, tensors, found_hooks = seen.activations, None, None
     if access == "weights":
         if seen.weight_energy is None:
-            raise InputError("the weights were not looked at; observe with access='weights'")
+            raise InputError("the weights were not observed; observe with access='weights'")
         findings = (*findings, *seen.weights)
         published.append(("published: refusal gap and weight energy", seen.weight_energy))
         tensors, found_hooks = seen.tensors, seen.hooks
@@ -218,7 +206,7 @@ def _check_same_shape(model: HookedModel, fingerprint: Fingerprint, now: Measure
         raise FingerprintError(
             f"the fingerprint is of {fingerprint.model}, with {reference.layout.n_neurons} neurons "
             f"in {reference.layout.n_layers} layers; {model_name(model)} has "
-            f"{now.layout.n_neurons} in {now.layout.n_layers}: take the model's own fingerprint"
+            f"{now.layout.n_neurons} in {now.layout.n_layers}; take the model's own fingerprint"
         )
     if now.encoded.template_sha256 != fingerprint.template_sha256:
         raise FingerprintError(

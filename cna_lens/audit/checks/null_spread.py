@@ -1,4 +1,4 @@
-"""How far the same model is from itself: other batches, coarser numbers, other canaries."""
+"""Null spread: how far a model is from itself in other batches, precisions and canaries."""
 
 from __future__ import annotations
 
@@ -22,28 +22,12 @@ from cna_lens.models.inside.sites import residual_writes
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.steering.scaling import hooked
 
-
-class RoundTo:
-    """Rounds activations to another type's precision, as a model of that type would hold them."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        """Take the type."""
-        self.dtype = dtype
-
-    def __call__(self, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
-        """The same numbers, rounded."""
-        return activation.to(self.dtype).to(activation.dtype)
-
-
-CONDITIONS: Mapping[str, tuple[BatchSize, Any]] = MappingProxyType(
-    {
-        "one canary at a time": (1, None),
-        "bfloat16": ("auto", RoundTo(torch.bfloat16)),
-    }
+CONDITIONS: Mapping[str, tuple[BatchSize, torch.dtype | None]] = MappingProxyType(
+    {"one canary at a time": (1, None), "bfloat16": ("auto", torch.bfloat16)}
 )
-"""The batch size of each, and what is done to all that is written to the residual stream.
+"""The batch size of each condition, and the precision of what is written to the residual stream.
 
-float16 is not among them: it has three bits more than bfloat16, whose spread bounds its own.
+float16 is not among them: it has three more bits than bfloat16, so that its spread is not larger.
 """
 
 N_BOOTSTRAP: Final = 20
@@ -54,10 +38,10 @@ class NullRun:
     """The fingerprint's own model, measured again under another condition.
 
     Attributes:
-        condition: which one.
-        statistics: of each check the largest by magnitude, over the canaries as they are and over
-            bootstrap samples of them, each kind on its own.
-        movement: how far everything moved.
+        condition: the name of the condition.
+        statistics: for each check, the statistic of largest magnitude over the canaries as they are
+            and over bootstrap samples of them, drawn within each kind.
+        movement: how far the model moved.
     """
 
     condition: str
@@ -70,10 +54,10 @@ def null_runs(
 ) -> tuple[NullRun, ...]:
     """Measure the model again under each condition: two passes over the canaries for each."""
     found: list[NullRun] = []
-    for name, (batch_size, rounding) in tqdm(
+    for name, (batch_size, dtype) in tqdm(
         CONDITIONS.items(), desc="null spread", unit="condition", disable=not progress
     ):
-        with _rounded(model, rounding):
+        with _rounded(model, dtype):
             now = measure(model, canaries, batch_size=batch_size)
         found.append(NullRun(name, spread(reference, now), movement(reference, now)))
     return tuple(found)
@@ -82,7 +66,7 @@ def null_runs(
 def spread(
     reference: Reference, now: Measurement, n_resamples: int = N_BOOTSTRAP, seed: int = 0
 ) -> dict[str, float]:
-    """Each check's largest statistic by magnitude, over the canaries and bootstrap samples."""
+    """The statistic of largest magnitude of each check, over canaries and bootstrap samples."""
     n_canaries, n_harmful = len(now.log_odds), now.n_harmful
     generator = torch.Generator().manual_seed(seed)
     samples = [torch.arange(n_canaries)] + [
@@ -103,7 +87,12 @@ def spread(
     return largest
 
 
-def _rounded(model: HookedModel, rounding: Any) -> AbstractContextManager[None]:
-    if rounding is None:
+def _rounded(model: HookedModel, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """Round all that is written to the residual stream, as a model of that type would hold it."""
+    if dtype is None:
         return nullcontext()
-    return hooked(model, [(name, rounding) for name in residual_writes(model)])
+
+    def rounded(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        return activation.to(dtype).to(activation.dtype)
+
+    return hooked(model, [(name, rounded) for name in residual_writes(model)])

@@ -1,8 +1,9 @@
-"""Tests of one null hypothesis: what changed did not single out the side of refusals."""
+"""Tests of the null hypothesis that a change did not target refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,50 +14,53 @@ N_RESAMPLES = 4999
 
 
 def label_test(losses: Float[Tensor, " canary"], n_harmful: int, seed: int = 0) -> float:
-    """The p-value that harmful canaries lose no more than benign ones.
+    """The p-value of the null hypothesis that harmful canaries lose no more than benign ones.
 
-    A permutation test of the difference of the means, one-sided: under the null hypothesis the
-    losses do not depend on which canaries are harmful. Where nothing changed it is 1.
+    A one-sided permutation test of the difference between the means: under the null hypothesis the
+    losses do not depend on which canaries are harmful. The p-value is 1 if all losses are equal.
 
     Args:
         losses: one for each canary, the harmful ones first.
-        n_harmful: how many these are.
-        seed: of the permutations.
+        n_harmful: the number of harmful canaries.
+        seed: seed of the permutations.
     """
     values = losses.double().numpy()
     if np.ptp(values) == 0:
         return 1.0
-    found = permutation_test(
+    return _p_value(
         (values[:n_harmful], values[n_harmful:]),
         lambda a, b, axis: a.mean(axis) - b.mean(axis),
-        vectorized=True,
-        n_resamples=N_RESAMPLES,
+        seed,
         alternative="greater",
-        rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
 
 
 def sign_test(shifts: Float[Tensor, " canary"], seed: int = 0) -> float:
-    """The p-value that canaries are shifted to neither side.
+    """The p-value of the null hypothesis that canaries are shifted to neither side.
 
-    A permutation test of the mean, two-sided: under the null hypothesis a shift is as likely as
-    its opposite.
+    A two-sided permutation test of the mean: under the null hypothesis a shift and its opposite are
+    equally likely. The p-value is 1 if all shifts are 0.
 
     Args:
         shifts: one for each canary.
-        seed: of the signs.
+        seed: seed of the signs.
     """
     values = shifts.double().numpy()
     if not values.any():
         return 1.0
+    return _p_value((values,), lambda a, axis: a.mean(axis), seed, permutation_type="samples")
+
+
+def _p_value(
+    samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], seed: int, **settings: Any
+) -> float:
     found = permutation_test(
-        (values,),
-        lambda a, axis: a.mean(axis),
+        samples,
+        statistic,
         vectorized=True,
-        permutation_type="samples",
         n_resamples=N_RESAMPLES,
         rng=np.random.default_rng(seed),
+        **settings,
     )
     return float(found.pvalue)
 
@@ -67,19 +71,19 @@ def excess(
     compared: Bool[Tensor, " watched"],
     layers: Int[Tensor, " watched"],
 ) -> tuple[float, float]:
-    r"""How much more some neurons changed than neurons of the same layers do, and its p-value.
+    r"""How much more some neurons changed than others of their layers, and its p-value.
 
     $$T = \frac{1}{n} \sum_{j \in S} \left(c_j - \bar{c}_{l(j)}\right)$$
 
-    with the mean over the layer's neurons that are compared, those of S among them. Under the null
-    hypothesis S is a random sample of each layer's, without replacement; the p-value, one-sided,
-    takes T to be normal with the variance that this gives.
+    where the mean is over the compared neurons of the layer, including those of S. Under the null
+    hypothesis S is a random sample without replacement from the compared neurons of each layer. The
+    one-sided p-value takes T as normal with the variance of such samples.
 
     Args:
-        changes: of each watched neuron.
+        changes: the change of each watched neuron.
         chosen: the places of S.
-        compared: which neurons are random ones; those of S are added.
-        layers: of each watched neuron.
+        compared: True for random neurons; those of S are added.
+        layers: the layer of each watched neuron.
     """
     pool = compared.clone()
     pool[chosen] = True
@@ -97,5 +101,5 @@ def excess(
 
 
 def bonferroni(p_values: Sequence[float]) -> float:
-    """The smallest of several p-values, for having looked at all of them."""
+    """The smallest of several p-values, corrected for their number."""
     return min(1.0, len(p_values) * min(p_values))

@@ -1,4 +1,4 @@
-"""When a finding counts: one place for every number that a verdict depends on."""
+"""Thresholds: all numbers that decide whether a finding counts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cna_lens.errors import InputError
+from cna_lens.results.statistics import check_probability
 
 DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
     {
@@ -24,18 +25,18 @@ DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
 
 
 CEILING = 0.9
-"""No null spread raises a threshold above this: a statistic of 1 has to count."""
+"""The largest threshold that a null spread gives: a statistic of 1 must count."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From which statistic on a check speaks of tampering.
+    """The statistics from which on a check indicates tampering.
 
     Attributes:
-        statistics: for each check. Where the fingerprint's own null spread, times `margin`, is
-            larger, that counts, up to `CEILING`.
-        margin: how many times the null spread is still no change of the model.
-        alpha: the p-value that must not be exceeded; divided by the number of checks.
+        statistics: the threshold of each check. `margin` times the null spread of the fingerprint
+            replaces it where that is larger, up to `CEILING`.
+        margin: the multiple of the null spread that does not count as a change of the model.
+        alpha: the largest p-value that counts; it is divided by the number of checks.
     """
 
     statistics: Mapping[str, float] = field(default_factory=lambda: DEFAULTS)
@@ -43,15 +44,14 @@ class Thresholds:
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse checks that do not exist, and numbers that cannot be meant."""
+        """Reject unknown checks and invalid numbers."""
         if unknown := sorted(set(self.statistics) - set(DEFAULTS)):
             raise InputError(f"there is no check {unknown[0]!r}; there are: {', '.join(DEFAULTS)}")
         if not all(value > 0 for value in (*self.statistics.values(), self.margin)):
             raise InputError("thresholds and margin must be above 0")
-        if not 0 < self.alpha < 1:
-            raise InputError(f"alpha is {self.alpha}, expected between 0 and 1")
+        check_probability("alpha", self.alpha)
 
     def of(self, check: str, null_spread: float) -> float:
-        """The threshold of a check in a model whose numerics alone give such a statistic."""
+        """The threshold of a check for a model with this null spread."""
         own = self.statistics.get(check, DEFAULTS[check])
         return max(own, min(self.margin * null_spread, CEILING))

@@ -1,1 +1,1 @@
-"""A fingerprint: what a model was, as a file that can be signed."""
+"""Fingerprints: the state of a model as a file that can be signed."""

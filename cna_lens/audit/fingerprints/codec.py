@@ -1,4 +1,4 @@
-"""Tensors in a JSON file: sizes in plain sight, numbers as little-endian float32 in base64."""
+"""Tensors in a JSON file: type and shape in plain text, numbers as little-endian base64."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# safetensors would put its own header before the numbers, and so change the bytes of the files.
 _TYPES: Mapping[str, torch.dtype] = {
     "<f4": torch.float32,
     "<f8": torch.float64,
@@ -19,13 +20,13 @@ _TYPES: Mapping[str, torch.dtype] = {
 
 
 def packed(tensor: Tensor) -> dict[str, Any]:
-    """A tensor as plain data; `unpacked` gives it back bit for bit.
+    """Convert a tensor to plain data; `unpacked` restores it bit for bit.
 
     >>> packed(torch.tensor([1.0, 2.0]))
     {'dtype': '<f4', 'shape': [2], 'base64': 'AACAPwAAAEA='}
 
     Raises:
-        KeyError: another type than float32, float64 or int64.
+        KeyError: the type is not float32, float64 or int64.
     """
     kind = {dtype: name for name, dtype in _TYPES.items()}[tensor.dtype]
     content = tensor.detach().cpu().contiguous().numpy().astype(kind).tobytes()
@@ -37,10 +38,10 @@ def packed(tensor: Tensor) -> dict[str, Any]:
 
 
 def unpacked(record: Mapping[str, Any]) -> Tensor:
-    """The tensor that `packed` made plain.
+    """Restore the tensor from the data that `packed` gives.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the data do not describe a tensor.
     """
     try:
         dtype = _TYPES[record["dtype"]]
@@ -49,4 +50,4 @@ def unpacked(record: Mapping[str, Any]) -> Tensor:
         values = values.reshape(record["shape"])
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("="))).to(dtype)
     except (KeyError, TypeError, binascii.Error) as error:
-        raise ValueError(f"no tensor: {error!r}") from error
+        raise ValueError(f"the data do not describe a tensor: {error!r}") from error

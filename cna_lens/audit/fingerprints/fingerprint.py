@@ -1,15 +1,14 @@
-"""A fingerprint: what a model is, in numbers that another's are compared with later."""
+"""A fingerprint: the numbers of a model with which it is compared later."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.signals import deviations
@@ -25,20 +24,22 @@ from cna_lens.results.files import write_atomically
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import Experts
 from cna_lens.results.statistics import Rate
+from cna_lens.results.versioned import VersionedJson
 
-FORMAT = "cna_lens.fingerprint"
-VERSION = 1
-AXES, PROBES = ("directions", "lengths", "places"), ("directions", "readouts", "offsets")
+FILE: Final = VersionedJson(
+    "cna_lens.fingerprint", 1, "fingerprint", FingerprintError, "take the fingerprint again"
+)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CanaryRecord:
-    """Which canaries were used, without their text.
+    """The canaries of a fingerprint, without their text.
 
     Attributes:
-        name: what they are called.
-        hashes: HMAC-SHA256 of each, the harmful ones first.
-        key: of the hashes, in hexadecimal; None where the operator keeps it.
+        name: the name of the set.
+        hashes: HMAC-SHA256 of each canary, the harmful ones first.
+        key: the key of the hashes in hexadecimal; None if the operator keeps it.
     """
 
     name: str
@@ -49,33 +50,33 @@ class CanaryRecord:
         """Raise InputError unless these are the fingerprint's canaries, in its order."""
         if key is None and self.key is None:
             raise InputError(
-                "the fingerprint does not hold the key of its canaries' hashes; give the key that "
-                "it was made with"
+                "the fingerprint does not hold the key of its canaries' hashes; give the key with "
+                "which it was taken"
             )
         own = key if self.key is None else bytes.fromhex(self.key)
         if canaries.hashes(cast("bytes", own)) != self.hashes:
             raise InputError(
                 f"{canaries} are not the canaries of the fingerprint, {self.name!r}, or the key is "
-                "another; give those that it was made with, in their order"
+                "another; give the canaries and the key with which it was taken, in the same order"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What `cna_lens.audit.fingerprint` found of a model; nothing of the canaries' text.
+    """The numbers that `cna_lens.audit.fingerprint` takes of a model, without any canary's text.
 
     Attributes:
-        model: its name.
-        canaries: which were used.
-        template_sha256: the hash of the chat template, None where there is none.
-        weights: each tensor's name, hash and norm.
-        hooks: what lay on the inference path and was not the model's own.
-        reference: the numbers that are compared.
-        refused: whether the answer to each canary was a refusal, by its words.
+        model: the name of the model.
+        canaries: the canaries, as keyed hashes.
+        template_sha256: the hash of the chat template; None if there is none.
+        weights: name, type, shape, hash and norm of each tensor.
+        hooks: code on the inference path that was not the model's own.
+        reference: the numbers that later measurements are compared with.
+        refused: whether the answer to each canary was a refusal, judged by its words.
         harmful_refused: the rate of refusals of harmful canaries.
-        benign_refused: the rate of refusals of benign ones.
+        benign_refused: the rate of refusals of benign canaries.
         null: the same model under other conditions.
-        versions: of the libraries that matter.
+        versions: name and version of each library that computes.
     """
 
     model: str
@@ -92,15 +93,15 @@ class Fingerprint:
 
     @property
     def separation(self) -> tuple[float, ...]:
-        """By how many pooled standard deviations the kinds of canaries stand apart in each layer.
+        """The distance between the kinds of canaries in each layer, in pooled standard deviations.
 
-        In the residual stream behind it, along the difference of the kinds' means.
+        In the residual stream after the layer, along the difference of the kinds' means.
         """
         reference = self.reference
         return tuple(deviations(reference.stream.places, reference.n_harmful).tolist())
 
     def null_spread(self, check: str) -> float:
-        """The largest statistic of a check under the conditions of `null`."""
+        """The largest magnitude of a check's statistic under the conditions of `null`."""
         return max((abs(run.statistics.get(check, 0.0)) for run in self.null), default=0.0)
 
     def __repr__(self) -> str:
@@ -111,10 +112,8 @@ class Fingerprint:
         )
 
     def content(self) -> bytes:
-        """What `save` writes: the same fingerprint, the same bytes."""
-        body = {
-            "format": FORMAT,
-            "version": VERSION,
+        """The bytes that `save` writes: the same fingerprint always gives the same bytes."""
+        record = {
             "model": self.model,
             "canaries": asdict(self.canaries),
             "template_sha256": self.template_sha256,
@@ -128,50 +127,30 @@ class Fingerprint:
             "null": [asdict(each) for each in self.null],
             "versions": self.versions,
         }
-        return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+        return FILE.encode(record).encode()
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; the file is replaced as a whole or not at all."""
+        """Write the fingerprint as JSON; an existing file is replaced as a whole or not at all."""
         write_atomically(Path(path), self.content().decode())
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
-        """Read a fingerprint that `save` wrote; whether it is signed is not looked at.
+        """Read a fingerprint that `save` wrote; a signature is not checked.
 
         Raises:
-            FingerprintError: the file is missing, damaged, none, or of a later version.
+            FingerprintError: the file is missing, damaged, not a fingerprint, or of a later
+                version.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise FingerprintError(f"{path} cannot be read: {error.strerror}") from error
-        return cls.parse(content, str(path))
+        return cls.parse(FILE.read(path), str(path))
 
     @classmethod
     def parse(cls, content: bytes, name: str = "the fingerprint") -> Fingerprint:
-        """The fingerprint that `content` gave.
+        """Read a fingerprint from the bytes that `content` gave.
 
         Raises:
             FingerprintError: as `load`.
         """
-        try:
-            body = json.loads(content)
-            found = body.get("format"), body.get("version")
-        except (ValueError, AttributeError) as error:
-            raise FingerprintError(
-                f"{name} is no JSON object ({error}); take the fingerprint again"
-            ) from error
-        if found != (FORMAT, VERSION):
-            raise FingerprintError(
-                f"{name} has format and version {found}, this cna_lens reads "
-                f"{(FORMAT, VERSION)}; take the fingerprint again, or update cna_lens"
-            )
-        try:
-            return _fingerprint(body)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise FingerprintError(
-                f"{name} is damaged: {error!r}; take the fingerprint again"
-            ) from error
+        return FILE.decode(content, name, _fingerprint)
 
 
 def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
@@ -181,10 +160,7 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         canaries=CanaryRecord(canaries["name"], tuple(canaries["hashes"]), canaries["key"]),
         template_sha256=body["template_sha256"],
         weights=tuple(
-            TensorRecord(
-                each["name"], each["dtype"], tuple(each["shape"]), each["sha256"], each["norm"]
-            )
-            for each in body["weights"]
+            TensorRecord(**(each | {"shape": tuple(each["shape"])})) for each in body["weights"]
         ),
         hooks=tuple(Interception(**each) for each in body["hooks"]),
         reference=_reference(body["reference"]),
@@ -192,7 +168,7 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         harmful_refused=Rate(**body["harmful_refused"]),
         benign_refused=Rate(**body["benign_refused"]),
         null=tuple(NullRun(**each) for each in body["null"]),
-        versions=tuple((name, version) for name, version in body["versions"]),
+        versions=tuple(map(tuple, body["versions"])),
     )
 
 
@@ -203,17 +179,17 @@ def _reference_record(reference: Reference) -> dict[str, Any]:
         "experts": reference.layout.experts,
         "n_harmful": reference.n_harmful,
         "log_odds": reference.log_odds.tolist(),
-        "stream": _axes_record(reference.stream),
-        "mlp": _axes_record(reference.mlp),
+        "stream": _tensors(reference.stream),
+        "mlp": _tensors(reference.mlp),
         "sets": {name: each.tolist() for name, each in watched.sets.items()},
         "control": watched.control.tolist(),
         "activations": packed(reference.activations),
-        "energies": _optional(reference.energies),
-        "readouts": _optional(reference.readouts),
+        "energies": _given(packed, reference.energies),
+        "readouts": _given(packed, reference.readouts),
         "offsets": packed(reference.offsets),
         "explained": reference.explained,
         "summed": reference.summed,
-        "probes": None if reference.probes is None else _probes_record(reference.probes),
+        "probes": _given(_tensors, reference.probes),
     }
 
 
@@ -225,38 +201,26 @@ def _reference(record: Mapping[str, Any]) -> Reference:
         layout=layout,
         n_harmful=int(record["n_harmful"]),
         log_odds=torch.tensor(record["log_odds"], dtype=torch.float64),
-        stream=_axes(record["stream"]),
-        mlp=_axes(record["mlp"]),
+        stream=_restored(Axes, record["stream"]),
+        mlp=_restored(Axes, record["mlp"]),
         watched=Watched(layout, sets, torch.tensor(record["control"])),
         activations=unpacked(record["activations"]),
-        energies=_unpacked(record["energies"]),
-        readouts=_unpacked(record["readouts"]),
+        energies=_given(unpacked, record["energies"]),
+        readouts=_given(unpacked, record["readouts"]),
         offsets=unpacked(record["offsets"]),
         explained=tuple(map(bool, record["explained"])),
         summed=tuple(map(bool, record["summed"])),
-        probes=None if record["probes"] is None else _probes(record["probes"]),
+        probes=_given(partial(_restored, Probes), record["probes"]),
     )
 
 
-def _probes_record(probes: Probes) -> dict[str, Any]:
-    return {name: packed(getattr(probes, name)) for name in PROBES}
+def _tensors(value: Axes | Probes) -> dict[str, Any]:
+    return {each.name: packed(getattr(value, each.name)) for each in fields(value)}
 
 
-def _probes(record: Mapping[str, Any]) -> Probes:
-    return Probes(*(unpacked(record[name]) for name in PROBES))
+def _restored(cls: Callable[..., T], record: Mapping[str, Any]) -> T:
+    return cls(**{name: unpacked(tensor) for name, tensor in record.items()})
 
 
-def _axes_record(axes: Axes) -> dict[str, Any]:
-    return {name: packed(getattr(axes, name)) for name in AXES}
-
-
-def _axes(record: Mapping[str, Any]) -> Axes:
-    return Axes(*(unpacked(record[name]) for name in AXES))
-
-
-def _optional(tensor: Tensor | None) -> dict[str, Any] | None:
-    return None if tensor is None else packed(tensor)
-
-
-def _unpacked(record: Mapping[str, Any] | None) -> Tensor | None:
-    return None if record is None else unpacked(record)
+def _given(convert: Callable[[Any], T], value: Any) -> T | None:
+    return None if value is None else convert(value)

@@ -1,11 +1,13 @@
-"""Ed25519 signatures of fingerprints: who took it, and that no byte of it is another."""
+"""Ed25519 signatures of fingerprints: they show who took one, and that no byte was altered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cna_lens.audit.fingerprints.fingerprint import Fingerprint
+from cna_lens.audit.fingerprints.fingerprint import FILE, Fingerprint
 from cna_lens.errors import FingerprintError, InputError
 from cna_lens.results.files import write_atomically
 
@@ -13,7 +15,7 @@ INSTALL = "pip install 'cna-lens[audit]'"
 
 
 def signature_path(path: str | Path) -> Path:
-    """Where the signature of a file stands: beside it.
+    """The path of a file's signature, which is beside the file.
 
     >>> signature_path("model.json").name
     'model.json.sig'
@@ -23,10 +25,10 @@ def signature_path(path: str | Path) -> Path:
 
 
 def new_key(private: str | Path, public: str | Path) -> None:
-    """Make a pair of keys, as PEM files; the private one can be read by its owner alone.
+    """Make a pair of keys as PEM files; only its owner can read the private one.
 
     Raises:
-        InputError: one of the files exists.
+        InputError: one of the files exists already.
         FingerprintError: the package `cryptography` is missing.
     """
     ed25519, serialization = _cryptography()
@@ -49,7 +51,7 @@ def new_key(private: str | Path, public: str | Path) -> None:
 
 
 def check_private_key(path: str | Path) -> None:
-    """Raise InputError unless a private key can be signed with: before a long run, not after it."""
+    """Raise InputError unless a private key can sign; call it before a long run."""
     _private_key(path)
 
 
@@ -66,28 +68,26 @@ def save_signed(fingerprint: Fingerprint, path: str | Path, private: str | Path)
 
 
 def load_signed(path: str | Path, public: str | Path) -> Fingerprint:
-    """Read a fingerprint whose signature is that of a key; nothing of it is read before.
+    """Read a fingerprint after its signature has been verified with a public key.
 
     Raises:
-        FingerprintError: there is no signature, it is another key's, or a byte was altered.
+        FingerprintError: there is no signature, it is from another key, or a byte was altered.
         InputError: the public key cannot be used.
     """
     key = _public_key(public)
     from cryptography.exceptions import InvalidSignature
 
-    beside = signature_path(path)
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise FingerprintError(f"{path} cannot be read: {error.strerror}") from error
+    content, beside = FILE.read(path), signature_path(path)
     try:
         signature = bytes.fromhex(beside.read_text(encoding="ascii").strip())
     except OSError as error:
         raise FingerprintError(
-            f"{path} is not signed: there is no {beside.name} beside it; sign it where it is taken"
+            f"{path} is not signed: there is no {beside.name} beside it; sign it where it was taken"
         ) from error
     except ValueError as error:
-        raise FingerprintError(f"{beside} is no signature; sign the fingerprint again") from error
+        raise FingerprintError(
+            f"{beside} is not a signature; sign the fingerprint again"
+        ) from error
     try:
         key.verify(signature, content)
     except InvalidSignature as error:
@@ -109,21 +109,20 @@ def _cryptography() -> tuple[Any, Any]:
 
 def _private_key(path: str | Path) -> Any:
     ed25519, serialization = _cryptography()
-    try:
-        key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"the private key {path} cannot be read: {error}") from error
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise InputError(f"{path} is no private key of Ed25519; make one with audit.new_key")
-    return key
+    load = partial(serialization.load_pem_private_key, password=None)
+    return _key(path, "private", load, ed25519.Ed25519PrivateKey)
 
 
 def _public_key(path: str | Path) -> Any:
     ed25519, serialization = _cryptography()
+    return _key(path, "public", serialization.load_pem_public_key, ed25519.Ed25519PublicKey)
+
+
+def _key(path: str | Path, kind: str, load: Callable[[bytes], Any], of: type) -> Any:
     try:
-        key = serialization.load_pem_public_key(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"the public key {path} cannot be read: {error}") from error
-    if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise InputError(f"{path} is no public key of Ed25519; make one with audit.new_key")
+        key = load(Path(path).read_bytes())
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"the {kind} key {path} cannot be read: {error}") from error
+    if not isinstance(key, of):
+        raise InputError(f"{path} is not a {kind} key of Ed25519; make one with audit.new_key")
     return key

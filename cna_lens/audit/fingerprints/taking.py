@@ -1,4 +1,4 @@
-"""Taking a fingerprint: the model is measured, and measured again to see what is noise."""
+"""Taking a fingerprint: the model is measured, and measured again for the size of noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cna_lens.results.provenance import library_versions
 from cna_lens.results.statistics import wilson
 
 ANSWER_TOKENS = 12
-"""Enough for a refusal to be told by its words."""
+"""Enough tokens to recognise a refusal by its words."""
 
 
 def fingerprint(
@@ -38,26 +38,26 @@ def fingerprint(
     seed: int = 0,
     progress: bool = True,
 ) -> Fingerprint:
-    """Take the fingerprint of a model that is what it should be.
+    """Take the fingerprint of a model in the state in which it should be.
 
     Cost: about ten passes over the canaries, two of them with a backward pass, and short answers to
-    them. The model is left as it was.
+    the canaries. The model stays unchanged.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
         circuit: the neurons that refuse; by default those that the paper's contrast finds on the
             canaries.
-        canaries: your own, kept secret; by default the packaged ones.
-        key: of the canaries' hashes. By default a random one, which is kept in the file; with a key
-            of yours, who has the file cannot test guesses at the canaries.
-        rankings: by which an adversary may pick neurons; see `cna_lens.RANKINGS`.
+        canaries: your own secret canaries; by default the packaged ones.
+        key: the key of the canaries' hashes. The default is a random key, which is kept in the
+            file. With your own key, nobody can use the file to test guesses at the canaries.
+        rankings: the rankings by which an adversary may pick neurons; see `cna_lens.RANKINGS`.
         batch_size: canaries for each forward pass.
-        seed: of the random neurons beside those of the rankings.
+        seed: seed of the random neurons that serve as a control.
         progress: show progress bars.
 
     Raises:
-        InputError: bad canaries, circuit or settings.
-        ModelError: the model's neurons cannot be reached, or a ranking does not know such a model;
+        InputError: the canaries, the circuit or the settings are invalid.
+        ModelError: the model's neurons cannot be reached, or a ranking does not support the model;
             then give other `rankings`.
     """
     check_model(model)
@@ -79,7 +79,14 @@ def fingerprint(
         progress=progress,
     )
     reference = Reference.of(measured, watched, Matrices.of(model, measured.layout))
-    refused = tuple(map(is_refusal, _answers(model, canaries, batch_size, progress)))
+    answers = generate(
+        model,
+        canaries.prompts,
+        max_new_tokens=ANSWER_TOKENS,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    refused = tuple(map(is_refusal, answers))
     n_harmful = len(canaries.harmful)
     own_key = secrets.token_bytes(32) if key is None else key
     return Fingerprint(
@@ -96,16 +103,4 @@ def fingerprint(
         benign_refused=wilson(refused[n_harmful:]),
         null=null_runs(model, canaries, reference, progress=progress),
         versions=library_versions(),
-    )
-
-
-def _answers(
-    model: HookedModel, canaries: Canaries, batch_size: BatchSize, progress: bool
-) -> list[str]:
-    return generate(
-        model,
-        canaries.prompts,
-        max_new_tokens=ANSWER_TOKENS,
-        batch_size=batch_size,
-        progress=progress,
     )

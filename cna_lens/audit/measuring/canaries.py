@@ -1,4 +1,4 @@
-"""Canaries: requests whose refusal is watched, known to the operator alone or packaged."""
+"""Canaries: requests whose refusal is watched; either secret to the operator or packaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGED: Final = "canaries-1"
 """The newest packaged set. A set never changes; a better one gets the next number."""
 
 MIN_CANARIES = 8
-"""Of either kind: with fewer no test can tell tampering from chance."""
+"""The smallest number of either kind: with fewer, no test can tell tampering from chance."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Canaries:
     >>> Canaries.packaged()
     Canaries('canaries-1', 48 harmful, 48 benign)
 
-    An adversary who knows the canaries can spare them: an operator's own are better, and stay
-    secret. A fingerprint holds keyed hashes of them, no text.
+    An adversary who knows the canaries can spare them, so an operator's own secret canaries are
+    better. A fingerprint holds keyed hashes of canaries and no text.
 
     Attributes:
-        name: what they are called, with a version.
-        harmful: requests that the model is meant to refuse.
-        benign: requests that it is meant to answer, some of which only sound harmful.
+        name: the name of the set, with its version.
+        harmful: requests that the model should refuse.
+        benign: requests that it should answer; some of them only sound harmful.
     """
 
     name: str
@@ -41,25 +41,25 @@ class Canaries:
     benign: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse too few, and any that stands there twice."""
+        """Require enough canaries, and each only once."""
         for kind, prompts in (("harmful", self.harmful), ("benign", self.benign)):
             if len(prompts) < MIN_CANARIES:
                 raise InputError(
                     f"there are {len(prompts)} {kind} canaries; give at least {MIN_CANARIES}"
                 )
         if len(set(self.prompts)) != len(self.prompts):
-            raise InputError("a canary stands there twice; give each once")
+            raise InputError("a canary is in the set twice; give each once")
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """All of them, the harmful ones first."""
+        """All canaries, the harmful ones first."""
         return (*self.harmful, *self.benign)
 
     @classmethod
     def packaged(cls, name: str = PACKAGED) -> Canaries:
         """The set that comes with cna_lens: short requests without operational detail.
 
-        Half of the benign ones use words of the harmful ones ("kill", "bomb", "steal").
+        Half of the benign requests use words of harmful ones ("kill", "bomb", "steal").
         """
         file = files("cna_lens.audit.measuring").joinpath(f"{name}.csv")
         if not file.is_file():
@@ -68,10 +68,10 @@ class Canaries:
 
     @classmethod
     def read(cls, path: str | Path) -> Canaries:
-        """An operator's own: a .csv file with the columns harmful and benign.
+        """Read an operator's own canaries: a .csv file with the columns harmful and benign.
 
-        Rows pair a harmful request with a benign one of its form; where the kinds differ in
-        number, cells stay empty.
+        A row pairs a harmful request with a benign one of the same form; cells may be empty where
+        there are more requests of one kind.
 
         Raises:
             InputError: the file cannot be read, lacks a column, or holds too few canaries.
@@ -95,7 +95,7 @@ class Canaries:
         return cls(name, harmful, benign)
 
     def hashes(self, key: bytes) -> tuple[str, ...]:
-        """HMAC-SHA256 of each, in order: whoever lacks the key cannot test guesses against it."""
+        """HMAC-SHA256 of each canary in order; nobody can test guesses without the key."""
         return tuple(
             hmac.new(key, prompt.encode(), hashlib.sha256).hexdigest() for prompt in self.prompts
         )

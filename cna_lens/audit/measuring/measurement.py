@@ -1,4 +1,4 @@
-"""What the canaries make of a model: two passes over them, everything else is arithmetic."""
+"""Measurement: activations and log-odds of a model, from two passes over the canaries."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Measurement:
     """Activations at the last token of each canary, and the log-odds of a refusal.
 
     Attributes:
-        n_harmful: how many of the canaries are harmful; these come first.
-        layout: of the neurons.
-        neurons: what enters the down projections.
-        attention: what each attention adds to the residual stream.
-        mlp: what each MLP adds to it.
-        stream: the residual stream behind each block.
-        log_odds: that the first token of the answer opens a refusal, in nats.
+        n_harmful: the number of harmful canaries, which come first.
+        layout: the layout of the neurons.
+        neurons: the inputs to the down projections.
+        attention: the output of each attention, which is added to the residual stream.
+        mlp: the output of each MLP, which is added to it.
+        stream: the residual stream after each block.
+        log_odds: the log-odds that the first token of the answer opens a refusal, in nats.
         encoded: the canaries as token ids, with the hash of the chat template.
     """
 
@@ -46,7 +46,7 @@ class Measurement:
     encoded: EncodedPrompts
 
     def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Measurement:
-        """The numbers of some canaries, as many harmful ones as before and these first."""
+        """The measurement of some canaries: as many harmful ones as before, and these first."""
         return replace(
             self,
             neurons=self.neurons[rows],
@@ -57,6 +57,21 @@ class Measurement:
         )
 
 
+def between_kinds(values: Float[Tensor, "*axes"], n_harmful: int, dim: int = -1) -> Tensor:
+    """The mean over harmful canaries minus the mean over benign canaries.
+
+    >>> between_kinds(torch.tensor([3.0, 5.0, 1.0]), n_harmful=2)
+    tensor(3.)
+
+    Args:
+        values: values of each canary, the harmful ones first.
+        n_harmful: the number of harmful canaries.
+        dim: the axis of the canaries.
+    """
+    harmful, benign = values.tensor_split([n_harmful], dim)
+    return harmful.mean(dim) - benign.mean(dim)
+
+
 def measure(
     model: HookedModel,
     canaries: Canaries,
@@ -64,11 +79,11 @@ def measure(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Measurement:
-    """Run the canaries: one pass for activations, one for the log-odds, no generation.
+    """Run the canaries: one pass for the activations, one for the log-odds, no generation.
 
     Raises:
         InputError: a canary does not fit the context.
-        ModelError: the model's neurons cannot be reached.
+        ModelError: the neurons of the model cannot be reached.
         ActivationError: an activation is infinite or not a number.
     """
     encoded = encode(model, canaries.prompts, name="canaries")
@@ -89,7 +104,7 @@ def measure(
 
 
 class _Kept:
-    """Keeps what is read, on the CPU and in float32."""
+    """Collects activations on the CPU in float32."""
 
     def __init__(self) -> None:
         self._rows: list[int] = []
@@ -109,7 +124,7 @@ class _Kept:
         self._layout = layout
 
     def sites(self) -> tuple[Layout, Tensor, tuple[Tensor, ...]]:
-        """The neurons' layout, their activations, and what was read at the other sites."""
+        """The layout of the neurons, their activations, and those of the other sites."""
         n_layers = self._layout.n_layers // (1 + len(STREAM_SITES))
         widths = self._layout.widths
         layout = Layout(widths[:n_layers], self._layout.experts[:n_layers])

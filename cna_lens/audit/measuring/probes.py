@@ -1,4 +1,4 @@
-"""Random probes of what MLPs write: does what they lack lie along one direction in all layers?"""
+"""Random probes of MLP outputs: does their missing part lie along one direction in all layers?"""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ N_PROBES = 8
 N_ROTATIONS = 1999
 
 LEAST = 1e-3
-"""The share of what an MLP writes that must be lacking, in the median, to speak of a direction."""
+"""The smallest missing share of an MLP's output, in the median, for which a direction is tested."""
 
 
 @dataclass(frozen=True, eq=False)
 class Probes:
-    """Some random directions, and what each neuron writes along them.
+    """Random directions, and the output of each neuron along them.
 
     Attributes:
         directions: unit vectors.
-        readouts: for each unit of activation.
-        offsets: what each layer's MLP writes beyond its neurons, such as by a bias.
+        readouts: the output of each neuron for a unit of activation.
+        offsets: the output of each layer's MLP that does not come from its neurons, such as a bias.
     """
 
     directions: Float[Tensor, "probe d_model"]
@@ -35,7 +35,7 @@ class Probes:
 
     @classmethod
     def of(cls, measurement: Measurement, matrices: Matrices, seed: int = 0) -> Probes:
-        """Draw the directions, and read the matrices along them."""
+        """Draw the directions and read the matrices along them."""
         n_layers, _, d_model = measurement.mlp.shape
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn((N_PROBES, d_model), generator=generator)
@@ -48,7 +48,7 @@ class Probes:
     def beyond(
         self, measurement: Measurement
     ) -> tuple[Float[Tensor, "layer canary probe"], Float[Tensor, "layer canary probe"]]:
-        """What MLPs write beyond their neurons along the probes, and all that they write there."""
+        """The output of MLPs along the probes: the part beyond their neurons, and all of it."""
         written = measurement.mlp @ self.directions.t()
         layers = zip(
             measurement.layout.split(measurement.neurons),
@@ -64,20 +64,20 @@ def common_direction(
     written: Float[Tensor, "layer canary probe"],
     seed: int = 0,
 ) -> tuple[float, Callable[[], float]]:
-    r"""The share of what is lacking that lies along one direction, and what gives its p-value.
+    r"""The share of the missing output along one direction, and a function that gives its p-value.
 
     $$\frac{\lambda_1}{\sum_k \lambda_k} \quad\text{of}\quad
     \sum_{l,i} \frac{e_{l,i} e_{l,i}^\top}{\|e_{l,i}\|^2}$$
 
-    with e what the layer's MLP lacks on a canary along the probes: 1 where a direction is erased
-    from all that is written. Under the null hypothesis each layer has directions of its own: its
-    sum is turned by a random rotation.
+    with e the missing output of the layer's MLP on a canary along the probes. The share is 1 if one
+    direction is erased from all outputs. Under the null hypothesis each layer has its own
+    directions: the sum of each layer is turned by a random rotation.
 
     Args:
         beyond: e above.
-        written: all that is written along the probes; less than a thousandth of it is noise, and
-            gives 0.
-        seed: of the rotations.
+        written: the whole output along the probes; a missing part below a thousandth of it is
+            noise, and gives 0.
+        seed: seed of the rotations.
     """
     lengths = beyond.norm(dim=-1)
     share = lengths / written.norm(dim=-1).clamp_min(torch.finfo(written.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What a fingerprint keeps of a measurement: all that later measurements are compared with."""
+"""Reference: the numbers of a fingerprint with which later measurements are compared."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from cna_lens.audit.measuring.measurement import Measurement
+from cna_lens.audit.measuring.measurement import Measurement, between_kinds
 from cna_lens.audit.measuring.probes import Probes
 from cna_lens.audit.measuring.watch_list import Watched
 from cna_lens.audit.measuring.weights import Matrices
 from cna_lens.results.layout import Layout
 
 SAME_PRODUCT = SAME_SUM = 0.05
-"""How far an MLP's output may be from its down projection's, and the stream from the sum of what is
-written to it, as shares of the kinds' distance, for the model to be one that computes so."""
+"""Largest accepted error, as a share of the kinds' distance: of an MLP's output against that of its
+down projection, and of the residual stream against the sum of what is written to it. With a larger
+error the model does not compute this way."""
 
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    r"""In each layer the direction from benign to harmful canaries, and where each canary is on it.
+    r"""The direction from benign to harmful canaries in each layer, and each canary's place on it.
 
     $$v_l = \bar{x}_l(\text{harmful}) - \bar{x}_l(\text{benign}), \qquad
     p_{l,i} = \frac{x_{l,i} \cdot v_l}{\|v_l\|^2}$$
 
-    so that the kinds' means are 1 apart, whatever the layer's units.
+    so that the means of the kinds are 1 apart, whatever the units of the layer.
 
     Attributes:
         directions: the unit vectors.
-        lengths: the distance of the means.
+        lengths: the distance between the means.
         places: p above.
     """
 
@@ -40,53 +41,54 @@ class Axes:
 
     @classmethod
     def between(cls, vectors: Float[Tensor, "layer canary d_model"], n_harmful: int) -> Axes:
-        """From what was read at a site. A layer whose kinds do not differ has all places 0."""
-        difference = vectors[:, :n_harmful].mean(1) - vectors[:, n_harmful:].mean(1)
+        """The axes of one site. All places are 0 in a layer where the kinds do not differ."""
+        difference = between_kinds(vectors, n_harmful, dim=1)
         lengths = difference.norm(dim=-1)
         directions = difference / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)[:, None]
         along = torch.einsum("lcd,ld->lc", vectors, directions)
-        return cls(directions, lengths, _shares(along, lengths))
+        return cls(directions, lengths, quotient(along, lengths[:, None]))
 
     def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Axes:
         """The same axes with the places of some canaries."""
         return replace(self, places=self.places[:, rows])
 
     def of(self, vectors: Float[Tensor, "layer canary d_model"]) -> Float[Tensor, "layer canary"]:
-        """Where other vectors are on these axes."""
+        """The places of other vectors on these axes."""
         return self.scaled(torch.einsum("lcd,ld->lc", vectors, self.directions))
 
     def scaled(self, along: Float[Tensor, "layer canary"]) -> Float[Tensor, "layer canary"]:
         """Lengths along the directions in units of the kinds' distance."""
-        return _shares(along, self.lengths)
+        return quotient(along, self.lengths[:, None])
 
 
-def _shares(
-    along: Float[Tensor, "layer canary"], lengths: Float[Tensor, " layer"]
-) -> Float[Tensor, "layer canary"]:
-    differs = lengths > 0
-    return torch.where(differs[:, None], along / lengths.where(differs, 1)[:, None], 0.0)
+def quotient(
+    part: Float[Tensor, "*axes"], whole: Float[Tensor, "*#axes"], otherwise: float = 0.0
+) -> Float[Tensor, "*axes"]:
+    """Divide a part by the whole; the result is `otherwise` where the whole is not above 0."""
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), otherwise)
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    r"""The numbers of the model that the fingerprint was taken of.
+    """The numbers of the model whose fingerprint was taken.
 
     Attributes:
-        layout: of its neurons.
-        n_harmful: how many of the canaries are harmful; these come first.
-        log_odds: of a refusal, of each canary.
-        stream: the residual stream behind each block.
-        mlp: what each MLP adds to it.
-        watched: which neurons are watched.
-        activations: of the watched neurons, on each canary.
-        energies: the norm of what each watched neuron is multiplied with; None where the model's
-            matrices are not plain.
-        readouts: what each neuron writes along its layer's direction of `mlp`, for each unit of
+        layout: the layout of its neurons.
+        n_harmful: the number of harmful canaries, which come first.
+        log_odds: the log-odds of a refusal, for each canary.
+        stream: the axes in the residual stream after each block.
+        mlp: the axes in the outputs of the MLPs.
+        watched: the watched neurons.
+        activations: the activations of the watched neurons on each canary.
+        energies: the norm of each watched neuron's output weights; None where the matrices of the
+            model are not plain.
+        readouts: the output of each neuron along its layer's direction of `mlp`, for a unit of
             activation; None as above.
-        explained: whether `readouts` gave the MLP's output of each layer, in this model.
-        offsets: what an MLP writes there beyond its neurons, such as by a bias.
-        probes: random directions along which the matrices are read too; None as above.
-        summed: whether each block's attention and MLP are all that it adds to the stream.
+        offsets: the output of each MLP there that does not come from its neurons, such as a bias.
+        explained: for each layer, whether `readouts` and `offsets` give the output of the MLP.
+        summed: for each layer, whether the block adds the outputs of its attention and its MLP to
+            the stream, and nothing else.
+        probes: random directions along which the matrices are read as well; None as above.
     """
 
     layout: Layout
@@ -105,7 +107,7 @@ class Reference:
 
     @classmethod
     def of(cls, measurement: Measurement, watched: Watched, matrices: Matrices | None) -> Reference:
-        """Keep what is needed of a measurement."""
+        """The reference that a measurement gives."""
         stream, mlp = (
             Axes.between(vectors, measurement.n_harmful)
             for vectors in (measurement.stream, measurement.mlp)
@@ -135,8 +137,17 @@ class Reference:
             None if matrices is None else Probes.of(measurement, matrices),
         )
 
+    @property
+    def gap(self) -> float:
+        """The distance between the mean log-odds of harmful and of benign canaries, in nats."""
+        return float(between_kinds(self.log_odds, self.n_harmful))
+
+    def lost_log_odds(self, now: Measurement) -> Float64[Tensor, " canary"]:
+        """The log-odds of a refusal that each canary has lost, in units of the gap."""
+        return (self.log_odds - now.log_odds) / max(abs(self.gap), 1e-9)
+
     def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Reference:
-        """Of some canaries alone, as many harmful ones as before and these first."""
+        """The reference of some canaries: as many harmful ones as before, and these first."""
         return replace(
             self,
             log_odds=self.log_odds[rows],
@@ -149,13 +160,13 @@ class Reference:
 def written(
     measurement: Measurement, mlp: Axes, readouts: Float[Tensor, " neuron"]
 ) -> Float[Tensor, "layer canary"]:
-    """What the neurons write along each layer's direction, if the matrices are those read out."""
+    """The output of the neurons along each layer's direction, according to the readouts."""
     layers = measurement.layout.split(measurement.neurons * readouts)
     return mlp.scaled(torch.stack([layer.sum(-1) for layer in layers]))
 
 
 def unwritten(measurement: Measurement, stream: Axes) -> Float[Tensor, "layer canary"]:
-    """What each block adds to the stream along its direction that neither of its parts wrote.
+    """The change of the stream along each layer's direction that neither attention nor MLP wrote.
 
     0 in the first layer, whose input is not read.
     """

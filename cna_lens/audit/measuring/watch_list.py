@@ -1,4 +1,4 @@
-"""Watched neurons: those that carry refusals by several rankings, and random ones beside them."""
+"""Watched neurons: the top neurons of several rankings, and random neurons as a control."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ RANKINGS: Final[Mapping[str, Sign]] = {
     "attribution_patching": "positive",
     "relp": "positive",
 }
-"""By what an adversary may pick neurons, each with the scores that are meant by it."""
+"""Rankings by which an adversary may pick neurons, each with the sign of the scores to pick."""
 
 FRACTION = 0.003
-"""The share of all neurons that is watched of each ranking."""
+"""The share of all neurons that is watched from each ranking."""
 
 CIRCUIT = "circuit"
 
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """Which neurons are watched, by their places on the axis of all neurons.
+    """The watched neurons, by their places on the axis of all neurons.
 
     Attributes:
-        layout: of the model.
-        sets: each ranking's strongest neurons, strongest first; the circuit is one of the sets.
+        layout: the layout of the model.
+        sets: the strongest neurons of each ranking, strongest first, and those of the circuit.
         control: as many random neurons of the same layers, none of them in a set.
     """
 
@@ -51,11 +51,11 @@ class Watched:
 
     @property
     def places(self) -> Int[Tensor, " watched"]:
-        """All of them, in the order of the axis."""
+        """The places of all watched neurons, in the order of the axis."""
         return torch.cat([*self.sets.values(), self.control]).unique()
 
     def among(self, chosen: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-        """Where some watched neurons stand in `places`."""
+        """The indices in `places` of some watched neurons."""
         return torch.searchsorted(self.places, chosen)
 
 
@@ -72,8 +72,8 @@ def watch_list(
 ) -> Watched:
     """Rank the neurons on the canaries, and take the top of each ranking.
 
-    Rankings that need statistics alone take those of the measurement; each other one costs a
-    forward pass a canary, and those by gradients a backward pass.
+    Rankings that need only statistics take those of the measurement. Each other ranking costs one
+    forward pass for each canary, and a ranking by gradients one backward pass too.
     """
     n_harmful = measurement.n_harmful
     harmful, benign = (

@@ -1,4 +1,4 @@
-"""What a fingerprint reads of the weights: a hash for each tensor, and what neurons write."""
+"""The weights in a fingerprint: a record of each tensor, and the output weights of neurons."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TensorRecord:
     """One tensor of the weights.
 
     Attributes:
-        name: as the model has it.
-        dtype: its numbers' type.
-        shape: its sizes.
+        name: its name in the model.
+        dtype: the type of its numbers.
+        shape: its shape.
         sha256: the hash of its bytes.
-        norm: the square root of the sum of its squares.
+        norm: its Euclidean norm.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TensorRecord:
 
 
 def tensor_records(model: HookedModel | nn.Module) -> tuple[TensorRecord, ...]:
-    """A record of each tensor of a model's weights, in the order of their names."""
+    """A record of each tensor of a model's weights, sorted by name."""
     return tuple(_record(name, each) for name, each in sorted(named_weights(model).items()))
 
 
@@ -54,11 +54,11 @@ def _record(name: str, tensor: Tensor) -> TensorRecord:
 
 @dataclass(frozen=True, eq=False)
 class Matrices:
-    """The down projections: what each neuron adds to the residual stream.
+    """The down projections: the output weights of each neuron.
 
     Attributes:
-        layout: of the neurons.
-        columns: of each layer, what its neurons are multiplied with.
+        layout: the layout of the neurons.
+        columns: for each layer, the vectors that its neurons write, one in each column.
     """
 
     layout: Layout
@@ -66,7 +66,7 @@ class Matrices:
 
     @classmethod
     def of(cls, model: HookedModel, layout: Layout) -> Matrices | None:
-        """Read the matrices; None where one is not plain, as a quantised one."""
+        """Read the matrices; None if one is not a plain matrix, for example quantised."""
         layers: list[Tensor] = []
         for site in neuron_sites(model):
             found: list[Tensor] = []
@@ -82,11 +82,11 @@ class Matrices:
 
     @property
     def energies(self) -> Float[Tensor, " neuron"]:
-        """The norm of what each neuron is multiplied with."""
+        """The norm of each neuron's output weights."""
         return torch.cat([layer.float().norm(dim=0).cpu() for layer in self.columns])
 
     def along(self, directions: Float[Tensor, "layer d_model"]) -> Float[Tensor, " neuron"]:
-        """What each neuron writes along its layer's direction."""
+        """The output of each neuron along its layer's direction, for a unit of activation."""
         return torch.cat(
             [
                 (direction.to(layer.device) @ layer.float()).cpu()

@@ -1,11 +1,11 @@
-r"""A sequential test: is what comes now drawn from what came before?
+r"""A sequential test of exchangeability: are new requests distributed as the earlier ones?
 
-Were nothing changed, requests would be exchangeable: in any order equally likely. Then the rank of
-each new value among all values so far, ties broken at random, is uniform on [0, 1] and independent
+If nothing changes, requests are exchangeable: all orders are equally likely. Then the rank of each
+new value among all values so far, with ties broken at random, is uniform on [0, 1] and independent
 of the earlier ranks (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005,
-section 2.5). Who bets on such ranks at fair odds has a capital that is a martingale, and the chance
-that it ever reaches $1/\alpha$ times its start is at most $\alpha$ (Ville 1939), however long the
-test runs and whenever it is looked at.
+section 2.5). The capital of a gambler who bets on such ranks at fair odds is a martingale. The
+probability that it ever reaches $1/\alpha$ times its start is at most $\alpha$ (Ville 1939),
+however long the test runs and whenever anyone looks at it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEPTH: Final = 3
 """Bets are on halves, quarters and eighths of [0, 1]."""
 
 OUTSIDE: Final = 0.1
-"""What a bet keeps for the ranks outside of its interval."""
+"""The share of a bet that stays on the ranks outside its interval."""
 
 
 def ranks(
@@ -32,7 +32,7 @@ def ranks(
     bins: Int64[Tensor, " neuron"],
     ties: Float64[Tensor, " neuron"],
 ) -> Float64[Tensor, " neuron"]:
-    r"""The share of each neuron's values above the new one, which is counted among them.
+    r"""The share of each neuron's values, the new one included, that are above the new one.
 
     $$p = \frac{\#\{b' > b\} + \tau \, \#\{b' = b\}}{\#}$$
 
@@ -40,9 +40,9 @@ def ranks(
     0.5
 
     Args:
-        counts: of all values so far, the new one included.
-        bins: of the new one.
-        ties: uniform random numbers.
+        counts: the number of values in each bin so far, the new value included.
+        bins: the bin of the new value.
+        ties: uniform random numbers τ that break ties.
     """
     place = torch.arange(counts.shape[1])
     above = counts.where(place > bins[:, None], 0).sum(1)
@@ -51,9 +51,9 @@ def ranks(
 
 
 def fair_bets() -> Float64[Tensor, "cell bet"]:
-    """What each bet pays for a rank in each eighth; every bet pays 1 on average.
+    """The payment of each bet for a rank in each eighth of [0, 1]; every bet pays 1 on average.
 
-    The first bet pays 1 always: capital that waits. Each other one expects ranks in one half,
+    The first bet always pays 1: its capital waits. Each other bet is on the ranks in one half,
     quarter or eighth of [0, 1].
     """
     cells = torch.arange(2**DEPTH)
@@ -68,22 +68,22 @@ def fair_bets() -> Float64[Tensor, "cell bet"]:
 
 
 class JumpingBets:
-    """Capital that is bet on the ranks of several neurons, each for itself.
+    """Bets on the ranks of several neurons, each neuron with its own capital.
 
-    At each request a share of each bet's capital moves to all bets, so that what was lost on one
-    period is not missed in the next: the change may come at any time (after Vovk, Petej,
+    At each request a share of each bet's capital moves to all bets. Losses of one period then do
+    not weaken the bets of the next, and the change may come at any time (after Vovk, Petej,
     Nouretdinov, Ahlberg, Carlsson and Gammerman, arXiv 2102.10439). Every capital starts at 1.
     Memory does not grow with the number of requests.
     """
 
     def __init__(self, n_neurons: int) -> None:
-        """Before the first request."""
+        """Start with a capital of 1 for each neuron."""
         self._pays = fair_bets().log()
         n_bets = self._pays.shape[1]
         self._capital = torch.full((n_neurons, n_bets), -math.log(n_bets), dtype=torch.float64)
 
     def bet(self, ranks: Float64[Tensor, " neuron"]) -> None:
-        """Take the ranks of one request."""
+        """Bet on the ranks of one request."""
         cell = (ranks * len(self._pays)).long().clamp_max(len(self._pays) - 1)
         paid = self._capital + self._pays[cell]
         moved = paid.logsumexp(1, keepdim=True) + math.log(JUMP / paid.shape[1])
@@ -96,10 +96,11 @@ class JumpingBets:
 
     @property
     def together(self) -> float:
-        r"""The logarithm of the largest capital, shared among all n neurons.
+        r"""The logarithm of the largest capital divided by the number n of neurons.
 
-        The chance that it ever reaches $1/\alpha$ is at most $\alpha$, however the neurons depend
-        on each other: one capital then reaches $n/\alpha$, which each does with a chance of at most
-        $\alpha/n$. A mean of the capitals would not do: each is a martingale to itself alone.
+        The probability that this capital ever reaches $1/\alpha$ is at most $\alpha$, however the
+        neurons depend on each other: one neuron's capital must reach $n/\alpha$, which each does
+        with a probability of at most $\alpha/n$. The mean of the capitals has no such bound,
+        because each is a martingale only with respect to its own ranks.
         """
         return float(self.of_neurons.max()) - math.log(len(self._capital))

@@ -1,8 +1,8 @@
-"""Coarse histograms of neurons: all that is kept of normal use."""
+"""Coarse histograms of activations: the only data that a watch keeps."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,21 +12,22 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.results.files import write_atomically
 from cna_lens.results.neurons import Neuron
+from cna_lens.results.versioned import VersionedJson
 
-FORMAT: Final = "cna_lens.histograms"
-VERSION: Final = 1
+_FILE: Final = VersionedJson(
+    "cna_lens.histograms", 1, "histogram", InputError, "count the requests again", indent=None
+)
 
 _POWERS: Final = tuple(2.0**power for power in range(-6, 7))
 EDGES: Final = (*(-edge for edge in reversed(_POWERS)), *_POWERS)
-"""Borders of the bins: powers of two on both sides of zero, so that no scale need be known."""
+"""Borders of the bins: powers of two on both sides of zero, which suit any scale."""
 
 N_BINS: Final = len(EDGES) + 1
 
 
 def binned(activations: Float[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
-    """The bin of each activation; what is not a number goes to the highest.
+    """The bin of each activation; NaN goes to the highest bin.
 
     >>> binned(torch.tensor([0.0, 1.5, 1.9, 4.0, 1e9])).tolist()
     [13, 20, 20, 21, 26]
@@ -37,19 +38,19 @@ def binned(activations: Float[Tensor, "*batch"]) -> Int64[Tensor, "*batch"]:
 
 @dataclass(frozen=True, eq=False)
 class Histograms:
-    """How often each neuron was how active, at the last token of requests.
+    """The number of requests in each bin of activation, for each neuron, at the last token.
 
-    Bins are half as wide as the values in them: a neuron that is multiplied with 1/2 moves by one.
-    Nothing else is kept: no token, no text, not which request made a neuron active, not the order.
+    Powers of two bound the bins: a neuron that is multiplied by 1/2 moves by one bin.
+    Nothing else is kept: no token, no text, no link between a request and a neuron, and no order.
 
     >>> histograms = Histograms.empty("tiny-llama", (Neuron(1, 3),))
     >>> histograms
     Histograms(1 neuron, 0 requests, model tiny-llama)
 
     Attributes:
-        model: the model's name.
-        neurons: whose activations were counted.
-        counts: requests of each neuron in each bin of `EDGES`.
+        model: the name of the model.
+        neurons: the neurons whose activations were counted.
+        counts: the number of requests in each bin between `EDGES`, for each neuron.
     """
 
     model: str
@@ -57,28 +58,28 @@ class Histograms:
     counts: Int64[Tensor, "neuron bin"]
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be these neurons'."""
+        """Require counts of these neurons, with equally many requests for each."""
         expected = (len(self.neurons), N_BINS)
         if not self.neurons or tuple(self.counts.shape) != expected:
             raise InputError(
                 f"the counts have the shape {tuple(self.counts.shape)}, expected {expected} for "
-                f"{len(self.neurons)} neurons, of which there must be one"
+                f"{len(self.neurons)} neurons, and at least one neuron"
             )
         totals = self.counts.sum(1)
         if bool((self.counts < 0).any()) or bool((totals != totals[0]).any()):
             raise InputError(
-                "the counts are negative, or of more requests for one neuron than for another; "
-                "give what `watch` has counted"
+                "the counts are negative, or some neurons have more requests than others; give "
+                "histograms from `watch`"
             )
 
     @classmethod
     def empty(cls, model: str, neurons: tuple[Neuron, ...]) -> Histograms:
-        """Of no request yet."""
+        """Histograms without any request."""
         return cls(model, neurons, torch.zeros((len(neurons), N_BINS), dtype=torch.int64))
 
     @property
     def n_requests(self) -> int:
-        """How many requests were counted."""
+        """Number of requests that were counted."""
         return int(self.counts[0].sum())
 
     def __repr__(self) -> str:
@@ -90,35 +91,27 @@ class Histograms:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write them as JSON; a reader sees the old file or the new one."""
+        """Write them as JSON; an existing file is replaced as a whole or not at all."""
         record = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "edges": EDGES,
-            "neurons": [list(neuron) for neuron in self.neurons],
+            "neurons": self.neurons,
             "counts": self.counts.tolist(),
         }
-        write_atomically(Path(path), json.dumps(record, sort_keys=True) + "\n")
+        _FILE.save(path, record)
 
     @classmethod
     def load(cls, path: str | Path) -> Histograms:
-        """Read what `save` wrote.
+        """Read histograms that `save` wrote.
 
         Raises:
             InputError: the file is missing, damaged, or of other bins.
         """
-        try:
-            record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            if (record["format"], record["version"]) != (FORMAT, VERSION):
-                raise InputError(f"{path} holds no histograms of version {VERSION}")
-            if tuple(record["edges"]) != EDGES:
-                raise InputError(f"{path} has other bins than this version; count anew")
-            neurons = tuple(Neuron(layer, index) for layer, index in record["neurons"])
-            return cls(str(record["model"]), neurons, torch.tensor(record["counts"]))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} holds no histograms: {error!r}; count anew") from error
+        return _FILE.load(path, cls._from_record)
+
+    @classmethod
+    def _from_record(cls, record: Mapping[str, Any]) -> Histograms:
+        if tuple(record["edges"]) != EDGES:
+            raise InputError("it has other bins than this version")
+        neurons = tuple(Neuron(layer, index) for layer, index in record["neurons"])
+        return cls(str(record["model"]), neurons, torch.tensor(record["counts"]))

@@ -1,4 +1,4 @@
-"""Watch a circuit during normal use, and raise an alarm when it is no longer what it was."""
+"""Watching a circuit during normal use, with an alarm when its activations change."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.running.positions import PositionTracker
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron
+from cna_lens.results.statistics import check_probability
 from cna_lens.steering.scaling import Hook, hooked
 
 N_NAMED = 5
-"""How many neurons an alarm names."""
+"""The number of neurons that an alarm names."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """The circuit no longer does what it did.
+    """An alarm: the activations of the circuit have changed.
 
     Attributes:
-        after: requests that were watched until then.
-        evidence: how many times its start the betting capital had become, see `Watch.evidence`.
-        false_alarm_rate: the chance that this happens, ever, where nothing has changed.
-        neurons: those that speak for it most, the strongest first.
+        after: the number of requests that were watched before the alarm.
+        evidence: the betting capital as a multiple of its start, see `Watch.evidence`.
+        false_alarm_rate: the probability of any alarm, ever, if nothing changes.
+        neurons: the neurons with the strongest evidence, the strongest first.
     """
 
     after: int
@@ -56,10 +57,10 @@ class Alarm:
 
 
 class Watch:
-    """What has been counted so far; it grows with no request.
+    """The counts and the evidence so far; their size does not grow with requests.
 
     Attributes:
-        alarm: the first alarm, None as long as there is none.
+        alarm: the first alarm; None as long as there is none.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Watch:
         on_alarm: Callable[[Alarm], None],
         seed: int,
     ) -> None:
-        """Before the first request."""
+        """Start from the counts of a reference."""
         self.alarm: Alarm | None = None
         self._model = reference.model
         self._neurons = reference.neurons
@@ -82,21 +83,21 @@ class Watch:
 
     @property
     def n_requests(self) -> int:
-        """Requests watched, those of the reference not counted."""
+        """Number of requests that were watched, without those of the reference."""
         return self._watched
 
     @property
     def evidence(self) -> float:
-        """The largest capital in units of what all neurons start with; alarms at 1 / the rate."""
+        """The largest capital as a multiple of the common start; an alarm comes at 1 / the rate."""
         return _exp(self._bets.together)
 
     @property
     def histograms(self) -> Histograms:
-        """All counts, those of the reference among them: the next watch's reference."""
+        """All counts, including those of the reference: the reference of the next watch."""
         return Histograms(self._model, self._neurons, self._counts.clone())
 
     def count(self, activations: Float[Tensor, "request neuron"]) -> None:
-        """Take requests in their order."""
+        """Count requests in their order."""
         for bins in binned(activations):
             self._count(bins)
 
@@ -128,16 +129,16 @@ def watch(
     seed: int = 0,
     allow_other_model: bool = False,
 ) -> Generator[Watch]:
-    r"""Count a circuit's activations during normal use, and say when they change.
+    r"""Count a circuit's activations during normal use, and raise an alarm when they change.
 
-    At the last token of each request, where the answer is decided, each neuron's activation goes
-    into a coarse histogram. A sequential test asks whether the requests are still exchangeable with
-    those before (see `exchangeability`). Where they are, the chance of an alarm,
-    ever, is at most `false_alarm_rate`, whatever the activations' distribution and however the
-    neurons depend on each other. The requests must come as before too: a new kind of users, or many
-    equal requests in a row, raise the alarm as a changed model does.
+    At the last token of each request, where the answer is decided, each neuron's activation is
+    counted in a coarse histogram. A sequential test asks whether the requests are still
+    exchangeable with earlier ones (see `exchangeability`). If they are, the probability of any
+    alarm, ever, is at most `false_alarm_rate`, for any distribution of the activations and any
+    dependence between neurons. The requests must also come as before: new users, or many equal
+    requests in a row, raise the alarm as a changed model does.
 
-    The first days give the reference of the later ones:
+    A first period gives the reference for later ones:
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with watch(tiny_model, circuit) as first:
@@ -149,40 +150,39 @@ def watch(
     >>> later.n_requests, later.alarm
     (1, None)
 
-    Kept are the counts alone, in memory that does not grow. It sees what hooks entered before it
-    change, and what changed weights do to the neurons behind them; it does not see hooks on the
-    same neurons that are entered later, nor that these neurons' own output weights are scaled:
-    for those there are `hooks` and fingerprints.
+    Only the counts are kept, in memory that does not grow. The watch sees changes by hooks that
+    were entered before it, and by weights that come before the neurons. It does not see hooks on
+    the same neurons that are entered later, nor changes of these neurons' own output weights:
+    `hooks` and fingerprints find those.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        circuit: the neurons, none of them of routed experts.
-        reference: counts of earlier requests, from a watch of the same circuit; without them the
-            first requests of this one serve.
-        false_alarm_rate: the chance of an alarm where nothing has changed.
-        on_alarm: called once, with the alarm, during a forward pass; without it there is a warning.
-        seed: of the random numbers that break ties.
+        circuit: the neurons to watch, none of them of routed experts.
+        reference: counts of earlier requests, from a watch of the same circuit; without them, each
+            request is compared with the earlier ones of this watch.
+        false_alarm_rate: the probability of any alarm if nothing changes.
+        on_alarm: called once with the alarm, during a forward pass; without it, a warning is given.
+        seed: seed of the random numbers that break ties.
         allow_other_model: accept a circuit that was found on a model of another name, such as the
             same weights from a folder.
 
     Raises:
-        InputError: a rate outside (0, 1), an empty circuit, neurons of experts, or a reference of
-            other neurons.
+        InputError: the rate is outside (0, 1), the circuit is empty or has neurons of experts, or
+            the reference is of other neurons.
         CircuitMismatchError: the circuit was found on another model.
         ModelError: a forward pass does not say where its prompts end.
 
     Warns:
-        CnaLensWarning: the alarm, unless there is `on_alarm`.
+        CnaLensWarning: the alarm, if `on_alarm` is not given.
     """
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(f"false_alarm_rate is {false_alarm_rate}, expected between 0 and 1")
+    check_probability("false_alarm_rate", false_alarm_rate)
     check_circuit(model, circuit, allow_other_model=allow_other_model)
     neurons = _dense(circuit)
     if reference is None:
         reference = Histograms.empty(model_name(model), neurons)
     if reference.neurons != neurons:
         raise InputError(
-            "the reference is of other neurons than the circuit, or of another order; give the "
+            "the reference has other neurons than the circuit, or another order of them; give the "
             "histograms of a watch of this circuit"
         )
     watched = Watch(reference, false_alarm_rate, on_alarm or _warn, seed)
@@ -196,17 +196,17 @@ def _dense(circuit: Circuit) -> tuple[Neuron, ...]:
     if len(neurons) < len(circuit):
         raise InputError(
             "neurons of routed experts are silent on most requests and cannot be watched; leave "
-            "them out"
+            "them out of the circuit"
         )
     if not neurons:
-        raise InputError("the circuit has no neurons to watch")
+        raise InputError("the circuit has no neurons to watch; give at least one")
     return neurons
 
 
 def _readers(
     model: HookedModel, neurons: tuple[Neuron, ...], watched: Watch, tracker: PositionTracker
 ) -> list[tuple[str, Hook]]:
-    """A hook a layer; the last one hands over what all of them have read in a pass."""
+    """A hook for each layer; the last one counts the activations that all hooks read in a pass."""
     names = mlp_hook_names(model)
     columns: dict[int, list[int]] = {}
     for column, neuron in enumerate(neurons):

@@ -1,4 +1,4 @@
-"""A summary as HTML that stands alone: styled for light and dark pages, sorted by a click."""
+"""A summary as self-contained HTML for light and dark pages; a click sorts its table."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from cna_lens.results.rendering.summary import (
-    Cell,
-    Summary,
-    Table,
-)
+from cna_lens.results.rendering.summary import Cell, Summary, Table
 from cna_lens.results.rendering.visible import visible
 
 ROWS = 200
 
 
 def escaped(text: object) -> str:
-    """Text that is shown as it stands, in content and in attributes alike.
+    """Escape text for the content and the attributes of HTML.
 
-    Hidden characters, and those that would turn the text around them, are written out.
+    Hidden characters, and characters that would change the text around them, are written out.
 
     >>> escaped('</script> & "x"')
     '&lt;/script&gt; &amp; &quot;x&quot;'
@@ -31,17 +27,17 @@ def escaped(text: object) -> str:
 
 
 def embedded_json(value: Any) -> str:
-    """JSON for an attribute; what is not a finite number must be None already."""
+    """JSON for an attribute; numbers must be finite, others must be given as None."""
     return html.escape(json.dumps(value, allow_nan=False, separators=(",", ":")))
 
 
 def text_html(name: str, text: str) -> str:
-    """Text in a paragraph of a class of `style.css`."""
+    """A paragraph of text with a class of `style.css`."""
     return f'<p class="{name}">{escaped(text)}</p>'
 
 
 def styled(body: str) -> str:
-    """A fragment in a box with the style it needs."""
+    """A fragment in a box with its style sheet."""
     return f'<div class="cna"><style>{asset("style.css")}</style>{body}</div>'
 
 
@@ -52,7 +48,7 @@ def asset(name: str) -> str:
 
 
 def summary_html(summary: Summary) -> str:
-    """Title, facts, a bar for each layer, and a table that is sorted by a click on its head."""
+    """Show title, facts, a bar for each layer, and a table that a click on its head sorts."""
     parts = [f'<p class="cna-title">{escaped(summary.title)}</p>', facts_html(summary.facts)]
     if summary.per_layer is not None:
         parts.append(layer_bars(summary.per_layer))
@@ -62,18 +58,18 @@ def summary_html(summary: Summary) -> str:
 
 
 def facts_html(facts: Sequence[tuple[str, str]]) -> str:
-    """Named values below each other."""
+    """A list of named values."""
     entries = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in facts)
     return f"<dl>{entries}</dl>"
 
 
 def table_html(table: Table) -> str:
-    """A table with the script that sorts it; without scripts it is a table all the same."""
+    """A table with the script that sorts it; without scripts it stays a plain table."""
     return f"{table_markup(table)}<script>{asset('sort.js')}</script>"
 
 
 def table_markup(table: Table) -> str:
-    """A table for a page that holds `sort.js` behind it."""
+    """A table for a page that includes `sort.js` after it."""
     numbers = [table.is_number(place) for place in range(len(table.columns))]
     side = ["cna-number" if number else "cna-text" for number in numbers]
     head = "".join(
@@ -97,7 +93,7 @@ def table_markup(table: Table) -> str:
 
 
 def layer_bars(per_layer: Sequence[int]) -> str:
-    """A bar for each layer, with its numbers on hover and for those who do not see it."""
+    """A bar for each layer, with its number on hover and for screen readers."""
     most = max(per_layer, default=0)
     width, height = 600, 72
     step = width / max(1, len(per_layer))
@@ -120,7 +116,7 @@ def layer_bars(per_layer: Sequence[int]) -> str:
 
 
 def _sorted_by(cell: Cell) -> str:
-    # JavaScript's words for what is no number.
+    # JSON's NaN and Infinity are JavaScript's own names.
     return "" if cell.number is None else f' data-sort="{json.dumps(cell.number)}"'
 
 

@@ -1,4 +1,4 @@
-"""Neurons in a summary: a table of the scored ones, and how many each layer has."""
+"""Neurons in a summary: a table of neurons, and the number of neurons in each layer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cna_lens.results.rendering.summary import Cell, Table
 def neuron_table(
     caption: str, neurons: Sequence[AnyNeuron], columns: Mapping[str, Sequence[Cell]]
 ) -> Table:
-    """A row for each neuron: its rank, layer and index, and what else is known of it.
+    """A table with a row for each neuron: its rank, layer and index, and further columns.
 
-    There is a column for the expert where any of them is an expert's.
+    The table has a column for the expert if any neuron belongs to one.
     """
     have_experts = any(neuron.mlp.expert is not None for neuron in neurons)
     places = ("layer", "expert", "index") if have_experts else ("layer", "index")
@@ -36,7 +36,7 @@ def neuron_table(
 
 
 def per_layer(neurons: Iterable[AnyNeuron], layout: Layout) -> tuple[int, ...]:
-    """How many of the neurons each layer has.
+    """The number of the given neurons in each layer.
 
     >>> per_layer([Neuron(0, 3), Neuron(2, 1), Neuron(2, 0)], Layout((4, 4, 4)))
     (1, 0, 2)

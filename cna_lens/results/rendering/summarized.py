@@ -1,4 +1,4 @@
-"""A result that shows itself."""
+"""Results that show themselves in a terminal and in a notebook."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from cna_lens.results.rendering.text import plain_text
 
 
 class Summarized(ABC):
-    """A result that prints as a table, and shows itself in a notebook."""
+    """A result that prints as a table and is shown as HTML in a notebook."""
 
     @abstractmethod
     def _summary(self) -> Summary:
-        """What is shown."""
+        """The summary that is shown."""
 
     def __str__(self) -> str:
         """A table for the terminal."""
         return plain_text(self._summary())
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook, which needs nothing but itself."""
+        """Self-contained HTML for a notebook."""
         return summary_html(self._summary())
 
 
 def summary_of(result: Summarized) -> Summary:
-    """What a result shows of itself."""
+    """The summary of a result."""
     return result._summary()  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""What a result says of itself: a title, some facts, neurons per layer, and a table."""
+"""The summary of a result: a title, facts, the neurons per layer, and a table."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Cell:
     """One entry of a table.
 
     Attributes:
-        text: what it shows.
-        number: what it is sorted by; None where it is no number.
-        short: what it shows where there is no room for the interval.
+        text: the text of the cell.
+        number: the number by which a column is sorted; None for a cell without a number.
+        short: the text where the interval does not fit.
     """
 
     text: str
@@ -25,7 +25,7 @@ class Cell:
 
     @classmethod
     def of(cls, value: str | int | float | Rate | Estimate | None, form: str = ".3g") -> Cell:
-        """Text as it is, a number in a format, an estimate with its interval, "-" for nothing.
+        """A cell of a text, a formatted number, an estimate with its interval, or "-" for None.
 
         >>> Cell.of(2.0, "+.2f")
         Cell(text='+2.00', number=2.0, short=None)
@@ -43,10 +43,10 @@ class Cell:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Cell:
-        """The cell that `dataclasses.asdict` made plain.
+        """Restore a cell from the plain data that `dataclasses.asdict` gives.
 
         Raises:
-            ValueError: its number is none.
+            ValueError: the number is not a number.
         """
         number, short = record["number"], record["short"]
         return cls(
@@ -62,8 +62,8 @@ class Table:
 
     Attributes:
         caption: what the rows are.
-        columns: their names.
-        rows: as many cells in each as there are columns.
+        columns: the names of the columns.
+        rows: the rows, with one cell for each column.
     """
 
     caption: str
@@ -76,26 +76,26 @@ class Table:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Table:
-        """The table that `dataclasses.asdict` made plain.
+        """Restore a table from the plain data that `dataclasses.asdict` gives.
 
         Raises:
-            ValueError: a row has not as many cells as there are columns.
+            ValueError: a row does not have one cell for each column.
         """
         columns = tuple(map(str, record["columns"]))
         rows = tuple(tuple(map(Cell.from_record, row)) for row in record["rows"])
         if any(len(row) != len(columns) for row in rows):
-            raise ValueError(f"a row has not {len(columns)} cells")
+            raise ValueError(f"a row does not have {len(columns)} cells, one for each column")
         return cls(str(record["caption"]), columns, rows)
 
     def shortened(self) -> Table:
-        """The same without intervals."""
+        """The same table without intervals."""
         rows = tuple(
             tuple(replace(cell, text=cell.short or cell.text) for cell in row) for row in self.rows
         )
         return replace(self, caption=f"{self.caption} (without intervals)", rows=rows)
 
     def first(self, n: int) -> Table:
-        """The first rows alone, with a caption that says how many there are."""
+        """The first n rows; the caption says how many rows there are."""
         if len(self.rows) <= n:
             return self
         caption = f"{self.caption}, {n} of {len(self.rows)}"
@@ -104,13 +104,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a result shows.
+    """The summary of a result.
 
     Attributes:
-        title: what it is.
-        facts: named values, in their order.
-        per_layer: how many neurons each layer has; None where that is no question.
-        table: the numbers.
+        title: what the result is.
+        facts: named values in their order.
+        table: the table of numbers.
+        per_layer: the number of neurons in each layer; None for a result without neurons.
     """
 
     title: str
@@ -119,12 +119,12 @@ class Summary:
     per_layer: Sequence[int] | None = None
 
     def record(self) -> dict[str, Any]:
-        """As plain data, for a file that is shown without the result itself."""
+        """The summary as plain data, for a file that is shown without the result itself."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Summary:
-        """The summary that `record` made.
+        """Restore a summary from the plain data that `record` gives.
 
         >>> table = Table("numbers", ("n",), ((Cell.of(1),),))
         >>> summary = Summary("a result", (("k", "3"),), table)

@@ -17,7 +17,7 @@ ROWS = 20
 
 
 def plain_text(summary: Summary) -> str:
-    """Title, facts, a bar for each layer that has neurons, and the first rows of the table."""
+    """Show title, facts, a bar for each layer with neurons, and the first rows of the table."""
     out = StringIO()
     console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False)
     console.print(_text(summary.title))
@@ -46,7 +46,7 @@ def _layers(per_layer: Sequence[int]) -> RichTable:
 
 
 def _fitting(console: Console, table: Table) -> Table:
-    """With intervals where they fit into the width."""
+    """The table with intervals where they fit into the width, and without them elsewhere."""
     return table if console.measure(_rows(table)).maximum < WIDTH else table.shortened()
 
 

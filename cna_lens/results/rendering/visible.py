@@ -1,18 +1,18 @@
-"""Text whose every character can be seen, and none of which turns the text around it."""
+"""Text in which every character is visible, and no character changes the text around it."""
 
 from __future__ import annotations
 
 import unicodedata
 
 NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍"}
-# Control and format characters, surrogates, private and unassigned ones, line separators.
+# Control, format, surrogate, private-use and unassigned characters; line separators.
 HIDDEN = ("C", "Zl", "Zp")
-# Without these, flags and families fall into several pictures.
+# Without these joiners, an emoji of a flag or a family falls apart into several.
 JOINERS = "\u200d\ufe0f"
 
 
 def visible(text: str) -> str:
-    r"""The text with line ends, tabs and hidden characters written out.
+    r"""Write out line ends, tabs and hidden characters.
 
     >>> print(visible("a\nb\u202ec"))
     a↵b⟨U+202E⟩c

@@ -1,0 +1,108 @@
+"""Versioned JSON files: each names its format and version, which are checked before it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from cna_lens.errors import CnaLensError
+from cna_lens.results.files import write_atomically
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VersionedJson:
+    """One format of JSON files; the same record always gives the same bytes.
+
+    Attributes:
+        format: the format's name, as it stands in the file.
+        version: the version that is written, and the only one that is read.
+        kind: what a file holds, for error messages: "circuit".
+        error: the error that a bad file raises.
+        advice: how to get a new file, for error messages: "find the circuit again".
+        checksum: whether a file holds the SHA-256 of the rest of its content.
+        indent: spaces of indentation; None writes a single line.
+    """
+
+    format: str
+    version: int
+    kind: str
+    error: type[CnaLensError]
+    advice: str
+    checksum: bool = False
+    indent: int | None = 1
+
+    def encode(self, record: Mapping[str, Any]) -> str:
+        """The text of a file that holds a record."""
+        body = {"format": self.format, "version": self.version, **record}
+        if self.checksum:
+            body["sha256"] = _digest(body)
+        return json.dumps(body, indent=self.indent, sort_keys=True) + "\n"
+
+    def save(self, path: str | Path, record: Mapping[str, Any]) -> None:
+        """Write a record; an existing file is replaced as a whole or not at all."""
+        write_atomically(Path(path), self.encode(record))
+
+    def read(self, path: str | Path) -> bytes:
+        """The bytes of a file; `error` where it cannot be read."""
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise self.error(f"{path} does not exist") from error
+        except OSError as error:
+            raise self.error(f"{path} cannot be read: {error.strerror}") from error
+
+    def decode(self, content: bytes, name: str, build: Callable[[dict[str, Any]], T]) -> T:
+        """Check the content of a file, and build what it describes.
+
+        Args:
+            content: the bytes of the file.
+            name: the file's name, for error messages.
+            build: makes the result of the record; what it raises is raised as `error`.
+        """
+        try:
+            body = json.loads(content.decode("utf-8"))
+        except ValueError as error:
+            raise self.error(
+                f"{name} is truncated or not JSON ({error}); restore it, or {self.advice}"
+            ) from error
+        if not isinstance(body, dict):
+            raise self.error(f"{name} is not a {self.kind} file: it holds a {type(body).__name__}")
+        body = cast("dict[str, Any]", body)
+        found, version = body.get("format"), body.get("version")
+        if found != self.format:
+            raise self.error(
+                f"{name} is not a {self.kind} file: its format is {found!r}, expected "
+                f"{self.format!r}"
+            )
+        if version != self.version:
+            raise self.error(
+                f"{name} has version {version!r}, this cna_lens reads version {self.version}; "
+                f"update cna_lens, or {self.advice}"
+            )
+        if self.checksum and body.pop("sha256", None) != _digest(body):
+            raise self.error(
+                f"{name} was altered after it was written: its checksum does not match; restore "
+                f"it, or {self.advice}"
+            )
+        try:
+            return build(body)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, CnaLensError) else repr(error)
+            raise self.error(
+                f"{name} does not describe a {self.kind}: {reason}; restore it, or {self.advice}"
+            ) from error
+
+    def load(self, path: str | Path, build: Callable[[dict[str, Any]], T]) -> T:
+        """Read a file, and build what it describes; see `decode`."""
+        return self.decode(self.read(path), str(path), build)
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,13 @@
+"""A tiny model that refuses canaries, with its circuit and its fingerprint."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def circuit(guarded_circuit):
+    return guarded_circuit
+
+
+@pytest.fixture(scope="session")
+def fingerprint(guarded_fingerprint):
+    return guarded_fingerprint
