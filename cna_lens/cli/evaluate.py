@@ -9,20 +9,21 @@ from typing import Any
 
 from cna_lens.cli.conditions import (
     UNSTEERED,
+    Option,
     answer_under_conditions,
+    beside_control,
     cell_record,
     print_cells,
     print_files,
-    scaled,
+    save_run,
 )
-from cna_lens.cli.render import console, quiet_loading
-from cna_lens.cli.runs import Option, command_line, save_run
-from cna_lens.metrics.conditions import Answered
-from cna_lens.models.loading.load import load_model
+from cna_lens.cli.options import load_quietly
+from cna_lens.cli.render import console
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.report.runs import Setting
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.statistics import mcnemar
+from cna_lens.steering.scaling import steer
 
 
 def run(
@@ -41,14 +42,18 @@ def run(
 ) -> dict[str, Any]:
     """Answer the prompts, print rates, and write labels.jsonl and run.json to `out`.
 
-    `sources` says where the prompts and the circuit come from, as the command was told.
+    `sources` has the options by which the command was given its prompts and its circuit.
     """
     started = time.perf_counter()
-    quiet_loading()
-    loaded = load_model(model, device=device)
+    loaded = load_quietly(model, device)
     conditions = [UNSTEERED]
     if circuit is not None:
-        conditions += scaled(loaded, circuit, multiplier, allow_other_model=allow_other_model)
+        conditions += beside_control(
+            "circuit",
+            circuit,
+            f"m = {multiplier:g}",
+            lambda each: steer(loaded, each, multiplier, allow_other_model=allow_other_model),
+        )
     cells = answer_under_conditions(
         loaded,
         conditions,
@@ -62,26 +67,27 @@ def run(
     options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
     save_run(
         out / "run.json",
-        command_line("evaluate", options | settings),
+        "evaluate",
+        options | settings,
         loaded,
         {"given": prompts},
         settings,
         started,
     )
-    changes = {cell.condition: mcnemar(*_refused(cells[0], cell)) for cell in cells[1:]}
+    refused = [cell.evaluation.refused for cell in cells]
+    changes = {
+        cell.condition: mcnemar(refused[0], after)
+        for cell, after in zip(cells[1:], refused[1:], strict=True)
+    }
     if verbose:
         print_cells(cells)
         for condition, p in changes.items():
             console.print(
                 f"{condition}: exact McNemar p = {p:.2g} against unsteered", highlight=False
             )
-        print_files(out, keep_text=keep_text, others="run.json and ")
+        print_files(out, "run.json", keep_text=keep_text)
     return {
         "labels": str(out / "labels.jsonl"),
         "rows": [cell_record(cell) for cell in cells],
         "mcnemar_p": changes,
     }
-
-
-def _refused(before: Answered, after: Answered) -> tuple[list[bool], list[bool]]:
-    return before.evaluation.refused, after.evaluation.refused

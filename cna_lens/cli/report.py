@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cna_lens.cli.render import console, quiet_loading
+from cna_lens.cli.options import load_quietly
+from cna_lens.cli.render import console, print_report_path
 from cna_lens.errors import InputError
-from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.report.document import make_report
 from cna_lens.report.reading import read_results
-from cna_lens.report.tokens import token_section
 from cna_lens.results.circuit import Circuit
 
 
@@ -24,10 +23,11 @@ def run(
     prompts: Sequence[Prompt] | None = None,
     device: str | None = None,
 ) -> None:
-    """Read the results, write the report to `out`, and say where it is.
+    """Read the results, write the report to `out`, and print where it is.
 
     Raises:
-        InputError: nothing to report, or token views of a report that has not one circuit.
+        InputError: there are no results, or token views are asked for and there is not exactly one
+            circuit among the results.
     """
     found = read_results(results)
     report = make_report(found, title=title)
@@ -38,9 +38,11 @@ def run(
                 f"there are {len(circuits)} circuits among the results; views of tokens show one: "
                 "give one circuit file with --model and --prompts"
             )
-        quiet_loading()
-        loaded = load_model(model, device=device)
-        report = report.with_section(token_section(loaded, circuits[0], prompts))
+        from cna_lens.report.tokens import token_section
+
+        report = report.with_section(
+            token_section(load_quietly(model, device), circuits[0], prompts)
+        )
     report.save(out)
     for name, why in found.left_out:
         console.print(
@@ -50,9 +52,4 @@ def run(
             highlight=False,
             markup=False,
         )
-    say_where(out)
-
-
-def say_where(out: Path) -> None:
-    """The report's file, on a line that can be copied."""
-    console.print(f"Report for a browser: {out}", soft_wrap=True, highlight=False, markup=False)
+    print_report_path(out)

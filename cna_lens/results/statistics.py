@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
 
 from cna_lens.errors import InputError
 
@@ -75,6 +74,8 @@ def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
         raise InputError("a rate needs at least one outcome, there are none")
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}, expected between 0 and 1")
+    from scipy.stats import binomtest
+
     successes = sum(map(bool, outcomes))
     test = binomtest(successes, len(outcomes))
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
@@ -112,6 +113,8 @@ def mcnemar(
     gained = sum(a and not b for b, a in zip(before, after, strict=True))
     if not lost + gained:
         return 1.0
+    from scipy.stats import binomtest
+
     side = "greater" if alternative == "fewer" else "two-sided"
     return float(binomtest(lost, lost + gained, alternative=side).pvalue)
 
@@ -147,6 +150,8 @@ def bootstrap_mean(
         raise InputError(f"a mean needs at least one value, {missing} of {missing} are missing")
     if len(present) == 1:
         return Estimate(present[0], None, None, 1, missing)
+    from scipy.stats import bootstrap
+
     resampled = bootstrap(
         (np.array(present),),
         np.mean,

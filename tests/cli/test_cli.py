@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -22,21 +23,6 @@ def prompts(tmp_path):
     (tmp_path / "positive.txt").write_text("w5 w6 w7\nw8 w9\n")
     (tmp_path / "negative.csv").write_text("goal,kind\nw20 w21,a\nw22 w23 w24,b\n")
     return tmp_path / "positive.txt", f"{tmp_path / 'negative.csv'}?column=goal"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as `cna-lens` does; returns exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cna-lens", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -393,23 +379,32 @@ def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monk
     assert others == ["of another library"]
 
 
-def waiting(monkeypatch, **environment):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    code = (
-        "import os, sys, cna_lens.cli as cli; before = 'torch' in sys.modules\n"
-        "try: cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(before, 'torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)"
+LOADED = """
+import os, sys, cna_lens.cli
+try:
+    cna_lens.cli.main(sys.argv[1:])
+except SystemExit:
+    pass
+print(sorted({"torch", "transformers"} & set(sys.modules)), os.environ.get("GOMP_SPINCOUNT"))
+"""
+"""Prints which libraries of models a command loads, and how their threads wait."""
+
+
+def loaded(*arguments, **environment):
+    kept = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stderr.split()
+    return done.stdout.splitlines()[-1]
 
 
-def test_the_command_line_says_how_threads_wait_before_torch_is_loaded(monkeypatch):
-    assert waiting(monkeypatch) == ["False", "True", cli.SPIN_COUNT]
+@pytest.mark.parametrize("arguments", [["--help"], ["find", "--help"], ["audit", "--help"]])
+def test_help_loads_no_library_of_models_and_sets_how_threads_wait(arguments):
+    assert loaded(*arguments) == f"[] {cli.SPIN_COUNT}"
 
 
 @pytest.mark.parametrize(
@@ -417,5 +412,5 @@ def test_the_command_line_says_how_threads_wait_before_torch_is_loaded(monkeypat
     [({"OMP_WAIT_POLICY": "PASSIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
     ids=["policy", "count"],
 )
-def test_what_a_user_has_set_stays(given, spins, monkeypatch):
-    assert waiting(monkeypatch, **given)[2] == spins
+def test_a_users_own_setting_of_waiting_threads_stays(given, spins):
+    assert loaded("show", "nowhere.json", **given) == f"['torch'] {spins}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from cna_lens.cli.options import load_quietly
 from cna_lens.cli.play.loop import Loop
 from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.settings import Settings
-from cna_lens.cli.render import console, quiet_loading
+from cna_lens.cli.render import console
 from cna_lens.errors import CnaLensError
-from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.files import Prompts
 from cna_lens.models.prompts.sets import prompt_set
 from cna_lens.results.circuit import Circuit
@@ -42,11 +42,9 @@ def run(
 
     check_multiplier(multiplier)
     loaded_circuit = Circuit.load(circuit)
-    quiet_loading()
-    loaded = load_model(model, device=device)
     packaged = prompt_set("refusal")
     player = Player(
-        loaded,
+        load_quietly(model, device),
         loaded_circuit,
         discovery or (packaged.positive, packaged.negative),
         allow_other_model=allow_other_model,

@@ -20,8 +20,6 @@ from cna_lens.steering.methods.caa import VectorAddition, caa
 from cna_lens.steering.methods.controls import matched_random
 from cna_lens.steering.scaling import steer
 
-CONTROL_SEED = 0
-
 
 class Player:
     """Answers prompts twice; what it is told it forgets.
@@ -96,7 +94,7 @@ class Player:
             return method.at(self._model, 1 - settings.multiplier)
         neurons = self.strongest(settings.k)
         if settings.method == "random":
-            neurons = matched_random(neurons, seed=CONTROL_SEED)
+            neurons = matched_random(neurons)
         return steer(
             self._model,
             neurons,
