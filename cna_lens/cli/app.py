@@ -6,8 +6,9 @@ it runs. An annotation of a command is read when this module is imported, and mu
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,8 +18,6 @@ from cna_lens.cli.options import (
     AllowOtherModel,
     CircuitFile,
     Device,
-    Dtype,
-    Hardware,
     Json,
     KeepText,
     MaxNewTokens,
@@ -145,25 +144,59 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Count refusals: unsteered, with a circuit steered, and with a random control."""
-    from cna_lens.cli.evaluate import run
+    from cna_lens.cli.conditions import (
+        UNSTEERED,
+        answer_under_conditions,
+        beside_control,
+        cell_record,
+        command_line,
+        print_cells,
+        print_files,
+    )
     from cna_lens.cli.render import print_json
     from cna_lens.results.circuit import Circuit
+    from cna_lens.results.statistics import mcnemar
+    from cna_lens.steering.scaling import steer
 
-    result = run(
-        model,
-        read_source(prompts),
+    started = time.perf_counter()
+    asked = read_source(prompts)
+    neurons = None if circuit is None else Circuit.load(circuit)
+    loaded = load_quietly(model, device)
+    conditions = [UNSTEERED]
+    if neurons is not None:
+        conditions += beside_control(
+            "circuit",
+            neurons,
+            f"m = {multiplier:g}",
+            lambda each: steer(loaded, each, multiplier, allow_other_model=allow_other_model),
+        )
+    options = {"model": model, "prompts": prompts, "circuit": circuit, "out": out, "device": device}
+    options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
+    options |= {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
+    cells = answer_under_conditions(
+        loaded,
+        conditions,
+        {"given": asked},
         out,
-        None if circuit is None else Circuit.load(circuit),
-        multiplier,
+        command=command_line("evaluate", options),
+        settings={"multiplier": multiplier},
         max_new_tokens=max_new_tokens,
-        device=device,
         keep_text=keep_text,
-        allow_other_model=allow_other_model,
-        verbose=not as_json,
-        sources={"prompts": prompts, "circuit": circuit},
+        started=started,
     )
+    unsteered, *refused = [cell.evaluation.refused for cell in cells]
+    changes = {
+        cell.condition: mcnemar(unsteered, after)
+        for cell, after in zip(cells[1:], refused, strict=True)
+    }
     if as_json:
-        print_json(result)
+        rows = [cell_record(cell) for cell in cells]
+        print_json({"labels": str(out / "labels.jsonl"), "rows": rows, "mcnemar_p": changes})
+        return
+    print_cells(cells)
+    for condition, p in changes.items():
+        typer.echo(f"{condition}: exact McNemar p = {p:.2g} against unsteered")
+    print_files(out, "run.json", keep_text=keep_text)
 
 
 @app.command()
@@ -172,8 +205,13 @@ def estimate(
     config: Annotated[
         Path | None, typer.Option(help="A config.json to use; --model is then only a name.")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and activations.")] = "float32",
-    device: Annotated[Hardware, typer.Option(help="Where the model will run.")] = "cuda",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Precision of weights and activations."),
+    ] = "float32",
+    device: Annotated[
+        Literal["cuda", "cpu"], typer.Option(help="Where the model will run.")
+    ] = "cuda",
     card: Annotated[float, typer.Option(help="Memory of one GPU, in GiB.", min=1)] = 80,
     tflops: Annotated[
         float | None,
@@ -187,11 +225,22 @@ def estimate(
     as_json: Json = False,
 ) -> None:
     """Estimate the memory, GPUs and time that a model needs, without loading it."""
-    from cna_lens.cli.estimate import print_record, record, run
+    import torch
+
+    from cna_lens.cli.estimate import print_record, record
     from cna_lens.cli.render import print_json
+    from cna_lens.models.estimate import requirements
 
     quiet_loading()
-    needs = run(model, config, dtype, device, prompts=prompts, length=length, new_tokens=new_tokens)
+    needs = requirements(
+        model,
+        config=config,
+        dtype=getattr(torch, dtype),
+        device=device,
+        prompts=prompts,
+        length=length,
+        new_tokens=new_tokens,
+    )
     (print_json if as_json else print_record)(record(needs, card, tflops))
 
 
@@ -272,10 +321,28 @@ def report(
     """Write a report of results and their caveats as one HTML file; it needs no network."""
     if (model is None) != (prompts is None):
         raise InputError("views of tokens need both --model and --prompts")
-    from cna_lens.cli.report import run
+    from cna_lens.cli.render import print_report_path
+    from cna_lens.report.document import make_report
+    from cna_lens.report.reading import read_results
+    from cna_lens.results.circuit import Circuit
 
     asked = None if prompts is None else read_source(prompts)
-    run(results, out, title, model=model, prompts=asked, device=device)
+    found = read_results(results)
+    page = make_report(found, title=title)
+    if model is not None and asked is not None:
+        circuits = [each.result for each in found.results if isinstance(each.result, Circuit)]
+        if len(circuits) != 1:
+            raise InputError(
+                f"there are {len(circuits)} circuits among the results; views of tokens show one: "
+                "give one circuit file with --model and --prompts"
+            )
+        from cna_lens.report.tokens import token_section
+
+        page = page.with_section(token_section(load_quietly(model, device), circuits[0], asked))
+    page.save(out)
+    for name, why in found.left_out:
+        typer.secho(f"Not shown: {name}: {why}", fg="yellow")
+    print_report_path(out)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

@@ -72,12 +72,24 @@ def answer_under_conditions(
     prompts: Mapping[str, Sequence[Prompt]],
     out: Path,
     *,
+    command: str,
+    settings: Mapping[str, Setting],
     max_new_tokens: int,
     keep_text: bool,
+    started: float,
 ) -> list[Answered]:
-    """Answer each kind of prompts under each condition, and write labels.jsonl to `out`.
+    """Answer each kind of prompts under each condition, and write labels.jsonl and run.json.
 
-    With `keep_text` the texts of each condition go to a file, such as answers-unsteered.jsonl.
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        conditions: what is done to it, one after the other.
+        prompts: the prompts of each kind.
+        out: the folder of the files.
+        command: for run.json, from `command_line`.
+        settings: for run.json, what the answers depend on besides `max_new_tokens`.
+        max_new_tokens: maximum number of tokens per answer.
+        keep_text: also write the texts of each condition, such as answers-unsteered.jsonl.
+        started: start of the command, by `time.perf_counter`.
     """
     texts = [text for kind in prompts.values() for text in kind]
     cells: list[Answered] = []
@@ -97,39 +109,17 @@ def answer_under_conditions(
             of_kind = tuple(next(records) for _ in its_prompts)
             cells.append(Answered(condition.name, kind, Evaluation(of_kind)))
     save_labels(cells, out / "labels.jsonl")
-    return cells
-
-
-def save_run(
-    path: Path,
-    command: str,
-    options: Mapping[str, Option],
-    model: HookedModel,
-    prompts: Mapping[str, Sequence[Prompt]],
-    settings: Mapping[str, Setting],
-    started: float,
-) -> None:
-    """Write the command line, the settings, and the hashes of the model and of the prompts.
-
-    Args:
-        path: the file.
-        command: the name of the command.
-        options: the options it was given, by name.
-        model: the model it ran on.
-        prompts: the prompts of each kind.
-        settings: the settings that the results depend on.
-        started: the start of the command, by `time.perf_counter`.
-    """
     Run(
-        command=command_line(command, options),
+        command=command,
         model=model_name(model),
         weights_sha256=weights_hash(model),
         prompts={kind: encode(model, texts).record for kind, texts in prompts.items()},
-        settings=settings,
+        settings={**settings, "max_new_tokens": max_new_tokens},
         seconds=time.perf_counter() - started,
         date=datetime.now(UTC).date().isoformat(),
         slower=what_is_slower(tried(model)),
-    ).save(path)
+    ).save(out / "run.json")
+    return cells
 
 
 def command_line(command: str, options: Mapping[str, Option]) -> str:

@@ -14,9 +14,9 @@ from cna_lens.cli.conditions import (
     answer_under_conditions,
     beside_control,
     cell_record,
+    command_line,
     print_cells,
     print_files,
-    save_run,
 )
 from cna_lens.cli.options import load_quietly
 from cna_lens.cli.render import console, print_report_path
@@ -72,6 +72,8 @@ def run(
         "benign": evaluation.negative[:n_prompts],
     }
     benign = collect(loaded, discovery.negative, progress=True)
+    options: dict[str, Option] = {"model": model, "prompts": n_prompts, "out": out}
+    options |= {"device": device, "keep_text": keep_text}
     cells = answer_under_conditions(
         loaded,
         [
@@ -89,23 +91,15 @@ def run(
         ],
         prompts,
         out,
-        max_new_tokens=MAX_NEW_TOKENS,
-        keep_text=keep_text,
-    )
-    options: dict[str, Option] = {"model": model, "prompts": n_prompts, "out": out}
-    save_run(
-        out / "run.json",
-        "demo",
-        options | {"device": device, "keep_text": keep_text},
-        loaded,
-        prompts,
-        {
+        command=command_line("demo", options),
+        settings={
             "multiplier": 0.0,
             "relp_fraction": RELP_FRACTION,
             "relp_deviation": DEVIATION,
-            "max_new_tokens": MAX_NEW_TOKENS,
         },
-        started,
+        max_new_tokens=MAX_NEW_TOKENS,
+        keep_text=keep_text,
+        started=started,
     )
     page = report or out / "report.html"
     shown = [each[0] for each in prompts.values()]

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.markup import escape
 from rich.table import Table
 
-from cna_lens.cli.options import Dtype, Hardware
 from cna_lens.cli.render import console
-from cna_lens.models.estimate import Requirements, requirements
+from cna_lens.models.estimate import Requirements
 
 GIB = 2**30
 _SIDE = 2048
-
-
-def run(
-    model: str,
-    config: Path | None,
-    dtype: Dtype,
-    device: Hardware,
-    *,
-    prompts: int,
-    length: int,
-    new_tokens: int,
-) -> Requirements:
-    """Return the requirements; the arguments are the options of the command."""
-    return requirements(
-        model,
-        config=config,
-        dtype=getattr(torch, dtype),
-        device=device,
-        prompts=prompts,
-        length=length,
-        new_tokens=new_tokens,
-    )
 
 
 def record(needs: Requirements, card: float, tflops: float | None) -> dict[str, Any]:
@@ -67,22 +43,22 @@ def print_record(needs: dict[str, Any]) -> None:
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    table.add_row("parameters", f"{needs['n_parameters'] / 1e6:,.0f} million", "")
-    table.add_row("MLP neurons", f"{needs['n_neurons']:,}", f"in {needs['n_layers']} layers")
-    table.add_row("circuit of 0.1 %", f"{needs['k']:,}", "neurons")
-    for part, meaning in (
-        ("weights", ""),
-        ("statistics", "sums over prompts, in float64"),
-        ("batch", "of discovery"),
-        ("cache", "keys and values, of generation"),
-        ("decoding", "further memory of generation"),
-    ):
-        table.add_row(part, _size(needs[part]), meaning)
-    table.add_row("to find a circuit", _size(needs["discovery"]), "weights, statistics, batch")
-    table.add_row("to generate", _size(needs["generation"]), "weights, cache, decoding")
     cards = needs["cards"]
     fits = "none: a block does not fit" if cards is None else f"{cards}"
-    table.add_row(f"GPUs of {needs['card_gib']:g} GiB", fits, "whole blocks, 10 % left free")
+    for row in (
+        ("parameters", f"{needs['n_parameters'] / 1e6:,.0f} million", ""),
+        ("MLP neurons", f"{needs['n_neurons']:,}", f"in {needs['n_layers']} layers"),
+        ("circuit of 0.1 %", f"{needs['k']:,}", "neurons"),
+        ("weights", _size(needs["weights"]), ""),
+        ("statistics", _size(needs["statistics"]), "sums over prompts, in float64"),
+        ("batch", _size(needs["batch"]), "of discovery"),
+        ("cache", _size(needs["cache"]), "keys and values, of generation"),
+        ("decoding", _size(needs["decoding"]), "further memory of generation"),
+        ("to find a circuit", _size(needs["discovery"]), "weights, statistics, batch"),
+        ("to generate", _size(needs["generation"]), "weights, cache, decoding"),
+        (f"GPUs of {needs['card_gib']:g} GiB", fits, "whole blocks, 10 % left free"),
+    ):
+        table.add_row(*row)
     rate, seconds = needs["tflops"], needs["seconds"]
     table.add_row(
         "time to find it",

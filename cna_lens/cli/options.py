@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import parse_qsl
 
 import typer
@@ -46,10 +46,6 @@ KeepText = Annotated[
     typer.Option("--keep-text", help="Also write the texts of the answers, to separate files."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-# What only some commands take.
-Dtype = Literal["float32", "bfloat16", "float16"]
-Hardware = Literal["cuda", "cpu"]
 
 
 def read_source(source: str) -> Prompts:

@@ -1,4 +1,4 @@
-"""The command `play`: a model kept loaded, asked with and without steering, at a terminal."""
+"""The command `play`: ask a loaded model at a terminal, with and without steering."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(
     device: str | None = None,
     allow_other_model: bool = False,
 ) -> None:
-    """Load the model once, and answer what is typed until the end of input.
+    """Load the model once, and answer typed prompts until input ends.
 
     Raises:
         CnaLensError: the extra `play` is not installed.
@@ -51,6 +51,6 @@ def run(
     )
     settings = Settings(multiplier, k=len(loaded_circuit), length=length)
     console.print(f"{loaded_circuit!r}\n{settings}; /help shows the commands", markup=False)
-    # History stays in memory: what is typed may be as harmful as what is answered.
+    # The history stays in memory: prompts may be as harmful as answers.
     session: PromptSession[str] = PromptSession()
     Loop(player, settings, console).run(lambda: session.prompt("> "))
