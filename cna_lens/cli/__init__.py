@@ -14,25 +14,25 @@ from cna_lens.errors import CnaLensError, CnaLensWarning
 __all__ = ["main", "run_app", "share_the_machine"]
 
 SPIN_COUNT = "1000"
-"""How often a thread of torch looks for work before it sleeps: long enough for the next product,
-short enough to leave the processor to whoever shares the machine (docs/performance.md)."""
+"""How often a thread of torch polls for work before it sleeps: long enough to catch the next matrix
+product, short enough to leave the processor to other programs (docs/performance.md)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
-        arguments: what stands behind the command's name; by default what the process was given.
+        arguments: the arguments after the command's name; by default those of the process.
     """
     share_the_machine()
-    # OpenMP reads its settings once, when torch is loaded.
+    # Imported late: OpenMP reads its settings once, when torch is loaded.
     from cna_lens.cli.app import app
 
     run_app(app, arguments)
 
 
 def run_app(app: Callable[..., object], arguments: Sequence[str] | None = None) -> None:
-    """Run a Typer app: an error of cna_lens is a message and exit code 2, a warning a line."""
+    """Run a Typer app; an error of cna_lens becomes a message and exit code 2, a warning a line."""
     shown = warnings.showwarning
     warnings.showwarning = partial(_show_warning, shown)
     try:
@@ -48,7 +48,7 @@ def run_app(app: Callable[..., object], arguments: Sequence[str] | None = None) 
 
 
 def share_the_machine() -> None:
-    """Have torch's threads wait asleep, unless the user has said how they are to wait."""
+    """Let waiting threads of torch sleep, unless the user has set how they wait."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
@@ -60,7 +60,7 @@ def _show_warning(
     *place: Any,
     **options: Any,
 ) -> None:
-    """A warning of cna_lens as a sentence, without the line of code that it came from."""
+    """Print a warning of cna_lens as a sentence, without the line of code that raised it."""
     if issubclass(category, CnaLensWarning):
         sys.stderr.write(f"cna-lens: warning: {message}\n")
     else:

@@ -1,32 +1,34 @@
-"""The commands; what they print is made in `render`."""
+"""The commands and their options.
+
+This module loads no library that models need, so that `--help` is quick: each command imports what
+it runs. An annotation of a command is read when this module is imported, and must be as light.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from cna_lens.cli import (
-    audit as audit_command,
-    demo as demo_command,
-    estimate as estimate_command,
-    evaluate as evaluate_command,
-    play as play_command,
-    report as report_command,
-    reproduce as reproduce_command,
+from cna_lens.cli.audit import app as audit_app
+from cna_lens.cli.options import (
+    SOURCE_HELP,
+    AllowOtherModel,
+    CircuitFile,
+    Device,
+    Json,
+    KeepText,
+    MaxNewTokens,
+    Model,
+    Multiplier,
+    load_quietly,
+    quiet_loading,
+    read_source,
 )
-from cna_lens.cli.render import circuit_record, console, print_answers, print_circuit, quiet_loading
-from cna_lens.cli.sources import SOURCE_HELP, read_source
-from cna_lens.discovery.pipeline import find_circuit
 from cna_lens.errors import InputError
-from cna_lens.models.loading.load import load_model
-from cna_lens.models.running.generation import generate
-from cna_lens.results.circuit import Circuit
-from cna_lens.results.scores import Sign
-from cna_lens.steering.scaling import steer
+from cna_lens.results.neurons import Sign
 
 app = typer.Typer(
     help="Find the MLP neurons that carry a behaviour, and test whether they cause it.",
@@ -34,35 +36,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(audit_command.app, name="audit")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Model = Annotated[
-    str,
-    typer.Option(help="'demo', a name on the Hugging Face Hub, a local folder, or a .gguf file."),
-]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, … The GPU is taken if there is one.")
-]
-KeepText = Annotated[
-    bool,
-    typer.Option(
-        "--keep-text", help="Also write the answers' full texts to a file that says what it is."
-    ),
-]
+app.add_typer(audit_app, name="audit")
 
 
 @app.command()
 def find(
     model: Model,
-    positive: Annotated[str, typer.Option(help=f"Prompts that show the behaviour: {SOURCE_HELP}")],
-    negative: Annotated[str, typer.Option(help="Prompts that do not, in the same way.")],
-    out: Annotated[Path, typer.Option(help="Where to write the circuit.")],
+    positive: Annotated[str, typer.Option(help=f"Prompts that show the behaviour: {SOURCE_HELP}.")],
+    negative: Annotated[
+        str, typer.Option(help="Prompts that do not show it, in one of the same forms.")
+    ],
+    out: Annotated[Path, typer.Option(help="Circuit file to write.")],
     fraction: Annotated[
         float | None, typer.Option(help="Share of all MLP neurons; 0.001 unless --k is given.")
     ] = None,
-    k: Annotated[int | None, typer.Option(help="Number of neurons instead of a share.")] = None,
-    sign: Annotated[Sign, typer.Option(help="abs, positive or negative differences.")] = "abs",
+    k: Annotated[int | None, typer.Option(help="Number of neurons, instead of a share.")] = None,
+    sign: Annotated[
+        Sign, typer.Option(help="Differences to rank: by absolute value, or one sign only.")
+    ] = "abs",
     universal: Annotated[
         bool, typer.Option(help="Exclude neurons that are strong on nearly every prompt.")
     ] = True,
@@ -70,11 +61,12 @@ def find(
     as_json: Json = False,
 ) -> None:
     """Find a circuit and write it to a file."""
+    from cna_lens.cli.render import circuit_record, print_json
+    from cna_lens.discovery.pipeline import find_circuit
+
     prompts = read_source(positive), read_source(negative)
-    quiet_loading()
-    loaded = load_model(model, device=device)
     circuit = find_circuit(
-        loaded,
+        load_quietly(model, device),
         *prompts,
         fraction=fraction,
         k=k,
@@ -84,54 +76,53 @@ def find(
     )
     circuit.save(out)
     if as_json:
-        _print_json({"file": str(out), **circuit_record(circuit)})
+        print_json({"file": str(out), **circuit_record(circuit)})
     else:
-        print_circuit(circuit)
-        console.print(f"Written to {out}", soft_wrap=True)
+        typer.echo(f"{circuit}\nWritten to {out}")
 
 
 @app.command()
 def show(
-    circuit: Annotated[Path, typer.Argument(help="A circuit file.")], as_json: Json = False
-) -> None:
-    """Show what is in a circuit file."""
-    loaded = Circuit.load(circuit)
-    if as_json:
-        _print_json(circuit_record(loaded))
-    else:
-        print_circuit(loaded)
-
-
-@app.command(name="steer")
-def steer_command(
-    model: Model,
-    circuit: Annotated[Path, typer.Option(help="A circuit file.")],
-    prompts: Annotated[list[str], typer.Argument(help="Prompts to answer.")],
-    multiplier: Annotated[
-        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
-    ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 64,
-    device: Device = None,
-    allow_other_model: Annotated[
-        bool, typer.Option(help="Accept a circuit found on a model of another name.")
-    ] = False,
+    circuit: Annotated[Path, typer.Argument(help="A circuit file, written by `find`.")],
     as_json: Json = False,
 ) -> None:
-    """Answer prompts without and with the circuit scaled. Nothing is stored."""
-    loaded_circuit = Circuit.load(circuit)
-    quiet_loading()
-    loaded = load_model(model, device=device)
+    """Show the circuit in a file."""
+    from cna_lens.cli.render import circuit_record, print_json
+    from cna_lens.results.circuit import Circuit
+
+    loaded = Circuit.load(circuit)
+    if as_json:
+        print_json(circuit_record(loaded))
+    else:
+        typer.echo(str(loaded))
+
+
+@app.command()
+def steer(
+    model: Model,
+    circuit: CircuitFile,
+    prompts: Annotated[list[str], typer.Argument(help="Prompts to answer.")],
+    multiplier: Multiplier = 0.0,
+    max_new_tokens: MaxNewTokens = 64,
+    device: Device = None,
+    allow_other_model: AllowOtherModel = False,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts without and with a circuit steered. Nothing is stored."""
+    from cna_lens.cli.render import print_answers, print_json
+    from cna_lens.models.running.generation import generate
+    from cna_lens.results.circuit import Circuit
+    from cna_lens.steering.scaling import steer
+
+    neurons = Circuit.load(circuit)
+    loaded = load_quietly(model, device)
     before = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
-    with steer(loaded, loaded_circuit, multiplier, allow_other_model=allow_other_model):
+    with steer(loaded, neurons, multiplier, allow_other_model=allow_other_model):
         after = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
     if as_json:
         rows = zip(prompts, before, after, strict=True)
-        _print_json(
-            {
-                "multiplier": multiplier,
-                "answers": [{"prompt": p, "unsteered": b, "steered": a} for p, b, a in rows],
-            }
-        )
+        answers = [{"prompt": p, "unsteered": b, "steered": a} for p, b, a in rows]
+        print_json({"multiplier": multiplier, "answers": answers})
     else:
         print_answers(prompts, before, after, multiplier)
 
@@ -139,77 +130,118 @@ def steer_command(
 @app.command()
 def evaluate(
     model: Model,
-    prompts: Annotated[str, typer.Option(help=f"What to ask: {SOURCE_HELP}")],
+    prompts: Annotated[str, typer.Option(help=f"Prompts to answer: {SOURCE_HELP}.")],
     out: Annotated[Path, typer.Option(help="Folder for the labels.")],
     circuit: Annotated[
-        Path | None, typer.Option(help="A circuit file; answers are compared with it scaled.")
+        Path | None,
+        typer.Option(help="A circuit file; without it only the unsteered model answers."),
     ] = None,
-    multiplier: Annotated[
-        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
-    ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 64,
+    multiplier: Multiplier = 0.0,
+    max_new_tokens: MaxNewTokens = 64,
     device: Device = None,
-    allow_other_model: Annotated[
-        bool, typer.Option(help="Accept a circuit found on a model of another name.")
-    ] = False,
+    allow_other_model: AllowOtherModel = False,
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
-    """Answer prompts and count refusals, unsteered, with a circuit scaled, and with a control."""
-    loaded_circuit = None if circuit is None else Circuit.load(circuit)
-    result = evaluate_command.run(
-        model,
-        read_source(prompts),
-        out,
-        loaded_circuit,
-        multiplier,
-        max_new_tokens=max_new_tokens,
-        device=device,
-        keep_text=keep_text,
-        allow_other_model=allow_other_model,
-        verbose=not as_json,
-        sources={"prompts": prompts, "circuit": circuit},
+    """Count refusals: unsteered, with a circuit steered, and with a random control."""
+    from cna_lens.cli.conditions import (
+        UNSTEERED,
+        answer_under_conditions,
+        beside_control,
+        cell_record,
+        command_line,
+        print_cells,
+        print_files,
     )
+    from cna_lens.cli.render import print_json
+    from cna_lens.results.circuit import Circuit
+    from cna_lens.results.statistics import mcnemar
+    from cna_lens.steering.scaling import steer
+
+    started = time.perf_counter()
+    asked = read_source(prompts)
+    neurons = None if circuit is None else Circuit.load(circuit)
+    loaded = load_quietly(model, device)
+    conditions = [UNSTEERED]
+    if neurons is not None:
+        conditions += beside_control(
+            "circuit",
+            neurons,
+            f"m = {multiplier:g}",
+            lambda each: steer(loaded, each, multiplier, allow_other_model=allow_other_model),
+        )
+    options = {"model": model, "prompts": prompts, "circuit": circuit, "out": out, "device": device}
+    options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
+    options |= {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
+    cells = answer_under_conditions(
+        loaded,
+        conditions,
+        {"given": asked},
+        out,
+        command=command_line("evaluate", options),
+        settings={"multiplier": multiplier},
+        max_new_tokens=max_new_tokens,
+        keep_text=keep_text,
+        started=started,
+    )
+    unsteered, *refused = [cell.evaluation.refused for cell in cells]
+    changes = {
+        cell.condition: mcnemar(unsteered, after)
+        for cell, after in zip(cells[1:], refused, strict=True)
+    }
     if as_json:
-        _print_json(result)
+        rows = [cell_record(cell) for cell in cells]
+        print_json({"labels": str(out / "labels.jsonl"), "rows": rows, "mcnemar_p": changes})
+        return
+    print_cells(cells)
+    for condition, p in changes.items():
+        typer.echo(f"{condition}: exact McNemar p = {p:.2g} against unsteered")
+    print_files(out, "run.json", keep_text=keep_text)
 
 
 @app.command()
 def estimate(
     model: Model,
     config: Annotated[
-        Path | None, typer.Option(help="A config.json to use; --model then is only a name.")
+        Path | None, typer.Option(help="A config.json to use; --model is then only a name.")
     ] = None,
     dtype: Annotated[
-        estimate_command.Dtype, typer.Option(help="Precision of weights and activations.")
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Precision of weights and activations."),
     ] = "float32",
     device: Annotated[
-        estimate_command.Device, typer.Option(help="Where it will run: cuda or cpu.")
+        Literal["cuda", "cpu"], typer.Option(help="Where the model will run.")
     ] = "cuda",
-    card: Annotated[float, typer.Option(help="GiB of one card.", min=1)] = 80,
+    card: Annotated[float, typer.Option(help="Memory of one GPU, in GiB.", min=1)] = 80,
     tflops: Annotated[
         float | None,
-        typer.Option(
-            help="TFLOP/s that the hardware sustains; measured on this machine if left out."
-        ),
+        typer.Option(help="TFLOP/s that the hardware sustains; by default measured here."),
     ] = None,
     prompts: Annotated[
-        int, typer.Option(help="Prompts to find a circuit from, or to answer.")
+        int, typer.Option(help="Number of prompts, to find a circuit from or to answer.")
     ] = 200,
-    length: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 64,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 64,
+    length: Annotated[int, typer.Option(help="Tokens per prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Memory, cards and time that a model will need, without loading it."""
+    """Estimate the memory, GPUs and time that a model needs, without loading it."""
+    import torch
+
+    from cna_lens.cli.estimate import print_record, record
+    from cna_lens.cli.render import print_json
+    from cna_lens.models.estimate import requirements
+
     quiet_loading()
-    needs = estimate_command.run(
-        model, config, dtype, device, prompts=prompts, length=length, new_tokens=new_tokens
+    needs = requirements(
+        model,
+        config=config,
+        dtype=getattr(torch, dtype),
+        device=device,
+        prompts=prompts,
+        length=length,
+        new_tokens=new_tokens,
     )
-    record = estimate_command.record(needs, card, tflops)
-    if as_json:
-        _print_json(record)
-    else:
-        estimate_command.print_record(record)
+    (print_json if as_json else print_record)(record(needs, card, tflops))
 
 
 @app.command()
@@ -217,53 +249,51 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for circuits and labels.")] = Path("out/demo"),
     model: Model = "demo-refusal",
     prompts: Annotated[
-        int, typer.Option(help="Held-out prompts of each kind.", min=1, max=60)
+        int, typer.Option(help="Number of held-out prompts of each kind.", min=1, max=60)
     ] = 30,
     report: Annotated[
-        Path | None, typer.Option(help="The report; report.html in the folder by default.")
+        Path | None, typer.Option(help="HTML file to write; by default report.html in the folder.")
     ] = None,
     device: Device = None,
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
-    """Find refusal circuits of a small model, steer with them, and compare with random controls."""
-    result = demo_command.run(
+    """Find refusal circuits of a small model, steer them, and compare with random controls."""
+    from cna_lens.cli.demo import run
+    from cna_lens.cli.render import print_json
+
+    result = run(
         model, out, prompts, device, report=report, keep_text=keep_text, verbose=not as_json
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 @app.command()
 def play(
     model: Model,
-    circuit: Annotated[Path, typer.Option(help="A circuit file.")],
-    multiplier: Annotated[
-        float, typer.Option(help="0 ablates the circuit, 1 changes nothing, above 1 amplifies it.")
-    ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.", min=1)] = 64,
+    circuit: CircuitFile,
+    multiplier: Multiplier = 0.0,
+    max_new_tokens: MaxNewTokens = 64,
     positive: Annotated[
         str | None,
-        typer.Option(help=f"Prompts for CAA, by default the packaged ones: {SOURCE_HELP}"),
+        typer.Option(help=f"Positive prompts for CAA, by default packaged ones: {SOURCE_HELP}."),
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="Its other prompts.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompts for CAA.")] = None,
     device: Device = None,
-    allow_other_model: Annotated[
-        bool, typer.Option(help="Accept a circuit found on a model of another name.")
-    ] = False,
+    allow_other_model: AllowOtherModel = False,
 ) -> None:
-    """Type prompts and see both answers as they are written. Nothing is stored unless you /save."""
+    """Type prompts and watch both answers being written. Only /save stores anything."""
     if (positive is None) != (negative is None):
         raise InputError("CAA needs both --positive and --negative, or neither")
-    discovery = (
-        None if not positive or not negative else (read_source(positive), read_source(negative))
-    )
-    play_command.run(
+    from cna_lens.cli.play import run
+
+    run(
         model,
         circuit,
         multiplier=multiplier,
         length=max_new_tokens,
-        discovery=discovery,
+        discovery=(read_source(positive), read_source(negative)) if positive and negative else None,
         device=device,
         allow_other_model=allow_other_model,
     )
@@ -274,33 +304,52 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Circuits, labels, comparisons, saved evidence, study tables; or folders."
+            help="Circuits, labels, comparisons, saved evidence, study tables; or folders of them."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="What stands at its top.")] = "cna_lens report",
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "cna_lens report",
     model: Annotated[
-        str | None, typer.Option(help="Also show tokens, coloured by the circuit on this model.")
+        str | None,
+        typer.Option(help="Also show tokens, coloured by the circuit's activations on this model."),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help=f"The prompts of these tokens: {SOURCE_HELP}")
+        str | None, typer.Option(help=f"Prompts whose tokens are shown: {SOURCE_HELP}.")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Write one HTML file of results, with what to bear in mind; it needs no network."""
+    """Write a report of results and their caveats as one HTML file; it needs no network."""
     if (model is None) != (prompts is None):
         raise InputError("views of tokens need both --model and --prompts")
+    from cna_lens.cli.render import print_report_path
+    from cna_lens.report.document import make_report
+    from cna_lens.report.reading import read_results
+    from cna_lens.results.circuit import Circuit
+
     asked = None if prompts is None else read_source(prompts)
-    report_command.run(results, out, title, model=model, prompts=asked, device=device)
+    found = read_results(results)
+    page = make_report(found, title=title)
+    if model is not None and asked is not None:
+        circuits = [each.result for each in found.results if isinstance(each.result, Circuit)]
+        if len(circuits) != 1:
+            raise InputError(
+                f"there are {len(circuits)} circuits among the results; views of tokens show one: "
+                "give one circuit file with --model and --prompts"
+            )
+        from cna_lens.report.tokens import token_section
+
+        page = page.with_section(token_section(load_quietly(model, device), circuits[0], asked))
+    page.save(out)
+    for name, why in found.left_out:
+        typer.secho(f"Not shown: {name}: {why}", fg="yellow")
+    print_report_path(out)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 def reproduce(
     arguments: Annotated[list[str], typer.Argument(help="A name and options; --help lists them.")],
 ) -> None:
-    """Reproduce a table or figure of the paper, from a checkout; `reproduce --help` says more."""
-    raise typer.Exit(reproduce_command.run(arguments))
+    """Reproduce a table or figure of the paper, from a checkout; see `reproduce --help`."""
+    from cna_lens.cli.reproduce import run
 
-
-def _print_json(record: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    raise typer.Exit(run(arguments))

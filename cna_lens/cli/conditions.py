@@ -1,34 +1,40 @@
-"""The same prompts, answered unsteered, with a circuit scaled, and with a random control scaled."""
+"""Prompts answered unsteered, steered and with a random control: their files and their table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.table import Table
 
 from cna_lens.cli.render import console, progress_console
 from cna_lens.metrics.conditions import Answered, save_labels
 from cna_lens.metrics.evaluation import Evaluation, evaluate
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import Prompt
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.inside.weights import weights_hash
+from cna_lens.models.prompts.encoding import Prompt, encode
+from cna_lens.models.trial.trial import tried, what_is_slower
+from cna_lens.report.runs import Run, Setting
 from cna_lens.results.circuit import Circuit
 from cna_lens.steering.methods.controls import matched_random
-from cna_lens.steering.scaling import steer
 
-CONTROL_SEED = 0
+Option = Setting | Path
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to a model while it answers.
+    """How a model is steered while it answers.
 
     Attributes:
-        name: in tables; that of a control begins with "random control".
-        file_part: of the name of the file with its texts, where these are kept.
+        name: in tables; the name of a control begins with "random control".
+        file_part: part of the name of the file with the answers' texts.
         steering: entered while the model answers.
     """
 
@@ -40,18 +46,23 @@ class Condition:
 UNSTEERED = Condition("unsteered, m = 1", "unsteered", nullcontext())
 
 
-def scaled(
-    model: HookedModel, circuit: Circuit, multiplier: float, *, allow_other_model: bool = False
+def beside_control(
+    name: str,
+    circuit: Circuit,
+    change: str,
+    steering: Callable[[Circuit], AbstractContextManager[Any]],
+    *,
+    file_suffix: str = "",
 ) -> list[Condition]:
-    """A circuit scaled, and as many random neurons of the same layers."""
-    control = matched_random(circuit, seed=CONTROL_SEED)
+    """Steer a circuit, and steer as many random neurons of the same layers in the same way."""
+    control = matched_random(circuit)
     return [
         Condition(
-            f"{name}, m = {multiplier:g}",
-            name.replace(" ", "-"),
-            steer(model, neurons, multiplier, allow_other_model=allow_other_model),
+            f"{each}, {change}",
+            each.lower().replace(" ", "-") + file_suffix,
+            steering(neurons),
         )
-        for name, neurons in (("circuit", circuit), ("random control", control))
+        for each, neurons in ((name, circuit), ("random control", control))
     ]
 
 
@@ -61,12 +72,24 @@ def answer_under_conditions(
     prompts: Mapping[str, Sequence[Prompt]],
     out: Path,
     *,
+    command: str,
+    settings: Mapping[str, Setting],
     max_new_tokens: int,
     keep_text: bool,
+    started: float,
 ) -> list[Answered]:
-    """Answer each kind of prompts under each condition, and write labels.jsonl to `out`.
+    """Answer each kind of prompts under each condition, and write labels.jsonl and run.json.
 
-    With `keep_text` the answers go to a file for each condition, answers-unsteered.jsonl and so on.
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        conditions: what is done to it, one after the other.
+        prompts: the prompts of each kind.
+        out: the folder of the files.
+        command: for run.json, from `command_line`.
+        settings: for run.json, what the answers depend on besides `max_new_tokens`.
+        max_new_tokens: maximum number of tokens per answer.
+        keep_text: also write the texts of each condition, such as answers-unsteered.jsonl.
+        started: start of the command, by `time.perf_counter`.
     """
     texts = [text for kind in prompts.values() for text in kind]
     cells: list[Answered] = []
@@ -83,14 +106,39 @@ def answer_under_conditions(
             )
         records = iter(evaluation.records)
         for kind, its_prompts in prompts.items():
-            mine = tuple(next(records) for _ in its_prompts)
-            cells.append(Answered(condition.name, kind, Evaluation(mine)))
+            of_kind = tuple(next(records) for _ in its_prompts)
+            cells.append(Answered(condition.name, kind, Evaluation(of_kind)))
     save_labels(cells, out / "labels.jsonl")
+    Run(
+        command=command,
+        model=model_name(model),
+        weights_sha256=weights_hash(model),
+        prompts={kind: encode(model, texts).record for kind, texts in prompts.items()},
+        settings={**settings, "max_new_tokens": max_new_tokens},
+        seconds=time.perf_counter() - started,
+        date=datetime.now(UTC).date().isoformat(),
+        slower=what_is_slower(tried(model)),
+    ).save(out / "run.json")
     return cells
 
 
+def command_line(command: str, options: Mapping[str, Option]) -> str:
+    """Return a command as it would be typed again, with every option named.
+
+    >>> command_line("demo", {"model": "my model", "keep_text": True, "device": None})
+    "cna-lens demo --model 'my model' --keep-text"
+    """
+    words = ["cna-lens", command]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(str(value))
+    return shlex.join(words)
+
+
 def cell_record(cell: Answered) -> dict[str, Any]:
-    """A cell as plain data."""
+    """Return the rates of one kind of prompts under one condition as plain data."""
     quality = cell.evaluation.quality
     return {
         "condition": cell.condition,
@@ -100,8 +148,13 @@ def cell_record(cell: Answered) -> dict[str, Any]:
     }
 
 
-def print_cells(cells: Sequence[Answered], note: str = "") -> None:
-    """A table of refusal rates and quality, and what columns and conditions mean."""
+def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = None) -> None:
+    """Print a table of refusal rates and quality, then the meaning of its columns and conditions.
+
+    Args:
+        cells: the answers of each kind under each condition.
+        notes: the meaning of further words, by word.
+    """
     table = Table("condition", "prompts", title="Refusals and quality")
     table.add_column("refused")
     table.add_column("quality", justify="right")
@@ -114,20 +167,24 @@ def print_cells(cells: Sequence[Answered], note: str = "") -> None:
             "-" if quality is None else f"{quality.value:.3f}",
         )
     console.print(table)
-    control = "random control: as many random neurons of the same layers. "
-    console.print(
-        "refused: share of answers that open with a refusal, with its 95 % Wilson interval. "
-        "quality: 1 minus the share of repeated 4-word sequences. "
-        + (control if any(cell.is_control for cell in cells) else "")
-        + note,
-        style="dim",
-    )
+    meanings = {
+        "refused": "share of answers that open with a refusal, with its 95 % Wilson interval",
+        "quality": "1 minus the share of repeated 4-word sequences",
+    }
+    if any(cell.is_control for cell in cells):
+        meanings["random control"] = "as many random neurons of the same layers"
+    grid = Table.grid(padding=(0, 2))
+    for word, meaning in (meanings | dict(notes or {})).items():
+        grid.add_row(word, meaning, style="dim")
+    console.print(grid)
 
 
-def print_files(out: Path, *, keep_text: bool, others: str = "") -> None:
-    """Where the labels are, and whether there are texts with them."""
+def print_files(out: Path, others: str, *, keep_text: bool) -> None:
+    """Print the names of the files in `out`, and whether there are texts among them."""
     texts = "answers-*.jsonl hold the full texts: do not publish them" if keep_text else "no texts"
     console.print(
-        f"\n{others}labels.jsonl (labels, scores and hashes; {texts}) in the folder below."
+        f"\nFiles in the folder below: {others}, and labels.jsonl (labels, scores and hashes; "
+        f"{texts}).",
+        highlight=False,
     )
-    console.print(str(out), soft_wrap=True, markup=False)
+    typer.echo(str(out))

@@ -1,4 +1,4 @@
-"""The main job on a real model: find circuits, steer with them, compare with controls."""
+"""Find circuits of a real model, steer them, and compare them with random controls."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import time
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from cna_lens.cli.conditions import (
-    CONTROL_SEED,
     UNSTEERED,
-    Condition,
+    Option,
     answer_under_conditions,
+    beside_control,
     cell_record,
+    command_line,
     print_cells,
     print_files,
-    scaled,
 )
-from cna_lens.cli.render import console, print_circuit, quiet_loading
-from cna_lens.cli.report import say_where
-from cna_lens.cli.runs import Option, command_line, save_run
-from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.cli.options import load_quietly
+from cna_lens.cli.render import console, print_report_path
 from cna_lens.discovery.collection import collect
 from cna_lens.discovery.pipeline import find_circuit
-from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.loading.load import load_model
+from cna_lens.metrics.conditions import Answered
 from cna_lens.models.prompts.sets import prompt_set
 from cna_lens.report.answers import verdicts
 from cna_lens.report.document import write_report
 from cna_lens.report.pictures import can_draw
 from cna_lens.report.tokens import token_section
 from cna_lens.results.circuit import Circuit
-from cna_lens.steering.methods.controls import matched_random
 from cna_lens.steering.methods.neurons import deviation_scaling
+from cna_lens.steering.scaling import steer
 
 MAX_NEW_TOKENS = 64
 RELP_FRACTION = 0.01
 DEVIATION = -2.0
-"""By this the distance from the benign means is multiplied."""
+"""Factor of the distance from the benign means."""
 
-NOTE = (
-    "circuit: the paper's, 0.1 % of the neurons, those whose activations differ most; m = 0 zeroes "
-    "them at every token. RelP circuit: the 1 % that a gradient says refusals hang on most; d = -2 "
-    "puts them, at the last token of the prompt, twice as far on the other side of their means on "
-    "benign prompts."
-)
+NOTES = {
+    "circuit": "the paper's: the 0.1 % of the neurons whose activations differ most; m = 0 zeroes "
+    "them at every token",
+    "RelP circuit": "the 1 % of the neurons on which refusals depend most by RelP's gradient; "
+    "d = -2 moves them, at the last token of the prompt, to the other side of their means on "
+    "benign prompts, twice as far away",
+}
 
 
 def run(
@@ -56,52 +56,50 @@ def run(
     keep_text: bool = False,
     verbose: bool = True,
 ) -> dict[str, Any]:
-    """Run the demo, print it as it goes, and write circuits, labels, run and report to `out`."""
+    """Run the demo, write circuits, labels, run and report to `out`, and print the result."""
     started = time.perf_counter()
-    quiet_loading()
-    loaded = load_model(model, device=device)
+    loaded = load_quietly(model, device)
     discovery, evaluation = prompt_set("refusal"), prompt_set("refusal_evaluation")
-    circuit = find_circuit(loaded, discovery.positive, discovery.negative, hash_weights=True)
+    sets = discovery.positive, discovery.negative
+    circuit = find_circuit(loaded, *sets, hash_weights=True)
     relp = find_circuit(
-        loaded,
-        discovery.positive,
-        discovery.negative,
-        rank="relp",
-        sign="positive",
-        fraction=RELP_FRACTION,
-        hash_weights=True,
+        loaded, *sets, rank="relp", sign="positive", fraction=RELP_FRACTION, hash_weights=True
     )
     circuit.save(out / "circuit.json")
     relp.save(out / "relp.json")
-    if verbose:
-        print_circuit(circuit)
     prompts = {
         "harmful": evaluation.positive[:n_prompts],
         "benign": evaluation.negative[:n_prompts],
     }
     benign = collect(loaded, discovery.negative, progress=True)
-    cells = answer_under_conditions(
-        loaded,
-        [UNSTEERED, *scaled(loaded, circuit, 0.0), *_moved(loaded, relp, benign)],
-        prompts,
-        out,
-        max_new_tokens=MAX_NEW_TOKENS,
-        keep_text=keep_text,
-    )
     options: dict[str, Option] = {"model": model, "prompts": n_prompts, "out": out}
     options |= {"device": device, "keep_text": keep_text}
-    save_run(
-        out / "run.json",
-        command_line("demo", options),
+    cells = answer_under_conditions(
         loaded,
+        [
+            UNSTEERED,
+            *beside_control("circuit", circuit, "m = 0", lambda each: steer(loaded, each, 0.0)),
+            *beside_control(
+                "RelP circuit",
+                relp,
+                f"d = {DEVIATION:g}",
+                lambda each: deviation_scaling(each, benign, DEVIATION, positions="last_prompt").at(
+                    loaded
+                ),
+                file_suffix="-d",
+            ),
+        ],
         prompts,
-        {
+        out,
+        command=command_line("demo", options),
+        settings={
             "multiplier": 0.0,
             "relp_fraction": RELP_FRACTION,
             "relp_deviation": DEVIATION,
-            "max_new_tokens": MAX_NEW_TOKENS,
         },
-        started,
+        max_new_tokens=MAX_NEW_TOKENS,
+        keep_text=keep_text,
+        started=started,
     )
     page = report or out / "report.html"
     shown = [each[0] for each in prompts.values()]
@@ -109,12 +107,12 @@ def run(
     files = [out / name for name in ("run.json", "circuit.json", "relp.json", "labels.jsonl")]
     write_report(files, page, title=f"cna-lens demo: {model}", more=more)
     if verbose:
-        print_cells(cells, NOTE)
-        for said in verdicts([cell for cell in cells if cell.kind == "harmful"]):
-            console.print(f"\n{said}", highlight=False, markup=False)
-        console.print(f"{time.perf_counter() - started:.0f} s in all.")
-        print_files(out, keep_text=keep_text, others="circuit.json, relp.json, run.json and ")
-        say_where(page)
+        _print_answer({"circuit": circuit, "RelP circuit": relp}, cells)
+        print_cells(cells, NOTES)
+        print_files(out, "circuit.json, relp.json, run.json", keep_text=keep_text)
+        typer.echo(f"Neurons of the circuit: cna-lens show {out / 'circuit.json'}")
+        print_report_path(page)
+        _print_origin(circuit, time.perf_counter() - started)
     return {
         "circuit": str(out / "circuit.json"),
         "relp": str(out / "relp.json"),
@@ -123,14 +121,26 @@ def run(
     }
 
 
-def _moved(model: HookedModel, circuit: Circuit, benign: ActivationStats) -> list[Condition]:
-    """The distance of a circuit from its benign means multiplied, and that of random neurons."""
-    control = matched_random(circuit, seed=CONTROL_SEED)
-    return [
-        Condition(
-            f"{name}, d = {DEVIATION:g}",
-            f"{name.lower().replace(' ', '-')}-d",
-            deviation_scaling(neurons, benign, DEVIATION, positions="last_prompt").at(model),
+def _print_answer(circuits: dict[str, Circuit], cells: list[Answered]) -> None:
+    """Print for each circuit its size, and the refusals with it steered beside its control."""
+    said = verdicts([cell for cell in cells if cell.kind == "harmful"])
+    for (name, circuit), verdict in zip(circuits.items(), said, strict=True):
+        layout, strongest = circuit.layout, circuit.neurons[0].label
+        console.print(
+            f"{name}: {len(circuit)} of {layout.n_neurons} MLP neurons, in "
+            f"{len(circuit.by_layer())} of {layout.n_layers} layers, the strongest {strongest}. "
+            f"{verdict}\n",
+            highlight=False,
+            markup=False,
         )
-        for name, neurons in (("RelP circuit", circuit), ("random control", control))
-    ]
+
+
+def _print_origin(circuit: Circuit, seconds: float) -> None:
+    """Print the hash of the weights, the versions of the libraries, and the time it took."""
+    found = circuit.provenance
+    versions = ", ".join(f"{library} {version}" for library, version in found.versions)
+    console.print(
+        f"\nweights {(found.weights_sha256 or 'unknown')[:16]}; {versions}; {seconds:.0f} s",
+        style="dim",
+        highlight=False,
+    )

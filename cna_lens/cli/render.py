@@ -1,11 +1,14 @@
-"""What the commands print, readable at 80 columns."""
+"""What several commands print, readable at 80 columns."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,16 +19,13 @@ console = Console()
 progress_console = Console(stderr=True)
 
 
-def quiet_loading() -> None:
-    """Turn off the loading bars of Transformers, which say nothing of ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+def print_json(record: dict[str, Any]) -> None:
+    """Print plain data as JSON, its keys sorted."""
+    typer.echo(json.dumps(record, indent=1, sort_keys=True))
 
 
 def circuit_record(circuit: Circuit) -> dict[str, Any]:
-    """A circuit as plain data."""
+    """Return a circuit as plain data."""
     return {
         "k": len(circuit),
         "n_neurons": circuit.layout.n_neurons,
@@ -37,18 +37,18 @@ def circuit_record(circuit: Circuit) -> dict[str, Any]:
     }
 
 
-def print_circuit(circuit: Circuit) -> None:
-    """A circuit's provenance, its neurons for each layer, and its strongest neurons."""
-    console.print(str(circuit), markup=False, highlight=False)
-
-
 def print_answers(
     prompts: Sequence[str], before: Sequence[str], after: Sequence[str], multiplier: float
 ) -> None:
-    """Each prompt with its answers, side by side."""
+    """Print each prompt with its two answers side by side."""
     for prompt, unsteered, steered in zip(prompts, before, after, strict=True):
         table = Table(title=escape(prompt), show_lines=False)
         table.add_column("unsteered", ratio=1)
         table.add_column(f"multiplier {multiplier:g}", ratio=1)
         table.add_row(escape(unsteered), escape(steered))
         console.print(table)
+
+
+def print_report_path(out: Path) -> None:
+    """Print where the report is, on one line that can be copied."""
+    typer.echo(f"Report for a browser: {out}")

@@ -1,4 +1,4 @@
-"""Run the experiments of a checkout, which an installed wheel does not hold."""
+"""Run the experiments of a checkout; the installed wheel does not contain them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cna_lens.errors import CnaLensError
 def run(arguments: Sequence[str]) -> int:
     """Run `python -m experiments` with these arguments, and return its exit code.
 
-    The wheel leaves the experiments out: a top-level package of that name would hide everybody's
-    own. They are found in the current folder, or where Python finds modules.
+    The wheel leaves the experiments out, because a top-level package of that name would hide
+    others of that name. They are found in the current folder, or on Python's module path.
 
     Raises:
-        CnaLensError: there is no checkout of the experiments.
+        CnaLensError: no checkout of the experiments is found.
     """
     here = (Path.cwd() / "experiments" / "command.py").is_file()
     if not here and find_spec("experiments") is None:
@@ -31,5 +31,5 @@ def run(arguments: Sequence[str]) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            # The experiments have been interrupted as well, and end in their own way.
+            # The interrupt reaches the experiments too, and they end by themselves.
             continue

@@ -25,9 +25,8 @@ from cna_lens.models.prompts.sets import diverse_prompts
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
-from cna_lens.results.neurons import AnyNeuron, NeuronLike
+from cna_lens.results.neurons import AnyNeuron, NeuronLike, Sign
 from cna_lens.results.scores import (
-    Sign,
     check_layers,
     check_selection,
     circuit_size,

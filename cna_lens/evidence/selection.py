@@ -19,10 +19,9 @@ from cna_lens.discovery.universal import (
 from cna_lens.errors import InputError
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
-from cna_lens.results.neurons import AnyNeuron, NeuronLike
+from cna_lens.results.neurons import AnyNeuron, NeuronLike, Sign
 from cna_lens.results.scores import (
     NeuronScores,
-    Sign,
     check_layers,
     check_selection,
     circuit_size,

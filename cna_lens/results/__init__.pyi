@@ -8,6 +8,7 @@ from .neurons import (
     ExpertNeuron as ExpertNeuron,
     Experts as Experts,
     Neuron as Neuron,
+    Sign as Sign,
 )
 from .provenance import (
     PromptRecord as PromptRecord,
@@ -16,7 +17,7 @@ from .provenance import (
     UniversalRecord as UniversalRecord,
     library_versions as library_versions,
 )
-from .scores import NeuronScores as NeuronScores, Sign as Sign, circuit_size as circuit_size
+from .scores import NeuronScores as NeuronScores, circuit_size as circuit_size
 from .statistics import (
     Estimate as Estimate,
     Rate as Rate,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from operator import index as integer
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Sign = Literal["abs", "positive", "negative"]
+"""Which scores make a neuron strong: large absolute values, or large values of one sign."""
 
 
 class MLP(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -14,10 +14,9 @@ from torch import Tensor
 from cna_lens.errors import InputError
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import Sign
 from cna_lens.results.provenance import Provenance
 from cna_lens.results.rendering import Cell, Summarized, Summary, Table
-
-Sign = Literal["abs", "positive", "negative"]
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
 
 from cna_lens.errors import InputError
 
@@ -46,6 +45,8 @@ def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
         raise InputError("there are no outcomes; a rate needs at least one outcome")
     check_probability("confidence", confidence)
     successes = sum(map(bool, outcomes))
+    from scipy.stats import binomtest
+
     test = binomtest(successes, len(outcomes))
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
     return Rate(successes / len(outcomes), float(interval.low), float(interval.high), len(outcomes))
@@ -110,6 +111,8 @@ def bootstrap_mean(
         raise InputError(f"a mean needs at least one value, {missing} of {missing} are missing")
     if len(present) == 1:
         return Estimate(present[0], None, None, 1, missing)
+    from scipy.stats import bootstrap
+
     resampled = bootstrap(
         (np.array(present),),
         np.mean,
@@ -190,6 +193,8 @@ def mcnemar(
     if not lost + gained:
         return 1.0
     side = "greater" if alternative == "fewer" else "two-sided"
+    from scipy.stats import binomtest
+
     return float(binomtest(lost, lost + gained, alternative=side).pvalue)
 
 

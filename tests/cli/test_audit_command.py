@@ -1,4 +1,4 @@
-"""The command line of the audit, the signatures, and the files that both leave."""
+"""`audit fingerprint`, `attest` and `hooks`; signatures; and canaries from files."""
 
 import csv
 import json
@@ -10,25 +10,12 @@ from canary_models import CANARIES
 
 import cna_lens
 from cna_lens import InputError, audit
-from cna_lens.audit.fingerprints import fingerprint as fingerprints
-from cna_lens.cli import main
-from cna_lens.cli.audit import commands
 from cna_lens.errors import FingerprintError
 
 
 @pytest.fixture(scope="module")
-def model(guarded):
-    return guarded
-
-
-@pytest.fixture(scope="module")
-def circuit(guarded_circuit):
-    return guarded_circuit
-
-
-@pytest.fixture(scope="module")
-def folder(circuit, guarded_fingerprint, tmp_path_factory):
-    """Keys, canaries, and a signed fingerprint that the command took."""
+def folder(guarded_circuit, guarded_fingerprint, tmp_path_factory):
+    """Keys, canaries, a circuit, and a signed fingerprint."""
     path = tmp_path_factory.mktemp("audit")
     audit.new_key(path / "private.pem", path / "public.pem")
     audit.new_key(path / "other.pem", path / "other_public.pem")
@@ -36,49 +23,45 @@ def folder(circuit, guarded_fingerprint, tmp_path_factory):
         rows = csv.writer(file)
         rows.writerow(["harmful", "benign"])
         rows.writerows(zip(CANARIES.harmful, CANARIES.benign, strict=True))
-    circuit.save(path / "circuit.json")
+    guarded_circuit.save(path / "circuit.json")
     audit.save_signed(guarded_fingerprint, path / "model.json", path / "private.pem")
     return path
 
 
 @pytest.fixture
-def at_hand(monkeypatch, model, folder):
-    """The model under the name that commands load, in a folder with the files."""
-    monkeypatch.setattr(commands, "load_model", lambda name, device=None: model)
+def at_hand(monkeypatch, loads, guarded, folder):
+    """Load the guarded model, in the folder with the files."""
+    loads(guarded)
     monkeypatch.chdir(folder)
-
-
-def exit_code(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    return ended.value.code
 
 
 ATTEST = ("audit", "attest", "--model", "m", "--fingerprint", "model.json")
 OWN = ("--canaries", "words.csv")
 
 
-def test_a_match_ends_with_0_and_says_so_as_json(at_hand, capsys):
-    assert exit_code(*ATTEST, *OWN, "--verify", "public.pem", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["verdict"] == "match"
+def test_a_match_exits_with_0_and_is_printed_as_json(at_hand, run):
+    code, output, _ = run(*ATTEST, *OWN, "--verify", "public.pem", "--json")
+    assert (code, json.loads(output)["verdict"]) == (0, "match")
 
 
-def test_a_tampered_model_ends_with_1_and_a_report(at_hand, model, circuit, tmp_path, capsys):
+def test_a_tampered_model_exits_with_1_and_a_report(
+    at_hand, run, guarded, guarded_circuit, tmp_path
+):
     page, record = tmp_path / "audit.html", tmp_path / "audit.json"
-    with cna_lens.steer(model, circuit, 0.0):
-        code = exit_code(*ATTEST, *OWN, "--report", str(page), "--out", str(record))
+    with cna_lens.steer(guarded, guarded_circuit, 0.0):
+        code, output, _ = run(*ATTEST, *OWN, "--report", page, "--out", record)
     assert code == 1
-    assert "tampered" in capsys.readouterr().out
+    assert "tampered" in output
     assert "neurons scaled in the weights" in page.read_text()
     assert json.loads(record.read_text())["verdict"] == "tampered"
-    # The saved one is a result like others.
+    # A saved attestation is a result that a report can show.
     (found,) = cna_lens.report.read_results([record]).results
     assert found.result.kind == "Attestation"
 
 
-def test_what_cannot_be_decided_ends_with_2(at_hand, monkeypatch):
+def test_an_undecided_attestation_exits_with_2(at_hand, run, monkeypatch):
     monkeypatch.setattr("cna_lens.audit.attestations.verdicts.LEAST_GAP", 1e6)
-    assert exit_code(*ATTEST, *OWN) == 2
+    assert run(*ATTEST, *OWN)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -91,45 +74,42 @@ def test_what_cannot_be_decided_ends_with_2(at_hand, monkeypatch):
         ((*OWN, "--key", "nothing"), "cannot be read"),
     ],
 )
-def test_bad_input_ends_with_2_and_one_message(at_hand, capsys, more, message):
-    assert exit_code(*ATTEST, *more) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+def test_bad_input_exits_with_2_and_one_message(at_hand, run, more, message):
+    code, _, errors = run(*ATTEST, *more)
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
 
 
-def test_the_command_takes_signs_and_reads_back_a_fingerprint(at_hand, tmp_path, capsys):
+def test_a_fingerprint_is_taken_signed_and_read_back(at_hand, run, tmp_path):
     out = tmp_path / "taken.json"
     (tmp_path / "key").write_bytes(b"secret")
-    own = (*OWN, "--key", str(tmp_path / "key"))
-    arguments = ("--model", "m", "--out", str(out), "--circuit", "circuit.json", *own)
-    code = exit_code("audit", "fingerprint", *arguments, "--sign", "private.pem", "--json")
+    own = (*OWN, "--key", tmp_path / "key")
+    arguments = ("--model", "m", "--out", out, "--circuit", "circuit.json", *own)
+    code, output, _ = run("audit", "fingerprint", *arguments, "--sign", "private.pem", "--json")
     assert code == 0
-    assert json.loads(capsys.readouterr().out)["signed"]
+    assert json.loads(output)["signed"]
     taken = audit.load_signed(out, "public.pem")
     assert taken.canaries.key is None
-    assert exit_code(*ATTEST[:4], "--fingerprint", str(out), *own, "--verify", "public.pem") == 0
+    assert run(*ATTEST[:4], "--fingerprint", out, *own, "--verify", "public.pem")[0] == 0
 
 
-def test_a_private_key_that_cannot_be_used_stops_before_the_model_is_loaded(folder, monkeypatch):
-    def never(*_, **__):
-        raise AssertionError
-
-    monkeypatch.setattr(commands, "load_model", never)
-    monkeypatch.chdir(folder)
+def test_an_unusable_private_key_is_refused_before_the_model_is_loaded(at_hand, run, monkeypatch):
+    # A call of None is no error of cna_lens, and no exit code.
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
     arguments = ("--model", "m", "--out", "x.json", "--sign", "public.pem")
-    assert exit_code("audit", "fingerprint", *arguments) == 2
+    assert run("audit", "fingerprint", *arguments)[0] == 2
 
 
-def test_hooks_end_with_1_where_there_is_one(at_hand, model, circuit, capsys):
-    assert exit_code("audit", "hooks", "--model", "m") == 0
-    with cna_lens.steer(model, circuit, 1.0, via="hooks"):
-        assert exit_code("audit", "hooks", "--model", "m", "--json") == 1
-    printed = capsys.readouterr().out
-    assert json.loads(printed[printed.index("{") :])["hooks"]
+def test_hooks_exit_with_1_where_there_is_one(at_hand, run, guarded, guarded_circuit):
+    assert run("audit", "hooks", "--model", "m")[0] == 0
+    with cna_lens.steer(guarded, guarded_circuit, 1.0, via="hooks"):
+        code, output, _ = run("audit", "hooks", "--model", "m", "--json")
+    assert code == 1
+    assert json.loads(output)["hooks"]
 
 
-def test_any_altered_byte_is_refused(folder, tmp_path):
+def test_an_altered_byte_is_refused(folder, tmp_path):
     content = (folder / "model.json").read_bytes()
     signature = (folder / "model.json.sig").read_text()
     path = tmp_path / "model.json"
@@ -155,7 +135,7 @@ def test_a_missing_or_broken_signature_is_refused(folder, tmp_path):
             audit.load_signed(path, folder / "public.pem")
 
 
-def test_keys_are_never_replaced_and_the_private_one_is_its_owners(folder):
+def test_no_key_is_overwritten_and_only_its_owner_can_read_the_private_one(folder):
     with pytest.raises(InputError, match="a key is never replaced"):
         audit.new_key(folder / "private.pem", folder / "new.pem")
     assert not (folder / "new.pem").exists()
@@ -163,13 +143,13 @@ def test_keys_are_never_replaced_and_the_private_one_is_its_owners(folder):
     assert mode == 0o600
 
 
-def test_without_the_package_signatures_say_what_to_install(folder, monkeypatch):
+def test_without_cryptography_the_error_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
     with pytest.raises(FingerprintError, match=r"pip install 'cna-lens\[audit\]'"):
         audit.load_signed(folder / "model.json", folder / "public.pem")
 
 
-def test_an_interruption_leaves_the_old_fingerprint_and_no_half_one(folder, tmp_path, monkeypatch):
+def test_an_interruption_leaves_the_old_fingerprint_whole(folder, tmp_path, monkeypatch):
     path = tmp_path / "model.json"
     taken = audit.Fingerprint.load(folder / "model.json")
     taken.save(path)
@@ -180,7 +160,7 @@ def test_an_interruption_leaves_the_old_fingerprint_and_no_half_one(folder, tmp_
 
     monkeypatch.setattr("os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fingerprints.Fingerprint.load(folder / "model.json").save(path)
+        taken.save(path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["model.json"]
 
@@ -201,7 +181,7 @@ def test_an_interruption_before_the_signature_leaves_nothing_that_verifies(
         audit.load_signed(path, folder / "public.pem")
 
 
-def test_packaged_canaries_are_enough_and_none_of_another_set():
+def test_packaged_canaries_are_48_pairs_and_share_none_with_other_sets():
     canaries = audit.Canaries.packaged()
     assert len(canaries.harmful) == len(canaries.benign) == 48
     others = {
@@ -222,14 +202,14 @@ def test_packaged_canaries_are_enough_and_none_of_another_set():
         ("harmful,benign\n" + "w5,w6\n" * 8, "twice"),
     ],
 )
-def test_canaries_that_cannot_be_used_are_refused(tmp_path, text, message):
+def test_unusable_canaries_are_refused(tmp_path, text, message):
     path = tmp_path / "canaries.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         audit.Canaries.read(path)
 
 
-def test_canaries_may_differ_in_number(tmp_path):
+def test_the_two_sides_of_canaries_may_differ_in_number(tmp_path):
     path = tmp_path / "mine.csv"
     rows = [f"w{i},w{i + 30}" for i in range(5, 13)]
     path.write_text("\n".join(["harmful,benign", *rows, "w20,", ",w21", ",w22"]))

@@ -1,8 +1,9 @@
-"""`audit watch`: requests from a file or as they come, and what its exit code says."""
+"""`audit watch`: requests from a file or from standard input, and its exit codes."""
 
 import io
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import tiny
@@ -10,8 +11,6 @@ import torch
 
 import cna_lens
 from cna_lens import Circuit, Layout, Neuron, audit
-from cna_lens.cli import main
-from cna_lens.cli.audit import commands
 
 NEURONS = (Neuron(1, 3), Neuron(0, 5), Neuron(1, 0))
 CIRCUIT = Circuit(NEURONS, (3.0, 2.0, 1.0), Layout((tiny.WIDTH, tiny.WIDTH)))
@@ -23,79 +22,75 @@ def asked():
 
 
 @pytest.fixture
-def at_hand(monkeypatch, tmp_path, chat_model, asked):
-    """The model under the name that the command loads, in a folder with circuit and requests."""
-    monkeypatch.setattr(commands, "load_model", lambda name, device=None: chat_model)
+def watch(run, loads, monkeypatch, tmp_path, chat_model, asked):
+    """Run `audit watch` on the chat model, in a folder with a circuit and requests."""
+    loads(chat_model)
     monkeypatch.chdir(tmp_path)
     CIRCUIT.save("circuit.json")
     (tmp_path / "requests.txt").write_text("\n".join(asked))
-    return tmp_path
+    return partial(run, "audit", "watch", "--model", "m", "--circuit", "circuit.json")
 
 
-def watch(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main(("audit", "watch", "--model", "m", "--circuit", "circuit.json", *arguments))
-    return ended.value.code
-
-
-def test_the_counts_are_those_of_the_same_requests_in_a_process(at_hand, chat_model, asked, capsys):
-    assert watch("--requests", "requests.txt", "--out", "usual.json", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["verdict"] == "no alarm"
+def test_the_counts_equal_those_of_the_same_requests_in_python(watch, tmp_path, chat_model, asked):
+    code, output, _ = watch("--requests", "requests.txt", "--out", "usual.json", "--json")
+    printed = json.loads(output)
+    assert (code, printed["verdict"]) == (0, "no alarm")
     assert (printed["requests"], printed["written"], printed["alarm"]) == (100, "usual.json", None)
     with audit.watch(chat_model, CIRCUIT) as found:
         cna_lens.generate(chat_model, asked, max_new_tokens=1)
     written = audit.Histograms.load("usual.json")
     assert torch.equal(written.counts, found.histograms.counts)
-    assert not any(request in (at_hand / "usual.json").read_text() for request in asked)
+    assert not any(request in (tmp_path / "usual.json").read_text() for request in asked)
     # A second period counts on from the first one, and does not change it.
-    assert watch("--requests", "requests.txt", "--usual", "usual.json", "--out", "both.json") == 0
+    again = watch("--requests", "requests.txt", "--usual", "usual.json", "--out", "both.json")
+    assert again[0] == 0
     assert torch.equal(audit.Histograms.load("both.json").counts, 2 * written.counts)
     assert torch.equal(audit.Histograms.load("usual.json").counts, written.counts)
 
 
-def test_an_alarm_ends_it_with_1_and_the_counts_of_a_changed_model_are_not_kept(
-    at_hand, chat_model, capsys
+def test_an_alarm_exits_with_1_and_discards_the_counts_of_the_changed_model(
+    watch, tmp_path, chat_model
 ):
-    assert watch("--requests", "requests.txt", "--out", "usual.json") == 0
-    capsys.readouterr()
+    assert watch("--requests", "requests.txt", "--out", "usual.json")[0] == 0
     again = ("--requests", "requests.txt", "--usual", "usual.json", "--out", "next.json")
     with cna_lens.steer(chat_model, CIRCUIT, 0.0, via="hooks"):
-        assert watch(*again) == 1
-        printed = capsys.readouterr().out
-        assert "the circuit is not what it was" in printed
-        assert "next.json is not written" in printed
-        assert not (at_hand / "next.json").exists()
-        assert watch(*again, "--json") == 1
-    record = json.loads(capsys.readouterr().out)
-    assert record["verdict"] == "alarm"
+        code, output, _ = watch(*again)
+        assert code == 1
+        assert "the circuit is not what it was" in output
+        assert "next.json is not written" in output
+        assert not (tmp_path / "next.json").exists()
+        code, output, _ = watch(*again, "--json")
+    record = json.loads(output)
+    assert (code, record["verdict"]) == (1, "alarm")
     assert record["alarm"]["after"] == record["requests"] < 100
     assert {(n["layer"], n["index"]) for n in record["alarm"]["neurons"]} == set(NEURONS)
     assert audit.hooks(chat_model) == ()
 
 
-def test_requests_from_standard_input_one_a_line(at_hand, monkeypatch, capsys):
+def test_standard_input_has_one_request_per_line(watch, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("w3 w4\n\n w5 w6 \nw7"))
-    assert watch("--requests", "-", "--least", "3", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["requests"] == 3
+    code, output, _ = watch("--requests", "-", "--least", "3", "--json")
+    assert (code, json.loads(output)["requests"]) == (0, 3)
 
 
-def test_silence_on_few_requests_says_nothing(at_hand, monkeypatch, capsys):
+def test_no_alarm_on_few_requests_exits_with_2(watch, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert watch("--requests", "-", "--out", "usual.json") == 2
-    assert "too few requests" in capsys.readouterr().out
-    assert not (at_hand / "usual.json").exists()
+    code, output, _ = watch("--requests", "-", "--out", "usual.json")
+    assert code == 2
+    assert "too few requests" in output
+    assert not (tmp_path / "usual.json").exists()
     monkeypatch.setattr("sys.stdin", io.StringIO("w3\nw4\n"))
-    assert watch("--requests", "-", "--out", "usual.json") == 2
+    assert watch("--requests", "-", "--out", "usual.json")[0] == 2
     assert audit.Histograms.load("usual.json").n_requests == 2
 
 
-def test_a_circuit_of_another_models_name_needs_to_be_meant(at_hand, capsys):
+def test_a_circuit_of_another_models_name_needs_the_option(watch):
     found_on = replace(CIRCUIT.provenance, model="elsewhere")
     replace(CIRCUIT, provenance=found_on).save("circuit.json")
-    assert watch("--requests", "requests.txt") == 2
-    assert "found on elsewhere" in capsys.readouterr().err
-    assert watch("--requests", "requests.txt", "--allow-other-model") == 0
+    code, _, errors = watch("--requests", "requests.txt")
+    assert code == 2
+    assert "found on elsewhere" in errors
+    assert watch("--requests", "requests.txt", "--allow-other-model")[0] == 0
 
 
 def interrupted(lines):
@@ -103,19 +98,18 @@ def interrupted(lines):
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_ends_it_and_keeps_the_counts(at_hand, monkeypatch):
+def test_ctrl_c_ends_the_watch_and_keeps_the_counts(watch, monkeypatch):
     monkeypatch.setattr("sys.stdin", interrupted(["w3\n", "w4\n"]))
-    assert watch("--requests", "-", "--out", "usual.json", "--least", "2") == 0
+    assert watch("--requests", "-", "--out", "usual.json", "--least", "2")[0] == 0
     assert audit.Histograms.load("usual.json").n_requests == 2
 
 
-def test_a_request_that_cannot_be_asked_is_named_and_the_counts_before_it_are_kept(
-    at_hand, monkeypatch, capsys
-):
+def test_a_request_too_long_is_named_and_the_counts_before_it_are_kept(watch, monkeypatch):
     lines = ["w3", "w4", " ".join(["w5"] * 500), "w6"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-    assert watch("--requests", "-", "--out", "usual.json") == 2
-    assert "request 3 cannot be asked" in capsys.readouterr().err
+    code, _, errors = watch("--requests", "-", "--out", "usual.json")
+    assert code == 2
+    assert "request 3 cannot be asked" in errors
     assert audit.Histograms.load("usual.json").n_requests == 2
 
 
@@ -127,8 +121,8 @@ def test_a_request_that_cannot_be_asked_is_named_and_the_counts_before_it_are_ke
         (("--requests", "requests.txt", "--false-alarm-rate", "2"), "between 0 and 1"),
     ],
 )
-def test_bad_input_ends_with_2_and_one_message(at_hand, capsys, arguments, message):
-    assert watch(*arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+def test_bad_input_exits_with_2_and_one_message(watch, arguments, message):
+    code, _, errors = watch(*arguments)
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors

@@ -3,18 +3,25 @@
 import hashlib
 import html
 import json
+import os
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import cna_lens
-from cna_lens import cli
+from cna_lens import Circuit, cli, steer
 from cna_lens.cli import demo as demo_command
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return cna_lens.load_model(folder, device="cpu")
 
 
 @pytest.fixture
@@ -22,21 +29,6 @@ def prompts(tmp_path):
     (tmp_path / "positive.txt").write_text("w5 w6 w7\nw8 w9\n")
     (tmp_path / "negative.csv").write_text("goal,kind\nw20 w21,a\nw22 w23 w24,b\n")
     return tmp_path / "positive.txt", f"{tmp_path / 'negative.csv'}?column=goal"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as `cna-lens` does; returns exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cna-lens", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -51,19 +43,18 @@ def found(run, folder, prompts, tmp_path):
     return out, json.loads(output)
 
 
-def test_find_writes_the_circuit_that_the_library_finds(found, folder):
+def test_find_writes_the_circuit_that_the_library_finds(found, model):
     path, printed = found
-    model = cna_lens.load_model(folder, device="cpu")
     expected = cna_lens.find_circuit(
         model, ["w5 w6 w7", "w8 w9"], ["w20 w21", "w22 w23 w24"],
         k=3, hash_weights=True, progress=False,
     )  # fmt: skip
-    assert cna_lens.Circuit.load(path) == expected
+    assert Circuit.load(path) == expected
     assert [(n["layer"], n["index"]) for n in printed["neurons"]] == list(expected)
     assert printed["provenance"]["weights_sha256"] == cna_lens.weights_hash(model)
 
 
-def test_show_fits_into_80_columns_and_names_what_matters(run, found):
+def test_show_fits_into_80_columns_and_names_the_strongest_neuron_model_and_size(run, found):
     path, printed = found
     code, output, _ = run("show", path)
     assert code == 0
@@ -75,23 +66,21 @@ def test_show_fits_into_80_columns_and_names_what_matters(run, found):
     assert "3 of 48 neurons" in output
 
 
-def test_show_gives_machines_what_the_file_holds(run, found):
+def test_show_prints_the_circuit_as_json(run, found):
     path, printed = found
     _, output, _ = run("show", path, "--json")
     assert json.loads(output) == {k: v for k, v in printed.items() if k != "file"}
 
 
-def test_steer_answers_without_and_with_the_circuit(run, found, folder):
+def test_steer_answers_without_and_with_the_circuit(run, found, folder, model):
     path, _ = found
     code, output, _ = run(
         "steer", "--model", folder, "--circuit", path, "--multiplier", -20, "--device", "cpu",
         "--max-new-tokens", 8, "--json", "w30 w31",
     )  # fmt: skip
     assert code == 0
-    model, circuit = cna_lens.load_model(folder, device="cpu"), cna_lens.Circuit.load(path)
-    (unsteered,) = cna_lens.generate(model, ["w30 w31"], max_new_tokens=8)
-    with cna_lens.steer(model, circuit, -20.0):
-        (steered,) = cna_lens.generate(model, ["w30 w31"], max_new_tokens=8)
+    (unsteered,) = answers_of(model, ["w30 w31"])
+    (steered,) = answers_of(model, ["w30 w31"], path)
     assert unsteered != steered
     assert json.loads(output) == {
         "multiplier": -20.0,
@@ -99,7 +88,7 @@ def test_steer_answers_without_and_with_the_circuit(run, found, folder):
     }
 
 
-def test_markup_in_a_prompt_is_shown_and_not_obeyed(run, found, folder):
+def test_markup_in_a_prompt_is_printed_as_text(run, found, folder):
     path, _ = found
     _, output, _ = run("steer", "--model", folder, "--circuit", path, "--max-new-tokens", 1, "[b]")
     assert "[b]" in output
@@ -116,7 +105,7 @@ def test_markup_in_a_prompt_is_shown_and_not_obeyed(run, found, folder):
         (["find", "--model", "nowhere.gguf"], "nowhere.gguf does not exist"),
     ],
 )
-def test_what_cannot_be_done_is_one_message_and_exit_code_2(
+def test_an_error_is_one_message_and_exit_code_2(
     run, folder, prompts, tmp_path, arguments, message
 ):
     command, *given = arguments
@@ -135,9 +124,9 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_circuit_of_another_model_is_refused(run, found, folder, tmp_path):
+def test_a_circuit_of_another_model_needs_the_option(run, found, folder, tmp_path):
     path, _ = found
-    other = cna_lens.Circuit.load(path).with_provenance(model="another-model")
+    other = Circuit.load(path).with_provenance(model="another-model")
     other.save(tmp_path / "other.json")
     arguments = ["steer", "--model", folder, "--circuit", tmp_path / "other.json", "w5"]
     code, _, errors = run(*arguments)
@@ -147,12 +136,13 @@ def test_a_circuit_of_another_model_is_refused(run, found, folder, tmp_path):
     assert code == 0
 
 
-def answers_of(folder, circuit=None):
-    model = cna_lens.load_model(folder, device="cpu")
-    prompts = ["w5 w6 w7", "w8 w9"]
-    if circuit is None:
-        return cna_lens.generate(model, prompts, max_new_tokens=8)
-    with cna_lens.steer(model, circuit, -20.0):
+ASKED = ["w5 w6 w7", "w8 w9"]
+
+
+def answers_of(model, prompts, circuit=None):
+    """Answers unsteered, or with the circuit of a file scaled by -20."""
+    scaled = nullcontext() if circuit is None else steer(model, Circuit.load(circuit), -20.0)
+    with scaled:
         return cna_lens.generate(model, prompts, max_new_tokens=8)
 
 
@@ -168,7 +158,7 @@ def evaluate(run, found, folder, prompts, tmp_path):
 
 
 def test_evaluate_labels_answers_beside_a_control_and_keeps_no_text(
-    evaluate, found, folder, tmp_path
+    evaluate, found, model, tmp_path
 ):
     path, _ = found
     code, output, _ = evaluate("--circuit", path, "--multiplier", -20)
@@ -181,28 +171,25 @@ def test_evaluate_labels_answers_beside_a_control_and_keeps_no_text(
         for condition in ("unsteered, m = 1", "circuit, m = -20", "random control, m = -20")
         for _ in range(2)
     ]
-    unsteered, steered = answers_of(folder), answers_of(folder, cna_lens.Circuit.load(path))
-    hashes = [hashlib.sha256(answer.encode()).hexdigest() for answer in [*unsteered, *steered]]
+    answers = [*answers_of(model, ASKED), *answers_of(model, ASKED, path)]
+    hashes = [hashlib.sha256(answer.encode()).hexdigest() for answer in answers]
     assert [label["sha256"] for label in labels[:4]] == hashes
     stored = "".join(file.read_text() for file in (tmp_path / "out").iterdir()) + output
-    assert not any(answer in stored for answer in [*unsteered, *steered])
+    assert not any(answer in stored for answer in answers)
 
 
-def test_evaluate_keeps_the_text_where_asked_to_in_a_file_that_says_so(evaluate, folder, tmp_path):
+def test_evaluate_keeps_texts_on_request_in_a_file_with_a_notice(evaluate, model, tmp_path):
     code, _, _ = evaluate("--keep-text")
     assert code == 0
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "run.json",
-        "labels.jsonl",
-        "answers-unsteered.jsonl",
-    }
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["answers-unsteered.jsonl", "labels.jsonl", "run.json"]
     lines = (tmp_path / "out/answers-unsteered.jsonl").read_text().splitlines()
     notice, *rows = map(json.loads, lines)
     assert "full text" in notice["notice"]
-    assert [row["answer"] for row in rows] == answers_of(folder)
+    assert [row["answer"] for row in rows] == answers_of(model, ASKED)
 
 
-def test_evaluate_gives_machines_rates_with_intervals(evaluate, found):
+def test_evaluate_prints_rates_with_intervals_as_json(evaluate, found):
     code, output, _ = evaluate("--circuit", found[0], "--json")
     assert code == 0
     printed = json.loads(output)
@@ -210,8 +197,8 @@ def test_evaluate_gives_machines_rates_with_intervals(evaluate, found):
     assert set(printed["mcnemar_p"]) == {"circuit, m = 0", "random control, m = 0"}
 
 
-def test_a_report_of_a_folder_says_what_was_asked_and_leaves_texts_out(
-    evaluate, run, found, folder, prompts, tmp_path
+def test_a_report_of_a_folder_has_the_command_and_leaves_texts_out(
+    evaluate, run, found, folder, model, prompts, tmp_path
 ):
     path, _ = found
     assert evaluate("--circuit", path, "--multiplier", -20, "--keep-text")[0] == 0
@@ -226,8 +213,8 @@ def test_a_report_of_a_folder_says_what_was_asked_and_leaves_texts_out(
         f"cna-lens evaluate --model {folder} --prompts {prompts[0]} --circuit {path} --out "
         f"{tmp_path / 'out'} --device cpu --keep-text --multiplier -20.0 --max-new-tokens 8"
     ) in shown
-    steered = answers_of(folder, cna_lens.Circuit.load(path))
-    assert not any(answer in shown for answer in [*answers_of(folder), *steered])
+    answers = [*answers_of(model, ASKED), *answers_of(model, ASKED, path)]
+    assert not any(answer in shown for answer in answers)
 
 
 def test_a_report_with_a_model_shows_its_tokens(run, found, folder, prompts, tmp_path):
@@ -251,33 +238,22 @@ def test_a_report_with_a_model_shows_its_tokens(run, found, folder, prompts, tmp
     assert not (tmp_path / "none.html").exists()
 
 
-def test_play_answers_what_is_typed(run, found, folder, monkeypatch):
-    lines = iter(["w5 w6", "/top"])
-    monkeypatch.setattr(
-        "prompt_toolkit.PromptSession", lambda: SimpleNamespace(prompt=lambda _: next_of(lines))
-    )
+def test_play_answers_typed_prompts(run, found, folder, model, monkeypatch):
+    typed = Mock(side_effect=["w5 w6", "/top", EOFError])
+    monkeypatch.setattr("prompt_toolkit.PromptSession", lambda: Mock(prompt=typed))
     path, _ = found
     code, output, _ = run(
         "play", "--model", folder, "--circuit", path, "--multiplier", -20, "--device", "cpu",
         "--max-new-tokens", 8,
     )  # fmt: skip
     assert code == 0
-    model, circuit = cna_lens.load_model(folder, device="cpu"), cna_lens.Circuit.load(path)
-    with cna_lens.steer(model, circuit, -20.0):
-        (steered,) = cna_lens.generate(model, ["w5 w6"], max_new_tokens=8)
+    (steered,) = answers_of(model, ["w5 w6"], path)
     assert set(steered.split()) <= set(output.split())
-    assert circuit.neurons[0].label in output
-
-
-def next_of(lines):
-    try:
-        return next(lines)
-    except StopIteration:
-        raise EOFError from None
+    assert Circuit.load(path).neurons[0].label in output
 
 
 FEW = {"refusal": 8, "refusal_evaluation": 2}
-"""Prompts of each kind that the demo finds its circuits on, and asks, where it is tested."""
+"""Prompts of each kind in the demo's two sets while it is tested."""
 N_TOKENS = 8
 
 
@@ -289,11 +265,11 @@ def few(name):
 
 
 @pytest.mark.real_model
-def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
+def test_the_demo_prints_its_answer_first_beside_controls_and_keeps_no_text(
     run, tmp_path, monkeypatch, demo
 ):
     monkeypatch.chdir(tmp_path)
-    # `make demo` runs it whole.
+    # `make demo` runs the whole demo.
     monkeypatch.setattr(demo_command, "prompt_set", few)
     monkeypatch.setattr(demo_command, "MAX_NEW_TOKENS", N_TOKENS)
     arguments = "demo", "--model", "demo", "--prompts", 2, "--out", "out", "--device", "cpu"
@@ -310,6 +286,10 @@ def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     ]
     for condition in conditions:
         assert output.count(f"│ {condition}") == 2
+    assert output.startswith("circuit: 46 of 46080 MLP neurons, ")
+    last = output.splitlines()[-2:]
+    assert cna_lens.weights_hash(demo)[:16] in last[0]
+    assert "transformers " in " ".join(last)
     labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(label["condition"] for label in labels)) == conditions
     assert len(labels) == 20
@@ -325,8 +305,8 @@ def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     assert cna_lens.weights_hash(demo) in report
     assert "cna-lens demo --model demo --prompts 2 --out out --device cpu" in report
     assert [label["refused"] for label in labels[:4]] == list(map(cna_lens.is_refusal, answers))
-    assert len(cna_lens.Circuit.load(tmp_path / "circuit.json")) == 46
-    relp = cna_lens.Circuit.load(tmp_path / "relp.json")
+    assert len(Circuit.load(tmp_path / "circuit.json")) == 46
+    relp = Circuit.load(tmp_path / "relp.json")
     assert len(relp) == 461
     assert relp.provenance.rank.startswith("relp(")
     steered = [label["sha256"] for label in labels if label["condition"] == "RelP circuit, d = -2"]
@@ -337,7 +317,7 @@ def test_the_demo_prints_rates_beside_controls_and_keeps_no_answer(
     assert steered == [record.sha256 for record in expected.records]
 
 
-def test_estimate_says_what_a_model_needs_without_loading_it(run, folder):
+def test_estimate_prints_the_requirements_of_a_configuration(run, folder):
     arguments = ["estimate", "--model", "a-name", "--config", folder / "config.json"]
     options = ["--dtype", "bfloat16", "--card", 24, "--tflops", 0.001, "--prompts", 10]
     code, output, _ = run(*arguments, *options)
@@ -353,7 +333,7 @@ def test_estimate_says_what_a_model_needs_without_loading_it(run, folder):
     assert record["seconds"] == pytest.approx(needs.flops / 1e9)
 
 
-def test_the_time_is_told_for_this_machine_only_where_it_has_such_hardware(run, folder):
+def test_estimate_gives_no_time_for_hardware_that_is_not_here(run, folder):
     def seconds(device):
         arguments = ["estimate", "--model", folder, "--device", device, "--json"]
         return json.loads(run(*arguments)[1])["seconds"]
@@ -363,7 +343,7 @@ def test_the_time_is_told_for_this_machine_only_where_it_has_such_hardware(run, 
         assert seconds("cuda") is None
 
 
-def test_estimate_says_what_would_be_slower(run, folder, monkeypatch):
+def test_estimate_warns_of_a_model_without_a_cache(run, folder, monkeypatch):
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
     arguments = ["estimate", "--model", "a-name", "--config", folder / "config.json"]
@@ -373,7 +353,7 @@ def test_estimate_says_what_would_be_slower(run, folder, monkeypatch):
     assert "Slower here: the cache of LlamaForCausalLM holds 0 tokens" in said
 
 
-def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monkeypatch):
+def test_a_warning_is_a_sentence_without_its_line_of_code(capsys, monkeypatch):
     def warn(_):
         warnings.warn("the cache stays empty", cna_lens.CnaLensWarning, stacklevel=1)
         warnings.warn("of another library", UserWarning, stacklevel=1)
@@ -393,23 +373,32 @@ def test_a_warning_is_a_sentence_without_the_line_of_code_behind_it(capsys, monk
     assert others == ["of another library"]
 
 
-def waiting(monkeypatch, **environment):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    code = (
-        "import os, sys, cna_lens.cli as cli; before = 'torch' in sys.modules\n"
-        "try: cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(before, 'torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'), file=sys.stderr)"
+LOADED = """
+import os, sys, cna_lens.cli
+try:
+    cna_lens.cli.main(sys.argv[1:])
+except SystemExit:
+    pass
+print(sorted({"torch", "transformers"} & set(sys.modules)), os.environ.get("GOMP_SPINCOUNT"))
+"""
+"""Prints which libraries of models a command loads, and how their threads wait."""
+
+
+def loaded(*arguments, **environment):
+    kept = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stderr.split()
+    return done.stdout.splitlines()[-1]
 
 
-def test_the_command_line_says_how_threads_wait_before_torch_is_loaded(monkeypatch):
-    assert waiting(monkeypatch) == ["False", "True", cli.SPIN_COUNT]
+@pytest.mark.parametrize("arguments", [["--help"], ["find", "--help"], ["audit", "--help"]])
+def test_help_loads_no_library_of_models_and_sets_how_threads_wait(arguments):
+    assert loaded(*arguments) == f"[] {cli.SPIN_COUNT}"
 
 
 @pytest.mark.parametrize(
@@ -417,5 +406,5 @@ def test_the_command_line_says_how_threads_wait_before_torch_is_loaded(monkeypat
     [({"OMP_WAIT_POLICY": "PASSIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
     ids=["policy", "count"],
 )
-def test_what_a_user_has_set_stays(given, spins, monkeypatch):
-    assert waiting(monkeypatch, **given)[2] == spins
+def test_a_users_own_setting_of_waiting_threads_stays(given, spins):
+    assert loaded("show", "nowhere.json", **given) == f"['torch'] {spins}"

@@ -1,9 +1,10 @@
-"""The loop of `play`, with keys typed into a pipe and a console that is read back."""
+"""The loop of `play`, with keys typed into a pipe and output read back from a console."""
 
 import io
 import json
 import signal
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from prompt_toolkit import PromptSession
@@ -21,6 +22,7 @@ from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.screen import exchange_table, label
 from cna_lens.cli.play.settings import SCOPES, Settings
 from cna_lens.metrics import refusal_log_odds
+from cna_lens.models import Positions
 from cna_lens.steering import matched_random
 
 CIRCUIT = Circuit((Neuron(1, 3), Neuron(0, 2), Neuron(1, 7)), (2.5, -1.0, 0.5), Layout((24, 24)))
@@ -35,7 +37,7 @@ def player(llama):
 
 
 class Typed:
-    """A session at a terminal: what is typed, and what is on the screen afterwards."""
+    """A session at a terminal: type keys, and get the screen."""
 
     def __init__(self, player, settings=OFF):
         self.output = io.StringIO()
@@ -50,7 +52,7 @@ class Typed:
         return self.output.getvalue()
 
 
-def test_a_stream_is_what_generate_gives_and_only_grows(llama):
+def test_a_stream_grows_to_the_answer_of_generate(llama):
     texts = list(stream(llama, "w5 w6", max_new_tokens=8))
     assert texts[-1] == generate(llama, ["w5 w6"], max_new_tokens=8)[0]
     assert len(texts) > 3
@@ -60,7 +62,7 @@ def test_a_stream_is_what_generate_gives_and_only_grows(llama):
     assert sampled == expected != texts[-1]
 
 
-def test_half_a_character_is_held_back_unless_the_answer_ends_with_it(llama, monkeypatch):
+def test_an_incomplete_character_is_held_back_unless_the_answer_ends_with_it(llama, monkeypatch):
     decoded = ["a\ufffd", "a\ufffd\ufffd", "aé", "aé\ufffd"]
     monkeypatch.setattr(
         "cna_lens.models.running.generation._text", lambda model, ids: decoded[len(ids) - 1]
@@ -93,7 +95,7 @@ def test_a_prompt_is_answered_without_and_with_steering(player, llama):
         assert text in screen
 
 
-def test_answers_grow_on_the_screen_one_after_the_other(player):
+def test_the_steered_answer_grows_after_the_unsteered_one(player):
     seen = list(player.answer("w5 w6", OFF))
     lengths = [(len(each.unsteered.text), len(each.steered.text)) for each in seen]
     assert lengths == sorted(lengths)
@@ -108,27 +110,25 @@ def test_answers_grow_on_the_screen_one_after_the_other(player):
         ({"scope": "last"}, lambda model: steer(model, CIRCUIT, -20.0, positions="last_prompt")),
         ({"method": "random"}, lambda model: steer(model, matched_random(CIRCUIT, 0), -20.0)),
         (
-            {"method": "caa", "multiplier": 0.0},
+            {"multiplier": 0.0, "method": "caa"},
             lambda model: cna_lens.caa(model, *DISCOVERY).at(model, 1.0),
         ),
         (
-            {"method": "caa", "multiplier": 0.25, "scope": "generated"},
+            {"multiplier": 0.25, "method": "caa", "scope": "generated"},
             lambda model: cna_lens.caa(model, *DISCOVERY, positions="generated").at(model, 0.75),
         ),
     ],
 )  # fmt: skip
-def test_commands_change_how_the_next_answer_is_steered(player, llama, settings, method):
-    order = {name: settings[name] for name in ("multiplier", "k", "method", "scope")
-             if name in settings}  # fmt: skip
+def test_commands_change_the_steering_of_the_next_answer(player, llama, settings, method):
     typed = Typed(player)
-    typed("".join(f"/{name} {value}\r" for name, value in order.items()) + "w5 w6 w7\r")
+    typed("".join(f"/{name} {value}\r" for name, value in settings.items()) + "w5 w6 w7\r")
     (exchange,) = typed.loop.exchanges
     with method(llama):
         assert exchange.steered.text == generate(llama, ["w5 w6 w7"], max_new_tokens=6)[0]
         assert exchange.steered.log_odds == refusal_log_odds(llama, ["w5 w6 w7"])[0]
 
 
-def test_the_length_is_that_of_both_answers(player, llama):
+def test_the_length_holds_for_both_answers(player, llama):
     typed = Typed(player)
     typed("/length 2\rw5 w6\r")
     assert typed.loop.exchanges[0].unsteered.text == generate(llama, ["w5 w6"], max_new_tokens=2)[0]
@@ -152,8 +152,8 @@ def test_the_length_is_that_of_both_answers(player, llama):
         ("/help me", "/help takes no value"),
     ],
 )
-def test_what_cannot_be_obeyed_is_named_and_changes_nothing(player, line, telling):
-    with pytest.raises(InputError, match=None) as error:
+def test_a_wrong_command_is_named_and_changes_nothing(player, line, telling):
+    with pytest.raises(InputError) as error:
         read_command(line, OFF, 3)
     assert telling in str(error.value)
     typed = Typed(player)
@@ -163,7 +163,7 @@ def test_what_cannot_be_obeyed_is_named_and_changes_nothing(player, line, tellin
     assert typed.loop.settings == OFF
 
 
-def test_help_names_every_command_and_every_command_is_known():
+def test_every_command_in_the_help_is_accepted():
     for usage in HELP:
         name = usage.split()[0]
         values = {"/multiplier": "0.5", "/k": "1", "/method": "cna", "/scope": "all",
@@ -171,13 +171,13 @@ def test_help_names_every_command_and_every_command_is_known():
         assert read_command(f"{name} {values.get(name, '')}", OFF, 3)
 
 
-def test_quit_ends_and_what_stands_behind_is_not_read(player):
+def test_quit_ends_the_session_before_later_lines(player):
     typed = Typed(player)
     typed("/quit\rw5\r")
     assert typed.loop.exchanges == []
 
 
-def test_lines_are_edited_before_they_are_taken(player):
+def test_a_line_can_be_edited_before_it_is_entered(player):
     typed = Typed(player)
     typed("w5 w7\x7f6\x01w3 \r")
     assert [each.prompt for each in typed.loop.exchanges] == ["w3 w5 w6"]
@@ -185,14 +185,14 @@ def test_lines_are_edited_before_they_are_taken(player):
 
 @pytest.fixture
 def ctrl_c():
-    """Python's own handler, which a process in the background does not have."""
+    """Install Python's handler of Ctrl-C, which a background process lacks."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("side", ["unsteered", "steered"])
-def test_ctrl_c_stops_an_answer_and_neither_the_program_nor_steers_on(
+def test_ctrl_c_stops_the_answer_and_its_steering_but_not_the_session(
     player, llama, monkeypatch, ctrl_c, side
 ):
     calls = []
@@ -216,7 +216,7 @@ def test_ctrl_c_stops_an_answer_and_neither_the_program_nor_steers_on(
     assert generate(llama, ["w5 w6"], max_new_tokens=6)[0] == before
 
 
-def test_an_answer_that_is_left_early_leaves_the_model_as_it_was(player, llama):
+def test_an_answer_left_early_restores_the_model(player, llama):
     hash_before = cna_lens.weights_hash(llama)
     exchanges = player.answer("w5 w6", OFF)
     while not next(exchanges).steered.text:
@@ -243,7 +243,7 @@ def test_nothing_is_stored_until_save_names_a_file(player, tmp_path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["kept.jsonl"]
 
 
-def test_a_prompt_too_long_for_the_model_is_a_message_and_not_the_end(player):
+def test_a_prompt_too_long_for_the_model_does_not_end_the_session(player):
     typed = Typed(player)
     screen = typed(f"{'w5 ' * 300}\rw5\r")
     assert "context holds" in screen
@@ -251,14 +251,14 @@ def test_a_prompt_too_long_for_the_model_is_a_message_and_not_the_end(player):
     assert typed.loop.exchanges[-1].steered.finished
 
 
-def test_labels_say_refused_as_soon_as_an_answer_opens_so():
+def test_an_answer_is_labelled_refused_as_soon_as_it_opens_with_a_refusal():
     assert label(Written()) == "…"
     assert label(Written("I'm sorry, I can't help.", 1.5)).startswith("refused · ")
     assert label(Written("Sure", -1.5)).startswith("… · ")
     assert label(Written("Sure", -1.5, finished=True)) == "answered · log-odds of a refusal -1.50"
 
 
-def test_answers_cannot_steer_the_terminal():
+def test_answers_cannot_send_control_characters_to_the_terminal():
     exchange = Exchange("p", OFF, Written("[bold]a\x1b[2J\nb\u202e", 0.0))
     out = io.StringIO()
     Console(file=out, width=80, force_terminal=True).print(exchange_table(exchange))
@@ -267,7 +267,7 @@ def test_answers_cannot_steer_the_terminal():
     assert "⟨U+202E⟩" in out.getvalue()
 
 
-def test_an_empty_circuit_or_another_models_is_refused(llama):
+def test_an_empty_circuit_and_one_of_another_model_are_refused(llama):
     with pytest.raises(InputError, match="nothing to steer"):
         Player(llama, Circuit((), (), CIRCUIT.layout), DISCOVERY)
     other = CIRCUIT.with_provenance(model="another")
@@ -276,16 +276,12 @@ def test_an_empty_circuit_or_another_models_is_refused(llama):
     assert Player(llama, other, DISCOVERY, allow_other_model=True).circuit == other
 
 
-def test_every_scope_is_one_of_steers():
-    from typing import get_args
-
-    from cna_lens.models import Positions
-
+def test_the_scopes_are_the_positions_of_steer():
     assert set(SCOPES.values()) == set(get_args(Positions))
 
 
 @pytest.mark.real_model
-def test_on_the_demo_model_both_answers_are_the_packages_own(demo):
+def test_on_the_demo_model_both_answers_equal_those_of_generate(demo):
     prompts = cna_lens.prompt_set("refusal")
     circuit = cna_lens.find_circuit(
         demo, prompts.positive[:4], prompts.negative[:4], universal=None, progress=False

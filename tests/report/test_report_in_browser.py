@@ -42,7 +42,10 @@ def saved(tmp_path_factory):
 def demo_report(folder):
     """The report that `cna-lens demo` writes for a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "load_model", lambda name, device: readers_model.bridge())
+        patch.setattr(
+            "cna_lens.models.loading.load.load_model",
+            lambda name, device: readers_model.bridge(),
+        )
         patch.setattr(demo, "MAX_NEW_TOKENS", 4)
         demo.run("demo", folder, n_prompts=2, verbose=False)
     return folder / "report.html"

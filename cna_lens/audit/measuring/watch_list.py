@@ -18,7 +18,8 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
-from cna_lens.results.scores import NeuronScores, Sign
+from cna_lens.results.neurons import Sign
+from cna_lens.results.scores import NeuronScores
 from cna_lens.steering.methods.controls import matched_random
 
 RANKINGS: Final[Mapping[str, Sign]] = {

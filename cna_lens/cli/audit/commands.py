@@ -1,192 +1,199 @@
-"""`audit fingerprint`, `attest`, `hooks` and `watch`, for people and for gates in pipelines."""
+"""`audit fingerprint`, `attest`, `hooks` and `watch`, for people and for gates in pipelines.
+
+As light as `cna_lens.cli.app`; the room `audit` loads a function when it is first asked for it.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
 from cna_lens import audit
-from cna_lens.cli.audit.watching import Said, requests_of, said, watch_record, watch_requests
-from cna_lens.cli.render import console, quiet_loading
-from cna_lens.cli.report import say_where
-from cna_lens.cli.sources import SOURCE_HELP
+from cna_lens.cli.options import (
+    SOURCE_HELP,
+    AllowOtherModel,
+    CircuitFile,
+    Device,
+    Json,
+    Model,
+    load_quietly,
+)
 from cna_lens.errors import InputError
-from cna_lens.models.loading.load import load_model
-from cna_lens.report.document import make_report
-from cna_lens.results.circuit import Circuit
 
-EXIT_CODES: Mapping[str, int] = {"match": 0, "benign drift": 0, "tampered": 1, "undecided": 2}
-
-WATCH_EXIT_CODES: Mapping[Said, int] = {"no alarm": 0, "alarm": 1, "too few requests": 2}
+EXIT_CODES: Final[Mapping[str, int]] = {
+    "match": 0,
+    "benign drift": 0,
+    "tampered": 1,
+    "undecided": 2,
+}
 
 app = typer.Typer(
-    help="Is this model, and the way to its answers, still what it was? "
-    "Exit code 0: yes; 1: tampered with; 2: it could not be decided.",
+    help="Check whether a model, and the path to its answers, have changed. "
+    "Exit code 0: they have not; 1: they have; 2: undecided, or an error.",
     no_args_is_help=True,
 )
 
-Model = Annotated[
-    str,
-    typer.Option(help="'demo', a name on the Hugging Face Hub, a local folder, or a .gguf file."),
-]
 Canaries = Annotated[
     Path | None,
-    typer.Option(help="Your own: a .csv file with the columns harmful and benign."),
+    typer.Option(help="Your own canaries: a .csv file with the columns harmful and benign."),
 ]
 Key = Annotated[
     Path | None,
-    typer.Option(help="A file whose bytes key the canaries' hashes, and are kept out of the file."),
+    typer.Option(help="A secret file that keys the hashes of the canaries; it is not stored."),
 ]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, … The GPU is taken if there is one.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.command()
 def fingerprint(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Where to write the fingerprint.")],
+    out: Annotated[Path, typer.Option(help="Fingerprint file to write.")],
     circuit: Annotated[
-        Path | None, typer.Option(help="A circuit file; found on the canaries if left out.")
+        Path | None, typer.Option(help="A circuit file; by default found on the canaries.")
     ] = None,
     canaries: Canaries = None,
     key: Key = None,
     sign: Annotated[
-        Path | None, typer.Option(help="A private key of Ed25519, as PEM, to sign with.")
+        Path | None, typer.Option(help="An Ed25519 private key (PEM) to sign with.")
     ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Take the fingerprint of a model that is what it should be."""
+    """Take the fingerprint of a model that you trust."""
+    from cna_lens.cli.render import print_json
+    from cna_lens.results.circuit import Circuit
+
     own = _canaries(canaries)
-    found_circuit = None if circuit is None else Circuit.load(circuit)
+    neurons = None if circuit is None else Circuit.load(circuit)
     secret = _key(key)
     if sign is not None:
         audit.check_private_key(sign)
-    quiet_loading()
-    loaded = load_model(model, device=device)
-    taken = audit.fingerprint(loaded, found_circuit, own, key=secret)
+    taken = audit.fingerprint(load_quietly(model, device), neurons, own, key=secret)
     if sign is None:
         taken.save(out)
     else:
         audit.save_signed(taken, out, sign)
-    if as_json:
-        _print_json(
-            {
-                "fingerprint": str(out),
-                "model": taken.model,
-                "canaries": taken.canaries.name,
-                "harmful_refused": asdict(taken.harmful_refused),
-                "benign_refused": asdict(taken.benign_refused),
-                "signed": sign is not None,
-            }
-        )
+    if not as_json:
+        typer.echo(f"{taken!r}\nWritten to {out}")
         return
-    console.print(repr(taken), markup=False, highlight=False)
-    console.print(f"Written to {out}", soft_wrap=True, highlight=False, markup=False)
+    print_json(
+        {
+            "fingerprint": str(out),
+            "model": taken.model,
+            "canaries": taken.canaries.name,
+            "harmful_refused": asdict(taken.harmful_refused),
+            "benign_refused": asdict(taken.benign_refused),
+            "signed": sign is not None,
+        }
+    )
 
 
 @app.command()
 def attest(
     model: Model,
-    fingerprint: Annotated[Path, typer.Option(help="The file that `audit fingerprint` wrote.")],
+    fingerprint: Annotated[Path, typer.Option(help="A file written by `audit fingerprint`.")],
     canaries: Canaries = None,
     key: Key = None,
     verify: Annotated[
         Path | None,
-        typer.Option(help="A public key of Ed25519, as PEM; a fingerprint not signed by it fails."),
+        typer.Option(
+            help="An Ed25519 public key (PEM); a fingerprint not signed by it is refused."
+        ),
     ] = None,
     access: Annotated[
         Literal["weights", "activations"],
-        typer.Option(help="Look at weights too, or at activations and logits alone."),
+        typer.Option(help="Compare weights too, or only activations and logits."),
     ] = "weights",
-    out: Annotated[Path | None, typer.Option(help="Write the attestation as JSON.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write it as HTML.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the attestation.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file for the attestation.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Compare a model with a fingerprint."""
+    from cna_lens.cli.render import print_json, print_report_path
+
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None
         else audit.load_signed(fingerprint, verify)
     )
     own, secret = _canaries(canaries), _key(key)
-    quiet_loading()
-    loaded = load_model(model, device=device)
+    loaded = load_quietly(model, device)
     found = audit.attest(loaded, taken, own, access=access, key=secret, progress=not as_json)
     if out is not None:
         found.save(out)
     if report is not None:
+        from cna_lens.report.document import make_report
+
         make_report({model: found}, title=f"Audit of {model}").save(report)
     if as_json:
-        _print_json(found.record())
+        print_json(found.record())
     else:
-        console.print(str(found), markup=False, highlight=False)
+        typer.echo(str(found))
         if report is not None:
-            say_where(report)
+            print_report_path(report)
     raise typer.Exit(EXIT_CODES[found.verdict])
 
 
 @app.command()
 def hooks(model: Model, device: Device = None, as_json: Json = False) -> None:
-    """List what is on the inference path and is not the model's own."""
-    quiet_loading()
-    found = audit.hooks(load_model(model, device=device))
+    """List hooks and patches on the inference path that are not the model's own."""
+    from cna_lens.cli.render import print_json
+
+    found = audit.hooks(load_quietly(model, device))
     if as_json:
-        _print_json({"hooks": [asdict(each) for each in found]})
+        print_json({"hooks": [asdict(each) for each in found]})
     else:
-        lines = list(map(str, found)) or ["Nothing but the model's own is on the inference path."]
-        console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+        nothing = ["Nothing but the model's own is on the inference path."]
+        typer.echo("\n".join(map(str, found) if found else nothing))
     raise typer.Exit(1 if found else 0)
 
 
 @app.command()
 def watch(
     model: Model,
-    circuit: Annotated[Path, typer.Option(help="The circuit file whose neurons are watched.")],
+    circuit: CircuitFile,
     requests: Annotated[
         str,
-        typer.Option(help=f"'-' for standard input, one a line, as they come; or {SOURCE_HELP}"),
+        typer.Option(help=f"'-' for standard input, one request per line; or {SOURCE_HELP}."),
     ],
     usual: Annotated[
         Path | None,
-        typer.Option(help="Counts of a trusted period; without them the first requests serve."),
+        typer.Option(help="Counts of a trusted period; by default the first requests serve."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write all counts there, unless there is an alarm; no text is kept."),
+        typer.Option(help="File for the counts, written unless there is an alarm; no texts."),
     ] = None,
     false_alarm_rate: Annotated[
-        float, typer.Option(help="The chance that there ever is an alarm where nothing changed.")
+        float, typer.Option(help="Probability of ever raising an alarm if nothing changed.")
     ] = 0.001,
     least: Annotated[
-        int, typer.Option(help="With fewer requests, no alarm says nothing: exit code 2.", min=1)
+        int, typer.Option(help="With fewer requests and no alarm, the exit code is 2.", min=1)
     ] = 100,
-    allow_other_model: Annotated[
-        bool,
-        typer.Option(
-            "--allow-other-model",
-            help="Take a circuit found on a model of another name, such as the same in a folder.",
-        ),
-    ] = False,
+    allow_other_model: AllowOtherModel = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Ask requests in their order, to the first alarm that a circuit is not what it was."""
+    """Run requests in order, and stop at the first alarm that a circuit has changed."""
+    from cna_lens.cli.audit.watching import (
+        EXIT_CODES,
+        requests_of,
+        verdict_of,
+        watch_record,
+        watch_requests,
+    )
+    from cna_lens.cli.render import print_json
+    from cna_lens.results.circuit import Circuit
+
     neurons = Circuit.load(circuit)
     before = None if usual is None else audit.Histograms.load(usual)
     asked = requests_of(requests)
-    quiet_loading()
     watched, written = watch_requests(
-        load_model(model, device=device),
+        load_quietly(model, device),
         neurons,
         asked,
         before,
@@ -195,17 +202,17 @@ def watch(
         allow_other_model=allow_other_model,
         progress=not as_json,
     )
-    verdict = said(watched, least)
+    verdict = verdict_of(watched, least)
     if as_json:
-        _print_json(watch_record(watched, verdict) | {"written": str(out) if written else None})
+        print_json(watch_record(watched, verdict) | {"written": str(out) if written else None})
     else:
         lines = [f"{verdict}: {watched.alarm or watched}"]
         if written:
             lines.append(f"Written to {out}")
         elif out is not None and watched.alarm is not None:
             lines.append(f"{out} is not written: a changed model must not become the usual one")
-        console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
-    raise typer.Exit(WATCH_EXIT_CODES[verdict])
+        typer.echo("\n".join(lines))
+    raise typer.Exit(EXIT_CODES[verdict])
 
 
 def _canaries(path: Path | None) -> audit.Canaries | None:
@@ -222,7 +229,3 @@ def _key(path: Path | None) -> bytes | None:
     if not content:
         raise InputError(f"the key {path} is empty; 32 random bytes make a good one")
     return content
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -1,18 +1,18 @@
-"""`audit watch`: requests that were asked, or are being asked, as a circuit sees them."""
+"""`audit watch`: run requests one by one, and watch a circuit while they run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from tqdm.auto import tqdm
 
 from cna_lens import audit
-from cna_lens.cli.sources import read_source
+from cna_lens.cli.options import read_source
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Prompt
@@ -21,11 +21,13 @@ from cna_lens.results.circuit import Circuit
 
 STDIN = "-"
 
-Said = Literal["no alarm", "alarm", "too few requests"]
+Verdict = Literal["no alarm", "alarm", "too few requests"]
+
+EXIT_CODES: Final[Mapping[Verdict, int]] = {"no alarm": 0, "alarm": 1, "too few requests": 2}
 
 
 def requests_of(source: str) -> Iterator[Prompt]:
-    """The requests of a file or data set; of standard input, one a line, as they come.
+    """Read requests from a file or data set, or from standard input, one per line as they arrive.
 
     Raises:
         InputError: as `read_source`, before the first request.
@@ -46,16 +48,16 @@ def watch_requests(
     allow_other_model: bool,
     progress: bool,
 ) -> tuple[audit.Watch, bool]:
-    """Run requests one by one, in their order, to an alarm, to their end, or to Ctrl-C.
+    """Run requests one by one and in order, until an alarm, their end, or Ctrl-C.
 
-    Whatever ends it, the counts are written to `out`, unless there was an alarm: what a changed
-    model does must not become the usual.
+    The counts are written to `out` unless there was an alarm: the counts of a changed model must
+    not become the usual ones.
 
     Returns:
         The watch, and whether its counts were written.
 
     Raises:
-        InputError: a request that the model cannot take, by its number.
+        InputError: the model cannot take a request; the message gives its number.
     """
     with audit.watch(
         model,
@@ -88,15 +90,15 @@ def _ask(
             return
 
 
-def said(watched: audit.Watch, least: int) -> Said:
-    """What a watch says: silence on few requests says nothing."""
+def verdict_of(watched: audit.Watch, least: int) -> Verdict:
+    """Return the verdict; no alarm on fewer than `least` requests is no evidence."""
     if watched.alarm is not None:
         return "alarm"
     return "no alarm" if watched.n_requests >= least else "too few requests"
 
 
-def watch_record(watched: audit.Watch, verdict: Said) -> dict[str, Any]:
-    """A watch as plain data."""
+def watch_record(watched: audit.Watch, verdict: Verdict) -> dict[str, Any]:
+    """Return a watch as plain data."""
     alarm = watched.alarm
     return {
         "verdict": verdict,

@@ -1,16 +1,16 @@
-"""The command `play`: a model kept loaded, asked with and without steering, at a terminal."""
+"""The command `play`: ask a loaded model at a terminal, with and without steering."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
 
+from cna_lens.cli.options import load_quietly
 from cna_lens.cli.play.loop import Loop
 from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.settings import Settings
-from cna_lens.cli.render import console, quiet_loading
+from cna_lens.cli.render import console
 from cna_lens.errors import CnaLensError
-from cna_lens.models.loading.load import load_model
 from cna_lens.models.prompts.files import Prompts
 from cna_lens.models.prompts.sets import prompt_set
 from cna_lens.results.circuit import Circuit
@@ -27,7 +27,7 @@ def run(
     device: str | None = None,
     allow_other_model: bool = False,
 ) -> None:
-    """Load the model once, and answer what is typed until the end of input.
+    """Load the model once, and answer typed prompts until input ends.
 
     Raises:
         CnaLensError: the extra `play` is not installed.
@@ -42,17 +42,15 @@ def run(
 
     check_multiplier(multiplier)
     loaded_circuit = Circuit.load(circuit)
-    quiet_loading()
-    loaded = load_model(model, device=device)
     packaged = prompt_set("refusal")
     player = Player(
-        loaded,
+        load_quietly(model, device),
         loaded_circuit,
         discovery or (packaged.positive, packaged.negative),
         allow_other_model=allow_other_model,
     )
     settings = Settings(multiplier, k=len(loaded_circuit), length=length)
     console.print(f"{loaded_circuit!r}\n{settings}; /help shows the commands", markup=False)
-    # History stays in memory: what is typed may be as harmful as what is answered.
+    # The history stays in memory: prompts may be as harmful as answers.
     session: PromptSession[str] = PromptSession()
     Loop(player, settings, console).run(lambda: session.prompt("> "))

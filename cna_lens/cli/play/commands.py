@@ -1,39 +1,39 @@
-"""The commands of `play`, from the line that was typed to what it asks for."""
+"""The commands of `play`: each typed line becomes an action and new settings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Literal, cast, get_args
 
-from cna_lens.cli.play.settings import METHODS, SCOPES, Method, Settings
+from cna_lens.cli.play.settings import METHODS, SCOPES, Settings
 from cna_lens.errors import InputError
 
 Action = Literal["set", "top", "save", "help", "quit"]
 
 HELP = {
-    "/multiplier M": "multiply the neurons' activations with M: 0 ablates, 1 changes nothing",
-    "/k N": "steer with the circuit's N strongest neurons",
-    "/method NAME": f"one of {', '.join(METHODS)}",
-    "/scope NAME": f"steer at these tokens: {', '.join(SCOPES)}",
-    "/length N": "tokens of an answer at most",
-    "/top": "show the neurons",
-    "/save PATH": "write this session's answers, with their texts, to a file",
-    "/help": "show this",
+    "/multiplier M": "multiply the neurons' activations by M: 0 ablates, 1 changes nothing",
+    "/k N": "steer the circuit's N strongest neurons",
+    "/method NAME": f"how to steer: {', '.join(METHODS)}",
+    "/scope NAME": f"which tokens to steer: {', '.join(SCOPES)}",
+    "/length N": "maximum number of tokens per answer",
+    "/top": "show the strongest neurons",
+    "/save PATH": "write the prompts and answers of this session, with their texts, to a file",
+    "/help": "show this list",
     "/quit": "end; so does Ctrl-D",
 }
-"""Each command with what it does."""
+"""The effect of each command."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a line asks for.
+    """The meaning of a typed line.
 
     Attributes:
-        action: what to do.
+        action: the action.
         settings: the settings from now on.
         path: the file of `/save`.
     """
@@ -44,7 +44,7 @@ class Command:
 
 
 def read_command(line: str, settings: Settings, circuit_size: int) -> Command:
-    """What a line that begins with "/" asks for.
+    """Parse a line that begins with "/".
 
     >>> read_command("/multiplier 0.5", Settings(0.0, k=46), 46).settings.multiplier
     0.5
@@ -53,23 +53,28 @@ def read_command(line: str, settings: Settings, circuit_size: int) -> Command:
     cna_lens.errors.InputError: there is no command /scoop; do you mean /scope? /help shows all
 
     Args:
-        line: what was typed.
-        settings: as they are.
-        circuit_size: neurons of the circuit.
+        line: the typed line.
+        settings: the present settings.
+        circuit_size: number of neurons of the circuit.
 
     Raises:
-        InputError: an unknown command, or a value that it cannot take.
+        InputError: the command is unknown, or does not accept the value.
     """
     name, _, rest = line.strip().partition(" ")
     value = rest.strip()
     setters = _SETTERS | {"/k": partial(_set_k, circuit_size=circuit_size)}
     if name in setters:
         changed = setters[name](value, settings)
-        _check_together(changed)
+        if changed.method == "caa" and not 0 <= changed.multiplier <= 1:
+            raise InputError(
+                f"caa has the strength 1 - multiplier, from 0 to 1; the multiplier is "
+                f"{changed.multiplier:g}: set it to 0 to 1 first"
+            )
         return Command("set", changed)
     action = name.removeprefix("/")
     if action not in get_args(Action) or action == "set":
-        raise InputError(_unknown(name))
+        known = [command.split()[0] for command in HELP]
+        raise InputError(f"there is no command {name}{_meant(name, known) or ';'} /help shows all")
     if action == "save":
         if not value:
             raise InputError("/save needs a file: /save answers.jsonl; nothing was saved")
@@ -106,33 +111,19 @@ def _set_length(value: str, settings: Settings) -> Settings:
     return replace(settings, length=length)
 
 
-def _set_method(value: str, settings: Settings) -> Settings:
-    if value not in METHODS:
-        raise InputError(f"there is no method {value!r}{_nearest(value, METHODS)}")
-    method: Method = next(each for each in METHODS if each == value)
-    return replace(settings, method=method)
-
-
-def _set_scope(value: str, settings: Settings) -> Settings:
-    if value not in SCOPES:
-        raise InputError(f"there is no scope {value!r}{_nearest(value, SCOPES)}")
-    return replace(settings, scope=value)
+def _set_named(value: str, settings: Settings, field: str, names: Sequence[str]) -> Settings:
+    if value not in names:
+        meant = _meant(value, names) or "."
+        raise InputError(f"there is no {field} {value!r}{meant} There are {', '.join(names)}")
+    return replace(settings, **{field: value})
 
 
 _SETTERS: dict[str, Callable[[str, Settings], Settings]] = {
     "/multiplier": _set_multiplier,
-    "/method": _set_method,
-    "/scope": _set_scope,
+    "/method": partial(_set_named, field="method", names=METHODS),
+    "/scope": partial(_set_named, field="scope", names=tuple(SCOPES)),
     "/length": _set_length,
 }
-
-
-def _check_together(settings: Settings) -> None:
-    if settings.method == "caa" and not 0 <= settings.multiplier <= 1:
-        raise InputError(
-            f"caa has the strength 1 - multiplier, from 0 to 1; the multiplier is "
-            f"{settings.multiplier:g}: set it to 0 to 1 first"
-        )
 
 
 def _whole(value: str) -> int:
@@ -142,15 +133,6 @@ def _whole(value: str) -> int:
         return 0
 
 
-def _unknown(name: str) -> str:
-    known = [command.split()[0] for command in HELP]
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
-    meant = f"; do you mean {near[0]}?" if near else ";"
-    return f"there is no command {name}{meant} /help shows all"
-
-
-def _nearest(value: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = get_close_matches(value, names, n=1, cutoff=0.3)
-    meant = f"; do you mean {near[0]}?" if near else "."
-    return f"{meant} There are {', '.join(names)}"
+def _meant(value: str, known: Sequence[str]) -> str:
+    near = get_close_matches(value, known, n=1, cutoff=0.4)
+    return f"; do you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""One prompt of `play`, its two answers as they are written, and the file they may go to."""
+"""A prompt of `play` with its two growing answers, and the file that `/save` writes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cna_lens.results.files import write_atomically
 
 @dataclass(frozen=True)
 class Written:
-    """An answer, as far as it is written.
+    """An answer, as far as it is generated.
 
     Attributes:
-        text: so far.
-        log_odds: that it begins as a refusal, in nats; None before the model has read the prompt.
-        finished: whether it has come to its end.
+        text: the text so far.
+        log_odds: log-odds in nats that it begins as a refusal; None before they are computed.
+        finished: whether the answer is complete.
     """
 
     text: str = ""
@@ -29,7 +29,7 @@ class Written:
 
     @property
     def refused(self) -> bool:
-        """Whether it opens with a refusal, by what is there."""
+        """Whether the text so far opens with a refusal."""
         return is_refusal(self.text)
 
 
@@ -38,10 +38,10 @@ class Exchange:
     """A prompt with both answers.
 
     Attributes:
-        prompt: what was typed.
-        settings: how the second answer is steered.
+        prompt: the typed prompt.
+        settings: the steering of the second answer.
         unsteered: the answer without steering.
-        steered: the answer with it.
+        steered: the answer with steering.
     """
 
     prompt: str
@@ -51,7 +51,7 @@ class Exchange:
 
 
 def save_exchanges(path: Path, exchanges: Sequence[Exchange]) -> None:
-    """Write them as JSON lines, texts included, the first line of which says what the file is."""
+    """Write exchanges with their texts as JSON lines, after a line with a notice."""
     rows = [{"notice": NOTICE}, *map(asdict, exchanges)]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -1,4 +1,4 @@
-"""The loop of `play`: read a line, answer it or obey it, until the end of input."""
+"""The loop of `play`: read a line, and answer it or run it as a command, until input ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cna_lens.cli.play.settings import Settings
 from cna_lens.errors import CnaLensError
 
 ReadLine = Callable[[], str]
-"""Gives the next line; EOFError at the end, KeyboardInterrupt when a line is given up."""
+"""Returns the next line; raises EOFError at the end of input, KeyboardInterrupt on Ctrl-C."""
 
 
 class Loop:
-    """What has been said in a session, in memory alone, and the settings as they are.
+    """A session: its settings, and its exchanges, which are kept in memory only.
 
     Attributes:
-        settings: of the next answer.
-        exchanges: finished and interrupted ones, oldest first.
+        settings: the settings of the next answer.
+        exchanges: finished and interrupted exchanges, oldest first.
     """
 
     def __init__(self, player: Player, settings: Settings, console: Console) -> None:
@@ -37,7 +37,7 @@ class Loop:
         self._console = console
 
     def run(self, read_line: ReadLine) -> None:
-        """Go on until the input ends or `/quit`; an error of ours is a message, not the end."""
+        """Read lines until input ends or `/quit`; print errors of cna_lens and go on."""
         going = True
         while going:
             try:
@@ -50,11 +50,11 @@ class Loop:
                 self._say(str(error))
 
     def take(self, line: str) -> bool:
-        """Answer or obey one line; whether to go on.
+        """Answer a prompt or run a command; return whether to go on.
 
         Raises:
-            InputError: a command that cannot be obeyed.
-            KeyboardInterrupt: from an answer that was stopped; what there is of it is kept.
+            InputError: the command is unknown, or does not accept its value.
+            KeyboardInterrupt: the user stopped an answer; its text so far is kept.
         """
         if not line:
             return True

@@ -1,4 +1,4 @@
-"""A model kept loaded, and its answers to prompts without and with steering."""
+"""Answers of a loaded model to one prompt, without and with steering."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from cna_lens.steering.methods.caa import VectorAddition, caa
 from cna_lens.steering.methods.controls import matched_random
 from cna_lens.steering.scaling import steer
 
-CONTROL_SEED = 0
-
 
 class Player:
-    """Answers prompts twice; what it is told it forgets.
+    """Answers each prompt twice, and remembers neither prompts nor answers.
 
     Attributes:
-        circuit: all of it; `Settings.k` says how much of it is steered.
+        circuit: the whole circuit; the first `Settings.k` neurons of it are steered.
     """
 
     def __init__(
@@ -38,7 +36,7 @@ class Player:
         *,
         allow_other_model: bool = False,
     ) -> None:
-        """Take a model, a circuit of it, and the two sets of prompts that CAA's vectors are of.
+        """Take a model, a circuit of it, and positive and negative prompts for CAA's vectors.
 
         Raises:
             InputError: the circuit is empty.
@@ -60,9 +58,10 @@ class Player:
         )
 
     def answer(self, prompt: str, settings: Settings) -> Generator[Exchange]:
-        """The exchange after each token, first of the unsteered answer, then of the steered one.
+        """Yield the exchange after each token, of the unsteered answer first.
 
-        Close it when it is left early: the model is steered as long as the second answer goes on.
+        Close the generator if you leave it early: the model stays steered until the second answer
+        ends.
 
         Raises:
             InputError: the prompt and the longest answer do not fit into the model's context.
@@ -79,7 +78,7 @@ class Player:
         self, prompt: str, settings: Settings, steering: AbstractContextManager[Any]
     ) -> Iterator[Written]:
         with steering:
-            # Before anything is shown of a prompt that is too long.
+            # First, so that a prompt that is too long raises before anything is shown.
             texts = stream(self._model, prompt, max_new_tokens=settings.length)
             (log_odds,) = refusal_log_odds(self._model, [prompt])
             written = Written(log_odds=log_odds)
@@ -96,7 +95,7 @@ class Player:
             return method.at(self._model, 1 - settings.multiplier)
         neurons = self.strongest(settings.k)
         if settings.method == "random":
-            neurons = matched_random(neurons, seed=CONTROL_SEED)
+            neurons = matched_random(neurons)
         return steer(
             self._model,
             neurons,
@@ -106,7 +105,7 @@ class Player:
         )
 
     def _vectors(self) -> VectorAddition:
-        """CAA's vectors, found once, when they are first needed."""
+        """Return CAA's vectors, which are computed at the first call."""
         if self._caa is None:
             self._caa = caa(self._model, *self._discovery)
         return self._caa

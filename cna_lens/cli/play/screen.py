@@ -1,4 +1,4 @@
-"""What `play` shows: two answers side by side, tables, and messages."""
+"""The tables that `play` shows: two answers side by side, neurons, and commands."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ TOP = 20
 
 
 def exchange_table(exchange: Exchange) -> Table:
-    """Both answers, each with its label and log-odds above it."""
+    """Return a table of both answers, each below its label and log-odds."""
     table = Table(expand=True, show_lines=True)
-    sides = (
-        ("unsteered", exchange.unsteered),
-        (str(exchange.settings), exchange.steered),
-    )
+    sides = ("unsteered", exchange.unsteered), (str(exchange.settings), exchange.steered)
     for name, written in sides:
         table.add_column(Text(f"{name}\n{label(written)}"), ratio=1, overflow="fold")
     table.add_row(*(shown(written.text) for _, written in sides))
@@ -28,7 +25,7 @@ def exchange_table(exchange: Exchange) -> Table:
 
 
 def label(written: Written) -> str:
-    """Whether an answer is a refusal, and the log-odds that it would begin as one.
+    """Say whether an answer is a refusal, with the log-odds that it begins as one.
 
     >>> label(Written("I'm sorry, I can't.", log_odds=2.0, finished=True))
     'refused · log-odds of a refusal +2.00'
@@ -40,12 +37,12 @@ def label(written: Written) -> str:
 
 
 def shown(text: str) -> Text:
-    """An answer as it stands, its lines kept; what would steer a terminal is written out."""
+    """Return an answer line by line, with control characters spelled out."""
     return Text("\n".join(visible(line) for line in text.split("\n")))
 
 
 def neuron_table(circuit: Circuit) -> RenderableType:
-    """The strongest neurons, and how many there are."""
+    """Return a table of the strongest neurons, and their number."""
     table = Table("rank", "neuron", "score")
     pairs = zip(circuit.neurons[:TOP], circuit.scores[:TOP], strict=True)
     for rank, (neuron, score) in enumerate(pairs, start=1):
@@ -55,7 +52,7 @@ def neuron_table(circuit: Circuit) -> RenderableType:
 
 
 def help_table() -> Table:
-    """The commands, and what they do."""
+    """Return a table of the commands and their effects."""
     table = Table(show_header=False, box=None)
     for command, does in HELP.items():
         table.add_row(Text(command, style="bold"), Text(does))

@@ -1,20 +1,16 @@
-"""How the steered answers of `play` are steered."""
+"""The settings of steering in `play`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from cna_lens.models.running.positions import Positions
 
 Method = Literal["cna", "random", "caa"]
 
-METHODS: Mapping[Method, str] = {
-    "cna": "the circuit's neurons, multiplied",
-    "random": "as many random neurons of the same layers, multiplied: the control",
-    "caa": "the difference of the mean MLP outputs, taken away",
-}
+METHODS: tuple[Method, ...] = get_args(Method)
 
 SCOPES: Mapping[str, Positions] = {
     "all": "all",
@@ -27,14 +23,15 @@ SCOPES: Mapping[str, Positions] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What `/multiplier`, `/k`, `/method`, `/scope` and `/length` have set.
+    """The values of `/multiplier`, `/k`, `/method`, `/scope` and `/length`.
 
     Attributes:
-        multiplier: of the neurons' activations; for CAA the strength is 1 less it.
-        k: how many of the circuit's neurons, the strongest first.
-        method: "cna", "random" or "caa".
-        scope: the tokens that are steered, by a name of `SCOPES`.
-        length: tokens of an answer at most.
+        multiplier: factor for the neurons' activations; CAA's strength is 1 - multiplier.
+        k: number of the circuit's neurons that are steered, the strongest first.
+        method: "cna" scales the circuit's neurons; "random" scales as many random neurons of the
+            same layers, the control; "caa" subtracts the difference of the mean MLP outputs.
+        scope: the tokens that are steered, a name in `SCOPES`.
+        length: maximum number of tokens per answer.
     """
 
     multiplier: float
@@ -44,7 +41,7 @@ class Settings:
     length: int = 64
 
     def __str__(self) -> str:
-        """One line."""
+        """Return one line."""
         if self.method == "caa":
             return f"caa, strength {1 - self.multiplier:g}, scope {self.scope}"
         return f"{self.method}, k = {self.k}, multiplier {self.multiplier:g}, scope {self.scope}"

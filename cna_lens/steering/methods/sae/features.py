@@ -16,9 +16,9 @@ from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.layout import Layout
+from cna_lens.results.neurons import Sign
 from cna_lens.results.provenance import Source
 from cna_lens.results.scores import (
-    Sign,
     check_selection,
     circuit_size,
 )
