@@ -198,10 +198,10 @@ class _Run:
                 f"in {self.folder}; the same command goes on from there\n"
             )
             raise typer.Exit(130) from None
-        results = Results(journal)
+        results = Results(self.study, self.sources, journal)
         return [
             replace(
-                each.report(self.study, self.sources, results),
+                each.report(results),
                 provenance=self._provenance(each.name, wanted[each.name], results),
             )
             for each in experiments

@@ -15,21 +15,18 @@ an interrupted run goes on from there. The last one watches a circuit while requ
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import cna_lens
 from cna_lens import InputError, audit
 from cna_lens.audit import ANSWER_TOKENS
 from cna_lens.metrics import is_refusal
 from cna_lens.models import HookedModel
-from cna_lens.results import AnyNeuron, Journal, library_versions, read_journal, write_atomically
+from cna_lens.results import AnyNeuron, Journal, library_versions, read_journal
 from experiments.audit.analysis import analysed
 from experiments.audit.attacks import tampered
 from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
@@ -38,6 +35,7 @@ from experiments.audit.evasion import attacks, evade, spoofed
 from experiments.audit.running import Access, run
 from experiments.audit.tables import show, show_evasion
 from experiments.audit.watching import N_TRUSTED, watched
+from experiments.shared.result_files import RESULTS, command, write_record
 
 SPOOFED = ("adapter at 0", "adapter at 0.5", "relp 1.0% x 0 by weights")
 """Variants of which a reference is taken, as by who has put it in the genuine one's place."""
@@ -48,8 +46,6 @@ WATCHED = (
     *("direction erased 1 in weights", "fine-tune on prose, 0.0005, seed 4"),
 )
 
-RESULTS = Path("experiments/results/audit_study.json")
-WATCH_RESULTS = Path("experiments/results/audit_watch.json")
 RECORDS, EVASIONS, FINGERPRINT = "records.jsonl", "evasions.jsonl", "fingerprint.json"
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
@@ -79,7 +75,9 @@ def run_command(
 
 
 @app.command("analyse")
-def analyse_command(out: Out = FOLDER, results: Results = RESULTS, seed: Seed = 0) -> None:
+def analyse_command(
+    out: Out = FOLDER, results: Results = RESULTS / "audit_study.json", seed: Seed = 0
+) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
     depends_on, records = read_journal(out / RECORDS, "audit study")
     levels = analysed(records, seed=seed)
@@ -87,15 +85,13 @@ def analyse_command(out: Out = FOLDER, results: Results = RESULTS, seed: Seed = 
         show(level)
     evasions = out / EVASIONS
     record = {
-        "command": " ".join(["python -m experiments.audit", *sys.argv[1:]]),
+        "command": command("experiments.audit"),
         "seed": seed,
         **depends_on,
         "levels": [asdict(level) for level in levels],
         "evasions": read_journal(evasions, "audit study")[1] if evasions.exists() else {},
     }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(results, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    Console(width=80).print(f"Written to {results}", soft_wrap=True)
+    write_record(results, record)
 
 
 @app.command("evade")
@@ -121,7 +117,9 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
 
 
 @app.command("watch")
-def watch_command(out: Out = FOLDER, results: Results = WATCH_RESULTS, seed: Seed = 0) -> None:
+def watch_command(
+    out: Out = FOLDER, results: Results = RESULTS / "audit_watch.json", seed: Seed = 0
+) -> None:
     """After how many requests a watch of the circuit tells some variants from the reference."""
     bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), out)
     circuit = bench.circuit("contrast", min(FRACTIONS))
@@ -131,15 +129,14 @@ def watch_command(out: Out = FOLDER, results: Results = WATCH_RESULTS, seed: See
         said = "no alarm" if row["alarm_after"] is None else f"alarm after {row['alarm_after']}"
         typer.echo(f"{row['name']}: {said} of {row['n_requests']} requests")
     record = {
-        "command": " ".join(["python -m experiments.audit", *sys.argv[1:]]),
+        "command": command("experiments.audit"),
         "seed": seed,
         "n_trusted": N_TRUSTED,
         "weights_sha256": cna_lens.weights_hash(bench.model),
         "versions": dict(library_versions()),
         "watched": found,
     }
-    write_atomically(results, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    typer.echo(f"Written to {results}")
+    write_record(results, record)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ class Measure:
     """One row of the benchmark.
 
     Attributes:
-        name: what is compared with what.
+        name: of the two compared runs, or of the quantity.
         value: median of the pairwise ratios, or a quantity of its own.
         low: the smallest ratio seen.
         high: the largest ratio seen.
         unit: "ratio", "MiB", ...
-        goal: what has to be reached, in words.
+        goal: the value to reach, in words.
         detail: the figures behind the value.
     """
 
@@ -34,13 +34,9 @@ class Measure:
     goal: str
     detail: dict[str, Any]
 
-    def record(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
-
 
 def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one run by a clock, to the end of what it queued on a GPU."""
+    """Seconds of one run by a clock, including the work that it queued on a GPU."""
     started = clock()
     run()
     if torch.cuda.is_available():

@@ -32,7 +32,7 @@ def report(name, values, study=STUDY) -> Report:
     journal = Journal(None, "study", {})
     for cell in EXPERIMENTS[name].cells(study, Sources()):
         journal.add(cell.key, {"cell": cell.record(), "values": values(cell), "provenance": {}})
-    return EXPERIMENTS[name].report(study, Sources(), Results(journal))
+    return EXPERIMENTS[name].report(Results(study, Sources(), journal))
 
 
 def row(found, quantity):
