@@ -1,40 +1,17 @@
 """The audit of a HookedTransformer, which TransformerLens 3.9 still has."""
 
 import pytest
-import tiny
 import torch
 from canary_models import CANARIES
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import audit
 from cna_lens.audit.watching.histograms import binned
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture(scope="module")
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=64,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer(chat=True)).eval()
+def hooked(hooked_transformer):
+    return hooked_transformer(chat=True, d_mlp=64)
 
 
 @pytest.fixture(scope="module")

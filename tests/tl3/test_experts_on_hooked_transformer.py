@@ -1,10 +1,8 @@
 """Experts' neurons by HookedTransformer's own hook points, and by TransformerLens 3.9's bridge."""
 
 import pytest
-import tiny
 import tiny_moe
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from cna_lens import ExpertNeuron, Experts, collect, expert_hooks, find_circuit, rank, scale, steer
 from cna_lens.models import hook_name
@@ -15,33 +13,15 @@ PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
 IDS = torch.tensor([[5, 6, 7, 8, 9, 4, 33, 21]])
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture(scope="module", params=[True, False])
-def hooked(request):
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
+def hooked(request, hooked_transformer):
+    model = hooked_transformer(
         d_mlp=tiny_moe.WIDTH,
         num_experts=EXPERTS,
         experts_per_token=PER_TOKEN,
         norm_topk_prob=request.param,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        device="cpu",
-        model_name="tiny-hooked-moe",
     )
-    model = HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,41 +1,14 @@
 """HookedTransformer, which TransformerLens 3.9 still has: the same library by its hook names."""
 
 import pytest
-import tiny
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer
 
 import cna_lens
 from cna_lens import audit
 from cna_lens.metrics import run_lm_eval
 
 PROMPTS = ["w5 w6 w7", "w9 w8 w11 w12", "w20", "w30 w31 w32 w33 w34"]
-
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
-
-@pytest.fixture(scope="module")
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=tiny.WIDTH,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer(chat=True)).eval()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import families
 import pytest
-import tiny
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import CnaLensWarning, ModelError
@@ -11,26 +9,10 @@ from cna_lens.models.trial.trial import tried
 from experiments.families.families import FAMILIES
 from experiments.families.tiny_models import tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=tiny.WIDTH,
-        act_fn="gelu",
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
+def hooked(hooked_transformer):
+    return hooked_transformer(gated_mlp=False, act_fn="gelu", normalization_type="LN")
 
 
 @pytest.mark.filterwarnings("error::cna_lens.CnaLensWarning")
