@@ -23,7 +23,7 @@ from rich.table import Table
 
 import cna_lens
 from experiments.benchmarks.memory_watch import MIB, growth_mib
-from experiments.shared.random_models import random_llama, random_prompts
+from experiments.shared.random_models import find_in_halves, random_llama, random_prompts
 from experiments.shared.result_files import RESULTS, Folder, environment, write_record
 
 SMALL = {
@@ -122,9 +122,7 @@ def _answer_without_end(model: Any) -> None:
 
 
 def _discovery(model: Any, workload: Workload) -> None:
-    prompts = _prompts(model, workload)
-    half = len(prompts) // 2
-    cna_lens.find_circuit(model, prompts[:half], prompts[half:], universal=None, progress=False)
+    find_in_halves(model, _prompts(model, workload))
 
 
 def _generation(model: Any, workload: Workload) -> None:

@@ -6,10 +6,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+
+import cna_lens
+from cna_lens.models import HookedModel
+from cna_lens.steering import Via
 
 
 @dataclass(frozen=True)
@@ -82,3 +87,25 @@ def quantity(name: str, values: float | list[float], unit: str, goal: str = "") 
     """A figure of its own, or the median of several."""
     several = values if isinstance(values, list) else [values]
     return Measure(name, statistics.median(several), min(several), max(several), unit, goal, {})
+
+
+def steered_generation(
+    name: str,
+    model: HookedModel,
+    circuit: cna_lens.Circuit,
+    answer: Callable[[], object],
+    repeats: int,
+) -> list[Measure]:
+    """The time of answers steered by weights and by hooks over that of unsteered ones."""
+
+    def steered(via: Via) -> None:
+        with cna_lens.steer(model, circuit, 0.0, via=via):
+            answer()
+
+    goals: dict[Via, str] = {"weights": "at most 1.02", "hooks": "at most 1.10"}
+    ways = {via: partial(steered, via) for via in goals}
+    times = alternate({"unsteered": answer, **ways}, repeats)
+    return [
+        ratio(f"{name} steered by {via} / unsteered", times, via, "unsteered", goal)
+        for via, goal in goals.items()
+    ]

@@ -1,4 +1,4 @@
-"""docs/models.md, from what the checks find."""
+"""Make docs/models.md from the results of the checks."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_matrices_explain_what_mlps_write(fingerprint):
     assert all(fingerprint.reference.summed)
 
 
-def test_the_same_model_has_no_statistic_but_0(hooked, fingerprint):
+def test_the_same_model_has_only_statistics_of_0(hooked, fingerprint):
     found = audit.attest(hooked, fingerprint, CANARIES)
     assert found.score == pytest.approx(0, abs=1e-4)
     assert not found.tensors
@@ -60,7 +60,7 @@ def test_an_added_vector_has_its_coefficient(hooked, fingerprint):
     assert statistics(found)["shift"] == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_watch_counts_requests_and_tells_a_steered_circuit(hooked, circuit):
+def test_a_watch_counts_requests_and_detects_a_steered_circuit(hooked, circuit):
     requests = [[3 + i % 7, 11 + i % 13, 30 + i % 5] for i in range(200)]
     with audit.watch(hooked, circuit) as usual:
         for request in requests:

@@ -82,7 +82,7 @@ def test_hooks_weights_and_model_hooks_steer_alike_and_leave_nothing(hooked):
     assert not any(point.ctx or point.fwd_hooks for point in hooked.hook_dict.values())
 
 
-def test_values_are_what_reaches_the_output_of_the_last_prompt_token(hooked):
+def test_given_values_reach_the_output_at_the_last_prompt_token(hooked):
     circuit = rank(collect(hooked, PROMPTS), collect(hooked, OTHERS)).top(k=6)
     values = dict(zip(circuit, [0.2 * (place + 1) for place in range(6)], strict=True))
 
@@ -114,7 +114,7 @@ def test_values_are_what_reaches_the_output_of_the_last_prompt_token(hooked):
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
-def test_a_bridge_of_this_transformerlens_is_read_and_steered_too(family):
+def test_a_bridge_of_transformerlens_3_is_read_and_steered_too(family):
     model = tiny_moe.bridge(family)
     circuit = find_circuit(model, PROMPTS, OTHERS, k=12, universal=None, progress=False)
     with torch.no_grad():

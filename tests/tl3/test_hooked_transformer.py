@@ -79,7 +79,7 @@ def test_steering_at_the_last_prompt_token_leaves_the_tokens_before_it(hooked, c
     assert not torch.allclose(steered[:, -1], unsteered[:, -1])
 
 
-def test_a_position_that_its_own_generate_does_not_tell_is_refused(hooked, circuit):
+def test_steering_by_position_is_refused_in_its_own_generate(hooked, circuit):
     ids = torch.tensor([[3, 17, 9, 40]])
     with (
         cna_lens.steer(hooked, circuit, -4.0, positions="last_prompt"),
@@ -193,7 +193,7 @@ def test_promoted_tokens_are_the_row_through_norm_and_unembedding(hooked):
     assert [each.logit for each in found.up] == pytest.approx(expected.values.tolist(), rel=1e-3)
 
 
-def test_what_intercepts_the_inference_path_is_found(hooked):
+def test_a_hook_in_the_inference_path_is_found(hooked):
     assert audit.hooks(hooked) == ()
     with hooked.hooks([("blocks.1.mlp.hook_post", lambda value, hook: 0 * value)]):
         (found,) = audit.hooks(hooked)

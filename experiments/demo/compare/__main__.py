@@ -1,15 +1,15 @@
-"""Which method takes refusals away, or adds them, at least cost?
+"""Which method removes refusals, or adds them, at the least cost?
 
     python -m experiments.demo.compare choose --model demo-refusal --direction remove
     python -m experiments.demo.compare report --model demo-refusal --direction remove
     python -m experiments.demo.compare tell-apart "relp 0.3%, 2" --model demo --direction add
 
-The first tries rankings, sizes and multipliers on the validation split of the adapter's training
-set; the second reports the chosen ones once, beside the paper's methods, directional ablation and a
-random control, on the packaged evaluation set and JBB-Behaviors; the third asks how well the
-steered log-odds of a refusal tell harmful requests from look-alikes. Labels, scores and hashes go
-to `experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted run
-goes on.
+`choose` tries rankings, sizes and multipliers on the validation split of the adapter's training
+set. `report` reports the chosen ones once, beside the paper's methods, directional ablation and a
+random control, on the packaged evaluation set and JBB-Behaviors. `tell-apart` measures how well the
+steered log-odds of a refusal separate harmful requests from look-alikes. Labels, scores and hashes
+go to `experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted
+run goes on.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def tell_apart_command(
     out: Out = RESULTS,
     n_prompts: Prompts = 60,
 ) -> None:
-    """How well steered log-odds tell harmful requests from look-alikes, on the evaluation set."""
+    """How well steered log-odds separate harmful requests from look-alikes."""
     loaded = cna_lens.load_model(model)
     tried = candidates(Discovery.on(loaded), direction)
     check_candidates(methods, tried)
@@ -154,13 +154,13 @@ def tell_apart_command(
 
 
 def check_candidates(names: Collection[str], tried: Collection[str]) -> None:
-    """Raise InputError for a name that no candidate has."""
+    """Raise InputError if a name is no candidate's."""
     if unknown := [name for name in names if name not in tried]:
         raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
 
 
 def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
-    """The test split's two sources of harmful requests, each for itself."""
+    """The comparison on each of the test split's two sources of harmful requests."""
     slices = {"evaluation set": slice(n_own), "JBB-Behaviors": slice(n_own, None)}
     return {
         name: Comparison(

@@ -31,7 +31,7 @@ RANKINGS: Mapping[str, Selection] = {
 }
 FRACTIONS = (0.003, 0.01)
 MULTIPLIERS = {"remove": (0.0, -1.0, -2.0), "add": (2.0, 3.0, 5.0)}
-"""Of the distance from the benign mean."""
+"""Multipliers of the distance from the benign mean."""
 
 VALIDATION_EVERY = 5
 """Every fifth pair of the discovery set is held back, to choose layers on."""

@@ -23,7 +23,7 @@ PACKAGED = ("adapter_config.json", "adapter_model.safetensors", TRAINING_RECORD)
 
 @app.command("train")
 def train_command(name: Name, out: Out = Path("out/pair")) -> None:
-    """Train one adapter; an interrupted run goes on where it stopped."""
+    """Train one adapter; an interrupted run goes on from its last checkpoint."""
     if name not in RECIPES:
         raise typer.BadParameter(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
     typer.echo(train(RECIPES[name], out))
@@ -31,7 +31,7 @@ def train_command(name: Name, out: Out = Path("out/pair")) -> None:
 
 @app.command("package")
 def package_command(name: Name, out: Out = Path("out/pair")) -> None:
-    """Put a trained adapter into the package, and say which hash to enter there."""
+    """Copy a trained adapter into the package, and print the hash to enter there."""
     (ADAPTER_FOLDER / name).mkdir(exist_ok=True)
     for file in PACKAGED:
         shutil.copyfile(out / name / file, ADAPTER_FOLDER / name / file)
