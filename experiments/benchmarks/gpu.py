@@ -62,7 +62,7 @@ WORKSPACE = 16 * 2**30
 
 @dataclass(frozen=True)
 class Bench:
-    """One run of the benchmark; the defaults are what the documentation reports.
+    """One run of the benchmark; the documentation reports the defaults.
 
     Attributes:
         device: the device; "cpu" is for trying the benchmark with small shapes.

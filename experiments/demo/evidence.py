@@ -29,7 +29,7 @@ from experiments.shared.result_files import (
     environment,
     write_record,
 )
-from experiments.study.circuits import TASKS
+from experiments.study.paper import TASKS
 
 DISCOVERY_PAIRS = 25
 """Number of pairs in each compared set, as many as the translated sets have."""

@@ -75,7 +75,7 @@ def batches(tiny: TinyModel) -> None:
 
 
 def widths(tiny: TinyModel) -> None:
-    """Widths are those of the tensors, whatever the configuration says."""
+    """Widths are those of the tensors, even if the configuration says otherwise."""
     said = tiny.model.cfg.d_mlp
     tiny.model.cfg.d_mlp = WRONG_WIDTH
     try:

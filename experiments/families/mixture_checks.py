@@ -63,7 +63,7 @@ class TinyMixture:
 
 
 def neurons(tiny: TinyMixture) -> None:
-    """What is read of a neuron is route weight times gated activation, 0 where not routed."""
+    """A neuron's activation is route weight times gated activation, 0 where it is not routed."""
     kept = cna_lens.collect(tiny.model, POSITIVE, keep="all")
     assert_close(kept.matrix(), tiny.rows(POSITIVE), "activations")
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from cna_lens import Layout
 from experiments.paper.table6 import cells
-from experiments.study.circuits import TASKS, of_tasks, over_resamples, task_cell
+from experiments.study.circuits import of_tasks, over_resamples, task_cell
 from experiments.study.experiment import Experiment, Results
 from experiments.study.figures import lines
+from experiments.study.paper import TASKS
 from experiments.study.reporting import Row
 
 

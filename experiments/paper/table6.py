@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from cna_lens import Layout, circuit_size
 from experiments.study import paper
 from experiments.study.cells import Cell
-from experiments.study.circuits import TASKS, of_tasks, share_late, task_cell, task_cells
+from experiments.study.circuits import of_tasks, share_late, task_cell, task_cells
 from experiments.study.experiment import Experiment, Results
+from experiments.study.paper import TASKS
 from experiments.study.reporting import Row
 from experiments.study.settings import Study
 from experiments.study.sources import Sources

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from experiments.study import paper
 from experiments.study.cells import Cell
-from experiments.study.circuits import TASKS, of_tasks, share_late, task_cell, task_cells
+from experiments.study.circuits import of_tasks, share_late, task_cell, task_cells
 from experiments.study.experiment import Experiment, Results, needs_base
+from experiments.study.paper import TASKS
 from experiments.study.reporting import Row
 from experiments.study.settings import Study, Subject
 from experiments.study.sources import Sources

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from cna_lens import Estimate, transfer
 from experiments.paper.table7 import cells
 from experiments.study import paper
-from experiments.study.circuits import TASKS, circuit_of, compared, task_cell
+from experiments.study.circuits import circuit_of, compared, task_cell
 from experiments.study.experiment import Experiment, Results, needs_base
+from experiments.study.paper import TASKS
 from experiments.study.readings import of_discovery
 from experiments.study.reporting import Row
 from experiments.study.settings import Subject

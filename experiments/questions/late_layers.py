@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from cna_lens import Estimate
 from experiments.study.cells import Cell, Steering, once
-from experiments.study.circuits import TASKS
 from experiments.study.experiment import Experiment, Finding, Results
+from experiments.study.paper import TASKS
 from experiments.study.readings import discovery, of_discovery
 from experiments.study.reporting import Row, interval
 from experiments.study.settings import Study, Subject

@@ -9,13 +9,11 @@ from cna_lens import Circuit, Estimate, Layout
 from experiments.study import paper
 from experiments.study.cells import Cell, Discovery, Steering, once
 from experiments.study.experiment import Results
+from experiments.study.paper import TASKS
 from experiments.study.readings import discovery, of_discovery
 from experiments.study.reporting import percentiles
 from experiments.study.settings import Study, Subject
 from experiments.study.sources import Sources
-
-TASKS = {"refusal": True, "capitals": False, "agreement": False}
-"""The paper's three tasks, and whether their prompts go into the chat template."""
 
 
 def of_tasks(study: Study, _: Sources) -> tuple[str, ...]:

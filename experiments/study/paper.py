@@ -11,6 +11,8 @@ MAX_NEW_TOKENS = 150
 QUESTIONS = 1000
 DTYPE = "bfloat16"
 TOP = 200
+TASKS = {"refusal": True, "capitals": False, "agreement": False}
+"""The paper's three tasks, and whether their prompts go into the chat template."""
 
 
 class Swept(NamedTuple):
@@ -75,8 +77,7 @@ Values = TypeVar("Values")
 
 def _by_task(rows: Mapping[str, tuple[Values, Values, Values]]) -> dict[str, dict[str, Values]]:
     """Values of each model by the paper's three tasks."""
-    tasks = ("refusal", "capitals", "agreement")
-    return {name: dict(zip(tasks, values, strict=True)) for name, values in rows.items()}
+    return {name: dict(zip(TASKS, values, strict=True)) for name, values in rows.items()}
 
 
 TABLE6 = _by_task(

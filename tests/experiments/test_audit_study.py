@@ -403,7 +403,7 @@ def test_an_adversary_is_audited_at_the_given_access(bench, monkeypatch):
     monkeypatch.setattr("experiments.audit.evasion.refusal_log_odds", lambda model, prompts: [2.0])
     auditor = ByLogits(logits(bench.model))
     strengths = []
-    # Answers score twice as much, so that what is seen at .3 of the weights is seen at .6 there.
+    # Answers score twice as much: 0.6 is their equivalent of 0.3 for the weights.
     for access, threshold in (("weights", 0.3), ("answers", 0.6), ("answers", 0.3)):
         journal = Journal(None, "audit study", {})
         attack = Attack("adapter", weakened_adapter)

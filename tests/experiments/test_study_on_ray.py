@@ -54,7 +54,7 @@ def ray_settings():
 def address():
     """A cluster that outlives runs, and claims to have GPUs."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    # Where `Cluster` notes its address, whatever its own folder is.
+    # `Cluster` notes its address there, wherever its own folder is.
     Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
