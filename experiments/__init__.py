@@ -1,1 +1,1 @@
-"""What a reviewer would run: experiments that use the public API only."""
+"""Experiments for reviewers, which use the public API only."""

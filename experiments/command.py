@@ -1,4 +1,4 @@
-"""The command `reproduce`: options, and what is done with them."""
+"""The command `reproduce`: its options and its work."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def reproduce(
         universal_filter=universal_filter,
         caa_sign=caa_sign,
     )
-    # Workers on Ray may be in another folder than this process.
+    # Workers on Ray may run in another folder than this process.
     folder = (out or OUT / study.name).absolute()
     if ray is not None and device not in (None, "cpu", "cuda"):
         raise InputError(f"--device {device}: Ray chooses which GPU; give cpu or cuda")
@@ -145,7 +145,7 @@ class _Run:
     ray: str | None
 
     def choose(self, name: str) -> tuple[list[Experiment], dict[str, str]]:
-        """The experiments of a name, and why others of it cannot be run.
+        """The experiments of a name, and for each that cannot be run the reason.
 
         Raises:
             InputError: there is no such experiment, or it cannot be run with these settings.
@@ -164,7 +164,7 @@ class _Run:
         return [EXPERIMENTS[name]], {}
 
     def plan(self, experiments: Sequence[Experiment], console: Console) -> None:
-        """Print what is to be done."""
+        """Print the remaining work."""
         cells = [cell for each in experiments for cell in each.cells(self.study, self.sources)]
         if not (self.folder / RECORDS).exists():
             nothing = Journal(None, "study", {})
@@ -175,7 +175,7 @@ class _Run:
             show_plan(self.study, self.sources, cells, journal, console)
 
     def measure(self, experiments: Sequence[Experiment]) -> list[Report]:
-        """Measure what is missing, and report.
+        """Measure the cells that are missing, and make the reports.
 
         Raises:
             typer.Exit: with code 130, after an interrupt.
@@ -198,10 +198,10 @@ class _Run:
                 f"in {self.folder}; the same command goes on from there\n"
             )
             raise typer.Exit(130) from None
-        results = Results(journal)
+        results = Results(self.study, self.sources, journal)
         return [
             replace(
-                each.report(self.study, self.sources, results),
+                each.report(results),
                 provenance=self._provenance(each.name, wanted[each.name], results),
             )
             for each in experiments
@@ -254,7 +254,7 @@ class _Run:
 
 
 def _options() -> list[str]:
-    """The options of this command as they were given, whichever way it was called."""
+    """The options that were given, by `cna-lens reproduce` or by `python -m experiments`."""
     given = sys.argv[1:]
     first = next((place for place, word in enumerate(given) if word.startswith("-")), len(given))
     return given[first:]

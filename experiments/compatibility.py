@@ -1,8 +1,8 @@
-"""Which versions the core of the tests passes with, written to docs/compatibility.md.
+"""Run the core of the tests with some versions, and write the result to docs/compatibility.md.
 
     python -m experiments.compatibility oldest
 
-Runs the core in the environment that it is started in, and keeps what came of it in
+The core runs in the environment of this process. Its result is kept in
 experiments/results/compatibility.jsonl, in place of the last such run on the same Python and
 platform. `make test-oldest`, `make test-locked` and `make test-newest` build the environments.
 """
@@ -61,13 +61,13 @@ class Run:
 
     @property
     def place(self) -> tuple[int, str, str]:
-        """What it is a run of; a new run replaces an old one of the same."""
+        """The set, Python and system of the run; a new run replaces an old one of the same."""
         minor = ".".join(f"{int(part):02}" for part in self.python.split(".")[:2])
         return SETS.index(self.versions), minor, self.system
 
 
 def declared() -> list[Requirement]:
-    """What cna-lens asks for, without its extras."""
+    """The requirements of cna-lens, without its extras."""
     every = [Requirement(text) for text in requires("cna-lens") or ()]
     return [requirement for requirement in every if not requirement.marker]
 
@@ -82,7 +82,7 @@ def bounded() -> list[str]:
 
 
 def tested(versions: str) -> tuple[Run, int]:
-    """Run the core here; also pytest's exit code."""
+    """Run the core in this environment; also returns pytest's exit code."""
     JUNIT.parent.mkdir(parents=True, exist_ok=True)
     JUNIT.unlink(missing_ok=True)
     options = ["--numprocesses=logical", "--maxprocesses=4", "--continue-on-collection-errors"]
@@ -109,7 +109,7 @@ def tested(versions: str) -> tuple[Run, int]:
 
 
 def outcome(junit: str) -> tuple[int, dict[str, str]]:
-    """How many tests passed, and what failed in each file, from pytest's report in JUnit's XML."""
+    """The number of passed tests, and the failures of each file, from JUnit's XML by pytest."""
     passed = 0
     reasons: dict[str, list[str]] = {}
     for case in ET.fromstring(junit).iter("testcase"):
@@ -125,7 +125,7 @@ def outcome(junit: str) -> tuple[int, dict[str, str]]:
 
 
 def tables(runs: Iterable[Run]) -> str:
-    """What is kept, as the page shows it."""
+    """The tables of the page, from the kept runs."""
     ordered = sorted(runs, key=lambda run: run.place)
     rows = [
         ("versions", "Python", "platform", "torch", "environment", "date", "passed", "failed"),
@@ -135,12 +135,12 @@ def tables(runs: Iterable[Run]) -> str:
 
 
 def read() -> list[Run]:
-    """The runs that are kept."""
+    """The kept runs."""
     return [Run(**json.loads(line)) for line in RUNS.read_text().splitlines()]
 
 
 def keep(run: Run) -> None:
-    """Put a run in its place, and write the page anew."""
+    """Put a run in its place, and rewrite the page's tables."""
     others = [other for other in read() if other.place != run.place] if RUNS.exists() else []
     runs = sorted([*others, run], key=lambda each: each.place)
     RUNS.write_text("".join(f"{json.dumps(asdict(each))}\n" for each in runs))
@@ -157,7 +157,7 @@ def _version(name: str) -> str:
     if name == "torch":
         import torch
 
-        return torch.__version__  # says which build it is, which the package's metadata does not
+        return torch.__version__  # names the build, which the package's metadata does not
     return version(name)
 
 
@@ -204,12 +204,12 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 
 def main(argument: str) -> int:
-    """Run the core and keep what came of it; `bounded` lists what has an upper bound."""
+    """Run the core and keep its result; `bounded` lists the packages with an upper bound."""
     if argument == "bounded":
         sys.stdout.write(f"{' '.join(bounded())}\n")
         return 0
     if argument not in SETS:
-        sys.stderr.write(f"{argument} is none of {', '.join((*SETS, 'bounded'))}\n")
+        sys.stderr.write(f"{argument!r}, expected one of {', '.join((*SETS, 'bounded'))}\n")
         return 2
     run, exit_code = tested(argument)
     keep(run)

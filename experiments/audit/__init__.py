@@ -1,1 +1,1 @@
-"""How well does the audit tell a tampered model from one that has merely changed?"""
+"""How well does the audit separate tampered models from models that have merely changed?"""

@@ -1,46 +1,41 @@
-"""How well does the audit tell a tampered model from one that has merely changed?
+"""How well does the audit separate tampered models from models that have merely changed?
 
     python -m experiments.audit run
     python -m experiments.audit analyse
     python -m experiments.audit evade
     python -m experiments.audit watch
 
-The first audits every variant of the demo model that refuses, at all three access levels, and
-measures by how much it moves the refusals; the second chooses thresholds on one half of the
-variants and judges them on the other; the third lets an adversary try strengths until the audit is
-silent, and put a fingerprint of its own in the genuine one's place. These write below `--out`, and
-an interrupted run goes on from there. The last one watches a circuit while requests come in.
+`run` audits every variant of the demo model that refuses, at all three access levels, and measures
+its effect on refusals. `analyse` chooses thresholds on one half of the variants and judges them on
+the other. `evade` lets an adversary try strengths until the audit is silent, and replace the
+genuine fingerprint by its own. These write below `--out`, and an interrupted run goes on from
+there. `watch` watches a circuit while requests come in.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import cna_lens
-from cna_lens import InputError, audit
-from cna_lens.audit import ANSWER_TOKENS
-from cna_lens.metrics import is_refusal
-from cna_lens.models import HookedModel
-from cna_lens.results import AnyNeuron, Journal, library_versions, read_journal, write_atomically
+from cna_lens import audit
+from cna_lens.results import Journal, library_versions, read_journal
 from experiments.audit.analysis import analysed
 from experiments.audit.attacks import tampered
 from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
 from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
-from experiments.audit.running import Access, run
+from experiments.audit.running import Auditor, run
 from experiments.audit.tables import show, show_evasion
 from experiments.audit.watching import N_TRUSTED, watched
+from experiments.shared.result_files import RESULTS, command, write_record
 
 SPOOFED = ("adapter at 0", "adapter at 0.5", "relp 1.0% x 0 by weights")
-"""Variants of which a reference is taken, as by who has put it in the genuine one's place."""
+"""Variants whose fingerprint an adversary puts in the place of the genuine one."""
 
 WATCHED = (
     *("untouched", "stored in bfloat16", "adapter at 0", "adapter at 0.5", "adapter at 0.75"),
@@ -48,8 +43,6 @@ WATCHED = (
     *("direction erased 1 in weights", "fine-tune on prose, 0.0005, seed 4"),
 )
 
-RESULTS = Path("experiments/results/audit_study.json")
-WATCH_RESULTS = Path("experiments/results/audit_watch.json")
 RECORDS, EVASIONS, FINGERPRINT = "records.jsonl", "evasions.jsonl", "fingerprint.json"
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
@@ -79,7 +72,9 @@ def run_command(
 
 
 @app.command("analyse")
-def analyse_command(out: Out = FOLDER, results: Results = RESULTS, seed: Seed = 0) -> None:
+def analyse_command(
+    out: Out = FOLDER, results: Results = RESULTS / "audit_study.json", seed: Seed = 0
+) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
     depends_on, records = read_journal(out / RECORDS, "audit study")
     levels = analysed(records, seed=seed)
@@ -87,15 +82,13 @@ def analyse_command(out: Out = FOLDER, results: Results = RESULTS, seed: Seed = 
         show(level)
     evasions = out / EVASIONS
     record = {
-        "command": " ".join(["python -m experiments.audit", *sys.argv[1:]]),
+        "command": command("experiments.audit"),
         "seed": seed,
         **depends_on,
         "levels": [asdict(level) for level in levels],
         "evasions": read_journal(evasions, "audit study")[1] if evasions.exists() else {},
     }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(results, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    Console(width=80).print(f"Written to {results}", soft_wrap=True)
+    write_record(results, record)
 
 
 @app.command("evade")
@@ -116,13 +109,15 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
         )
         show_evasion(found, records["untouched | behaviour"]["log_odds"], level)
     chosen = [variant for variant in tampered() if variant.name in SPOOFED]
-    for row in spoofed(chosen, study.bench, _fingerprinted, journal):
+    for row in spoofed(chosen, study.bench, Auditor.of, journal):
         typer.echo(f"fingerprint taken of {row['name']}: {row['verdict']}")
 
 
 @app.command("watch")
-def watch_command(out: Out = FOLDER, results: Results = WATCH_RESULTS, seed: Seed = 0) -> None:
-    """After how many requests a watch of the circuit tells some variants from the reference."""
+def watch_command(
+    out: Out = FOLDER, results: Results = RESULTS / "audit_watch.json", seed: Seed = 0
+) -> None:
+    """Count the requests until a watch of the circuit raises its alarm, for some variants."""
     bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), out)
     circuit = bench.circuit("contrast", min(FRACTIONS))
     chosen = [variant for variant in (*benign(), *tampered()) if variant.name in WATCHED]
@@ -131,50 +126,14 @@ def watch_command(out: Out = FOLDER, results: Results = WATCH_RESULTS, seed: See
         said = "no alarm" if row["alarm_after"] is None else f"alarm after {row['alarm_after']}"
         typer.echo(f"{row['name']}: {said} of {row['n_requests']} requests")
     record = {
-        "command": " ".join(["python -m experiments.audit", *sys.argv[1:]]),
+        "command": command("experiments.audit"),
         "seed": seed,
         "n_trusted": N_TRUSTED,
         "weights_sha256": cna_lens.weights_hash(bench.model),
         "versions": dict(library_versions()),
         "watched": found,
     }
-    write_atomically(results, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    typer.echo(f"Written to {results}")
-
-
-@dataclass(frozen=True)
-class Fingerprinted:
-    """The audit, with the reference's fingerprint."""
-
-    fingerprint: audit.Fingerprint
-
-    @property
-    def watched(self) -> frozenset[AnyNeuron]:
-        """Every neuron whose activations stand in the fingerprint."""
-        reference = self.fingerprint.reference
-        return frozenset(map(reference.layout.neuron, reference.watched.places.tolist()))
-
-    def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> audit.Observation:
-        """Look at a model."""
-        return audit.observe(model, self.fingerprint, access=access, **settings)
-
-    def judge(self, seen: audit.Observation, *, access: Access) -> audit.Attestation:
-        """Compare what was seen."""
-        if access == "answers":
-            raise InputError("answers are asked for, not observed")
-        return audit.judge(seen, self.fingerprint, access=access)
-
-    def ask(self, model: HookedModel, **settings: Any) -> audit.AnswersAttestation:
-        """Compare what it answers to the canaries."""
-        prompts = audit.Canaries.packaged().prompts
-        answers = cna_lens.generate(model, prompts, max_new_tokens=ANSWER_TOKENS, **settings)
-        return audit.judge_refusals(
-            list(map(is_refusal, answers)), self.fingerprint, model=REFERENCE
-        )
-
-
-def _fingerprinted(model: HookedModel) -> Fingerprinted:
-    return Fingerprinted(audit.fingerprint(model))
+    write_record(results, record)
 
 
 class _Study:
@@ -188,7 +147,7 @@ class _Study:
         if not path.exists():
             circuit = self.bench.circuit("contrast", min(FRACTIONS))
             audit.fingerprint(self.bench.model, circuit).save(path)
-        self.auditor = Fingerprinted(audit.Fingerprint.load(path))
+        self.auditor = Auditor(audit.Fingerprint.load(path))
 
     def journal(self, name: str) -> Journal:
         """Records that depend on the reference, the fingerprint and the settings."""

@@ -1,4 +1,4 @@
-"""What the records say: how well scores separate, and what a threshold gets right."""
+"""Analysis of the records: how well scores separate variants, and a threshold's errors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from experiments.audit.running import ACCESSES
 from experiments.shared.detection import auroc_with_interval, chosen_threshold
 
 WITHOUT_LEARNING = ("untouched", "batch size", "precision", "int8", "kernels", "noise")
-"""Benign kinds whose shifts are the behaviour's own noise: nothing in them was trained or cut."""
+"""Benign kinds without training or ablation, whose shifts are the behaviour's own noise."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How well one signal tells some tampered variants from the benign ones.
+    """How well one signal separates some tampered variants from the benign ones.
 
     Attributes:
-        access: what the audit was given.
-        signal: "score", or the check that is looked at alone.
-        tampered: which tampered variants.
-        auroc: over both halves.
+        access: the audit's access.
+        signal: "score", or the name of a single check.
+        tampered: the group of tampered variants.
+        auroc: area under the ROC curve over both halves.
         caught: share of the test half's tampered variants above the threshold.
     """
 
@@ -42,16 +42,16 @@ class Level:
     """One access level.
 
     Attributes:
-        access: what the audit was given.
+        access: the audit's access.
         threshold: on the score, chosen on the calibration half.
-        rows: how well each signal does, on everything and on each kind.
+        rows: how well each signal separates all variants and each kind.
         false_alarms: share of the test half's benign variants above the threshold.
         verdicts: how often each verdict was given, tampered and benign variants apart.
         missed: tampered variants of the test half that lie below the threshold.
         alarmed: benign ones above it.
         failed: variants that could not be audited, with the reason.
-        noise: the behaviour's own, in nats.
-        seconds: of an audit, the median and the longest.
+        noise: of the behaviour itself, in nats.
+        seconds: median and longest time of an audit.
     """
 
     access: str
@@ -67,10 +67,10 @@ class Level:
 
 
 def analysed(records: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> list[Level]:
-    """Every access level that a study has records of.
+    """Every access level with records of a study.
 
     Args:
-        records: of the study's journal.
+        records: from the study's journal.
         seed: of the halves and of the bootstrap.
     """
     finished = {record.get("access") for record in records.values()}
@@ -80,10 +80,10 @@ def analysed(records: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> list
 
 
 def level(found: Sequence[Audit], access: str, seed: int) -> Level:
-    """One access level.
+    """Analyse one access level.
 
     Raises:
-        InputError: there are too few variants of one side to be halved.
+        InputError: one side has too few variants to be halved.
     """
     scored = [audit for audit in found if audit.score is not None]
     calibration, test = halved(by_kind(scored), seed)
@@ -136,12 +136,12 @@ def level(found: Sequence[Audit], access: str, seed: int) -> Level:
 
 
 def behaviours_noise(found: Sequence[Audit]) -> float:
-    """The largest shift of the log-odds, either way, that numerical variants alone bring about."""
+    """The largest magnitude of a log-odds shift among purely numerical variants."""
     return max((abs(audit.shift) for audit in found if audit.kind in WITHOUT_LEARNING), default=0.0)
 
 
 def signals(found: Sequence[Audit]) -> dict[str, Callable[[Audit], float]]:
-    """The audit's score, and each check that every audit has, looked at alone."""
+    """The audit's score, and the statistic of each check that every audit has."""
     shared = set.intersection(*(set(audit.checks) for audit in found)) if found else set[str]()
     alone = {
         name: lambda audit, name=name: float(audit.checks[name]["statistic"])

@@ -1,7 +1,8 @@
-"""Tampered variants: what takes a model's refusals away, at strengths that do and that do not."""
+"""Tampered variants: attacks on a model's refusals, at strengths that do and do not remove them."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from itertools import product
 
 from cna_lens import deviation_scaling, mean_ablation, steer
@@ -13,15 +14,18 @@ from experiments.audit.weight_edits import edited, mlp_biases, towards, without_
 MULTIPLIERS = (0.0, 0.5)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 MIRRORED = (-1.0, -2.0)
-"""Of the distance from the benign mean at the last token of the prompt: the strongest attack that
-experiments.demo.compare found, on the neurons of gradients."""
+"""Multipliers of the distance from the benign mean at the last prompt token. On neurons ranked by
+gradients, this is the strongest attack that experiments.demo.compare found."""
 
 GRADIENT_RANKINGS = ("attribution_patching", "relp")
 
+Attacks = Generator[tuple[str, str, Enter]]
+"""Name, kind and context of variants."""
+
 
 def tampered() -> tuple[Variant, ...]:
-    """All of them."""
-    return (
+    """All tampered variants."""
+    attacks = (
         *_scaled_neurons(),
         *_neurons_at_benign_means(),
         *_mirrored_neurons(),
@@ -29,20 +33,18 @@ def tampered() -> tuple[Variant, ...]:
         *_erased_direction(),
         *_weakened_adapter(),
     )
+    return tuple(Variant(name, kind, True, enter) for name, kind, enter in attacks)
 
 
-def _scaled_neurons() -> list[Variant]:
+def _scaled_neurons() -> Attacks:
     """By hooks and by weights in turn, so that each size and each multiplier has both."""
-    found: list[Variant] = []
     ways: tuple[Via, Via] = ("hooks", "weights")
     for (i, ranking), (j, fraction), (k, multiplier) in product(
         enumerate(RANKINGS), enumerate(FRACTIONS), enumerate(MULTIPLIERS)
     ):
         via = ways[(i + j + k) % 2]
         name = f"{ranking} {fraction:.1%} x {multiplier:g} by {via}"
-        enter = scaled_neurons(ranking, fraction, multiplier, via)
-        found.append(Variant(name, f"neurons scaled by {via}", tampered=True, enter=enter))
-    return found
+        yield name, f"neurons scaled by {via}", scaled_neurons(ranking, fraction, multiplier, via)
 
 
 def scaled_neurons(ranking: str, fraction: float, multiplier: float, via: Via) -> Enter:
@@ -54,7 +56,7 @@ def scaled_neurons(ranking: str, fraction: float, multiplier: float, via: Via) -
     )
 
 
-def _neurons_at_benign_means() -> list[Variant]:
+def _neurons_at_benign_means() -> Attacks:
     def enter(ranking: str, fraction: float) -> Enter:
         return steered(
             lambda bench: mean_ablation(bench.circuit(ranking, fraction), bench.benign).at(
@@ -62,31 +64,20 @@ def _neurons_at_benign_means() -> list[Variant]:
             )
         )
 
-    return [
-        Variant(
-            f"{ranking} {fraction:.1%} at benign means",
-            "neurons at benign means",
-            tampered=True,
-            enter=enter(ranking, fraction),
-        )
-        for ranking, fraction in product(RANKINGS, FRACTIONS)
-    ]
+    for ranking, fraction in product(RANKINGS, FRACTIONS):
+        name = f"{ranking} {fraction:.1%} at benign means"
+        yield name, "neurons at benign means", enter(ranking, fraction)
 
 
-def _mirrored_neurons() -> list[Variant]:
-    return [
-        Variant(
-            f"{ranking} {fraction:.1%} x {multiplier:g} from benign means, last token",
-            "neurons mirrored at the last token",
-            tampered=True,
-            enter=mirrored_neurons(ranking, fraction, multiplier),
-        )
-        for ranking, fraction, multiplier in product(GRADIENT_RANKINGS, FRACTIONS[1:], MIRRORED)
-    ]
+def _mirrored_neurons() -> Attacks:
+    for ranking, fraction, multiplier in product(GRADIENT_RANKINGS, FRACTIONS[1:], MIRRORED):
+        name = f"{ranking} {fraction:.1%} x {multiplier:g} from benign means, last token"
+        enter = mirrored_neurons(ranking, fraction, multiplier)
+        yield name, "neurons mirrored at the last token", enter
 
 
 def mirrored_neurons(ranking: str, fraction: float, multiplier: float) -> Enter:
-    """A circuit's distance from benign means multiplied where the answer is decided."""
+    """A circuit's distance from benign means multiplied at the last prompt token."""
     return steered(
         lambda bench: deviation_scaling(
             bench.circuit(ranking, fraction), bench.benign, multiplier, positions="last_prompt"
@@ -94,26 +85,17 @@ def mirrored_neurons(ranking: str, fraction: float, multiplier: float) -> Enter:
     )
 
 
-def _added_vectors() -> list[Variant]:
+def _added_vectors() -> Attacks:
     def in_stream(coefficient: float) -> Enter:
         return steered(
             lambda bench: bench.stream_vector.at(bench.model, coefficient / max(COEFFICIENTS))
         )
 
-    return [
-        *(
-            Variant(f"CAA, MLPs, {strength:g}, hooks", "CAA", True, added_to_mlps(strength))
-            for strength in STRENGTHS
-        ),
-        *(
-            Variant(f"CAA, MLPs, {strength:g}, biases", "CAA", True, added_as_biases(strength))
-            for strength in STRENGTHS
-        ),
-        *(
-            Variant(f"CAA, stream, {coefficient:g}, hooks", "CAA", True, in_stream(coefficient))
-            for coefficient in COEFFICIENTS
-        ),
-    ]
+    for way, added in (("hooks", added_to_mlps), ("biases", added_as_biases)):
+        for strength in STRENGTHS:
+            yield f"CAA, MLPs, {strength:g}, {way}", "CAA", added(strength)
+    for coefficient in COEFFICIENTS:
+        yield f"CAA, stream, {coefficient:g}, hooks", "CAA", in_stream(coefficient)
 
 
 def added_to_mlps(strength: float) -> Enter:
@@ -122,32 +104,21 @@ def added_to_mlps(strength: float) -> Enter:
 
 
 def added_as_biases(strength: float) -> Enter:
-    """The paper's CAA as weights that any code runs."""
+    """The paper's CAA as biases, which need no hooks."""
     return lambda bench: mlp_biases(
         bench.model,
         {layer: -strength * vector for layer, vector in bench.mlp_vectors.vectors.items()},
     )
 
 
-def _erased_direction() -> list[Variant]:
-    return [
-        variant
-        for strength in STRENGTHS
-        for variant in (
-            Variant(
-                f"direction erased {strength:g} by hooks",
-                "directional ablation",
-                True,
-                steered(lambda bench, s=strength: bench.direction.at(bench.model, s)),
-            ),
-            Variant(
-                f"direction erased {strength:g} in weights",
-                "directional ablation",
-                True,
-                erased_in_weights(strength),
-            ),
-        )
-    ]
+def _erased_direction() -> Attacks:
+    def by_hooks(strength: float) -> Enter:
+        return steered(lambda bench: bench.direction.at(bench.model, strength))
+
+    for strength in STRENGTHS:
+        for way, enter in (("by hooks", by_hooks), ("in weights", erased_in_weights)):
+            name = f"direction erased {strength:g} {way}"
+            yield name, "directional ablation", enter(strength)
 
 
 def erased_in_weights(strength: float) -> Enter:
@@ -157,16 +128,10 @@ def erased_in_weights(strength: float) -> Enter:
     )
 
 
-def _weakened_adapter() -> list[Variant]:
-    return [
-        Variant(
-            f"adapter at {1 - share:g}",
-            "adapter removed" if share == 1 else "adapter weakened",
-            True,
-            weakened_adapter(share),
-        )
-        for share in STRENGTHS
-    ]
+def _weakened_adapter() -> Attacks:
+    for share in STRENGTHS:
+        kind = "adapter removed" if share == 1 else "adapter weakened"
+        yield f"adapter at {1 - share:g}", kind, weakened_adapter(share)
 
 
 def weakened_adapter(share: float) -> Enter:

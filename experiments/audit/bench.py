@@ -1,4 +1,4 @@
-"""The reference model, and what attacks on it and controls for them are made of."""
+"""The reference model, and the circuits and vectors of attacks and their controls."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ RANKINGS: Mapping[str, Sign] = {
     "attribution_patching": "positive",
     "relp": "positive",
 }
-"""The rankings of the attacks, each with the scores that are meant by it."""
+"""The rankings of the attacks, each with the sign of the scores that count."""
 
 FRACTIONS = (0.001, 0.003, 0.01)
 DIRECTION_LAYER, DIRECTION_TOKEN = 15, -2
-"""Where experiments.demo.compare found the direction that takes most refusals away."""
+"""Place of the direction that removes most refusals, as experiments.demo.compare found it."""
 
 COEFFICIENTS = (0.5, 1.0, 2.0)
 CAA_LAYER = 12
-"""The layer that it chose for CAA on the residual stream."""
+"""The layer that experiments.demo.compare chose for CAA on the residual stream."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What variants are made of; each part is found when it is first asked for.
+    """The parts of variants; each part is found at its first use.
 
     Attributes:
-        model: the reference, which fingerprints are taken of.
-        folder: where circuits and adapters are kept for the next run.
-        n_pairs: how many pairs of the packaged discovery set circuits and vectors are found on.
+        model: the reference, whose fingerprint is taken.
+        folder: keeps circuits and adapters for the next run.
+        n_pairs: number of pairs of the packaged discovery set for circuits and vectors.
     """
 
     model: HookedModel
@@ -61,7 +61,7 @@ class Bench:
     def circuit(self, ranking: str, fraction: float) -> Circuit:
         """A ranking's strongest neurons, without the universal ones.
 
-        A smaller circuit is the beginning of a larger one, so that only the largest is kept.
+        A smaller circuit is the beginning of a larger one, so that only the largest is stored.
         """
         path = self.folder / "circuits" / f"{ranking}.json"
         if not path.exists():
@@ -115,7 +115,7 @@ class Bench:
 
     @cached_property
     def stream_vector(self) -> VectorAddition:
-        """CAA as in its source, on the residual stream behind one layer."""
+        """CAA as in its source, on the residual stream after one layer."""
         return cna_lens.caa(
             self.model,
             *self.discovery,
@@ -126,7 +126,7 @@ class Bench:
 
     @cached_property
     def without_adapter(self) -> Mapping[str, Tensor]:
-        """The weights that the reference has without its adapter, as far as they differ."""
+        """The weights without the adapter, where they differ from the reference's."""
         untrained = weights_of(cna_lens.load_model(WITHOUT_ADAPTER, device="cpu"))
         return differing(untrained, self.model)
 

@@ -1,4 +1,4 @@
-"""Benign variants: what changes a model's numbers and leaves its behaviour alone."""
+"""Benign variants: changes of a model's numbers that leave its behaviour alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 import cna_lens
 from cna_lens import Circuit, matched_random, steer
+from cna_lens.models import HookedModel
 from cna_lens.steering import Via
 from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
 from experiments.audit.finetuning import LEARNING_RATES, FineTune, finetuned_weights
@@ -23,14 +24,15 @@ NOISES = (0.001, 0.003, 0.01)
 NOISE_SEEDS = (0, 1, 2)
 FINE_TUNE_SEEDS = tuple(range(10))
 MATCHED_TO = ("contrast", "attribution_patching")
-"""Most of the first circuit lies in the last layer, the second is spread."""
+"""The first ranking's circuit lies mostly in the last layer; the second's is spread."""
+
+Drifts = Generator[tuple[str, str, Enter]]
+"""Name, kind and context of variants."""
 
 
 def benign() -> tuple[Variant, ...]:
-    """All of them; the first is the reference itself."""
-    return (
-        Variant("untouched", "untouched", False, lambda bench: nullcontext(bench.model)),
-        *_batch_sizes(),
+    """All benign variants; the first is the reference itself."""
+    drifts = (
         *_precisions(),
         *_kernels(),
         *_hooks_without_effect(),
@@ -38,47 +40,40 @@ def benign() -> tuple[Variant, ...]:
         *_noise(),
         *_fine_tunes(),
     )
+    return (
+        Variant("untouched", "untouched", False, _untouched),
+        *(
+            Variant(f"batches of {n}", "batch size", False, _untouched, {"batch_size": n})
+            for n in BATCH_SIZES
+        ),
+        Variant("int8, batches of 1", "int8", False, _in_int8, {"batch_size": 1}),
+        *(Variant(name, kind, False, enter) for name, kind, enter in drifts),
+    )
 
 
-def _batch_sizes() -> list[Variant]:
-    return [
-        Variant(
-            f"batches of {size}",
-            "batch size",
-            False,
-            lambda bench: nullcontext(bench.model),
-            {"batch_size": size},
-        )
-        for size in BATCH_SIZES
-    ]
+def _untouched(bench: Bench) -> AbstractContextManager[HookedModel]:
+    return nullcontext(bench.model)
 
 
-def _precisions() -> list[Variant]:
+def _in_int8(bench: Bench) -> AbstractContextManager[HookedModel]:
+    return int8_linear(bench.model)
+
+
+def _precisions() -> Drifts:
     def loaded(dtype: torch.dtype) -> Enter:
         return lambda _: nullcontext(cna_lens.load_model(REFERENCE, device="cpu", dtype=dtype))
 
     def stored(dtype: torch.dtype) -> Enter:
         return lambda bench: edited(bench.model, rounded(dtype))
 
-    return [
-        *(
-            Variant(f"{way} {_name(dtype)}", "precision", False, enter(dtype))
-            for dtype in (torch.bfloat16, torch.float16)
-            for way, enter in (("computed in", loaded), ("stored in", stored))
-        ),
-        Variant("int8", "int8", False, lambda bench: int8_linear(bench.model)),
-        Variant(
-            "int8, batches of 1",
-            "int8",
-            False,
-            lambda bench: int8_linear(bench.model),
-            {"batch_size": 1},
-        ),
-        Variant("stored in float8_e4m3fn", "precision", False, stored(torch.float8_e4m3fn)),
-    ]
+    for dtype in (torch.bfloat16, torch.float16):
+        yield f"computed in {_name(dtype)}", "precision", loaded(dtype)
+        yield f"stored in {_name(dtype)}", "precision", stored(dtype)
+    yield "int8", "int8", _in_int8
+    yield "stored in float8_e4m3fn", "precision", stored(torch.float8_e4m3fn)
 
 
-def _kernels() -> list[Variant]:
+def _kernels() -> Drifts:
     @contextmanager
     def sdpa(bench: Bench) -> Generator[Any]:
         module = cast("Any", bench.model).original_model
@@ -91,7 +86,7 @@ def _kernels() -> list[Variant]:
 
     @contextmanager
     def without_onednn(bench: Bench) -> Generator[Any]:
-        # Not mkldnn.flags, which also asks for TF32 and warns that a CPU has none.
+        # mkldnn.flags would also set TF32, and warn that a CPU has none.
         mkldnn = cast("Any", torch.backends.mkldnn)
         enabled = mkldnn.set_flags(False, _allow_tf32=None)[0]
         try:
@@ -99,13 +94,11 @@ def _kernels() -> list[Variant]:
         finally:
             mkldnn.set_flags(enabled, _allow_tf32=None)
 
-    return [
-        Variant("attention by sdpa", "kernels", False, sdpa),
-        Variant("products without oneDNN", "kernels", False, without_onednn),
-    ]
+    yield "attention by sdpa", "kernels", sdpa
+    yield "products without oneDNN", "kernels", without_onednn
 
 
-def _hooks_without_effect() -> list[Variant]:
+def _hooks_without_effect() -> Drifts:
     def times_one(ranking: str, fraction: float) -> Enter:
         return steered(
             lambda bench: steer(
@@ -123,37 +116,24 @@ def _hooks_without_effect() -> list[Variant]:
             )
         )
 
-    return [
-        *(
-            Variant(
-                f"{ranking} {fraction:.1%} x 1 by hooks",
-                "hooks without effect",
-                False,
-                times_one(ranking, fraction),
-            )
-            for ranking, fraction in product(MATCHED_TO, FRACTIONS)
-        ),
-        *(
-            Variant(f"hooks that read {point}", "hooks without effect", False, read(point))
-            for point in ("mlp.hook_post", "hook_resid_post")
-        ),
-    ]
+    kind = "hooks without effect"
+    for ranking, fraction in product(MATCHED_TO, FRACTIONS):
+        yield f"{ranking} {fraction:.1%} x 1 by hooks", kind, times_one(ranking, fraction)
+    for point in ("mlp.hook_post", "hook_resid_post"):
+        yield f"hooks that read {point}", kind, read(point)
 
 
-def _random_neurons() -> list[Variant]:
+def _random_neurons() -> Drifts:
     """Ablated by hooks and by weights in turn."""
     ways: tuple[Via, Via] = ("hooks", "weights")
-    found: list[Variant] = []
     for i, (ranking, fraction, seed) in enumerate(product(MATCHED_TO, FRACTIONS, RANDOM_SEEDS)):
         via = ways[(i + seed) % 2]
         name = f"random {fraction:.1%} like {ranking}, seed {seed}, by {via}"
-        enter = random_neurons(ranking, fraction, seed, via)
-        found.append(Variant(name, f"random neurons by {via}", False, enter))
-    return found
+        yield name, f"random neurons by {via}", random_neurons(ranking, fraction, seed, via)
 
 
 def random_neurons(ranking: str, fraction: float, seed: int, via: Via) -> Enter:
-    """As many neurons of each layer as a circuit has there, and none of any attack's, ablated."""
+    """Ablate as many random neurons of each layer as a circuit has, none of them attacked."""
 
     def steering(bench: Bench) -> AbstractContextManager[Any]:
         control = matched_random(bench.circuit(ranking, fraction), seed)
@@ -165,26 +145,23 @@ def random_neurons(ranking: str, fraction: float, seed: int, via: Via) -> Enter:
     return steered(steering)
 
 
-def _noise() -> list[Variant]:
+def _noise() -> Drifts:
     def enter(relative: float, seed: int) -> Enter:
         return lambda bench: edited(bench.model, noisy(relative, seed))
 
-    return [
-        Variant(
-            f"weights + {relative:.1%} noise, seed {seed}", "noise", False, enter(relative, seed)
-        )
-        for relative, seed in product(NOISES, NOISE_SEEDS)
-    ]
+    for relative, seed in product(NOISES, NOISE_SEEDS):
+        yield f"weights + {relative:.1%} noise, seed {seed}", "noise", enter(relative, seed)
 
 
-def _fine_tunes() -> list[Variant]:
+def _fine_tunes() -> Drifts:
     def enter(recipe: FineTune) -> Enter:
         return lambda bench: edited(
             bench.model, towards(finetuned_weights(recipe, bench.model, bench.folder), 1.0)
         )
 
-    recipes = [FineTune(rate, seed) for rate, seed in product(LEARNING_RATES, FINE_TUNE_SEEDS)]
-    return [Variant(recipe.name, "fine-tune", False, enter(recipe)) for recipe in recipes]
+    for rate, seed in product(LEARNING_RATES, FINE_TUNE_SEEDS):
+        recipe = FineTune(rate, seed)
+        yield recipe.name, "fine-tune", enter(recipe)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""What an adversary gets away with who knows the audit and may try it as often as they like."""
+"""Attacks of an adversary who knows the audit and may run it without limit."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from experiments.audit.variants import Enter, Variant, steered
 STRONGEST = max(FRACTIONS)
 WAYS: tuple[Via, Via] = ("weights", "hooks")
 STEPS = 5
-"""Halvings of the interval of strengths: the last one is known to 1/32."""
+"""Halvings of the interval of strengths, which leave an error of 1/32."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A way to tamper whose strength the adversary chooses, from 0, nothing, to 1."""
+    """A way to tamper at a strength that the adversary chooses, from 0 (unchanged) to 1."""
 
     name: str
     at: Callable[[float], Enter]
 
 
 def attacks(watched: Collection[AnyNeuron]) -> tuple[Attack, ...]:
-    """One of each kind that takes refusals away, and two that spare the watched neurons.
+    """One attack of each kind that removes refusals, and two that spare the watched neurons.
 
     Args:
-        watched: the neurons whose statistics stand in the fingerprint.
+        watched: the neurons with statistics in the fingerprint.
     """
     return (
         Attack(
@@ -65,7 +65,7 @@ def attacks(watched: Collection[AnyNeuron]) -> tuple[Attack, ...]:
 
 
 def unwatched_neurons(watched: Collection[AnyNeuron], multiplier: float, via: Via) -> Enter:
-    """The neurons of a gradient's circuit that the fingerprint does not look at, scaled."""
+    """Scale the neurons of a gradient ranking's circuit that the fingerprint does not watch."""
 
     def others(circuit: Circuit) -> Circuit:
         kept = [
@@ -87,9 +87,9 @@ def unwatched_neurons(watched: Collection[AnyNeuron], multiplier: float, via: Vi
 
 
 def largest_below(seen: Callable[[float], bool], steps: int = STEPS) -> float:
-    """The largest strength from 0 to 1 that is not seen, by bisection; 0 where every one is.
+    """The largest strength from 0 to 1 that is not seen, by bisection; 0 if every one is seen.
 
-    It takes what is seen at one strength to be seen at every larger one.
+    An attack that is seen at one strength is taken to be seen at every larger one.
 
     >>> largest_below(lambda strength: strength > 0.3, steps=5)
     0.28125
@@ -116,16 +116,16 @@ def evade(
     *,
     n_prompts: int = 24,
 ) -> list[dict[str, Any]]:
-    """For each attack the largest strength whose score stays at the threshold, and its effect.
+    """The largest strength of each attack whose score stays at the threshold, and its effect.
 
     Args:
         chosen: the attacks.
-        bench: what they are made of.
+        bench: the parts of variants.
         auditor: the audit, which the adversary runs too.
-        access: what the audit is given.
-        threshold: the score above which it sounds the alarm.
-        journal: where finished attacks are kept.
-        n_prompts: held-out harmful requests on which the effect is measured.
+        access: the audit's access.
+        threshold: the score above which the audit raises its alarm.
+        journal: keeps finished attacks.
+        n_prompts: number of held-out harmful requests on which the effect is measured.
     """
     requests = prompt_set("refusal_evaluation").positive[:n_prompts]
     found: list[dict[str, Any]] = []
@@ -171,13 +171,13 @@ def spoofed(
     take: Callable[[HookedModel], Auditor],
     journal: Journal,
 ) -> list[dict[str, Any]]:
-    """What the audit says of tampered variants where its fingerprint was taken of them.
+    """The audit's verdict on tampered variants whose own fingerprint is the reference.
 
     Args:
         variants: the tampered ones.
-        bench: what they are made of.
+        bench: the parts of variants.
         take: takes a fingerprint.
-        journal: where finished ones are kept.
+        journal: keeps finished variants.
     """
     found: list[dict[str, Any]] = []
     for variant in variants:

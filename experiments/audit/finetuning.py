@@ -1,4 +1,4 @@
-"""Short fine-tunes on harmless text: new weights that were not made to change refusals."""
+"""Short fine-tunes on harmless text, which are not meant to change refusals."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class FineTune:
 
     Attributes:
         learning_rate: at its peak.
-        seed: of the texts, their order and the adapter's first weights. Even ones take plain prose,
-            odd ones what the model itself answers to ordinary requests.
-        steps: of training.
-        batch_size: texts a step.
-        n_texts: how many there are.
+        seed: of the texts, their order and the adapter's first weights. Even seeds take plain
+            prose, odd ones the model's own answers to ordinary requests.
+        steps: number of training steps.
+        batch_size: texts in each step.
+        n_texts: number of texts.
         rank: of the adapter.
-        max_tokens: of a text of prose.
+        max_tokens: longest text of prose.
     """
 
     learning_rate: float
@@ -62,16 +62,16 @@ class FineTune:
 
 
 def finetuned_weights(recipe: FineTune, model: HookedModel, folder: Path) -> Mapping[str, Tensor]:
-    """The weights with the fine-tune's adapter merged, as far as it changes them.
+    """The weights that the fine-tune's merged adapter changes.
 
     Args:
         recipe: how to train.
         model: the reference, which answers the requests.
-        folder: where the adapter is kept, and looked for first.
+        folder: keeps the adapter; one that is there already is not trained again.
     """
     adapter = folder / "adapters" / recipe.name.replace(" ", "_")
     with warnings.catch_warnings():
-        # peft asks for an attribute that Transformers has deprecated: nothing a study can mend.
+        # peft reads an attribute that Transformers has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         if not (adapter / "adapter_model.safetensors").exists():
             _train(recipe, model, adapter)

@@ -1,4 +1,4 @@
-"""Two halves of the study: thresholds are chosen on one, and judged on the other."""
+"""Two halves of the study: thresholds are chosen on one and judged on the other."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Audit:
     """One variant at one access.
 
     Attributes:
-        name: the variant's.
-        kind: what it is an example of.
-        tampered: whether it is.
-        shift: how much lower the refusal log-odds of harmful requests are than the reference's, in
-            nats, on the mean.
-        score: the audit's; None where it ended with an error.
+        name: the variant's name.
+        kind: its kind, for which results are given together.
+        tampered: whether it is tampered with.
+        shift: the mean refusal log-odds of harmful requests of the reference less the variant's, in
+            nats.
+        score: the audit's score; None if it ended with an error.
         verdict: in words.
-        seconds: that the audit took.
+        seconds: time of the audit.
         checks: each check's record, by name.
     """
 
@@ -51,7 +51,9 @@ def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]
         if key.endswith(f" | {BEHAVIOUR}")
     }
     if "untouched" not in behaviour:
-        raise InputError("the reference itself has not been measured; let the run finish first")
+        raise InputError(
+            "the records lack the variant 'untouched', the reference itself; let the run finish"
+        )
     found = [
         Audit(
             record["name"],
@@ -72,7 +74,7 @@ def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]
 
 
 def halved(names_by_kind: Mapping[str, Sequence[str]], seed: int) -> tuple[set[str], set[str]]:
-    """Names in two halves, each kind as evenly as it goes; kinds of odd size take turns."""
+    """Names in two halves, each kind as evenly as possible; kinds of odd size take turns."""
     rng = random.Random(seed)
     halves: tuple[set[str], set[str]] = (set(), set())
     for kind in sorted(names_by_kind):

@@ -1,19 +1,20 @@
-"""Audit every variant, and measure what it does; an interrupted run goes on."""
+"""Audit every variant, and measure its behaviour; an interrupted run goes on."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from cna_lens import CnaLensError, prompt_set
-from cna_lens.metrics import refusal_log_odds
+from cna_lens import CnaLensError, InputError, audit, generate, prompt_set
+from cna_lens.audit import ANSWER_TOKENS
+from cna_lens.metrics import is_refusal, refusal_log_odds
 from cna_lens.models import HookedModel
-from cna_lens.results import Journal
-from experiments.audit.bench import Bench
+from cna_lens.results import AnyNeuron, Journal
+from experiments.audit.bench import REFERENCE, Bench
 from experiments.audit.variants import Variant, check_names
 
 Access = Literal["weights", "activations", "answers"]
@@ -22,44 +23,43 @@ ACCESSES: tuple[Access, ...] = ("weights", "activations", "answers")
 
 BEHAVIOUR = "behaviour"
 
-
-class Attested(Protocol):
-    """What the audit says of a model."""
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """The higher, the likelier tampered with."""
-        ...
+Attested = audit.Attestation | audit.AnswersAttestation
 
 
-class Judged(Attested, Protocol):
-    """What it says of weights and activations."""
+@dataclass(frozen=True)
+class Auditor:
+    """The audit against a fingerprint; one observation serves weights and activations."""
+
+    fingerprint: audit.Fingerprint
+
+    @classmethod
+    def of(cls, model: HookedModel) -> Auditor:
+        """The audit against a fingerprint that is taken of this model."""
+        return cls(audit.fingerprint(model))
 
     @property
-    def checks(self) -> tuple[Any, ...]:
-        """Its checks."""
-        ...
+    def watched(self) -> frozenset[AnyNeuron]:
+        """Every neuron with activations in the fingerprint."""
+        reference = self.fingerprint.reference
+        return frozenset(map(reference.layout.neuron, reference.watched.places.tolist()))
 
+    def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> audit.Observation:
+        """Observe a model; the access "weights" observes all of it."""
+        return audit.observe(model, self.fingerprint, access=access, **settings)
 
-class Auditor(Protocol):
-    """The audit against a fingerprint of the reference; one look serves weights and activations."""
+    def judge(self, seen: audit.Observation, *, access: Access) -> audit.Attestation:
+        """Compare an observation, within the access, with the fingerprint."""
+        if access == "answers":
+            raise InputError("access is 'answers', expected 'weights' or 'activations'; call ask")
+        return audit.judge(seen, self.fingerprint, access=access)
 
-    def observe(self, model: HookedModel, *, access: Access, **settings: Any) -> Any:
-        """Look at a model, with "weights" at all of it."""
-        ...
-
-    def judge(self, seen: Any, *, access: Access) -> Judged:
-        """What was seen, as far as the access goes, beside the fingerprint."""
-        ...
-
-    def ask(self, model: HookedModel, **settings: Any) -> Attested:
-        """Its answers alone, beside the fingerprint's."""
-        ...
+    def ask(self, model: HookedModel, **settings: Any) -> audit.AnswersAttestation:
+        """Compare a model's answers to the canaries with the fingerprint's."""
+        prompts = audit.Canaries.packaged().prompts
+        answers = generate(model, prompts, max_new_tokens=ANSWER_TOKENS, **settings)
+        return audit.judge_refusals(
+            list(map(is_refusal, answers)), self.fingerprint, model=REFERENCE
+        )
 
 
 def run(
@@ -71,17 +71,17 @@ def run(
     n_prompts: int = 24,
     progress: bool = True,
 ) -> None:
-    """Audit what the journal lacks, at each access, and keep every record at once.
+    """Make the audits that the journal lacks, at each access, and keep every record at once.
 
     An audit that raises one of cna_lens's errors, such as one that cannot read a quantised model's
     weights, is kept with the error's text and without a score.
 
     Args:
-        variants: the models; each is entered once for all that it lacks.
-        bench: what they are made of.
+        variants: the models; each is entered once for all of its missing records.
+        bench: the parts of variants.
         auditor: the audit.
-        journal: where records are kept.
-        n_prompts: held-out harmful requests on which the change of behaviour is measured.
+        journal: keeps the records.
+        n_prompts: number of held-out harmful requests on which the behaviour is measured.
         progress: show a bar over the variants.
 
     Raises:
@@ -108,7 +108,7 @@ def audited(
     accesses: Sequence[Access],
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[Access, dict[str, Any]]]:
-    """The audits of a model as plain data; it runs once for weights and activations together."""
+    """The audits of a model as plain data; weights and activations share one observation."""
     looked_at = [access for access in accesses if access != "answers"]
     if "answers" in accesses:
         began = time.perf_counter()
@@ -122,7 +122,7 @@ def audited(
         return
     began = time.perf_counter()
     try:
-        # The first access sees most.
+        # The first access includes the second.
         seen = auditor.observe(model, access=looked_at[0], **settings)
     except CnaLensError as error:
         yield from ((access, _failed(access, error, began)) for access in looked_at)
@@ -139,7 +139,10 @@ def _failed(access: Access, error: CnaLensError, began: float) -> dict[str, Any]
 
 
 def _recorded(
-    access: Access, found: Attested, checks: Sequence[Any], began: float
+    access: Access,
+    found: audit.Attestation | audit.AnswersAttestation,
+    checks: Sequence[Any],
+    began: float,
 ) -> dict[str, Any]:
     return {
         "access": access,
@@ -151,10 +154,10 @@ def _recorded(
 
 
 def key(variant: Variant, part: str) -> str:
-    """Where a record of a variant stands."""
+    """The key of a variant's record in the journal."""
     return f"{variant.name} | {part}"
 
 
 def described(variant: Variant) -> dict[str, Any]:
-    """What analysis needs to know of a variant."""
+    """The fields of a variant that the analysis needs."""
     return {"name": variant.name, "kind": variant.kind, "tampered": variant.tampered}

@@ -13,7 +13,7 @@ from experiments.audit.analysis import Level
 
 
 def show(level: Level) -> None:
-    """One access level."""
+    """Print the tables of one access level."""
     console = Console(width=80)
     table = Table("signal", "tampered variants", "AUROC", "caught", title=level.access)
     for row in level.rows:
@@ -38,7 +38,7 @@ def show(level: Level) -> None:
 def show_evasion(
     found: Sequence[Mapping[str, Any]], untouched: Sequence[float], level: Level
 ) -> None:
-    """How far each attack gets below the threshold."""
+    """Print the largest unseen strength of each attack, and its effect."""
     title = f"{level.access}: unseen at {level.threshold:.4g}; noise {level.noise:.2f} nats"
     table = Table("attack", "strength", "log-odds", "still refusing", title=title)
     table.add_row("none", "0", *_behaviour(untouched))

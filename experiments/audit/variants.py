@@ -1,4 +1,4 @@
-"""A variant of the reference model: what is done to it, and whether that is tampering."""
+"""A variant of the reference model: the change, and whether it is tampering."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Variant:
     """One model of the study.
 
     Attributes:
-        name: unlike any other's.
-        kind: what it is an example of; results are given for each kind.
-        tampered: whether the audit should say so.
-        enter: gives the model for the length of a context, and leaves the reference as it was.
+        name: unique among the variants.
+        kind: its kind; results are given for each kind.
+        tampered: whether the audit should raise its alarm.
+        enter: a context that gives the changed model, and restores the reference at its end.
         audited_with: arguments of the audit that belong to the variant, such as its batch size.
     """
 
@@ -45,7 +45,7 @@ def steered(steering: Callable[[Bench], AbstractContextManager[Any]]) -> Enter:
 
 
 def check_names(variants: Sequence[Variant]) -> None:
-    """Raise InputError where two variants share a name, and so a place in the records."""
+    """Raise InputError if two variants share a name, and so a key in the records."""
     names = [variant.name for variant in variants]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -1,4 +1,4 @@
-"""After how many requests a watch tells that the model was tampered with, if it does."""
+"""Number of requests until a watch raises its alarm on each variant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_TRUSTED = 200
 
 
 def shuffled_requests(seed: int) -> tuple[list[str], list[str]]:
-    """Those of a trusted period and later ones: harmful and benign, packaged, without order."""
+    """Requests of a trusted period and later ones: packaged, harmful and benign, shuffled."""
     sets = [prompt_set(name) for name in ("refusal", "refusal_evaluation")]
     requests = [prompt for each in sets for prompt in (*each.positive, *each.negative)]
     random.Random(seed).shuffle(requests)
@@ -28,11 +28,11 @@ def shuffled_requests(seed: int) -> tuple[list[str], list[str]]:
 def watched(
     variants: Sequence[Variant], bench: Bench, circuit: Circuit, *, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """For each variant the request at which the alarm came, None where it did not.
+    """The number of the request that raised the alarm on each variant; None without an alarm.
 
     Args:
-        variants: the models that are watched, each from the same trusted counts on.
-        bench: what they are made of.
+        variants: the watched models; all start with the same trusted counts.
+        bench: the parts of variants.
         circuit: the neurons.
         seed: of the requests' order.
     """
@@ -57,7 +57,7 @@ def _alarm(
     model: HookedModel, circuit: Circuit, usual: Histograms, requests: Sequence[str]
 ) -> audit.Alarm | None:
     with warnings.catch_warnings():
-        # That the weights are others than the circuit was found on is what is looked for.
+        # It warns that the circuit was found on other weights, which is intended here.
         warnings.simplefilter("ignore", CnaLensWarning)
         with audit.watch(model, circuit, usual, on_alarm=lambda _: None) as watch:
             for request in requests:

@@ -1,4 +1,4 @@
-"""Weights that are other ones for the length of a context."""
+"""Changes of weights for the length of a context."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMBEDDING = "model.embed_tokens.weight"
 
 
 def weights_of(model: HookedModel) -> dict[str, nn.Parameter]:
-    """A bridge's parameters by the names that Transformers gives them."""
+    """A bridge's parameters by their names in Transformers."""
     module = cast("nn.Module", cast("Any", model).original_model)
     return {
         name.replace("._original_component", ""): parameter
@@ -30,7 +30,7 @@ def weights_of(model: HookedModel) -> dict[str, nn.Parameter]:
 
 
 def differing(weights: Mapping[str, Tensor], model: HookedModel) -> dict[str, Tensor]:
-    """Those of some weights that are not the model's."""
+    """The given weights that differ from the model's."""
     own = weights_of(model)
     return {
         name: weight.detach() for name, weight in weights.items() if not weight.equal(own[name])
@@ -39,11 +39,11 @@ def differing(weights: Mapping[str, Tensor], model: HookedModel) -> dict[str, Te
 
 @contextmanager
 def edited(model: HookedModel, change: Change) -> Generator[HookedModel]:
-    """Replace weights within the context, and put them back bit for bit.
+    """Replace weights within the context, and restore them bit for bit.
 
     Args:
         model: a bridge.
-        change: gives a weight's new value by its name and its value, None for one that stays.
+        change: gives a weight's new value from its name and its value; None if it stays.
     """
     kept: list[tuple[nn.Parameter, Tensor]] = []
     try:
@@ -61,7 +61,7 @@ def edited(model: HookedModel, change: Change) -> Generator[HookedModel]:
 
 
 def towards(others: Mapping[str, Tensor], share: float) -> Change:
-    """Weights a share of the way to other ones: 0 stays, 1 arrives."""
+    """Move weights a share of the way to other ones: 0 changes nothing, 1 replaces them."""
 
     def change(name: str, weight: Tensor) -> Tensor | None:
         other = others.get(name)
@@ -71,7 +71,7 @@ def towards(others: Mapping[str, Tensor], share: float) -> Change:
 
 
 def without_direction(direction: Tensor, strength: float) -> Change:
-    r"""Matrices that write $1 - \alpha$ of what they wrote along a direction (arXiv 2406.11717)."""
+    r"""Scale the output along a direction by $1 - \alpha$ in all matrices (arXiv 2406.11717)."""
     unit = direction / direction.norm()
 
     def change(name: str, weight: Tensor) -> Tensor | None:
@@ -86,7 +86,7 @@ def without_direction(direction: Tensor, strength: float) -> Change:
 
 
 def noisy(relative: float, seed: int) -> Change:
-    """Every matrix with Gaussian noise, whose deviation is a share of its entries' own."""
+    """Add Gaussian noise to every matrix, with a share of its entries' standard deviation."""
     generator = torch.Generator().manual_seed(seed)
 
     def change(_: str, weight: Tensor) -> Tensor | None:
@@ -98,13 +98,13 @@ def noisy(relative: float, seed: int) -> Change:
 
 
 def rounded(dtype: torch.dtype) -> Change:
-    """Weights as another precision stores them, computed with as before."""
+    """Round weights to another precision; computations keep their precision."""
     return lambda _, weight: weight.to(dtype).to(weight.dtype)
 
 
 @contextmanager
 def mlp_biases(model: HookedModel, biases: Mapping[int, Tensor]) -> Generator[HookedModel]:
-    """Give down projections that have no bias one, by layer: a vector added to the MLP's output."""
+    """Give down projections without a bias one, by layer: it is added to the MLP's output."""
     module = cast("nn.Module", cast("Any", model).original_model)
     projections = {
         layer: module.get_submodule(f"model.layers.{layer}.mlp.down_proj") for layer in biases
@@ -125,7 +125,7 @@ def mlp_biases(model: HookedModel, biases: Mapping[int, Tensor]) -> Generator[Ho
 
 @contextmanager
 def int8_linear(model: HookedModel) -> Generator[HookedModel]:
-    """Every linear layer but the last with int8 weights, and activations rounded as they come."""
+    """Quantise every linear layer but the last: int8 weights, and dynamic int8 activations."""
     module = cast("nn.Module", cast("Any", model).original_model)
     holders = [
         holder
@@ -144,7 +144,7 @@ def int8_linear(model: HookedModel) -> Generator[HookedModel]:
 
 def _quantised(linear: nn.Linear) -> nn.Module:
     with warnings.catch_warnings():
-        # torch announces that this will move to torchao: nothing that a study could mend.
+        # torch announces that this function will move to torchao.
         warnings.simplefilter("ignore")
         alone = nn.Sequential(linear)
         return torch.ao.quantization.quantize_dynamic(alone, {nn.Linear}, dtype=torch.qint8)[0]

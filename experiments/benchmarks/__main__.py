@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cna_lens.results import library_versions
 from experiments.benchmarks import cpu, gpu
 from experiments.benchmarks.timing import Measure
+from experiments.shared.result_files import environment, write_record
 
 app = typer.Typer(help="Benchmarks of cna_lens, every row measured side by side in one run.")
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the plot.")]
@@ -47,21 +47,14 @@ def _report(name: str, measures: list[Measure], out: Path) -> None:
             measure.goal,
         )
     Console().print(table)
-    out.mkdir(parents=True, exist_ok=True)
-    record = {"machine": _machine(), "measures": [measure.record() for measure in measures]}
-    path = out / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    Console().print(f"Written to {path}", soft_wrap=True)
-
-
-def _machine() -> dict[str, Any]:
-    return {
+    machine = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": dict(library_versions()),
+        **environment(),
     }
+    record = {"machine": machine, "measures": [asdict(measure) for measure in measures]}
+    write_record(out / f"{name}.json", record)
 
 
 if __name__ == "__main__":

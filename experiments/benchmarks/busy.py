@@ -1,7 +1,9 @@
-"""How long answers take beside other processes that compute, by how torch's threads wait.
+"""Time of answers beside other busy processes, by how torch's threads wait.
 
-Every row is a process of its own, since OpenMP reads its settings once: `python -m
-experiments.benchmarks.busy`. A neighbour multiplies matrices on all processors until it is stopped.
+    python -m experiments.benchmarks.busy
+
+Every row is a process of its own, since OpenMP reads its settings once. A neighbour multiplies
+matrices on all processors until it is stopped.
 """
 
 from __future__ import annotations

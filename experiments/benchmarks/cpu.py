@@ -1,4 +1,4 @@
-"""The demo model: discovery, steering and generation beside the obvious ways to do the same."""
+"""The demo model: discovery, steering and generation beside the usual ways to do the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ import cna_lens
 from cna_lens import audit
 from cna_lens.models import HookedModel, TokenIds, encode, length_buckets, pad
 from experiments.benchmarks.growth import growth
-from experiments.benchmarks.timing import Measure, alternate, quantity, ratio
+from experiments.benchmarks.timing import (
+    Measure,
+    alternate,
+    quantity,
+    ratio,
+    steered_generation,
+)
 
 PLAIN_TOKENS = 1024
 """Tokens of a padded batch of the plain forward pass; 256 to 2048 were tried, this is fastest."""
@@ -63,7 +69,7 @@ class CpuBench:
     def find(
         self, model: HookedModel | None = None, universal: Universal = None
     ) -> cna_lens.Circuit:
-        """Discovery as a user calls it, but without the diverse prompts, which nobody else runs."""
+        """Discovery as a user calls it, but without the diverse prompts, as in the other ways."""
         return cna_lens.find_circuit(
             model or self.model, self.positive, self.negative, universal=universal, progress=False
         )
@@ -111,9 +117,9 @@ class CpuBench:
         ]
 
     def packing(self) -> list[Measure]:
-        """Prompts that begin alike in one row, against one prompt a row.
+        """Prompts with a common beginning packed into one row, against one prompt in each row.
 
-        In processor time, which other work on the machine disturbs less.
+        The ratio is of processor time, which other work on the machine disturbs less.
         """
 
         def alone(universal: Universal) -> None:
@@ -161,36 +167,13 @@ class CpuBench:
 
     def generation(self) -> list[Measure]:
         """32 answers of 64 tokens: unsteered, steered by weights, by hooks."""
-        circuit = self.find()
-
-        def steered(via: Literal["hooks", "weights"]) -> None:
-            with cna_lens.steer(self.model, circuit, 0.0, via=via):
-                self._answer(self.questions[:32])
-
-        times = alternate(
-            {
-                "unsteered": lambda: self._answer(self.questions[:32]),
-                "weights": lambda: steered("weights"),
-                "hooks": lambda: steered("hooks"),
-            },
+        return steered_generation(
+            "generation",
+            self.model,
+            self.find(),
+            lambda: self._answer(self.questions[:32]),
             self.repeats,
         )
-        return [
-            ratio(
-                "generation steered by weights / unsteered",
-                times,
-                "weights",
-                "unsteered",
-                "at most 1.02",
-            ),
-            ratio(
-                "generation steered by hooks / unsteered",
-                times,
-                "hooks",
-                "unsteered",
-                "at most 1.10",
-            ),
-        ]
 
     def watching(self) -> list[Measure]:
         """The same answers with the circuit watched, in processor time."""

@@ -1,32 +1,30 @@
-"""What `cna-lens estimate` says a model will need, beside what it takes when it runs.
+"""The memory that `cna-lens estimate` predicts for a model, beside the memory that it takes.
 
     python -m experiments.benchmarks.estimate --model demo --model gemma-3-270m-q4_k_m.gguf
 
 Each model is loaded, searched and run in a process of its own, on the CPU; the figures go to
-`experiments/results/estimate.json`. Measured are the bytes of the weights and what the process
-takes beyond the loaded model; libraries and a tokenizer, which takes 350 MiB for the 262,144 tokens
-of Gemma 3, are no part of the estimate. Prompts are of random tokens that share nothing, since what
-is shared is computed once and takes less, and nothing ends an answer early.
+`experiments/results/estimate.json`. The measurement is the bytes of the weights and the memory of
+the process beyond the loaded model; libraries and a tokenizer, which takes 350 MiB for the 262,144
+tokens of Gemma 3, are no part of the estimate. Prompts are of random tokens that share nothing,
+since a shared prefix is computed once and takes less, and nothing ends an answer early.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import cna_lens
-from cna_lens.results import library_versions
 from experiments.benchmarks.memory_watch import MIB, growth_mib
-from experiments.shared.random_models import random_llama, random_prompts
+from experiments.shared.random_models import find_in_halves, random_llama, random_prompts
+from experiments.shared.result_files import RESULTS, Folder, environment, write_record
 
 SMALL = {
     "hidden_size": 64,
@@ -37,15 +35,15 @@ SMALL = {
     "vocab_size": 128,
 }
 RETURN_AT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""glibc gives what is freed back to the system from this many bytes on, so that a process's memory
-is what it uses."""
+"""From this many bytes on, glibc returns freed memory to the system, so that the memory of a
+process is the memory that it uses."""
 
 app = typer.Typer()
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is run: the prompts of both sets together, their tokens, and those of an answer."""
+    """The work: the prompts of both sets together, their tokens, and those of an answer."""
 
     prompts: int = 64
     length: int = 64
@@ -55,9 +53,7 @@ class Workload:
 @app.command()
 def main(
     model: Annotated[list[str], typer.Option(help="Names for load_model.")],
-    out: Annotated[Path, typer.Option(help="Folder of the JSON file.")] = Path(
-        "experiments/results"
-    ),
+    out: Folder = RESULTS,
 ) -> None:
     """Compare estimate and measurement of each model."""
     os.environ |= RETURN_AT
@@ -67,13 +63,10 @@ def main(
         "command": "python -m experiments.benchmarks.estimate "
         + " ".join(f"--model {Path(name).name}" for name in model),
         "workload": asdict(workload),
-        "threads": torch.get_num_threads(),
-        "versions": dict(library_versions()),
+        **environment(),
         "models": rows,
     }
-    path = out / "estimate.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_record(out / "estimate.json", record)
     table = Table("model", "what", "estimate", "measured", "error", title="MiB")
     for row in rows:
         for what, each in row["memory"].items():
@@ -85,7 +78,7 @@ def main(
 
 
 def compared(model: str, workload: Workload) -> dict[str, Any]:
-    """The estimate of a model beside what two processes of their own took."""
+    """The estimate of a model beside the memory that two processes of their own took."""
     needs = cna_lens.requirements(model, device="cpu", **asdict(workload))
     estimates = {"discovery": needs.discovery / MIB, "generation": needs.generation / MIB}
     memory: dict[str, dict[str, float]] = {}
@@ -109,7 +102,7 @@ def measured(
 ) -> dict[str, Any]:
     """Bytes of the weights, and the highest memory of this process beyond the loaded model.
 
-    A small model goes first, so that what PyTorch sets up once is not counted.
+    A small model goes first, so that PyTorch's one-time setup is not counted.
     """
     run = {"discovery": _discovery, "generation": _generation}[what]
     run(random_llama("small", **SMALL), Workload(4, 16, 4))
@@ -129,9 +122,7 @@ def _answer_without_end(model: Any) -> None:
 
 
 def _discovery(model: Any, workload: Workload) -> None:
-    prompts = _prompts(model, workload)
-    half = len(prompts) // 2
-    cna_lens.find_circuit(model, prompts[:half], prompts[half:], universal=None, progress=False)
+    find_in_halves(model, _prompts(model, workload))
 
 
 def _generation(model: Any, workload: Workload) -> None:

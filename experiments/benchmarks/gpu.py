@@ -1,4 +1,4 @@
-"""Discovery on a GPU: random weights in the shapes of Llama 3.1; only the shape costs time."""
+"""Discovery on a GPU: random weights in the shapes of Llama 3.1; time depends on shape alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,20 @@ import torch
 
 import cna_lens
 from cna_lens.models import HookedModel
-from experiments.benchmarks.timing import Measure, alternate, quantity, ratio, seconds
-from experiments.shared.random_models import chunks, random_llama, random_prompts
+from experiments.benchmarks.timing import (
+    Measure,
+    alternate,
+    quantity,
+    ratio,
+    seconds,
+    steered_generation,
+)
+from experiments.shared.random_models import (
+    chunks,
+    find_in_halves,
+    random_llama,
+    random_prompts,
+)
 
 
 @dataclass(frozen=True)
@@ -45,19 +57,19 @@ class Shape:
 EIGHT = Shape("8B", 4096, 14336, 32, 32, 8)
 SEVENTY = Shape("70B", 8192, 28672, 80, 64, 8)
 WORKSPACE = 16 * 2**30
-"""Bytes left free when as many layers as fit are made."""
+"""Bytes left free when the largest number of layers that fits is made."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One run of the benchmark; the defaults are what the documentation reports.
+    """One run of the benchmark; the documentation reports the defaults.
 
     Attributes:
-        device: where to run; "cpu" serves to try the benchmark out with small shapes.
+        device: the device; "cpu" is for trying the benchmark with small shapes.
         repeats: counted runs of each side.
         prompts: positive and negative prompts together.
         tokens: tokens of each prompt.
-        shared: how many of them all prompts share.
+        shared: length of the prompts' common beginning.
         new_tokens: tokens of an answer.
     """
 
@@ -132,7 +144,7 @@ class Bench:
         prompts = self._prompts(shape)
         times = alternate(
             {
-                "discovery": lambda: find(model, prompts),
+                "discovery": lambda: find_in_halves(model, prompts),
                 "plain, not shared": lambda: self._plain(model, prompts, self.shared),
                 "plain, all": lambda: self._plain(model, prompts, 0),
                 "one at a time": lambda: self._one_at_a_time(model, prompts),
@@ -164,31 +176,16 @@ class Bench:
 
     def _generation(self, model: HookedModel, shape: Shape) -> list[Measure]:
         prompts = self._prompts(shape)[:32]
-        circuit = find(model, prompts)
+        circuit = find_in_halves(model, prompts)
 
         def answer() -> None:
             cna_lens.generate(model, prompts, max_new_tokens=self.new_tokens)
 
-        def steered(via: Literal["hooks", "weights"]) -> None:
-            with cna_lens.steer(model, circuit, 0.0, via=via):
-                answer()
-
-        times = alternate(
-            {
-                "unsteered": answer,
-                "weights": lambda: steered("weights"),
-                "hooks": lambda: steered("hooks"),
-            },
-            self.repeats,
-        )
-        name = f"{shape.name}: generation steered by"
-        return [
-            ratio(f"{name} weights / unsteered", times, "weights", "unsteered", "at most 1.02"),
-            ratio(f"{name} hooks / unsteered", times, "hooks", "unsteered", "at most 1.10"),
-        ]
+        name = f"{shape.name}: generation"
+        return steered_generation(name, model, circuit, answer, self.repeats)
 
     def _linear_in_layers(self, shape: Shape) -> list[Measure]:
-        """As many layers as fit and half of them, and the line through both."""
+        """Times with the largest number of layers that fits and half of it, and their line."""
         most = min(shape.num_hidden_layers, self._layers_that_fit(shape))
         half = most // 2
         seconds_of = {n: self._seconds_with(shape, n) for n in (half, most)}
@@ -215,17 +212,11 @@ class Bench:
 
     def _seconds_with(self, shape: Shape, layers: int) -> float:
         run = partial(
-            find, self._llama(replace(shape, num_hidden_layers=layers)), self._prompts(shape)
+            find_in_halves,
+            self._llama(replace(shape, num_hidden_layers=layers)),
+            self._prompts(shape),
         )
         times = alternate({"discovery": run}, self.repeats)
         del run
         self._free()
         return statistics.median(times["discovery"])
-
-
-def find(model: HookedModel, prompts: Sequence[list[int]]) -> cna_lens.Circuit:
-    """Discovery, half of the prompts against the other half."""
-    half = len(prompts) // 2
-    return cna_lens.find_circuit(
-        model, prompts[:half], prompts[half:], universal=None, progress=False
-    )

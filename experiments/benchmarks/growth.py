@@ -1,4 +1,4 @@
-"""How the cost of discovery grows with prompts, tokens and layers; it should be linear."""
+"""The growth of discovery's cost with prompts, tokens and layers, which should be linear."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-import cna_lens
 from cna_lens.models import HookedModel
 from experiments.benchmarks.timing import Measure, alternate
-from experiments.shared.random_models import random_llama, random_prompts
+from experiments.shared.random_models import find_in_halves, random_llama, random_prompts
 
 SHAPE = {
     "hidden_size": 576,
@@ -49,10 +48,7 @@ def _model(layers: int) -> HookedModel:
 
 def _times(sizes: dict[int, tuple[HookedModel, int, int]], repeats: int) -> dict[int, list[float]]:
     def run(model: HookedModel, n: int, tokens: int) -> None:
-        prompts = random_prompts(n, tokens, 0, SHAPE["vocab_size"])
-        cna_lens.find_circuit(
-            model, prompts[: n // 2], prompts[n // 2 :], universal=None, progress=False
-        )
+        find_in_halves(model, random_prompts(n, tokens, 0, SHAPE["vocab_size"]))
 
     runs = {str(size): (lambda case=case: run(*case)) for size, case in sizes.items()}
     return {int(size): seconds for size, seconds in alternate(runs, repeats).items()}

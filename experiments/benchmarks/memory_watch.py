@@ -1,4 +1,4 @@
-"""How much memory this process takes while something runs."""
+"""The memory that this process takes while a function runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 2**20
 
 
 def growth_mib(run: Callable[[], object]) -> float:
-    """The highest resident memory while it runs, sampled every 2 ms, less what there was before."""
+    """The growth of resident memory to its highest value during a run, sampled every 2 ms."""
     process = psutil.Process()
     before = highest = process.memory_info().rss
     done = threading.Event()

@@ -10,24 +10,19 @@ import sys
 
 import cna_lens
 from experiments.benchmarks.memory_watch import growth_mib
-from experiments.shared.random_models import random_prompts
+from experiments.shared.random_models import find_in_halves, random_prompts
 
 TOKENS = 42
 SHARED = 24
 
 
 def peak_mib(n_prompts: int) -> float:
-    """The highest resident memory while a circuit is found, less what the model took before."""
+    """The growth of resident memory over the loaded model while a circuit is found."""
     model = cna_lens.load_model("demo", device="cpu")
     prompts = random_prompts(n_prompts, TOKENS, SHARED, int(model.cfg.d_vocab))
-    half = n_prompts // 2
-    # Two prompts more, so that what PyTorch sets up once is not counted.
-    cna_lens.find_circuit(model, prompts[:1], prompts[-1:], universal=None, progress=False)
-    return growth_mib(
-        lambda: cna_lens.find_circuit(
-            model, prompts[:half], prompts[half:], universal=None, progress=False
-        )
-    )
+    # Two prompts go first, so that PyTorch's one-time setup is not counted.
+    find_in_halves(model, [prompts[0], prompts[-1]])
+    return growth_mib(lambda: find_in_halves(model, prompts))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+
+import cna_lens
+from cna_lens.models import HookedModel
+from cna_lens.steering import Via
 
 
 @dataclass(frozen=True)
@@ -17,12 +22,12 @@ class Measure:
     """One row of the benchmark.
 
     Attributes:
-        name: what is compared with what.
+        name: of the two compared runs, or of the quantity.
         value: median of the pairwise ratios, or a quantity of its own.
         low: the smallest ratio seen.
         high: the largest ratio seen.
         unit: "ratio", "MiB", ...
-        goal: what has to be reached, in words.
+        goal: the value to reach, in words.
         detail: the figures behind the value.
     """
 
@@ -34,13 +39,9 @@ class Measure:
     goal: str
     detail: dict[str, Any]
 
-    def record(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
-
 
 def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one run by a clock, to the end of what it queued on a GPU."""
+    """Seconds of one run by a clock, including the work that it queued on a GPU."""
     started = clock()
     run()
     if torch.cuda.is_available():
@@ -86,3 +87,25 @@ def quantity(name: str, values: float | list[float], unit: str, goal: str = "") 
     """A figure of its own, or the median of several."""
     several = values if isinstance(values, list) else [values]
     return Measure(name, statistics.median(several), min(several), max(several), unit, goal, {})
+
+
+def steered_generation(
+    name: str,
+    model: HookedModel,
+    circuit: cna_lens.Circuit,
+    answer: Callable[[], object],
+    repeats: int,
+) -> list[Measure]:
+    """The time of answers steered by weights and by hooks over that of unsteered ones."""
+
+    def steered(via: Via) -> None:
+        with cna_lens.steer(model, circuit, 0.0, via=via):
+            answer()
+
+    goals: dict[Via, str] = {"weights": "at most 1.02", "hooks": "at most 1.10"}
+    ways = {via: partial(steered, via) for via in goals}
+    times = alternate({"unsteered": answer, **ways}, repeats)
+    return [
+        ratio(f"{name} steered by {via} / unsteered", times, via, "unsteered", goal)
+        for via, goal in goals.items()
+    ]

@@ -1,1 +1,1 @@
-"""What was measured on the demo model and its matched pair."""
+"""Measurements on the demo model and its matched pair."""

@@ -1,18 +1,15 @@
-"""How well rankings tell what ablating one neuron does.
+"""How well rankings predict the effect of ablating one neuron.
 
     python -m experiments.demo.ablation_effects
 
 Draws neurons at random, sets each to its mean over the negative prompts at the last prompt token,
 measures by how much that lowers the refusal log-odds of the positive prompts, and correlates this
-true effect with what each ranking said of the neuron beforehand.
+true effect with the neuron's score in each ranking.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,9 +22,16 @@ from tqdm.auto import tqdm
 import cna_lens
 from cna_lens.metrics import REFUSAL_OPENINGS, first_tokens, log_odds
 from cna_lens.models import HookedModel, SharedPrefix, encode, forward_logits, hook_name, model_name
-from cna_lens.results import library_versions
+from experiments.shared.rankings import RANKINGS, scored
+from experiments.shared.result_files import (
+    RESULTS,
+    Folder,
+    Model,
+    command,
+    environment,
+    write_record,
+)
 
-RANKINGS = ("attribution_patching", "relp", "contrast", "standardized", "output_weighted", "random")
 AT_ONCE = 128
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 
@@ -41,14 +45,14 @@ def ablation_effects(
 ) -> np.ndarray:
     """By how much setting each neuron to its mean at the last token lowers the log-odds.
 
-    What stands before the last token does not change, so that it is computed once for each prompt,
+    The tokens before the last one do not change, so that they are computed once for each prompt,
     and many neurons are ablated side by side in a batch of single tokens.
 
     Args:
         model: a bridge.
         prompts: the prompts over which effects are averaged.
         neurons: the neurons.
-        means: what each neuron of the model is set to.
+        means: the value that each neuron of the model is set to.
         layout: the model's neurons.
 
     Returns:
@@ -128,11 +132,11 @@ def _spearman(scores: np.ndarray, effects: np.ndarray) -> float:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="What load_model takes.")] = "demo",
+    model: Model = "demo",
     prompts: Annotated[int, typer.Option(help="Prompts from each set, drawn by seed.")] = 16,
     neurons: Annotated[int, typer.Option(help="Neurons, drawn by seed.")] = 500,
     seed: Annotated[int, typer.Option(help="For prompts, neurons and resampling.")] = 0,
-    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("experiments/results"),
+    out: Folder = RESULTS,
 ) -> None:
     """Correlate rankings with the true effect of mean-ablating single neurons."""
     loaded = cna_lens.load_model(model)
@@ -141,10 +145,7 @@ def main(
     rows = draw.choice(len(chosen.positive), prompts, replace=False)
     positive = [chosen.positive[row] for row in rows]
     negative = [chosen.negative[row] for row in rows]
-    scores = {
-        name: cna_lens.score_neurons(loaded, positive, negative, name, progress=True)
-        for name in RANKINGS
-    }
+    scores = scored(loaded, positive, negative, (*RANKINGS, "random"))
     layout = scores["contrast"].layout
     flat = draw.choice(layout.n_neurons, neurons, replace=False)
     sampled = [layout.neuron(int(place)) for place in flat]
@@ -164,7 +165,7 @@ def main(
     record = {
         "question": "correlation, over neurons, of a ranking's score with the true effect of mean "
         "ablation at the last prompt token on the refusal log-odds",
-        "command": f"python -m experiments.demo.ablation_effects {' '.join(sys.argv[1:])}".strip(),
+        "command": command("experiments.demo.ablation_effects"),
         "model": model_name(loaded),
         "weights_sha256": cna_lens.weights_hash(loaded),
         "seed": seed,
@@ -179,19 +180,15 @@ def main(
         },
         "signed": signed,
         "magnitudes": of_magnitudes,
-        "versions": dict(library_versions()),
+        "versions": environment()["versions"],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "ablation_effects.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    for name in RANKINGS:
-        pearson, spearman = signed[name]["pearson"], signed[name]["spearman"]
-        typer.echo(
-            f"{name:22} Pearson {pearson['value']:+.3f} [{pearson['low']:+.3f}, "
-            f"{pearson['high']:+.3f}]  Spearman {spearman['value']:+.3f} "
-            f"[{spearman['low']:+.3f}, {spearman['high']:+.3f}]"
+    for name, found in signed.items():
+        shown = (
+            f"{kind.capitalize()} {each['value']:+.3f} [{each['low']:+.3f}, {each['high']:+.3f}]"
+            for kind, each in found.items()
         )
-    typer.echo(f"Written to {path}")
+        typer.echo(f"{name:22} {'  '.join(shown)}")
+    write_record(out / "ablation_effects.json", record)
 
 
 if __name__ == "__main__":

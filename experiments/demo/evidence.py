@@ -2,20 +2,16 @@
 
     python -m experiments.demo.evidence --model demo-refusal
 
-collects each prompt once and resamples what it kept; the figures go to
+Each prompt is collected once, and its activations are resampled; the figures go to
 `experiments/results/evidence_<model>.json`.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,26 +19,31 @@ from rich.table import Table
 import cna_lens
 from cna_lens import Circuit, Estimate, PromptActivations, Selection
 from cna_lens.evidence import Localization, NullDistribution, Stability, Transfer
-from cna_lens.results import library_versions
-
-TASKS: Mapping[str, bool] = {"refusal": True, "capitals": False, "agreement": False}
-"""The prompt sets, and whether their prompts go into the chat template."""
+from experiments.shared.result_files import (
+    RESULTS,
+    Folder,
+    Model,
+    Permutations,
+    Resamples,
+    command,
+    environment,
+    write_record,
+)
+from experiments.study.paper import TASKS
 
 DISCOVERY_PAIRS = 25
-"""Pairs in each set that is compared with the translated ones, which have so many."""
+"""Number of pairs in each compared set, as many as the translated sets have."""
 
 app = typer.Typer()
 
 
 @app.command()
 def main(
-    model: Annotated[str, typer.Option(help="A name for load_model.")] = "demo",
-    out: Annotated[Path, typer.Option(help="Folder of the JSON file.")] = Path(
-        "experiments/results"
-    ),
+    model: Model = "demo",
+    out: Folder = RESULTS,
     seed: Annotated[int, typer.Option(help="Of resamples and shufflings.")] = 0,
-    n_resamples: Annotated[int, typer.Option(min=200)] = 200,
-    n_permutations: Annotated[int, typer.Option(min=99)] = 1000,
+    n_resamples: Resamples = 200,
+    n_permutations: Permutations = 1000,
 ) -> None:
     """Null distribution, stability, place, signs and transfer of three circuits."""
     loaded = cna_lens.load_model(model)
@@ -50,6 +51,7 @@ def main(
         chat: cna_lens.universal_neurons(loaded, chat="auto" if chat else False, progress=True)
         for chat in (True, False)
     }
+    settings: dict[str, Any] = {"seed": seed, "progress": True}
     tasks: dict[str, Any] = {}
     for task, chat in TASKS.items():
         prompts = cna_lens.prompt_set(task)
@@ -60,51 +62,38 @@ def main(
             )
             for side in (prompts.positive, prompts.negative)
         )
-        null = cna_lens.null_distribution(
-            positive, negative, selection, n_permutations=n_permutations, seed=seed, progress=True
+        sides = (positive, negative, selection)
+        null, pairs = (
+            cna_lens.null_distribution(
+                *sides, paired=paired, n_permutations=n_permutations, **settings
+            )
+            for paired in (False, True)
         )
-        pairs = cna_lens.null_distribution(
-            positive,
-            negative,
-            selection,
-            paired=True,
-            n_permutations=n_permutations,
-            seed=seed,
-            progress=True,
-        )
-        stable = cna_lens.stability(
-            positive, negative, selection, n_resamples=n_resamples, seed=seed, progress=True
-        )
-        place = cna_lens.localization(
-            positive, negative, selection, n_resamples=n_resamples, seed=seed, progress=True
-        )
+        stable = cna_lens.stability(*sides, n_resamples=n_resamples, **settings)
+        place = cna_lens.localization(*sides, n_resamples=n_resamples, **settings)
         tasks[task] = {
             "null": null.record(),
             "null_paired": pairs.record(),
             "stability": stable.record(),
             "localization": place.record(),
-            "signs": signs(positive, negative, selection, null.circuit),
+            "signs": signs(*sides, null.circuit),
         }
         show(task, null, pairs, stable, place, tasks[task]["signs"])
     moved = transfer_of_refusal(loaded, Selection(universal=universal[True]))
     show_transfer(moved)
     record = {
-        "command": " ".join(["python -m experiments.demo.evidence", *sys.argv[1:]]),
+        "command": command("experiments.demo.evidence"),
         "model": model,
         "weights_sha256": cna_lens.weights_hash(loaded),
         "seed": seed,
         "n_resamples": n_resamples,
         "n_permutations": n_permutations,
         "n": {task: len(cna_lens.prompt_set(task).positive) for task in TASKS},
-        "threads": torch.get_num_threads(),
-        "versions": dict(library_versions()),
+        **environment(),
         "tasks": tasks,
         "transfer": moved.record(),
     }
-    path = out / f"evidence_{model}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    Console(width=80).print(f"Written to {path}", soft_wrap=True)
+    write_record(out / f"evidence_{model}.json", record)
 
 
 def signs(
@@ -113,7 +102,7 @@ def signs(
     selection: Selection,
     circuit: Circuit,
 ) -> dict[str, Any]:
-    """How the circuit of magnitudes divides into neurons that are more and less active."""
+    """How the circuit by magnitude divides into neurons that are more and less active."""
     scores = cna_lens.rank(positive.stats(), negative.stats())
     apart = {
         sign: Selection(sign=sign, universal=selection.universal).circuit(scores)

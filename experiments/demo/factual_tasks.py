@@ -1,4 +1,4 @@
-"""Two factual tasks on models of different families: their circuits, where these lie, what they do.
+"""The circuits of two factual tasks on models of different families, their place and effect.
 
     python -m experiments.demo.factual_tasks --model demo --model gemma-3-270m-q4_k_m.gguf
 
@@ -8,14 +8,12 @@ Prompts are plain text, so that base and instruct models read the same; the figu
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +22,14 @@ import cna_lens
 from cna_lens import Circuit, PromptSet, Selection
 from cna_lens.metrics import factual_accuracy
 from cna_lens.models import HookedModel
-from cna_lens.results import library_versions
+from experiments.shared.result_files import (
+    RESULTS,
+    Folder,
+    Permutations,
+    Resamples,
+    environment,
+    write_record,
+)
 
 TASKS = ("capitals", "agreement")
 FRACTIONS = (0.001, 0.01)
@@ -37,12 +42,10 @@ app = typer.Typer()
 @app.command()
 def main(
     model: Annotated[list[str], typer.Option(help="Names for load_model.")],
-    out: Annotated[Path, typer.Option(help="Folder of the JSON file.")] = Path(
-        "experiments/results"
-    ),
+    out: Folder = RESULTS,
     seed: Annotated[int, typer.Option(help="Of resamples, shufflings and controls.")] = 0,
-    n_resamples: Annotated[int, typer.Option(min=200)] = 200,
-    n_permutations: Annotated[int, typer.Option(min=99)] = 1000,
+    n_resamples: Resamples = 200,
+    n_permutations: Permutations = 1000,
 ) -> None:
     """Circuits of capitals and agreement on each model, one beside the other."""
     models: dict[str, Any] = {}
@@ -63,20 +66,16 @@ def main(
         "seed": seed,
         "n_resamples": n_resamples,
         "n_permutations": n_permutations,
-        "threads": torch.get_num_threads(),
-        "versions": dict(library_versions()),
+        **environment(),
         "models": models,
     }
-    path = out / "factual_tasks.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    Console(width=80).print(f"Written to {path}", soft_wrap=True)
+    write_record(out / "factual_tasks.json", record)
 
 
 def measured(
     model: HookedModel, task: PromptSet, seed: int, n_resamples: int, n_permutations: int
 ) -> dict[str, Any]:
-    """One task's circuit on one model: its certainty, its place, and what ablating it does."""
+    """One task's circuit on one model: its certainty, its place, and the effect of ablating it."""
     universal = cna_lens.universal_neurons(model, chat=False, progress=True)
     selection = Selection(universal=universal)
     positive, negative = (
@@ -108,7 +107,7 @@ def measured(
 def ablated(
     model: HookedModel, task: PromptSet, circuits: Sequence[Circuit], seed: int
 ) -> dict[str, Any]:
-    """How often the right word is likelier, with nothing ablated, each circuit, and controls."""
+    """How often the right word is likelier: unsteered, and with a circuit or a control ablated."""
     before = factual_accuracy(model, task)
     found = {"unsteered": _accuracy(before, before)}
     for circuit in circuits:

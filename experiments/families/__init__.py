@@ -1,6 +1,6 @@
-"""Which families of models work: checked on tiny random ones, written to docs/models.md.
+"""Check on tiny random models which families work, and write docs/models.md.
 
     python -m experiments.families
 
-The tests run the same checks, and fail where docs/models.md says anything else.
+The tests run the same checks, and fail if docs/models.md differs from the results.
 """

@@ -1,4 +1,4 @@
-"""What is checked on a tiny model of each family, against the plain model one prompt at a time."""
+"""The checks on a tiny model of each family, against the plain model one prompt at a time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 import cna_lens
-from cna_lens.models import SharedPrefix
+from cna_lens.models import HookedModel, SharedPrefix
 from experiments.families import plain
 from experiments.families.tiny_models import N_PLANTED, NEGATIVE, POSITIVE, TinyModel
+
+Tiny = TypeVar("Tiny")
 
 NEW_TOKENS = 5
 MULTIPLIERS = (0.0, -1.5)
@@ -37,7 +39,7 @@ def hook(tiny: TinyModel) -> None:
 
     names = {layer: f"blocks.{layer}.mlp.hook_post" for layer, w in enumerate(tiny.widths) if w}
     with tiny.model.hooks(fwd_hooks=[(name, keep(layer)) for layer, name in names.items()]):
-        _logits(tiny, ids)
+        logits(tiny.model, ids)
     expected = plain.activations(tiny.plain, tiny.down, ids)
     assert read.keys() == expected.keys(), f"read {sorted(read)}, expected {sorted(expected)}"
     for layer, activation in expected.items():
@@ -57,30 +59,23 @@ def steering(tiny: TinyModel) -> None:
     """Steering by hooks and by weights is scaling what the plain down projection reads."""
     chosen = _circuit(tiny, 2 * N_PLANTED)
     ids = POSITIVE[0]
-    unsteered = plain.logits(tiny.plain, ids)
-    assert_close(_logits(tiny, ids), unsteered, "unsteered")
-    for multiplier in MULTIPLIERS:
+
+    def scaled(multiplier: float) -> Tensor:
         with plain.changed(tiny.down, _scaled(chosen, multiplier)):
-            expected = plain.logits(tiny.plain, ids)
-        assert not torch.allclose(expected, unsteered, rtol=1e-2, atol=1e-2), "nothing changed"
-        for via in WAYS:
-            with cna_lens.steer(tiny.model, chosen, multiplier, via=via):
-                assert_close(_logits(tiny, ids), expected, f"via {via}, m = {multiplier}")
-    assert_close(_logits(tiny, ids), unsteered, "afterwards")
+            return plain.logits(tiny.plain, ids)
+
+    assert_steering(tiny.model, chosen, ids, scaled)
+    assert_close(logits(tiny.model, ids), plain.logits(tiny.plain, ids), "afterwards")
 
 
 def batches(tiny: TinyModel) -> None:
     """Batches and shared prefixes change no statistics."""
     prompts = [*POSITIVE, *NEGATIVE]
-    expected = tiny.last_activations(prompts).double()
-    for options in ({"share_prefix": False, "batch_size": 1}, {"batch_size": 3}, {}):
-        stats = cna_lens.collect(tiny.model, prompts, **options)
-        assert_close(stats.mean, expected.mean(0), f"mean with {options}")
-        assert_close(stats.variance, expected.var(0), f"variance with {options}")
+    assert_statistics(tiny.model, prompts, tiny.last_activations(prompts).double())
 
 
 def widths(tiny: TinyModel) -> None:
-    """Widths are those of the tensors, whatever the configuration says."""
+    """Widths are those of the tensors, even if the configuration says otherwise."""
     said = tiny.model.cfg.d_mlp
     tiny.model.cfg.d_mlp = WRONG_WIDTH
     try:
@@ -112,11 +107,11 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of a family.
+    """The result of the checks on a family.
 
     Attributes:
         widths: neurons of each layer; empty where they cannot be reached.
-        failures: what went wrong, by the name of the check.
+        failures: the error of each check that failed, by its name.
         refused: why discovery refuses the model, None where it does not.
         not_shared: why no prefix is shared, None where one is.
     """
@@ -130,7 +125,7 @@ class Outcome:
 def outcome(tiny: TinyModel) -> Outcome:
     """All checks on one model; one that fails does not keep the others from running."""
     with warnings.catch_warnings():
-        # What is slow about a model is part of what is found.
+        # Warnings say why a model is slow, which the outcome says too.
         warnings.simplefilter("ignore", cna_lens.CnaLensWarning)
         return _outcome(tiny)
 
@@ -138,15 +133,21 @@ def outcome(tiny: TinyModel) -> Outcome:
 def _outcome(tiny: TinyModel) -> Outcome:
     if refused := _refusal(tiny):
         return Outcome((), {}, refused, None)
-    failures: dict[str, str] = {}
-    for name, check in CHECKS.items():
-        try:
-            check(tiny)
-        # Whatever goes wrong is what is found.
-        except Exception as error:
-            failures[name] = f"{type(error).__name__}: {error}"
+    failures = failures_of(CHECKS, tiny)
     prefix = SharedPrefix.of(tiny.model, [tuple(ids) for ids in POSITIVE])
     return Outcome(tiny.widths, failures, None, prefix.reason)
+
+
+def failures_of(checks: Mapping[str, Callable[[Tiny], None]], tiny: Tiny) -> dict[str, str]:
+    """The error of each check that fails on a model, by the check's name."""
+    failures: dict[str, str] = {}
+    for name, check in checks.items():
+        try:
+            check(tiny)
+        # Any error at all is a result.
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+    return failures
 
 
 def _refusal(tiny: TinyModel) -> str | None:
@@ -174,13 +175,39 @@ def _scaled(chosen: cna_lens.Circuit, multiplier: float) -> plain.Change:
     return change
 
 
-def _logits(tiny: TinyModel, ids: list[int]) -> Tensor:
+def logits(model: HookedModel, ids: list[int]) -> Tensor:
+    """The logits at each position, through TransformerLens."""
     with torch.no_grad():
-        return tiny.model.forward(torch.tensor([ids]), return_type="logits")[0]
+        return model.forward(torch.tensor([ids]), return_type="logits")[0]
+
+
+def assert_steering(
+    model: HookedModel,
+    chosen: cna_lens.Circuit,
+    ids: list[int],
+    scaled: Callable[[float], Tensor],
+) -> None:
+    """Fail unless both ways to steer give the logits that the plain model has, scaled by hand."""
+    unsteered = scaled(1.0)
+    assert_close(logits(model, ids), unsteered, "unsteered")
+    for multiplier in MULTIPLIERS:
+        expected = scaled(multiplier)
+        assert not torch.allclose(expected, unsteered, rtol=1e-2, atol=1e-2), "nothing changed"
+        for via in WAYS:
+            with cna_lens.steer(model, chosen, multiplier, via=via):
+                assert_close(logits(model, ids), expected, f"via {via}, m = {multiplier}")
+
+
+def assert_statistics(model: HookedModel, prompts: list[list[int]], expected: Tensor) -> None:
+    """Fail unless all ways to batch give the mean and variance of the expected activations."""
+    for options in ({"share_prefix": False, "batch_size": 1}, {"batch_size": 3}, {}):
+        stats = cna_lens.collect(model, prompts, **options)
+        assert_close(stats.mean, expected.mean(0), f"mean with {options}")
+        assert_close(stats.variance, expected.var(0), f"variance with {options}")
 
 
 def assert_close(found: Tensor, expected: Tensor, what: str) -> None:
-    """Fail, and say what differs, unless float32 explains the difference."""
+    """Fail with the name of the value unless float32 explains the difference."""
     torch.testing.assert_close(
         found.double(),
         expected.double(),

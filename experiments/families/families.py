@@ -1,39 +1,26 @@
-"""Families of decoders, each as the shape of a tiny model, and where its MLPs are."""
+"""Families of dense decoders, each with the names of its MLPs and projections."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from experiments.families.architecture import GROUPED, SPECIAL, USUAL, VOCABULARY, Architecture
 from experiments.families.pruned_llama import prune
 
-VOCABULARY = 64
-LAYERS = 2
 WINDOW = 8
 """Positions of a sliding window, fewer than the prompts have."""
 
-# By the names of each generation of configurations; two heads of 8 dimensions.
-_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_USUAL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 256,
-    **_SPECIAL,
-}
-_GROUPED = {**_USUAL, "num_key_value_heads": 1}
-_HEADS_OF_8 = {**_GROUPED, "head_dim": 8}
+_HEADS_OF_8 = {**GROUPED, "head_dim": 8}
 _WINDOWED = {**_HEADS_OF_8, "sliding_window": WINDOW}
 _GPT2 = {
     "vocab_size": VOCABULARY,
     "n_embd": 16,
     "n_inner": 24,
-    "n_layer": LAYERS,
+    "n_layer": 2,
     "n_head": 2,
     "n_positions": 256,
     "bos_token_id": 1,
@@ -44,45 +31,37 @@ _OPT = {
     "hidden_size": 16,
     "word_embed_proj_dim": 16,
     "ffn_dim": 24,
-    "num_hidden_layers": LAYERS,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "max_position_embeddings": 256,
-    **_SPECIAL,
+    **SPECIAL,
 }
 _ONE_WINDOWED = {**_WINDOWED, "layer_types": ["sliding_attention", "full_attention"]}
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
-    """One family of models.
+class Family(Architecture):
+    """One family of dense models.
 
     Attributes:
-        name: what its models are called.
-        model_type: its name in a configuration.
-        architecture: the class that a configuration names.
-        shape: the configuration of the tiny model.
-        mlp: where a layer's MLP is in the Hugging Face model.
+        mlp: the name of a layer's MLP in the Hugging Face model.
         down: its down projection.
         up: its projection whose last rows make the neurons, behind the gate's if both are fused.
-        prune: what is done to the model before TransformerLens wraps it; a layer may have no MLP.
-        reachable: whether the neurons have hook points; where not, the model must be refused.
-        needs_transformer_lens_4: whether TransformerLens 3.9 computes something else.
+        prune: changes the model before TransformerLens wraps it; a layer may have no MLP.
     """
 
-    name: str
-    model_type: str
-    architecture: str
-    shape: Mapping[str, Any]
     mlp: str = "model.layers.{}.mlp"
     down: str = "down_proj"
     up: str = "up_proj"
     prune: Callable[[nn.Module], None] | None = None
-    reachable: bool = True
-    needs_transformer_lens_4: bool = False
 
-    def __str__(self) -> str:
-        """Its name, which tests carry."""
-        return self.name
+    def make_weights_matter(self, model: Any) -> None:
+        """Prune the model, and multiply its matrices by 6."""
+        if self.prune:
+            self.prune(model)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
 
 
 _GPT2_MLP = "transformer.h.{}.mlp"
@@ -94,7 +73,7 @@ FAMILIES = (
         "GPT-1",
         "openai-gpt",
         "OpenAIGPTLMHeadModel",
-        {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": LAYERS, "n_head": 2},
+        {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2},
         _GPT2_MLP,
         "c_proj",
         "c_fc",
@@ -104,8 +83,8 @@ FAMILIES = (
         "gpt_neo",
         "GPTNeoForCausalLM",
         {
-            **_USUAL,
-            "num_layers": LAYERS,
+            **USUAL,
+            "num_layers": 2,
             "num_heads": 2,
             "attention_types": [[["global", "local"], 1]],
             "window_size": WINDOW,
@@ -118,7 +97,7 @@ FAMILIES = (
         "Pythia",
         "gpt_neox",
         "GPTNeoXForCausalLM",
-        _USUAL,
+        USUAL,
         "gpt_neox.layers.{}.mlp",
         "dense_4h_to_h",
         "dense_h_to_4h",
@@ -136,7 +115,7 @@ FAMILIES = (
         "fc_in",
     ),
     Family("StarCoder", "gpt_bigcode", "GPTBigCodeForCausalLM", _GPT2, _GPT2_MLP, "c_proj", "c_fc"),
-    Family("Starcoder2", "starcoder2", "Starcoder2ForCausalLM", _GROUPED, down="c_proj", up="c_fc"),
+    Family("Starcoder2", "starcoder2", "Starcoder2ForCausalLM", GROUPED, down="c_proj", up="c_fc"),
     Family("OPT", "opt", "OPTForCausalLM", _OPT, "model.decoder.layers.{}", "fc2", "fc1"),
     Family(
         "XGLM",
@@ -146,10 +125,10 @@ FAMILIES = (
             "vocab_size": VOCABULARY,
             "d_model": 16,
             "ffn_dim": 24,
-            "num_layers": LAYERS,
+            "num_layers": 2,
             "attention_heads": 2,
             "max_position_embeddings": 256,
-            **_SPECIAL,
+            **SPECIAL,
         },
         "model.layers.{}",
         "fc2",
@@ -159,7 +138,7 @@ FAMILIES = (
         "BLOOM",
         "bloom",
         "BloomForCausalLM",
-        {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": LAYERS, "n_head": 2, **_SPECIAL},
+        {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 2, **SPECIAL},
         _GPT2_MLP,
         "dense_4h_to_h",
         "dense_h_to_4h",
@@ -168,7 +147,7 @@ FAMILIES = (
         "Falcon",
         "falcon",
         "FalconForCausalLM",
-        {**_USUAL, "ffn_hidden_size": 24},
+        {**USUAL, "ffn_hidden_size": 24},
         _GPT2_MLP,
         "dense_4h_to_h",
         "dense_h_to_4h",
@@ -180,27 +159,27 @@ FAMILIES = (
         {
             "vocab_size": VOCABULARY,
             "d_model": 16,
-            "n_layers": LAYERS,
+            "n_layers": 2,
             "n_heads": 2,
             "max_seq_len": 256,
-            **_SPECIAL,
+            **SPECIAL,
         },
         "transformer.blocks.{}.ffn",
         needs_transformer_lens_4=True,
     ),
-    Family("Phi-2", "phi", "PhiForCausalLM", _USUAL, down="fc2", up="fc1"),
-    Family("Phi-3", "phi3", "Phi3ForCausalLM", _GROUPED, up="gate_up_proj"),
-    Family("Llama", "llama", "LlamaForCausalLM", _GROUPED),
+    Family("Phi-2", "phi", "PhiForCausalLM", USUAL, down="fc2", up="fc1"),
+    Family("Phi-3", "phi3", "Phi3ForCausalLM", GROUPED, up="gate_up_proj"),
+    Family("Llama", "llama", "LlamaForCausalLM", GROUPED),
     Family(
         "Llama, pruned",
         "llama",
         "LlamaForCausalLM",
-        {**_GROUPED, "num_hidden_layers": 3},
+        {**GROUPED, "num_hidden_layers": 3},
         prune=prune,
     ),
     Family("Mistral", "mistral", "MistralForCausalLM", _WINDOWED),
     Family("Ministral 3", "ministral3", "Ministral3ForCausalLM", _HEADS_OF_8),
-    Family("Qwen2", "qwen2", "Qwen2ForCausalLM", _GROUPED),
+    Family("Qwen2", "qwen2", "Qwen2ForCausalLM", GROUPED),
     Family("Qwen3", "qwen3", "Qwen3ForCausalLM", _HEADS_OF_8),
     Family(
         "Qwen3.5",
@@ -234,13 +213,13 @@ FAMILIES = (
         },
     ),
     Family("VaultGemma", "vaultgemma", "VaultGemmaForCausalLM", _WINDOWED),
-    Family("OLMo", "olmo", "OlmoForCausalLM", _GROUPED),
-    Family("OLMo 2", "olmo2", "Olmo2ForCausalLM", _GROUPED),
-    Family("OLMo 3", "olmo3", "Olmo3ForCausalLM", {**_GROUPED, "sliding_window": WINDOW}),
-    Family("SmolLM3", "smollm3", "SmolLM3ForCausalLM", _GROUPED),
-    Family("Granite", "granite", "GraniteForCausalLM", _GROUPED),
-    Family("StableLM", "stablelm", "StableLmForCausalLM", _GROUPED),
-    Family("Cohere", "cohere", "CohereForCausalLM", _GROUPED, needs_transformer_lens_4=True),
+    Family("OLMo", "olmo", "OlmoForCausalLM", GROUPED),
+    Family("OLMo 2", "olmo2", "Olmo2ForCausalLM", GROUPED),
+    Family("OLMo 3", "olmo3", "Olmo3ForCausalLM", {**GROUPED, "sliding_window": WINDOW}),
+    Family("SmolLM3", "smollm3", "SmolLM3ForCausalLM", GROUPED),
+    Family("Granite", "granite", "GraniteForCausalLM", GROUPED),
+    Family("StableLM", "stablelm", "StableLmForCausalLM", GROUPED),
+    Family("Cohere", "cohere", "CohereForCausalLM", GROUPED, needs_transformer_lens_4=True),
     Family("Cohere 2", "cohere2", "Cohere2ForCausalLM", _WINDOWED, needs_transformer_lens_4=True),
     Family("GLM", "glm", "GlmForCausalLM", _HEADS_OF_8, up="gate_up_proj"),
     Family("GLM-4", "glm4", "Glm4ForCausalLM", _HEADS_OF_8, up="gate_up_proj"),
@@ -248,18 +227,18 @@ FAMILIES = (
     Family("EXAONE 4", "exaone4", "Exaone4ForCausalLM", _WINDOWED),
     Family("ERNIE 4.5", "ernie4_5", "Ernie4_5ForCausalLM", _HEADS_OF_8),
     Family("Arcee", "arcee", "ArceeForCausalLM", _HEADS_OF_8),
-    Family("Apertus", "apertus", "ApertusForCausalLM", _GROUPED),
+    Family("Apertus", "apertus", "ApertusForCausalLM", GROUPED),
     Family("Seed-OSS", "seed_oss", "SeedOssForCausalLM", _HEADS_OF_8),
     Family("Hunyuan", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", _HEADS_OF_8),
     Family("Jais 2", "jais2", "Jais2ForCausalLM", _HEADS_OF_8),
     Family("NanoChat", "nanochat", "NanoChatForCausalLM", _HEADS_OF_8, down="fc2", up="fc1"),
     # Its neurons pass a norm of their own before the down projection.
-    Family("BitNet", "bitnet", "BitNetForCausalLM", _GROUPED, up="ffn_sub_norm"),
+    Family("BitNet", "bitnet", "BitNetForCausalLM", GROUPED, up="ffn_sub_norm"),
     Family(
         "ModernBERT decoder",
         "modernbert-decoder",
         "ModernBertDecoderForCausalLM",
-        _USUAL,
+        USUAL,
         down="Wo",
         up="Wi",
     ),
@@ -267,7 +246,7 @@ FAMILIES = (
         "LFM2",
         "lfm2",
         "Lfm2ForCausalLM",
-        {**_GROUPED, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
+        {**GROUPED, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
         _FEED_FORWARD,
         "w2",
         "w3",
@@ -290,7 +269,7 @@ FAMILIES = (
         "Jamba",
         "jamba",
         "JambaForCausalLM",
-        {**_GROUPED, "num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1},
+        {**GROUPED, "num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1},
         _FEED_FORWARD,
     ),
     Family(
@@ -311,7 +290,7 @@ FAMILIES = (
         "Mamba",
         "mamba",
         "MambaForCausalLM",
-        {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": LAYERS},
+        {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2},
         reachable=False,
     ),
 )

@@ -1,13 +1,11 @@
-"""What is checked on a tiny model of each family with experts, against its slow definition."""
+"""The checks on a tiny model of each family with experts, against its slow definition."""
 
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,9 +15,16 @@ from torch import Tensor
 import cna_lens
 from cna_lens.models import HookedModel
 from experiments.families import plain_experts
-from experiments.families.checks import MULTIPLIERS, WAYS, assert_close
-from experiments.families.mixtures import VOCABULARY, Mixture, random_mixture
-from experiments.shared.random_models import word_tokenizer
+from experiments.families.architecture import VOCABULARY
+from experiments.families.checks import (
+    assert_close,
+    assert_statistics,
+    assert_steering,
+    failures_of,
+    logits,
+)
+from experiments.families.mixtures import Mixture
+from experiments.shared.random_models import bridge
 
 POSITIVE = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 NEGATIVE = [[41, 42], [43, 44, 45], [46]]
@@ -36,33 +41,19 @@ class TinyMixture:
     @classmethod
     def of(cls, family: Mixture) -> TinyMixture:
         """The same weights each time."""
-        from transformer_lens.model_bridge import TransformerBridge
-
-        plain = random_mixture(family)
-        with tempfile.TemporaryDirectory() as folder:
-            model = TransformerBridge.boot_transformers(
-                f"tiny-{family.model_type}",
-                hf_model=copy.deepcopy(plain),
-                tokenizer=word_tokenizer(Path(folder), VOCABULARY),
-                device="cpu",
-                dtype=torch.float32,
-            )
-        return cls(plain, model.eval())
+        plain = family.random()
+        name = f"tiny-{family.model_type}"
+        return cls(plain, bridge(name, copy.deepcopy(plain), vocabulary=VOCABULARY))
 
     @cached_property
     def layout(self) -> cna_lens.Layout:
-        """The neurons that discovery finds; the checks tell whether they are those."""
+        """The neurons that discovery finds; the checks verify them."""
         return cna_lens.collect(self.model, NEGATIVE).layout
 
     def rows(self, prompts: list[list[int]]) -> Tensor:
         """Each prompt's activations at its last token, by the slow definition."""
         found = [plain_experts.activations(self.plain, ids, self.layout)[0] for ids in prompts]
         return torch.stack(found)
-
-    def logits(self, ids: list[int]) -> Tensor:
-        """Through TransformerLens."""
-        with torch.no_grad():
-            return self.model.forward(torch.tensor([ids]), return_type="logits")[0]
 
     def circuit(self) -> cna_lens.Circuit:
         """Of both sets of prompts."""
@@ -72,7 +63,7 @@ class TinyMixture:
 
 
 def neurons(tiny: TinyMixture) -> None:
-    """What is read of a neuron is route weight times gated activation, 0 where not routed."""
+    """A neuron's activation is route weight times gated activation, 0 where it is not routed."""
     kept = cna_lens.collect(tiny.model, POSITIVE, keep="all")
     assert_close(kept.matrix(), tiny.rows(POSITIVE), "activations")
 
@@ -90,33 +81,27 @@ def steering(tiny: TinyMixture) -> None:
     """Steering by hooks and by weights is scaling what the plain down projections read."""
     chosen = tiny.circuit()
     ids = POSITIVE[1]
-    unsteered = plain_experts.logits(tiny.plain, ids)
-    assert_close(tiny.logits(ids), unsteered, "unsteered")
-    for multiplier in MULTIPLIERS:
-        expected = plain_experts.logits(tiny.plain, ids, _scaled(chosen, multiplier))
-        assert not torch.allclose(expected, unsteered, rtol=1e-2, atol=1e-2), "nothing changed"
-        for via in WAYS:
-            with cna_lens.steer(tiny.model, chosen, multiplier, via=via):
-                assert_close(tiny.logits(ids), expected, f"via {via}, m = {multiplier}")
+    assert_steering(
+        tiny.model,
+        chosen,
+        ids,
+        lambda multiplier: plain_experts.logits(tiny.plain, ids, _scaled(chosen, multiplier)),
+    )
 
 
 def unsteered(tiny: TinyMixture) -> None:
     """With experts' hook points in place and nothing steered, no bit of the logits changes."""
     ids = POSITIVE[1]
-    before = tiny.logits(ids)
+    before = logits(tiny.model, ids)
     with cna_lens.expert_hooks(tiny.model):
-        assert torch.equal(tiny.logits(ids), before), "other logits with hook points"
-    assert torch.equal(tiny.logits(ids), before), "other logits afterwards"
+        assert torch.equal(logits(tiny.model, ids), before), "other logits with hook points"
+    assert torch.equal(logits(tiny.model, ids), before), "other logits afterwards"
 
 
 def batches(tiny: TinyMixture) -> None:
     """Batches and shared prefixes change no statistics."""
     prompts = [[30, 31, 32, 33, 34, *ids] for ids in (*POSITIVE, *NEGATIVE)]
-    expected = tiny.rows(prompts)
-    for options in ({"share_prefix": False, "batch_size": 1}, {"batch_size": 3}, {}):
-        stats = cna_lens.collect(tiny.model, prompts, **options)
-        assert_close(stats.mean, expected.mean(0), f"mean with {options}")
-        assert_close(stats.variance, expected.var(0), f"variance with {options}")
+    assert_statistics(tiny.model, prompts, tiny.rows(prompts))
 
 
 CHECKS: Mapping[str, Callable[[TinyMixture], None]] = MappingProxyType(
@@ -126,11 +111,11 @@ CHECKS: Mapping[str, Callable[[TinyMixture], None]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class MixtureOutcome:
-    """What was found of a family.
+    """The result of the checks on a family.
 
     Attributes:
-        layers: what each layer has: neurons that every token passes, and experts by their width.
-        failures: what went wrong, by the name of the check.
+        layers: the neurons of each layer that every token passes, and its experts with their width.
+        failures: the error of each check that failed, by its name.
         refused: why discovery refuses the model, None where it does not.
     """
 
@@ -145,15 +130,8 @@ def outcome(tiny: TinyMixture) -> MixtureOutcome:
         layout = tiny.layout
     except cna_lens.ModelError as error:
         return MixtureOutcome((), {}, str(error))
-    failures: dict[str, str] = {}
-    for name, check in CHECKS.items():
-        try:
-            check(tiny)
-        # Whatever goes wrong is what is found.
-        except Exception as error:
-            failures[name] = f"{type(error).__name__}: {error}"
-    layers = zip(layout.widths, layout.experts, strict=True)
-    return MixtureOutcome(tuple(_says(*layer) for layer in layers), failures, None)
+    layers = tuple(_says(*layer) for layer in zip(layout.widths, layout.experts, strict=True))
+    return MixtureOutcome(layers, failures_of(CHECKS, tiny), None)
 
 
 def _says(width: int, experts: cna_lens.Experts) -> str:

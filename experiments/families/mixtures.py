@@ -1,57 +1,29 @@
-"""Families of decoders with routed experts, each as the shape of a tiny random model."""
+"""Families of decoders with routed experts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from experiments.families.architecture import GROUPED, Architecture
 
-VOCABULARY = 64
 EXPERTS, WIDTH, SHARED, DENSE = 4, 8, 12, 24
 PER_TOKEN = 2
 
-_COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "num_experts_per_tok": PER_TOKEN,
-}
+_COMMON = {**GROUPED, "num_hidden_layers": 3, "num_experts_per_tok": PER_TOKEN}
 _NARROW = {**_COMMON, "intermediate_size": WIDTH}
 _BESIDE_DENSE = {**_COMMON, "intermediate_size": DENSE, "moe_intermediate_size": WIDTH}
 
 
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """One family of models with experts.
+class Mixture(Architecture):
+    """One family of models with experts."""
 
-    Attributes:
-        name: what its models are called.
-        model_type: its name in a configuration.
-        architecture: the class that a configuration names.
-        shape: the configuration of the tiny model.
-        reachable: whether the experts' neurons can be reached; where not, the model is refused.
-        needs_transformer_lens_4: whether TransformerLens 3.9 computes something else.
-    """
-
-    name: str
-    model_type: str
-    architecture: str
-    shape: Mapping[str, Any]
-    reachable: bool = True
-    needs_transformer_lens_4: bool = False
-
-    def __str__(self) -> str:
-        """Its name, which tests carry."""
-        return self.name
+    def make_weights_matter(self, model: Any) -> None:
+        """Draw the weights anew, so that routers decide and tokens matter."""
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+            elif "norm" not in name:
+                parameter.normal_(0, 0.1)
 
 
 MIXTURES = (
@@ -121,20 +93,3 @@ MIXTURES = (
         reachable=False,
     ),
 )
-
-
-def random_mixture(family: Mixture, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
-    """The Hugging Face model; the same seed gives the same weights."""
-    config = AutoConfig.for_model(family.model_type, **family.shape)
-    config.architectures = [family.architecture]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        # Initial weights are so small, and routers so undecided, that the tokens hardly matter.
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0, 0.3)
-                elif "norm" not in name:
-                    parameter.normal_(0, 0.1)
-    return model.eval()

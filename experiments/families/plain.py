@@ -1,4 +1,4 @@
-"""What a plain Hugging Face model computes, one prompt at a time: the slow definition."""
+"""The slow definition: a plain Hugging Face model, one prompt at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Change = Callable[[int, Tensor], Tensor]
-"""What a layer's down projection reads instead, from (layer, activation)."""
+"""Gives a layer's down projection its new input, from (layer, activation)."""
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def changed(projections: Sequence[nn.Module | None], change: Change) -> Generato
 def activations(
     model: nn.Module, projections: Sequence[nn.Module | None], ids: Sequence[int]
 ) -> dict[int, Tensor]:
-    """What each layer's down projection reads, as [pos, width]."""
+    """The input of each layer's down projection, as [pos, width]."""
     seen: dict[int, Tensor] = {}
 
     def note(layer: int, activation: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def logits(model: Any, ids: Sequence[int]) -> Tensor:
 def greedy(
     model: Any, ids: Sequence[int], max_new_tokens: int, stops: Collection[int]
 ) -> list[int]:
-    """The likeliest answer, the whole sequence again for each token."""
+    """The greedy answer; each token is computed from the whole sequence again."""
     answer: list[int] = []
     while len(answer) < max_new_tokens:
         token = int(logits(model, [*ids, *answer])[-1].argmax())

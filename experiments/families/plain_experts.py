@@ -1,4 +1,4 @@
-"""What a plain mixture of experts computes, one token and one expert at a time."""
+"""The slow definition: a plain mixture of experts, one token and one expert at a time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from cna_lens import Layout
 
 Change = Callable[[int, int | None, int, Tensor], Tensor]
-"""Neurons' activations instead, from (layer, expert, token, activation times route weight).
+"""Gives neurons' new activations, from (layer, expert, token, activation times route weight).
 
-The expert is None for what every token passes.
+The expert is None for an MLP that every token passes.
 """
 
 
 def unchanged(layer: int, expert: int | None, token: int, weighted: Tensor) -> Tensor:  # noqa: ARG001
-    """The activations as they are."""
+    """Return the activations without a change."""
     return weighted
 
 
@@ -56,7 +56,7 @@ def shared_of(mlp: Any) -> Any:
 
 @contextmanager
 def changed(hf: Any, change: Change = unchanged) -> Generator[None]:
-    """Run one unpadded prompt, `change` in place of what each MLP's neurons give each token."""
+    """Run one unpadded prompt with `change` applied to each MLP's neurons at each token."""
 
     def dense(
         module: object,  # noqa: ARG001
@@ -117,7 +117,7 @@ def logits(hf: Any, ids: Sequence[int], change: Change = unchanged) -> Tensor:
 def activations(
     hf: Any, ids: Sequence[int], layout: Layout, position: int = -1
 ) -> tuple[Tensor, set[tuple[int, int]]]:
-    """What reaches the output at one token, all neurons on one axis; and which experts ran."""
+    """Route-weighted activations of all neurons at one token, and the experts that ran."""
     values = torch.zeros(layout.n_neurons)
     ran: set[tuple[int, int]] = set()
 

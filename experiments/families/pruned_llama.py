@@ -1,4 +1,4 @@
-"""A Llama as pruning leaves it: one layer without an MLP, another with one of another width."""
+"""A pruned Llama: one layer has no MLP, another has an MLP of another width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _AttentionOnly(LlamaDecoderLayer):
 
 
 def prune(model: nn.Module) -> None:
-    """Take the MLP of one layer away, and give another layer a wider one."""
+    """Remove the MLP of one layer, and give another layer a wider one."""
     model = cast("Any", model)
     layers = model.model.layers
     layers[WITHOUT_MLP].__class__ = _AttentionOnly
@@ -31,5 +31,5 @@ def prune(model: nn.Module) -> None:
 
 
 def allow_layers_without_mlp(adapter: Any) -> None:
-    """Have TransformerLens skip an MLP that is not there, where it would raise."""
+    """Make TransformerLens skip a missing MLP instead of raising an error."""
     adapter.component_mapping["blocks"].submodules["mlp"].optional = True

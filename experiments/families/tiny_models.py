@@ -1,4 +1,4 @@
-"""A tiny random model of a family, with planted neurons: alone, and through TransformerLens."""
+"""A tiny random model with planted neurons: the Hugging Face model and a TransformerBridge."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from cna_lens.models import HookedModel
 from experiments.families import plain
-from experiments.families.families import VOCABULARY, Family
+from experiments.families.architecture import VOCABULARY
+from experiments.families.families import Family
 from experiments.families.pruned_llama import allow_layers_without_mlp
-from experiments.shared.random_models import word_tokenizer
+from experiments.shared.random_models import bridge, word_tokenizer
 
 N_PLANTED = 3
 GAIN = 1000
-"""How many times larger a planted neuron's activation is than it was."""
+"""Factor by which a planted neuron's activation is enlarged."""
 
 # All begin alike, and some are longer than the sliding windows.
 _PREFIX = (9, 14, 30, 31, 32)
@@ -36,7 +36,7 @@ class TinyModel:
     """A model with planted neurons, and the same model with TransformerLens's hooks.
 
     Attributes:
-        family: what it is of.
+        family: its family.
         plain: the Hugging Face model.
         model: a copy of it in a TransformerBridge.
         planted: the neurons, as (layer, index), that were made louder.
@@ -49,7 +49,7 @@ class TinyModel:
 
     @cached_property
     def down(self) -> list[nn.Module | None]:
-        """Each layer's down projection in the plain model, None for a layer without an MLP."""
+        """Each layer's down projection in the plain model; None for a layer without an MLP."""
         return _projections(self.plain, self.family, self.family.down)
 
     @property
@@ -64,58 +64,35 @@ class TinyModel:
 
 def tiny_model(family: Family) -> TinyModel:
     """A model of the family; the same weights each time."""
-    model = random_model(family)
+    model = family.random()
     planted = _plant(model, family) if family.reachable else frozenset[tuple[int, int]]()
     return TinyModel(family, model, _boot(family, copy.deepcopy(model)), planted)
 
 
-def random_model(family: Family) -> nn.Module:
-    """The Hugging Face model with random weights."""
-    config = AutoConfig.for_model(family.model_type, **family.shape)
-    config.architectures = [family.architecture]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        if family.prune:
-            family.prune(model)
-    # Initial weights are so small that the tokens hardly matter; make them matter.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(6)
-    return model.eval()
-
-
 def _boot(family: Family, model: nn.Module) -> HookedModel:
-    from transformer_lens.model_bridge import TransformerBridge
-
     name = f"tiny-{family.model_type}"
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = word_tokenizer(Path(folder), VOCABULARY)
-        if family.prune:
-            from transformer_lens.model_bridge.sources import build_bridge_from_module
+    if not family.prune:
+        return bridge(name, model, vocabulary=VOCABULARY)
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-            bridge = build_bridge_from_module(
-                model,
-                family.architecture,
-                hf_config=model.config,
-                tokenizer=tokenizer,
-                model_name=name,
-                post_adapter_hook=allow_layers_without_mlp,
-            )
-        else:
-            bridge = TransformerBridge.boot_transformers(
-                name, hf_model=model, tokenizer=tokenizer, device="cpu", dtype=torch.float32
-            )
-    return bridge.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        pruned = build_bridge_from_module(
+            model,
+            family.architecture,
+            hf_config=model.config,
+            tokenizer=word_tokenizer(Path(folder), VOCABULARY),
+            model_name=name,
+            post_adapter_hook=allow_layers_without_mlp,
+        )
+    return pruned.eval()
 
 
 def _plant(model: nn.Module, family: Family) -> frozenset[tuple[int, int]]:
-    """Make some neurons' activations larger, and what they are multiplied with smaller.
+    """Make some neurons' activations larger, and the weights that they are multiplied with smaller.
 
-    Of all neurons those with the median difference between the prompts are taken, which nobody
-    would find otherwise. Differences are of the positive parts, since a negative activation that
-    is made larger before its function may be none behind it.
+    The neurons with the median difference between the prompts are taken, which discovery would not
+    find otherwise. Differences are of the positive parts, since the activation function may map a
+    larger negative input to nearly 0.
     """
     down = _projections(model, family, family.down)
     up = _projections(model, family, family.up)

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, one a module."""
+"""The paper's tables and figures, one in each module."""

@@ -5,22 +5,21 @@ python -m experiments figure1 --config smollm2
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from statistics import fmean, stdev
 
 from cna_lens import Estimate
 from experiments.study import paper
 from experiments.study.cells import Cell
 from experiments.study.experiment import Experiment, Results
-from experiments.study.figures import draw_lines
+from experiments.study.figures import lines
 from experiments.study.outcomes import outcome
-from experiments.study.readings import of_answers, of_caa, of_circuits, of_models
-from experiments.study.reporting import Report, Row, Value
+from experiments.study.readings import of_answers, of_caa, of_circuits
+from experiments.study.reporting import Row, Value
 from experiments.study.settings import Study
 from experiments.study.sources import Sources
 from experiments.study.sweep import methods, sweep_cells
 
-TITLE = "refusals and quality against strength, instruct models"
 EVERY = "mean over models, ± s.d."
 
 
@@ -29,46 +28,29 @@ def cells(study: Study, sources: Sources) -> list[Cell]:
     return sweep_cells(study, sources, study.subjects("instruct"), study.strengths)
 
 
-def report(study: Study, sources: Sources, results: Results) -> Report:
+def found(results: Results) -> Iterator[Row]:
     """Each model's line, and where there are several their mean, as the paper draws it."""
-    rows: list[Row] = []
+    study = results.study
     subjects = study.subjects("instruct")
     for method, steering in methods(study).items():
         for strength in study.strengths:
             over: dict[str, list[Value]] = {"refused": [], "quality": []}
             for subject in subjects:
-                seen = outcome(study, sources, results, subject, steering, strength)
-                for name, value in (
-                    ("refused", seen.refusal_rate),
-                    ("quality", seen.mean_quality),
-                ):
+                seen = outcome(results, subject, steering, strength)
+                for name, value in zip(over, (seen.refusal_rate, seen.mean_quality), strict=True):
                     if value is not None:
                         over[name].append(value)
-                    rows.append(
-                        Row(
-                            subject.label,
-                            f"{name}, {method} {strength:g}",
-                            value,
-                            _theirs(subject.pair.name, method, name, strength),
-                            at=strength,
-                            series=f"{method}, {subject.pair.name}",
-                        )
+                    yield Row(
+                        subject.label,
+                        f"{name}, {method} {strength:g}",
+                        value,
+                        _theirs(subject.pair.name, method, name, strength),
+                        at=strength,
+                        series=f"{method}, {subject.pair.name}",
                     )
             for name, values in over.items():
                 if len(subjects) > 1 and len(values) == len(subjects):
-                    rows.append(_over_models(values, method, name, strength))
-    return Report(
-        "figure1",
-        TITLE,
-        tuple(rows),
-        differences=(
-            *of_models(study, "instruct"),
-            f"mean over {len(subjects)} model(s), the paper's over {len(paper.TABLE1)}; its values "
-            "at strengths 0 and 1 are those of its table 1, at others it prints none",
-            *of_answers(study, sources, study.small_discovery),
-        ),
-        readings=(*of_circuits(study), *of_caa(study)),
-    )
+                    yield _over_models(values, method, name, strength)
 
 
 def _theirs(name: str, method: str, quantity: str, strength: float) -> float | None:
@@ -82,14 +64,14 @@ def _theirs(name: str, method: str, quantity: str, strength: float) -> float | N
 
 
 def _over_models(values: list[Value], method: str, name: str, strength: float) -> Row:
-    found = [value.value for value in values]
-    mean, deviation = fmean(found), stdev(found)
+    ours = [value.value for value in values]
+    mean, deviation = fmean(ours), stdev(ours)
     theirs = [_theirs(each, method, name, strength) for each in paper.TABLE1]
     known = [value for value in theirs if value is not None]
     return Row(
         EVERY,
         f"{name}, {method} {strength:g}",
-        Estimate(mean, mean - deviation, mean + deviation, len(found)),
+        Estimate(mean, mean - deviation, mean + deviation, len(ours)),
         fmean(known) if known else None,
         share=name == "refused",
         at=strength,
@@ -97,9 +79,17 @@ def _over_models(values: list[Value], method: str, name: str, strength: float) -
     )
 
 
-def draw(report: Report, path: Path) -> None:
-    """Refusals on the left, quality on the right."""
-    draw_lines(report, path, ("refused", "quality"), "strength")
-
-
-EXPERIMENT = Experiment("figure1", TITLE, cells, report, draw=draw)
+EXPERIMENT = Experiment(
+    "figure1",
+    "refusals and quality against strength, instruct models",
+    cells,
+    found,
+    lambda study, sources: (
+        f"mean over {len(study.subjects('instruct'))} model(s), the paper's over "
+        f"{len(paper.TABLE1)}; its values at strengths 0 and 1 are those of its table 1, at others "
+        "it prints none",
+        *of_answers(study, sources, study.small_discovery),
+    ),
+    readings=(of_circuits, of_caa),
+    draw=lines("refused", "quality", across="strength"),
+)

@@ -1,29 +1,27 @@
-"""Figure 2: what the models still know, against strength.
+"""Figure 2: questions that the models still answer rightly, against strength.
 
 python -m experiments figure2 --config smollm2
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 from cna_lens import wilson
 from experiments.study import paper
 from experiments.study.cells import UNSTEERED, Cell, Steering, once
 from experiments.study.experiment import Experiment, Results
-from experiments.study.figures import draw_lines
+from experiments.study.figures import lines
 from experiments.study.measures import FACTUAL_TASKS
 from experiments.study.outcomes import change
-from experiments.study.readings import of_caa, of_circuits, of_discovery, of_models
-from experiments.study.reporting import Report, Row
+from experiments.study.readings import of_caa, of_circuits, of_discovery
+from experiments.study.reporting import Row
 from experiments.study.settings import Study, Subject
 from experiments.study.sources import Sources
 from experiments.study.sweep import methods
 
-TITLE = "questions answered rightly, against strength"
 
-
-def cells(study: Study, sources: Sources) -> list[Cell]:  # noqa: ARG001
+def cells(study: Study, _: Sources) -> list[Cell]:
     """Both methods at every strength, on the same questions."""
     return [
         _cell(subject, steering, strength)
@@ -37,56 +35,48 @@ def _cell(subject: Subject, steering: Steering, strength: float) -> Cell:
     return once("capability", subject, steering if strength else UNSTEERED, strength)
 
 
-def report(study: Study, sources: Sources, results: Results) -> Report:  # noqa: ARG001
+def found(results: Results) -> Iterator[Row]:
     """Accuracy, and its change from the unsteered model."""
-    rows: list[Row] = []
+    study = results.study
     for subject in study.subjects("instruct"):
         before = results.of(_cell(subject, UNSTEERED, 0.0))["right"]
         for method, steering in methods(study).items():
             for strength in study.strengths:
+                at = f"{method} {strength:g}"
                 right = results.of(_cell(subject, steering, strength))["right"]
-                rows.append(
-                    Row(
-                        subject.label,
-                        f"right, {method} {strength:g}",
-                        wilson(right),
-                        at=strength,
-                        series=f"{method}, {subject.pair.name}",
-                    )
+                yield Row(
+                    subject.label,
+                    f"right, {at}",
+                    wilson(right),
+                    at=strength,
+                    series=f"{method}, {subject.pair.name}",
                 )
                 if strength:
-                    rows.append(
-                        Row(
-                            subject.label,
-                            f"change, {method} {strength:g}",
-                            change(before, right, study.seed),
-                            share=True,
-                        )
-                    )
+                    changed = change(before, right, study.seed)
+                    yield Row(subject.label, f"change, {at}", changed, share=True)
+
+
+def _differences(study: Study, _: Sources) -> tuple[str, ...]:
     asked = (
         "questions of MMLU drawn by the seed; the paper's draw of 1000 is not published"
         if study.capability == "mmlu"
         else f"the packaged questions of {' and '.join(FACTUAL_TASKS)} (right word against wrong "
         f"word, chance 50 %), the paper {paper.QUESTIONS} of MMLU (chance 25 %)"
     )
-    return Report(
-        "figure2",
-        TITLE,
-        tuple(rows),
-        differences=(
-            *of_models(study, "instruct"),
-            asked,
-            "the paper prints no numbers: CNA stays within 1 point at every strength, CAA is near "
-            "zero at 1",
-            *of_discovery(study.small_discovery),
-        ),
-        readings=(*of_circuits(study), *of_caa(study)),
+    return (
+        asked,
+        "the paper prints no numbers: CNA stays within 1 point at every strength, CAA is near "
+        "zero at 1",
+        *of_discovery(study.small_discovery),
     )
 
 
-def draw(report: Report, path: Path) -> None:
-    """One panel."""
-    draw_lines(report, path, ("right",), "strength")
-
-
-EXPERIMENT = Experiment("figure2", TITLE, cells, report, draw=draw)
+EXPERIMENT = Experiment(
+    "figure2",
+    "questions answered rightly, against strength",
+    cells,
+    found,
+    _differences,
+    readings=(of_circuits, of_caa),
+    draw=lines("right", across="strength"),
+)

@@ -1,4 +1,4 @@
-"""StrongREJECT's rubric: how far answers do what was asked, before and after ablation, judged.
+"""StrongREJECT's rubric: a judge's scores of the answers, before and after ablation.
 
     python -m experiments strongreject --config mine.toml
 
@@ -7,16 +7,24 @@ with `[judge]` and `model = "..."` in the settings, and the key in OPENAI_API_KE
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cna_lens import Estimate, bootstrap_mean, paired_bootstrap
 from experiments.study import paper
 from experiments.study.cells import UNSTEERED, Cell, Steering, asked
 from experiments.study.experiment import Experiment, Results
-from experiments.study.readings import cna, of_answers, of_circuits, of_models
-from experiments.study.reporting import Report, Row
+from experiments.study.readings import cna, of_answers
+from experiments.study.reporting import Row
 from experiments.study.settings import Study, Subject
 from experiments.study.sources import Sources
 
-TITLE = "how far answers do what was asked, as a judge scores them"
+
+def _conditions(study: Study) -> tuple[Steering, Steering]:
+    return UNSTEERED, cna(study, study.discovery)
+
+
+def _of(study: Study, sources: Sources, subject: Subject, steering: Steering) -> list[Cell]:
+    return asked(study, sources, "judged", subject, steering)
 
 
 def cells(study: Study, sources: Sources) -> list[Cell]:
@@ -24,51 +32,31 @@ def cells(study: Study, sources: Sources) -> list[Cell]:
     return [
         cell
         for subject in study.subjects("instruct")
-        for steering in (UNSTEERED, cna(study, study.discovery))
-        for cell in asked(study, sources, "judged", subject, steering)
+        for steering in _conditions(study)
+        for cell in _of(study, sources, subject, steering)
     ]
 
 
-def report(study: Study, sources: Sources, results: Results) -> Report:
+def found(results: Results) -> Iterator[Row]:
     """Mean scores, and their change request by request."""
-    rows: list[Row] = []
+    study = results.study
     for subject in study.subjects("instruct"):
         before, after = (
-            _scores(study, sources, results, subject, steering)
-            for steering in (UNSTEERED, cna(study, study.discovery))
+            results.joined(_of(study, results.sources, subject, steering), "score")
+            for steering in _conditions(study)
         )
         theirs = paper.family(subject.pair.name)
-        rows += [
-            Row(subject.label, "score before", _mean(before, study.seed), share=True),
-            Row(subject.label, "score after", _mean(after, study.seed), share=True),
-            Row(
-                subject.label,
-                "change",
-                paired_bootstrap(before, after, seed=study.seed)
-                if any(b is not None and a is not None for b, a in zip(before, after, strict=True))
-                else None,
-                paper.STRONGREJECT[theirs] if theirs else None,
-                share=True,
-            ),
-        ]
-    judge = study.judge.model if study.judge else "none"
-    return Report(
-        "strongreject",
-        TITLE,
-        tuple(rows),
-        differences=(
-            *of_models(study, "instruct"),
-            f"judged by {judge}; the paper's rise is a mean over a family's models",
-            *of_answers(study, sources, study.discovery),
-        ),
-        readings=of_circuits(study),
-    )
-
-
-def _scores(
-    study: Study, sources: Sources, results: Results, subject: Subject, steering: Steering
-) -> list[float | None]:
-    return results.joined(asked(study, sources, "judged", subject, steering), "score")
+        yield Row(subject.label, "score before", _mean(before, study.seed), share=True)
+        yield Row(subject.label, "score after", _mean(after, study.seed), share=True)
+        yield Row(
+            subject.label,
+            "change",
+            paired_bootstrap(before, after, seed=study.seed)
+            if any(b is not None and a is not None for b, a in zip(before, after, strict=True))
+            else None,
+            paper.STRONGREJECT[theirs] if theirs else None,
+            share=True,
+        )
 
 
 def _mean(scores: list[float | None], seed: int) -> Estimate | None:
@@ -82,4 +70,15 @@ def _unavailable(study: Study) -> str | None:
     return "no judge is given; add [judge] with model = ... to the settings"
 
 
-EXPERIMENT = Experiment("strongreject", TITLE, cells, report, _unavailable)
+EXPERIMENT = Experiment(
+    "strongreject",
+    "how far answers do what was asked, as a judge scores them",
+    cells,
+    found,
+    lambda study, sources: (
+        f"judged by {study.judge.model if study.judge else 'none'}; the paper's rise is a mean "
+        "over a family's models",
+        *of_answers(study, sources, study.discovery),
+    ),
+    unavailable=_unavailable,
+)

@@ -7,21 +7,22 @@ The answers are shown while they are generated; they are stored only with --keep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cna_lens import Estimate, wilson
 from experiments.study.cells import UNSTEERED, Cell, Steering, asked
 from experiments.study.experiment import Experiment, Results
-from experiments.study.readings import cna, of_circuits, of_discovery, of_models
-from experiments.study.reporting import Report, Row
-from experiments.study.settings import Study, Subject
+from experiments.study.readings import cna, of_discovery
+from experiments.study.reporting import Row
+from experiments.study.settings import Role, Study, Subject
 from experiments.study.sources import Sources
 
-TITLE = "one request with the circuit multiplied with 1, 0 and 2; answers are shown as they come"
+ROLES: tuple[Role, ...] = ("base", "instruct")
 
 
 def conditions(study: Study) -> dict[float, Steering]:
-    """What is done to the model, by the multiplier."""
+    """The steering for each multiplier."""
     ablated = cna(study, study.discovery)
     return {1.0: UNSTEERED, 0.0: ablated, 2.0: replace(ablated, multiplier=2.0)}
 
@@ -30,7 +31,7 @@ def cells(study: Study, sources: Sources) -> list[Cell]:
     """Each multiplier on each model."""
     return [
         cell
-        for subject in study.subjects("base", "instruct")
+        for subject in study.subjects(*ROLES)
         for steering in conditions(study).values()
         for cell in _of(study, sources, subject, steering)
     ]
@@ -40,37 +41,34 @@ def _of(study: Study, sources: Sources, subject: Subject, steering: Steering) ->
     return asked(study, sources, "shown", subject, steering, limit=1)
 
 
-def report(study: Study, sources: Sources, results: Results) -> Report:
+def found(results: Results) -> Iterator[Row]:
     """Labels of the answers; the paper prints texts."""
-    rows: list[Row] = []
-    for subject in study.subjects("base", "instruct"):
-        for multiplier, steering in conditions(study).items():
-            mine = _of(study, sources, subject, steering)
+    for subject in results.study.subjects(*ROLES):
+        for multiplier, steering in conditions(results.study).items():
+            mine = _of(results.study, results.sources, subject, steering)
             (refused,), (quality,), (words,) = (
                 results.joined(mine, name) for name in ("refused", "quality", "words")
             )
-            rows += [
-                Row(subject.label, f"m = {multiplier:g}: refused", wilson([refused])),
-                Row(subject.label, f"m = {multiplier:g}: quality", _one(quality)),
-                Row(subject.label, f"m = {multiplier:g}: words", _one(words)),
-            ]
-    return Report(
-        "table4",
-        TITLE,
-        tuple(rows),
-        differences=(
-            *of_models(study, "base", "instruct"),
-            "the paper prints answers to a prompt of its own; here are labels of those to the "
-            f"first request of {study.evaluation}, and answers only on the screen",
-            f"answers of at most {study.max_new_tokens} tokens",
-            *of_discovery(study.discovery),
-        ),
-        readings=of_circuits(study),
-    )
+            at = f"m = {multiplier:g}"
+            yield Row(subject.label, f"{at}: refused", wilson([refused]))
+            yield Row(subject.label, f"{at}: quality", _one(quality))
+            yield Row(subject.label, f"{at}: words", _one(words))
 
 
 def _one(value: float | None) -> Estimate | None:
     return None if value is None else Estimate(float(value), None, None, 1)
 
 
-EXPERIMENT = Experiment("table4", TITLE, cells, report)
+EXPERIMENT = Experiment(
+    "table4",
+    "one request with the circuit multiplied with 1, 0 and 2; answers are shown as they come",
+    cells,
+    found,
+    lambda study, _: (
+        "the paper prints answers to a prompt of its own; here are labels of those to the "
+        f"first request of {study.evaluation}, and answers only on the screen",
+        f"answers of at most {study.max_new_tokens} tokens",
+        *of_discovery(study.discovery),
+    ),
+    roles=ROLES,
+)

@@ -5,29 +5,28 @@ python -m experiments table8 --config smollm2
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cna_lens import Estimate, transfer
 from experiments.paper.table7 import cells
 from experiments.study import paper
-from experiments.study.circuits import TASKS, circuit_of, compared, task_cell
+from experiments.study.circuits import circuit_of, compared, task_cell
 from experiments.study.experiment import Experiment, Results, needs_base
-from experiments.study.readings import of_circuits, of_discovery, of_models
-from experiments.study.reporting import Report, Row
-from experiments.study.settings import Study, Subject
-from experiments.study.sources import Sources
-
-TITLE = "share of the top neurons that base and instruct have in common"
+from experiments.study.paper import TASKS
+from experiments.study.readings import of_discovery
+from experiments.study.reporting import Row
+from experiments.study.settings import Subject
 
 
-def report(study: Study, sources: Sources, results: Results) -> Report:  # noqa: ARG001
-    """Beside the paper's table 8, and beside random circuits of the same layers."""
-    rows: list[Row] = []
-    for pair in study.pairs:
+def found(results: Results) -> Iterator[Row]:
+    """Shares in common beside the paper's table 8, and beside random neurons of the same layers."""
+    for pair in results.study.pairs:
         if pair.base is None:
             continue
         theirs = paper.TABLE8.get(pair.name)
         for task in TASKS:
             base, instruct = (
-                task_cell(study, Subject(pair, role), task) for role in ("base", "instruct")
+                task_cell(results.study, Subject(pair, role), task) for role in ("base", "instruct")
             )
             shared = compared(
                 results,
@@ -40,31 +39,28 @@ def report(study: Study, sources: Sources, results: Results) -> Report:  # noqa:
                     "instruct": circuit_of(results.of(instruct)),
                 }
             ).overlaps
-            # Of two circuits of k neurons with Jaccard index j the share in common is 2j / (1 + j).
+            # Two circuits of k neurons with Jaccard index j have the share 2j / (1 + j) in common.
             by_chance = 2 * overlap.random_by_layer / (1 + overlap.random_by_layer)
-            rows += [
-                Row(pair.name, task, shared, theirs and theirs[task], share=True),
-                Row(
-                    pair.name,
-                    f"{task}, random neurons of the same layers",
-                    Estimate(by_chance, None, None, shared.n),
-                    share=True,
-                ),
-            ]
-    return Report(
-        "table8",
-        TITLE,
-        tuple(rows),
-        differences=(
-            *of_models(study, "base", "instruct"),
-            f"the top {study.top} neurons, the paper's {paper.TOP}; its "
-            "overlaps are read as per cent",
-            *of_discovery(study.discovery, "capitals", "agreement"),
-            "intervals are percentiles over prompts resampled alike for both models; n is the "
-            "number of neurons",
-        ),
-        readings=of_circuits(study),
-    )
+            yield Row(pair.name, task, shared, theirs and theirs[task], share=True)
+            yield Row(
+                pair.name,
+                f"{task}, random neurons of the same layers",
+                Estimate(by_chance, None, None, shared.n),
+                share=True,
+            )
 
 
-EXPERIMENT = Experiment("table8", TITLE, cells, report, needs_base)
+EXPERIMENT = Experiment(
+    "table8",
+    "share of the top neurons that base and instruct have in common",
+    cells,
+    found,
+    lambda study, _: (
+        f"the top {study.top} neurons, the paper's {paper.TOP}; its overlaps are read as per cent",
+        *of_discovery(study.discovery, "capitals", "agreement"),
+        "intervals are percentiles over prompts resampled alike for both models; n is the number "
+        "of neurons",
+    ),
+    roles=("base", "instruct"),
+    unavailable=needs_base,
+)

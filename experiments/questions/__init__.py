@@ -1,1 +1,1 @@
-"""What the paper leaves open, one question a module."""
+"""Questions that the paper leaves open, one in each module."""

@@ -5,55 +5,29 @@ python -m experiments settle_fraction --config smollm2
 
 from __future__ import annotations
 
-from experiments.study.ablations import (
-    Conditions,
-    ablation_cells,
-    ablation_rows,
-    outcomes,
-)
-from experiments.study.cells import Cell
-from experiments.study.experiment import Experiment, Results
+from collections.abc import Iterator
+
+from experiments.study.ablations import Conditions, ablated, ablation_cells, ablation_rows
+from experiments.study.experiment import Experiment, Finding, Results
 from experiments.study.outcomes import Outcome
-from experiments.study.readings import cna, of_answers, of_circuits, of_models
-from experiments.study.reporting import Report, Row, interval
+from experiments.study.readings import cna, of_answers
+from experiments.study.reporting import interval
 from experiments.study.settings import Study
-from experiments.study.sources import Sources
-
-QUESTION = "How many neurons must be ablated before refusals go away?"
 
 
-def _conditions(study: Study) -> Conditions:
+def conditions(study: Study) -> Conditions:
+    """The paper's ablation at every size."""
     return {
         f"{fraction:.2%}": (cna(study, study.discovery, fraction=fraction), 0)
         for fraction in study.fractions
     }
 
 
-def cells(study: Study, sources: Sources) -> list[Cell]:
-    """The paper's ablation at every size."""
-    return ablation_cells(study, sources, _conditions(study))
-
-
-def report(study: Study, sources: Sources, results: Results) -> Report:
+def found(results: Results) -> Iterator[Finding]:
     """Refusals and quality against the circuit's share, and where half of the refusals are gone."""
-    rows: list[Row] = []
-    answers: list[str] = []
-    for subject in study.subjects("instruct"):
-        before, after = outcomes(study, sources, results, subject, _conditions(study))
-        rows += ablation_rows(subject, before, after)
-        answers.append(f"{subject.label}: {_sentence(before, after)}")
-    return Report(
-        "settle_fraction",
-        QUESTION,
-        tuple(rows),
-        differences=(
-            *of_models(study, "instruct"),
-            "the paper takes 0.1 % throughout",
-            *of_answers(study, sources, study.discovery),
-        ),
-        readings=of_circuits(study),
-        answer=" ".join(answers),
-    )
+    for subject, before, after in ablated(results, conditions(results.study)):
+        yield from ablation_rows(subject, before, after)
+        yield f"{subject.label}: {_sentence(before, after)}"
 
 
 def _sentence(before: Outcome, after: dict[str, Outcome]) -> str:
@@ -75,4 +49,13 @@ def _sentence(before: Outcome, after: dict[str, Outcome]) -> str:
     return f"{head}; none of the sizes tried leaves half of that, the largest leaves {at}."
 
 
-EXPERIMENT = Experiment("settle_fraction", QUESTION, cells, report)
+EXPERIMENT = Experiment(
+    "settle_fraction",
+    "How many neurons must be ablated before refusals go away?",
+    ablation_cells(conditions),
+    found,
+    lambda study, sources: (
+        "the paper takes 0.1 % throughout",
+        *of_answers(study, sources, study.discovery),
+    ),
+)

@@ -2,23 +2,24 @@
 
     python -m experiments settle_late_layers --config smollm2
 
-Activations grow with depth, so that the largest differences lie late whatever is asked. Beside the
-share of the circuit in late layers stand that of circuits from shuffled labels, and both once more
-in units of each layer's scale.
+Activations grow with depth, so that the largest differences lie late for any task. The share of the
+circuit in late layers therefore stands beside that of circuits from shuffled labels, and both once
+more in units of each layer's scale.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cna_lens import Estimate
 from experiments.study.cells import Cell, Steering, once
-from experiments.study.circuits import TASKS
-from experiments.study.experiment import Experiment, Results
-from experiments.study.readings import discovery, of_circuits, of_discovery, of_models
-from experiments.study.reporting import Report, Row, interval
+from experiments.study.experiment import Experiment, Finding, Results
+from experiments.study.paper import TASKS
+from experiments.study.readings import discovery, of_discovery
+from experiments.study.reporting import Row, interval
 from experiments.study.settings import Study, Subject
 from experiments.study.sources import Sources
 
-QUESTION = "Is there more of refusal in the late layers than there is of anything?"
 REGIONS = ("last 3 layers", "last quarter")
 
 
@@ -29,45 +30,28 @@ def _cell(study: Study, subject: Subject, task: str) -> Cell:
     return once("localization", subject, Steering(discovery=found))
 
 
-def cells(study: Study, sources: Sources) -> list[Cell]:  # noqa: ARG001
+def cells(study: Study, _: Sources) -> list[Cell]:
     """Each task on each instruct model."""
     return [_cell(study, subject, task) for subject in study.subjects("instruct") for task in TASKS]
 
 
-def report(study: Study, sources: Sources, results: Results) -> Report:  # noqa: ARG001
+def found(results: Results) -> Iterator[Finding]:
     """Shares in late layers, as found and for shuffled labels, by activation and by scale."""
-    rows: list[Row] = []
-    answers: list[str] = []
-    for subject in study.subjects("instruct"):
+    for subject in results.study.subjects("instruct"):
+        parts: list[str] = []
         for task in TASKS:
-            parts: list[str] = []
-            for late in results.of(_cell(study, subject, task))["shares"]:
+            for late in results.of(_cell(results.study, subject, task))["shares"]:
                 if late["region"] not in REGIONS:
                     continue
                 share, shuffled = Estimate(**late["share"]), Estimate(**late["shuffled"])
                 unit = "by the layer's scale" if late["scaled"] else "as they are"
                 name = f"{task}, {late['region']}, {unit}"
-                rows += [
-                    Row(subject.label, name, share, share=True),
-                    Row(subject.label, f"{name}, shuffled", shuffled, share=True),
-                ]
+                yield Row(subject.label, name, share, share=True)
+                yield Row(subject.label, f"{name}, shuffled", shuffled, share=True)
                 if task == "refusal" and late["region"] == REGIONS[0]:
                     parts.append(_sentence(unit, share, shuffled))
-            if parts:
-                answers.append(f"{subject.label}, {REGIONS[0]}: {'; '.join(parts)}.")
-    return Report(
-        "settle_late_layers",
-        QUESTION,
-        tuple(rows),
-        differences=(
-            *of_models(study, "instruct"),
-            "the paper shuffles no labels and takes activations as they are; n is the number of "
-            "resamples or shufflings",
-            *of_discovery(study.discovery, "capitals", "agreement"),
-        ),
-        readings=of_circuits(study),
-        answer=" ".join(answers),
-    )
+        if parts:
+            yield f"{subject.label}, {REGIONS[0]}: {'; '.join(parts)}."
 
 
 def _sentence(unit: str, share: Estimate, shuffled: Estimate) -> str:
@@ -79,4 +63,14 @@ def _sentence(unit: str, share: Estimate, shuffled: Estimate) -> str:
     )
 
 
-EXPERIMENT = Experiment("settle_late_layers", QUESTION, cells, report)
+EXPERIMENT = Experiment(
+    "settle_late_layers",
+    "Is there more of refusal in the late layers than there is of anything?",
+    cells,
+    found,
+    lambda study, _: (
+        "the paper shuffles no labels and takes activations as they are; n is the number of "
+        "resamples or shufflings",
+        *of_discovery(study.discovery, "capitals", "agreement"),
+    ),
+)

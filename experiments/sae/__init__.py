@@ -1,1 +1,1 @@
-"""What a sparse autoencoder costs to train, and what it buys beside a circuit of neurons."""
+"""Cost and benefit of a sparse autoencoder beside a circuit of neurons."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +10,10 @@ import typer
 import cna_lens
 from experiments.sae.measure import measure
 from experiments.sae.train import Recipe, train
+from experiments.shared.result_files import RESULTS, Model, command, write_record
 
 app = typer.Typer(help="A sparse autoencoder beside a circuit: needs the extra `sae`.")
 DEFAULT = Recipe()
-Model = Annotated[str, typer.Option(help="What load_model takes.")]
 
 
 @app.command("train")
@@ -38,16 +36,13 @@ def train_command(
 def measure_command(
     model: Model = "demo-refusal",
     sae: Annotated[Path, typer.Option(help="Folder that `train` has written.")] = Path("out/sae"),
-    out: Path = Path("experiments/results/sae.json"),
+    out: Path = RESULTS / "sae.json",
     seed: int = 0,
     limit: Annotated[int | None, typer.Option(help="Prompts of each kind, all by default.")] = None,
 ) -> None:
     """Write one row: cost, reconstruction and effect."""
-    command = " ".join(["python -m experiments.sae", *sys.argv[1:]])
-    row = measure(sae, cna_lens.load_model(model), seed=seed, command=command, limit=limit)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(row, indent=1) + "\n")
-    typer.echo(f"Written to {out}")
+    run = command("experiments.sae")
+    write_record(out, measure(sae, cna_lens.load_model(model), seed=seed, command=run, limit=limit))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a step costs: seconds by the clock, and seconds of the processors, whatever else runs."""
+"""The cost of a step: wall-clock seconds, and processor seconds of this process alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass
 class Cost:
-    """Filled in by `cost` when its context ends.
+    """The cost of a step; `cost` fills it in when its context ends.
 
     Attributes:
         seconds: by the clock.
-        cpu_seconds: of all threads together; what else the machine does hardly counts.
+        cpu_seconds: of all threads together; other work on the machine hardly counts.
     """
 
     seconds: float = 0.0
@@ -27,7 +27,7 @@ class Cost:
 
 @contextmanager
 def cost() -> Generator[Cost]:
-    """Measure what happens within the context."""
+    """Measure the cost of the context."""
     found = Cost()
     clock, processor = time.perf_counter(), time.process_time()
     yield found

@@ -1,4 +1,4 @@
-"""What an autoencoder reconstructs, and what ablating its features does beside a circuit."""
+"""An autoencoder's reconstruction, and the effect of ablating its features beside a circuit."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from experiments.sae.text import Texts, answered
 from experiments.sae.train import RECORD, activations_of
 
 SELECTIONS: tuple[tuple[float, Sign], ...] = ((0.001, "abs"), (0.01, "abs"), (0.01, "positive"))
-"""Shares and signs: the paper's, of which so small an autoencoder has two features, and 1 %."""
+"""Shares and signs: the paper's 0.1 %, which is two features of this autoencoder, and 1 %."""
 
 HELD_OUT_TOKENS = 2_000
 HELD_OUT_SEED = 1_000_000
-"""Far from the seeds that the text for training is drawn by."""
+"""Far from the seeds of the training text."""
 
 MAX_NEW_TOKENS = 32
 
@@ -45,14 +45,14 @@ def measure(
     command: str,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """One row: what training cost, what is reconstructed, what steering by features does.
+    """One row: the cost of training, the reconstruction, and the effect of steering by features.
 
     Args:
-        folder: where `train` has written.
+        folder: holds the autoencoder that `train` wrote.
         model: the model it was trained on.
         seed: of the controls and the intervals.
-        command: what was run, for the record.
-        limit: only so many prompts of each kind.
+        command: the command line, for the record.
+        limit: largest number of prompts of each kind.
     """
     training = json.loads((folder / RECORD).read_text())
     weights = cna_lens.weights_hash(model)
@@ -93,7 +93,7 @@ def measure(
 def steering_methods(
     model: HookedModel, sae: SparseAutoencoder, discovery: PromptSet, seed: int
 ) -> tuple[list[SteeringMethod], list[dict[str, Any]]]:
-    """Ablation of neurons and of features, with a control for each, and what finding them cost."""
+    """Ablation of neurons and of features, each with a control, and the cost of finding them."""
     positive, negative = discovery.positive, discovery.negative
     cna_lens.collect(model, positive[:1])  # the first pass of all is slower
     methods: list[SteeringMethod] = []
@@ -128,10 +128,11 @@ def steering_methods(
 def reconstruction(
     model: HookedModel, sae: SparseAutoencoder, prompts: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """How much of text that was not trained on gets through the autoencoder.
+    """How well the autoencoder reconstructs activations on text that it was not trained on.
 
-    The share of the KL divergence recovered is that of replacing by zeros which replacing by the
-    reconstruction does not cause. Both spare the template, as training does.
+    The share of the KL divergence recovered is 1 less the divergence of replacing activations by
+    their reconstruction over that of replacing them by zeros. Both spare the template, as training
+    does.
     """
     hook_point: str = sae.cfg.metadata.hook_name
     texts = answered(model, prompts, HELD_OUT_TOKENS, HELD_OUT_SEED)
@@ -164,7 +165,7 @@ def _kl_of_replacing(
     def replaced(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         return torch.cat([x[:, : texts.template], change(x[:, texts.template :])], dim=1)
 
-    # So that the template is in each pass.
+    # Each pass needs the template, which `replaced` skips.
     with whole_prompts():
         return kl_per_token(
             model,

@@ -1,4 +1,4 @@
-"""The text an autoencoder is trained and checked on: packaged prompts, answered by the model."""
+"""Text to train and check an autoencoder on: packaged prompts with the model's answers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts as token ids, and what they have in common at the beginning.
+    """Texts as token ids, with the length of their common beginning.
 
     Attributes:
         ids: the texts.
-        template: how many tokens all of them begin with. Nothing is learned from those: what they
-            activate is the same in each text. At least 1, since models keep huge values at the
-            first token, which would be most of what is reconstructed.
+        template: number of tokens that all texts begin with. They are not trained on, since their
+            activations are the same in each text. At least 1, since models have huge activations at
+            the first token, which would dominate the reconstruction.
     """
 
     ids: tuple[TokenIds, ...]
@@ -32,12 +32,12 @@ class Texts:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens stand behind the template."""
+        """Number of tokens after the template."""
         return sum(len(ids) - self.template for ids in self.ids)
 
 
 def training_prompts(seed: int) -> list[str]:
-    """The packaged prompts, each once, in an order drawn by seed; none of the evaluation."""
+    """The packaged prompts without those of the evaluation, each once, shuffled by seed."""
     sets = [cna_lens.prompt_set(name) for name in ("refusal", "capitals", "agreement")]
     prompts = [prompt for each in sets for prompt in (*each.positive, *each.negative)]
     evaluation = cna_lens.prompt_set("refusal_evaluation")
@@ -52,9 +52,9 @@ def answered(model: HookedModel, prompts: Sequence[str], n_tokens: int, seed: in
     """Prompts in the chat template with sampled answers.
 
     Args:
-        model: it answers its own prompts.
-        prompts: taken from the first again, with other answers, until there are enough tokens.
-        n_tokens: how many tokens behind the template.
+        model: gives the answers.
+        prompts: used again from the first, with other answers, until there are enough tokens.
+        n_tokens: number of tokens after the template.
         seed: of the answers.
     """
     template = max(1, shared_prefix_length(encode(model, prompts).ids))

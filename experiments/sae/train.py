@@ -1,4 +1,4 @@
-"""Train a small sparse autoencoder with SAELens, and write down what it cost."""
+"""Train a small sparse autoencoder with SAELens, and record its cost."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Recipe:
     """How an autoencoder is trained.
 
     Attributes:
-        hook_point: where it reads.
+        hook_point: the hook point that it reads.
         n_tokens: tokens of text, without the chat template's.
         epochs: passes over the text.
         expansion: features for each dimension of the activations.
         k: features active at each token.
-        batch_size: tokens a step.
+        batch_size: tokens in each step.
         learning_rate: of Adam; lowered to 0 over the last fifth of the steps.
         seed: of the text, of the first weights and the order.
     """
@@ -50,12 +50,12 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """How many batches are learned from."""
+        """Number of training batches."""
         return self.epochs * (self.n_tokens // self.batch_size)
 
 
 def train(recipe: Recipe, out: Path, model: HookedModel) -> Path:
-    """Write the autoencoder to `out`, as SAELens does, and beside it what it cost."""
+    """Write the autoencoder to `out` in SAELens's format, and a record of its cost."""
     with cost() as writing:
         prompts = training_prompts(recipe.seed)
         texts = answered(model, prompts, recipe.n_tokens, recipe.seed)
@@ -83,7 +83,7 @@ def train(recipe: Recipe, out: Path, model: HookedModel) -> Path:
 
 
 def activations_of(model: HookedModel, texts: Texts, hook_point: str) -> Iterator[Tensor]:
-    """Activations at a hook point behind the template, as [token, d_in], batch by batch."""
+    """Activations at a hook point after the template, as [token, d_in], batch by batch."""
     batches = length_buckets(list(map(len, texts.ids)), max_prompts=PROMPTS_AT_ONCE)
     for batch in tqdm(batches, desc="reading", unit="batch"):
         ids, mask = pad([texts.ids[i] for i in batch], pad_token_id(model))
@@ -96,7 +96,7 @@ def activations_of(model: HookedModel, texts: Texts, hook_point: str) -> Iterato
 
 
 def fit(recipe: Recipe, activations: Tensor, model: str) -> TopKTrainingSAE:
-    """Train on activations that are already there."""
+    """Train on given activations."""
     torch.manual_seed(recipe.seed)
     d_in = activations.shape[1]
     sae = TopKTrainingSAE(
@@ -109,7 +109,7 @@ def fit(recipe: Recipe, activations: Tensor, model: str) -> TopKTrainingSAE:
         )
     )
     with torch.no_grad():
-        # Where the features begin to explain, instead of at zero.
+        # Features explain the deviation from the mean, not from zero.
         sae.b_dec.copy_(activations.mean(0) * d_in**0.5 / activations.norm(dim=1).mean())
     trainer = SAETrainer(
         cfg=SAETrainerConfig(

@@ -1,1 +1,1 @@
-"""What several experiments use."""
+"""Code that several experiments use."""

@@ -1,4 +1,4 @@
-"""How well a number tells two groups apart."""
+"""How well a score separates two groups."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scipy.stats import bootstrap, mannwhitneyu
 from cna_lens import Estimate, InputError
 
 MAX_FALSE_ALARMS = 0.01
-"""Of the calibration half's benign variants."""
+"""Largest share of benign variants of the calibration half above the threshold."""
 
 
 def auroc(tampered: Sequence[float], benign: Sequence[float]) -> float:
-    """The chance that a tampered variant's signal is above a benign one's; a tie counts half.
+    """The probability that a tampered variant's signal exceeds a benign one's; a tie counts half.
 
     >>> auroc([3.0, 1.0], [1.0, 0.0])
     0.875
@@ -30,8 +30,8 @@ def auroc_with_interval(
 ) -> Estimate:
     """The area with its percentile bootstrap interval; both sides are resampled.
 
-    Where the two sides do not overlap the interval is a point: resamples of such sides do not
-    overlap either.
+    If the two sides do not overlap, the interval is a point, since their resamples do not overlap
+    either.
     """
     value = auroc(tampered, benign)
     n = len(tampered) + len(benign)
@@ -55,14 +55,14 @@ def _areas(tampered: Any, benign: Any, axis: int = -1) -> Any:
 
 
 def chosen_threshold(benign: Sequence[float], at_most: float = MAX_FALSE_ALARMS) -> float:
-    """The lowest score of benign ones that at most some share of them is above.
+    """The lowest benign score that at most a given share of benign scores exceeds.
 
     Args:
-        benign: their scores.
+        benign: the scores of benign variants.
         at_most: the share.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no scores.
     """
     if not benign:
         raise InputError("there is no benign variant in the calibration half; run more variants")

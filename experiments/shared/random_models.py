@@ -1,4 +1,4 @@
-"""Models of random weights and prompts of random tokens: what costs time is the shape alone."""
+"""Models of random weights and prompts of random tokens; time depends on their shape alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import cna_lens
 from cna_lens.models import HookedModel
 
 
@@ -20,22 +21,33 @@ def random_llama(
     name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, **shape: Any
 ) -> HookedModel:
     """A Llama of this shape with random weights, through TransformerLens."""
-    from transformer_lens.model_bridge import TransformerBridge
-
     config = LlamaConfig(architectures=["LlamaForCausalLM"], tie_word_embeddings=False, **shape)
     torch.manual_seed(0)
     with torch.device(device):
         model = LlamaForCausalLM._from_config(config, dtype=dtype)
+    return bridge(name, model.eval(), device=device, dtype=dtype)
+
+
+def bridge(
+    name: str,
+    model: Any,
+    *,
+    vocabulary: int = 3,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> HookedModel:
+    """The Hugging Face model in a TransformerBridge, with a tokenizer of words."""
+    from transformer_lens.model_bridge import TransformerBridge
+
     with tempfile.TemporaryDirectory() as folder:
-        bridge = TransformerBridge.boot_transformers(
+        booted = TransformerBridge.boot_transformers(
             name,
-            hf_model=model.eval(),
-            tokenizer=word_tokenizer(Path(folder)),
+            hf_model=model,
+            tokenizer=word_tokenizer(Path(folder), vocabulary),
             device=device,
             dtype=dtype,
         )
-    bridge.eval()
-    return bridge
+    return booted.eval()
 
 
 def random_prompts(
@@ -49,13 +61,21 @@ def random_prompts(
     ]
 
 
+def find_in_halves(model: HookedModel, prompts: Sequence[list[int]]) -> cna_lens.Circuit:
+    """Find a circuit of the first half of the prompts against the second."""
+    half = len(prompts) // 2
+    return cna_lens.find_circuit(
+        model, prompts[:half], prompts[half:], universal=None, progress=False
+    )
+
+
 def chunks(rows: Sequence[list[int]], size: int) -> list[list[list[int]]]:
     """Consecutive groups of `size` rows."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def word_tokenizer(folder: Path, vocabulary: int = 3) -> Any:
-    """A tokenizer of words, read back from a folder, as TransformerLens will read it too."""
+    """A tokenizer of words, read from a folder, where TransformerLens reads it again."""
     words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(3, vocabulary))]
     raw = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     fast = PreTrainedTokenizerFast(

@@ -33,14 +33,14 @@ Made = TypeVar("Made")
 
 
 class Bench:
-    """A model with what cells of it have in common.
+    """A model with the circuits and vectors that its cells share.
 
     Attributes:
         study: the settings.
         sources: where prompts come from.
         model: the loaded model.
         weights_sha256: the hash of its weights.
-        folder: for activations that do not fit into memory, and for texts.
+        folder: takes activations that do not fit into memory, and texts.
         keep_text: also write prompts and answers to files of their own.
         show: shows a text on the screen.
     """
@@ -86,27 +86,21 @@ class Bench:
         """The circuit, or its control."""
         return self._once(("circuit", found, seed), lambda: self._circuit(found, seed))
 
-    def activations(
-        self, prompts: str, folder: Path, *, chat: bool
-    ) -> tuple[PromptActivations, ...]:
+    def activations(self, found: Discovery, folder: Path) -> tuple[PromptActivations, ...]:
         """Every prompt's activations, positive and negative, kept in files in `folder`."""
-        chosen = cna_lens.prompt_set(prompts)
+        chosen = cna_lens.prompt_set(found.prompts)
         return tuple(
             cna_lens.collect(
-                self.model,
-                side,
-                keep="all",
-                folder=folder / name,
-                chat="auto" if chat else False,
+                self.model, side, keep="all", folder=folder / name, chat=found.template
             )
             for name, side in (("positive", chosen.positive), ("negative", chosen.negative))
         )
 
-    def universal(self, *, chat: bool) -> UniversalNeurons:
+    def universal(self, found: Discovery) -> UniversalNeurons:
         """The universal neurons, on prompts in the template or without it."""
         return self._once(
-            ("universal", chat),
-            lambda: cna_lens.universal_neurons(self.model, chat="auto" if chat else False),
+            ("universal", found.chat),
+            lambda: cna_lens.universal_neurons(self.model, chat=found.template),
         )
 
     def _method(self, steering: Steering, seed: int) -> SteeringMethod:
@@ -114,39 +108,43 @@ class Bench:
         if found is None:
             raise InputError(f"the steering {steering.method!r} needs a discovery")
         positions = cast("Positions", steering.positions)
+        prompts = cna_lens.prompt_set(found.prompts)
         if steering.method == "caa":
-            prompts = cna_lens.prompt_set(found.prompts)
             vectors = cna_lens.difference_of_means(
                 self.model,
                 prompts.positive,
                 prompts.negative,
                 site="hook_mlp_out",
-                chat="auto" if found.chat else False,
+                chat=found.template,
             )
             sign = "add" if steering.caa_sign == "add" else "subtract"
             return VectorAddition(vectors, sign=sign, positions=positions)
         circuit = self.circuit(found, seed)
         if steering.method == "scale":
             return NeuronScaling(circuit, steering.multiplier, positions)
-        pull = cna_lens.mean_ablation(circuit, self._means(found), positions=positions)
+        means = self._stats(found, prompts.negative)
+        pull = cna_lens.mean_ablation(circuit, means, positions=positions)
         return cast("NeuronPull", pull)
 
     def _circuit(self, found: Discovery, seed: int) -> Circuit:
         scores = self._scores(found, seed)
         sign = cast("Sign", found.sign)
         if found.universal == "before":
-            scores = cna_lens.filter_universal(scores, self.universal(chat=found.chat))
+            scores = cna_lens.filter_universal(scores, self.universal(found))
         circuit = scores.top(found.fraction, found.k, sign=sign)
         if found.universal == "after":
-            circuit = cna_lens.filter_universal(circuit, self.universal(chat=found.chat))
+            circuit = cna_lens.filter_universal(circuit, self.universal(found))
             check_not_empty(circuit)
         if found.control is None:
             return circuit
-        stats = self._stats(found) if found.control == "magnitude" else None
+        stats = None
+        if found.control == "magnitude":
+            prompts = cna_lens.prompt_set(found.prompts)
+            stats = self._stats(found, (*prompts.positive, *prompts.negative))
         return cna_lens.matched_random(circuit, seed, match=found.control, stats=stats)
 
     def _scores(self, found: Discovery, seed: int) -> NeuronScores:
-        # Only a random ranking depends on the seed; no other is scored again for it.
+        # Only a random ranking depends on the seed; others are scored once for all seeds.
         seed = seed if found.ranking == "random" else 0
 
         def score() -> NeuronScores:
@@ -156,30 +154,15 @@ class Bench:
                 prompts.positive,
                 prompts.negative,
                 RandomScores(seed) if found.ranking == "random" else found.ranking,
-                chat="auto" if found.chat else False,
+                chat=found.template,
             )
 
         return self._once(("scores", found.prompts, found.ranking, found.chat, seed), score)
 
-    def _means(self, found: Discovery) -> ActivationStats:
+    def _stats(self, found: Discovery, prompts: tuple[str, ...]) -> ActivationStats:
         return self._once(
-            ("means", found.prompts, found.chat),
-            lambda: cna_lens.collect(
-                self.model,
-                cna_lens.prompt_set(found.prompts).negative,
-                chat="auto" if found.chat else False,
-            ),
-        )
-
-    def _stats(self, found: Discovery) -> ActivationStats:
-        prompts = cna_lens.prompt_set(found.prompts)
-        return self._once(
-            ("stats", found.prompts, found.chat),
-            lambda: cna_lens.collect(
-                self.model,
-                [*prompts.positive, *prompts.negative],
-                chat="auto" if found.chat else False,
-            ),
+            ("stats", prompts, found.chat),
+            lambda: cna_lens.collect(self.model, prompts, chat=found.template),
         )
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
@@ -189,9 +172,9 @@ class Bench:
 
 
 def check_not_empty(circuit: Sized) -> None:
-    """Raise InputError where universal neurons were the whole circuit."""
+    """Raise InputError if all neurons of the circuit were universal."""
     if not len(circuit):
         raise InputError(
-            "every neuron of the circuit is universal, and none is left; take universal_filter = "
-            "'before', or a larger fraction"
+            "every neuron of the circuit is universal, and none is left; set universal_filter to "
+            "'before', or take a larger fraction"
         )

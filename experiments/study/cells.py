@@ -1,4 +1,4 @@
-"""Cells: the smallest things that are measured, each finished or not, and never half."""
+"""Cells: the smallest units of measurement, each finished or not, and never half."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Discovery:
     Attributes:
         prompts: the prompt set.
         ranking: the name of a ranking.
-        sign: which scores count.
+        sign: the scores that count: "abs", "positive" or "negative".
         fraction: the circuit's share of all neurons, or k.
         k: its number of neurons.
         universal: when universal neurons are excluded.
@@ -38,14 +38,19 @@ class Discovery:
     chat: bool = True
     control: Literal["layer", "magnitude"] | None = None
 
+    @property
+    def template(self) -> Literal["auto", False]:
+        """The library's option for the chat template."""
+        return "auto" if self.chat else False
+
 
 @dataclass(frozen=True)
 class Steering:
-    """What is done to the model.
+    """How the model is steered.
 
     Attributes:
-        method: nothing; a circuit's activations scaled; set to their means over the negative
-            prompts; or contrastive activation addition.
+        method: not at all; by scaling a circuit's activations; by setting them to their means over
+            the negative prompts; or by contrastive activation addition.
         discovery: how the circuit, or the vectors, are found.
         multiplier: at strength 1, for "scale".
         caa_sign: whether vectors are taken away or added.
@@ -68,15 +73,15 @@ class Cell:
 
     Attributes:
         measure: its name in `measures.MEASURES`.
-        model: what `load_model` takes, before it is located.
+        model: its name or folder as `load_model` takes it, before it is located.
         dtype: the model's precision.
-        steering: what is done to the model.
+        steering: how the model is steered.
         strength: from 0 to 1.
         seed: of random controls and random rankings.
-        prompts: the set that is asked.
-        limit: at most so many of them, spread over the set.
-        block: which block of these.
-        prompts_sha256: of the texts in the block, so that changed prompts are other cells.
+        prompts: the name of the prompt set.
+        limit: at most so many of its prompts, spread over the set.
+        block: the number of the block of these prompts.
+        prompts_sha256: hash of the texts in the block, so that changed prompts make other cells.
     """
 
     measure: str
@@ -92,7 +97,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What the journal calls it."""
+        """Its key in the journal."""
         return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:24]
 
     def record(self) -> dict[str, Any]:
@@ -139,14 +144,14 @@ def asked(
     seed: int = 0,
     limit: int | None = None,
 ) -> list[Cell]:
-    """A cell for each block of harmful requests; at strength 0 the unsteered model's.
+    """A cell for each block of harmful requests; at strength 0 that of the unsteered model.
 
     Args:
         study: the settings.
         sources: where the requests come from.
         measure: "answers", "log_odds", "judged" or "shown".
         subject: the model.
-        steering: what is done to it.
+        steering: how it is steered.
         strength: from 0 to 1.
         seed: of random controls and rankings.
         limit: ask at most so many; the study's limit by default.
@@ -173,12 +178,12 @@ def asked(
 
 
 def once(measure: str, subject: Subject, steering: Steering, strength: float = 0.0) -> Cell:
-    """A cell that asks no prompts of the evaluation set.
+    """A cell without prompts of the evaluation set.
 
     Args:
         measure: "circuit", "localization", "stability" or "capability".
         subject: the model.
-        steering: what is done to it; for circuits, whose discovery it is.
+        steering: how it is steered; a circuit is that of its discovery.
         strength: from 0 to 1.
     """
     return Cell(measure, subject.source, subject.pair.dtype, steering, strength)

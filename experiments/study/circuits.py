@@ -1,19 +1,33 @@
-"""Circuits as finished cells hold them: neurons, and those of resampled prompts."""
+"""Circuits in finished cells: the neurons found, and those found on resampled prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cna_lens import Circuit, Estimate, Layout
+from experiments.study import paper
 from experiments.study.cells import Cell, Discovery, Steering, once
 from experiments.study.experiment import Results
-from experiments.study.readings import discovery
+from experiments.study.paper import TASKS
+from experiments.study.readings import discovery, of_discovery
 from experiments.study.reporting import percentiles
 from experiments.study.settings import Study, Subject
+from experiments.study.sources import Sources
 
-TASKS = {"refusal": True, "capitals": False, "agreement": False}
-"""The paper's three tasks, and whether their prompts are requests for the chat template."""
+
+def of_tasks(study: Study, _: Sources) -> tuple[str, ...]:
+    """How the circuits of the three tasks differ from the paper's."""
+    return (
+        f"the top {study.top} neurons, the paper's {paper.TOP}",
+        *of_discovery(study.discovery, "capitals", "agreement"),
+        "intervals are percentiles over resampled prompts; n is the number of neurons",
+    )
+
+
+def task_cells(study: Study, subjects: Iterable[Subject]) -> list[Cell]:
+    """The top neurons of each task on each model."""
+    return [task_cell(study, subject, task) for subject in subjects for task in TASKS]
 
 
 def task_cell(study: Study, subject: Subject, task: str) -> Cell:

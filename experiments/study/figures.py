@@ -1,8 +1,8 @@
-"""Figures of a report's rows; the rows are what counts, and are written beside the picture."""
+"""Figures of a report's rows, which are also written as a table beside the picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,25 @@ from cna_lens import CnaLensError
 from experiments.study.reporting import Report, Row
 
 
-def draw_lines(report: Report, path: Path, panels: Sequence[str], across: str) -> None:
-    """A panel for each quantity, and in it a line with its interval for each series.
+def lines(*panels: str, across: str) -> Callable[[Report, Path], None]:
+    """Draw a panel for each quantity, and in it a line with its interval for each series.
 
     Args:
-        report: with rows that have `at` and `series`.
-        path: the file, .png or .svg.
         panels: how the quantities of a panel's rows begin.
-        across: what `at` is.
+        across: the name of the horizontal axis, on which rows have their `at`.
 
-    Raises:
-        CnaLensError: matplotlib is not installed.
+    Returns:
+        Writes a report, whose rows have `at` and `series`, to a .png or .svg file. It raises
+        CnaLensError where matplotlib is not installed.
     """
+
+    def draw(report: Report, path: Path) -> None:
+        _draw(report, path, panels, across)
+
+    return draw
+
+
+def _draw(report: Report, path: Path, panels: Sequence[str], across: str) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -1,9 +1,10 @@
-"""What is measured in a cell; each measure gives plain data: labels, scores, hashes, no texts."""
+"""The measures of a cell; each gives plain data: labels, scores, hashes, no texts."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,11 @@ MMLU = "cais/mmlu"
 def answers(bench: Bench, cell: Cell) -> Values:
     """Refusals and quality of the answers to a block, and the log-odds of a refusal."""
     values, _ = _answered(bench, cell)
-    with bench.steered(cell):
-        log_odds = refusal_log_odds(bench.model, block_texts(bench.study, bench.sources, cell))
-    return {**values, "log_odds": log_odds}
+    return values | log_odds(bench, cell)
 
 
 def log_odds(bench: Bench, cell: Cell) -> Values:
-    """The log-odds of a refusal on a block: a forward pass a prompt, and no answers."""
+    """The log-odds of a refusal on a block: one forward pass for each prompt, and no answers."""
     with bench.steered(cell):
         found = refusal_log_odds(bench.model, block_texts(bench.study, bench.sources, cell))
     return {"log_odds": found}
@@ -59,7 +58,7 @@ def shown(bench: Bench, cell: Cell) -> Values:
 
 
 def judged(bench: Bench, cell: Cell) -> Values:
-    """A judge's scores of the answers to a block; what cannot be judged is None, with a reason."""
+    """A judge's scores of the answers to a block; None, with a reason, where it gives none."""
     by = bench.study.judge
     if by is None:
         raise InputError("the study names no judge; add [judge] with model = ... to its settings")
@@ -81,52 +80,31 @@ def circuit(bench: Bench, cell: Cell) -> Values:
     resample by resample.
     """
     found = _discovery(cell)
-    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
-        contrast, selection = _contrast(bench, found, Path(folder))
+    with _contrast(bench, found) as (contrast, selection):
         layout = contrast.layout
         neurons = layout.flat_all(selection.circuit(contrast.scores())).tolist()
         generator = torch.Generator().manual_seed(bench.study.seed)
         drawn = bootstrap(contrast, bench.study.n_resamples, generator)
         resampled = contrast.circuits(drawn, selection).tolist()
     if found.universal == "after":
-        universal = bench.universal(chat=found.chat)
+        universal = bench.universal(found)
         excluded = set(layout.flat_all(universal.neurons).tolist())
         neurons, *resampled = (
             [flat for flat in row if flat not in excluded] for row in (neurons, *resampled)
         )
         check_not_empty(neurons)
-    return {
-        "neurons": neurons,
-        "widths": list(layout.widths),
-        "resampled": resampled,
-    }
+    return {"neurons": neurons, "widths": list(layout.widths), "resampled": resampled}
 
 
 def localization(bench: Bench, cell: Cell) -> Values:
     """The share of a circuit in late layers, as it is, by scale, and for shuffled labels."""
-    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
-        contrast, selection = _contrast(bench, _discovery(cell), Path(folder))
-        return cna_lens.localization(
-            contrast.positive,
-            contrast.negative,
-            selection,
-            n_resamples=bench.study.n_resamples,
-            n_permutations=bench.study.n_resamples,
-            seed=bench.study.seed,
-        ).record()
+    n = bench.study.n_resamples
+    return _over_resamples(bench, cell, cna_lens.localization, n_permutations=n)
 
 
 def stability(bench: Bench, cell: Cell) -> Values:
-    """How circuits of smaller discovery sets agree."""
-    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
-        contrast, selection = _contrast(bench, _discovery(cell), Path(folder))
-        return cna_lens.stability(
-            contrast.positive,
-            contrast.negative,
-            selection,
-            n_resamples=bench.study.n_resamples,
-            seed=bench.study.seed,
-        ).record()
+    """The agreement of circuits from smaller discovery sets."""
+    return _over_resamples(bench, cell, cna_lens.stability)
 
 
 def capability(bench: Bench, cell: Cell) -> Values:
@@ -178,17 +156,39 @@ def _answered(bench: Bench, cell: Cell) -> tuple[Values, list[str]]:
 
 def _discovery(cell: Cell) -> Discovery:
     if cell.steering.discovery is None:
-        raise InputError(f"the measure {cell.measure!r} needs a discovery")
+        raise InputError(f"the measure {cell.measure!r} needs a discovery; the cell has none")
     return cell.steering.discovery
 
 
-def _contrast(bench: Bench, found: Discovery, folder: Path) -> tuple[PromptSets, Selection]:
+def _over_resamples(
+    bench: Bench, cell: Cell, evidence: Callable[..., Any], **options: int
+) -> Values:
+    study = bench.study
+    with _contrast(bench, _discovery(cell)) as (contrast, selection):
+        return evidence(
+            contrast.positive,
+            contrast.negative,
+            selection,
+            n_resamples=study.n_resamples,
+            seed=study.seed,
+            **options,
+        ).record()
+
+
+@contextmanager
+def _contrast(bench: Bench, found: Discovery) -> Generator[tuple[PromptSets, Selection]]:
+    """Every prompt's activations, in files that end with the context, and the selection."""
     if found.ranking != "contrast":
-        raise InputError(f"circuits are resampled by the contrast, not by {found.ranking!r}")
-    positive, negative = bench.activations(found.prompts, folder, chat=found.chat)
-    universal = bench.universal(chat=found.chat) if found.universal == "before" else None
-    return PromptSets(positive, negative), Selection(
-        k=found.k or circuit_size(positive.layout.n_neurons, found.fraction),
-        sign=found.sign,
-        universal=universal,
-    )
+        raise InputError(
+            f"a circuit is resampled by the ranking 'contrast' only, not by {found.ranking!r}"
+        )
+    with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
+        positive, negative = bench.activations(found, Path(folder))
+        yield (
+            PromptSets(positive, negative),
+            Selection(
+                k=found.k or circuit_size(positive.layout.n_neurons, found.fraction),
+                sign=found.sign,
+                universal=bench.universal(found) if found.universal == "before" else None,
+            ),
+        )

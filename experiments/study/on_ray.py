@@ -1,6 +1,6 @@
-"""Measure cells on Ray: each model in a worker of its own, and this process keeps what they find.
+"""Measure cells on Ray: each model in a worker of its own, and this process keeps the records.
 
-Nothing here is needed, or imported, where cells are measured in this process.
+Runs that measure cells in this process do not import Ray.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from experiments.study.running import Ledger, Load, Loaded, by_model, measured
 
 LOCAL = "local"
 RESTARTS = 3
-"""How often a model's worker that died is started anew, in one run."""
+"""How often a model's worker that died is started again in one run."""
 
 EXPERIMENTS = Path(__file__).parents[1]
 OBJECT_STORE_BYTES = 2**27
-"""Of a local cluster: records are small, and models never stand there."""
+"""Object store of a local cluster: it holds records, which are small, and no models."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What the worker of a model takes from a cluster.
+    """The resources of a cluster that the worker of a model takes.
 
     Attributes:
-        gpus: to spread the model over; a cluster without GPUs runs on CPUs what needs only one.
-        memory_gib: of the model, None where nobody said.
+        gpus: number of GPUs to spread the model over; a cluster without GPUs runs a model that
+            needs one GPU on CPUs.
+        memory_gib: memory of the model; None where it is unknown.
     """
 
     gpus: int
@@ -50,12 +51,12 @@ class OnRay:
     """Measures cells on a Ray cluster, as many models at a time as it has room for.
 
     A worker loads its model once and measures that model's cells one after the other; a model's
-    GPUs are free for the next model when its cells are finished. A worker that dies is started anew
-    and measures the cell again that it was at.
+    GPUs are free for the next model when its cells are finished. A worker that dies is started
+    again, and measures its current cell again.
 
     Attributes:
         address: of a cluster; "local" for one that begins and ends with the run.
-        needs: what the worker for a cell takes.
+        needs: gives the resources of the worker for a cell.
     """
 
     address: str
@@ -65,10 +66,10 @@ class OnRay:
         """Measure all cells, and keep each as soon as it is finished.
 
         Raises:
-            CnaLensError: Ray is not installed, there is no such cluster, or a worker died again
-                and again.
-            InputError: no machine of the cluster has what a model needs, or a worker has other
-                versions of the libraries.
+            CnaLensError: Ray is not installed, there is no such cluster, or a worker died too
+                often.
+            InputError: no machine of the cluster has the resources that a model needs, or a worker
+                has other versions of the libraries.
         """
         models = by_model(cells)
         if not models:
@@ -85,18 +86,18 @@ class OnRay:
 def resources(
     model: str, needs: Needs, machines: Sequence[Mapping[str, float]], n_models: int
 ) -> dict[str, float]:
-    """What Ray is asked for.
+    """The resources to request from Ray.
 
     On CPUs the models share the processors of the cluster evenly.
 
     Args:
         model: its name, for the error.
-        needs: what it takes.
-        machines: what each machine of the cluster has, in Ray's words and units.
-        n_models: how many models are measured.
+        needs: its needs.
+        machines: the resources of each machine of the cluster, in Ray's words and units.
+        n_models: number of models that are measured.
 
     Raises:
-        InputError: no machine has as much. Ray would wait for one, for ever.
+        InputError: no machine has as much. Ray would wait for one forever.
     """
     asked: dict[str, float]
     if needs.gpus > 1 or (needs.gpus and any(machine.get("GPU") for machine in machines)):
@@ -125,7 +126,7 @@ class Worker:
     """Measures cells of one model in a process of its own."""
 
     def __init__(self, load: Load, provenance: Mapping[str, Any]) -> None:
-        """Load nothing yet, so that what goes wrong in it is told as any error of a cell."""
+        """Load nothing yet, so that an error of loading is reported as an error of a cell."""
         self._load = load
         self._provenance = provenance
         self._loaded: Loaded | None = None
@@ -135,14 +136,14 @@ class Worker:
         return self._on(cell).weights_sha256, dict(library_versions())
 
     def measure(self, cell: Cell) -> tuple[dict[str, Any], str]:
-        """The record of a cell, and what it shows on the screen."""
+        """The record of a cell, and its output on the screen."""
         loaded = self._on(cell)
         with redirect_stdout(io.StringIO()) as shown:
             record = measured(cell, loaded, self._provenance)
         return record, shown.getvalue()
 
     def _on(self, cell: Cell) -> Loaded:
-        # A worker that is started anew was not asked to begin.
+        # A worker that was started again has not been asked to begin.
         if self._loaded is None:
             self._loaded = self._load(cell)
         return self._loaded
@@ -217,10 +218,10 @@ def _cluster(address: str) -> Generator[Any]:
     options: dict[str, Any] = {}
     with ExitStack() as stack:
         if address == LOCAL:
-            # Ray's sockets lie below this folder, and the path of a socket ends after 107 bytes,
-            # which a temporary folder of the system's may be too long for.
+            # Ray's sockets lie below this folder, and the path of a socket has at most 107 bytes;
+            # the system's temporary folder may have a longer one.
             root = os.environ.get("RAY_TMPDIR", "/tmp")
-            # Its processes may still write there when they are told to end.
+            # Ray's processes may still write there while they end.
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="ray-", dir=root, ignore_cleanup_errors=True)
             )
@@ -234,7 +235,7 @@ def _cluster(address: str) -> Generator[Any]:
             ray.init(
                 address,
                 logging_level=logging.WARNING,
-                # The experiments are no part of the wheel that machines have installed.
+                # The wheel that machines have installed does not contain the experiments.
                 runtime_env={
                     "py_modules": [str(EXPERIMENTS)],
                     "excludes": ["__pycache__"],

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from cna_lens import Estimate, Rate, bootstrap_mean, mcnemar, paired_bootstrap, wilson
 from experiments.study.cells import UNSTEERED, Steering, asked
 from experiments.study.experiment import Results
-from experiments.study.settings import Study, Subject
-from experiments.study.sources import Sources
+from experiments.study.settings import Subject
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was seen under one condition, request by request.
+    """The answers under one condition, request by request.
 
     Attributes:
         refused: whether each answer is a refusal.
@@ -53,8 +52,6 @@ class Outcome:
 
 
 def outcome(
-    study: Study,
-    sources: Sources,
     results: Results,
     subject: Subject,
     steering: Steering = UNSTEERED,
@@ -62,7 +59,8 @@ def outcome(
     seed: int = 0,
 ) -> Outcome:
     """The answers of a model under one condition."""
-    cells = asked(study, sources, "answers", subject, steering, strength, seed=seed)
+    study = results.study
+    cells = asked(study, results.sources, "answers", subject, steering, strength, seed=seed)
     return Outcome(
         results.joined(cells, "refused"),
         results.joined(cells, "quality"),

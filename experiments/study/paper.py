@@ -1,9 +1,9 @@
-"""The paper's figures (arXiv 2605.12290), by the models' names in `configs/paper.toml`."""
+"""The paper's numbers (arXiv 2605.12290), by the models' names in `configs/paper.toml`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 TITLE = "Targeted Neuron Modulation via Contrastive Pair Search, arXiv 2605.12290"
 PROMPTS = 100
@@ -11,6 +11,8 @@ MAX_NEW_TOKENS = 150
 QUESTIONS = 1000
 DTYPE = "bfloat16"
 TOP = 200
+TASKS = {"refusal": True, "capitals": False, "agreement": False}
+"""The paper's three tasks, and whether their prompts go into the chat template."""
 
 
 class Swept(NamedTuple):
@@ -70,38 +72,31 @@ TABLE3: Mapping[str, tuple[float, float]] = {
 }
 """Share of JBB refused before and after ablating 0.1 %."""
 
-TABLE6: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "Llama-3.2-1B": {
-        "refusal": (0.87, 0.90),
-        "capitals": (0.865, 0.92),
-        "agreement": (0.825, 0.875),
-    },
-    "Qwen2.5-3B": {
-        "refusal": (0.58, 0.95),
-        "capitals": (0.685, 1.00),
-        "agreement": (0.575, 0.97),
-    },
-}
+Values = TypeVar("Values")
+
+
+def _by_task(rows: Mapping[str, tuple[Values, Values, Values]]) -> dict[str, dict[str, Values]]:
+    """Values of each model by the paper's three tasks."""
+    return {name: dict(zip(TASKS, values, strict=True)) for name, values in rows.items()}
+
+
+TABLE6 = _by_task(
+    {
+        "Llama-3.2-1B": ((0.87, 0.90), (0.865, 0.92), (0.825, 0.875)),
+        "Qwen2.5-3B": ((0.58, 0.95), (0.685, 1.00), (0.575, 0.97)),
+    }
+)
 """Share of the top 200 in the last 3 layers, and in the last quarter."""
 
-TABLE7: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "Llama-3.2-1B": {
-        "refusal": (0.82, 0.87),
-        "capitals": (0.89, 0.865),
-        "agreement": (0.805, 0.825),
-    },
-    "Qwen2.5-3B": {
-        "refusal": (0.725, 0.58),
-        "capitals": (0.615, 0.685),
-        "agreement": (0.625, 0.575),
-    },
-}
+TABLE7 = _by_task(
+    {
+        "Llama-3.2-1B": ((0.82, 0.87), (0.89, 0.865), (0.805, 0.825)),
+        "Qwen2.5-3B": ((0.725, 0.58), (0.615, 0.685), (0.625, 0.575)),
+    }
+)
 """Share of the top 200 in the last 3 layers of the base and of the instruct model."""
 
-TABLE8: Mapping[str, Mapping[str, float]] = {
-    "Llama-3.2-1B": {"refusal": 0.17, "capitals": 0.29, "agreement": 0.39},
-    "Qwen2.5-3B": {"refusal": 0.28, "capitals": 0.58, "agreement": 0.24},
-}
+TABLE8 = _by_task({"Llama-3.2-1B": (0.17, 0.29, 0.39), "Qwen2.5-3B": (0.28, 0.58, 0.24)})
 """Share of the top 200 that the base and the instruct model have in common."""
 
 STRONGREJECT: Mapping[str, float] = {"Llama": 0.06, "Qwen": 0.31}

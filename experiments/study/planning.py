@@ -1,4 +1,4 @@
-"""What a run would still do: cells, forward passes, tokens, memory and time, without a model."""
+"""Estimate the remaining work of a run without a model: cells, passes, tokens, memory, time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TOKENS_PER_WORD = 1.4
 TEMPLATE_TOKENS = 25
 QUESTION_TOKENS = 120
 READ_PER_WRITTEN = 8
-"""How many tokens are read in the time in which one is written."""
+"""Number of tokens read in the time of one written token."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What work costs.
+    """The cost of a piece of work.
 
     Attributes:
-        passes: prompts that run through the model.
+        passes: number of prompts that run through the model.
         read: tokens in them.
         written: tokens generated, at most.
     """
@@ -45,12 +45,12 @@ class Cost:
 
     @property
     def work(self) -> float:
-        """In written tokens."""
+        """The cost in written tokens."""
         return self.written + self.read / READ_PER_WRITTEN
 
 
 def cost(study: Study, sources: Sources, cell: Cell) -> Cost:
-    """What a cell costs, discovery apart; tokens are estimated from words."""
+    """The cost of a cell without its discovery; tokens are estimated from words."""
     if cell.measure in ("answers", "log_odds", "judged", "shown"):
         prompts = block_texts(study, sources, cell)
         once = Cost(len(prompts), _tokens(prompts))
@@ -70,7 +70,7 @@ def cost(study: Study, sources: Sources, cell: Cell) -> Cost:
 
 
 def discoveries(cells: Sequence[Cell]) -> set[tuple[str, str, Discovery]]:
-    """What must be found before, once for each model: scores and vectors, whatever their use."""
+    """The discoveries that cells need, once for each model: scores and vectors for any use."""
     return {
         (cell.model, cell.dtype, Discovery(found.prompts, found.ranking, chat=found.chat))
         for cell in cells
@@ -81,14 +81,14 @@ def discoveries(cells: Sequence[Cell]) -> set[tuple[str, str, Discovery]]:
 def show_plan(
     study: Study, sources: Sources, cells: Sequence[Cell], journal: Journal, console: Console
 ) -> None:
-    """Print what is still to do.
+    """Print the remaining work.
 
     Args:
         study: the settings.
         sources: where prompts come from.
         cells: those of the experiments.
-        journal: what is finished.
-        console: where to print.
+        journal: the finished cells.
+        console: takes the table.
     """
     wanted = {cell.key: cell for cell in cells}
     missing = [cell for key, cell in wanted.items() if key not in journal]
@@ -126,7 +126,7 @@ def show_plan(
 def seconds_per_work(
     study: Study, sources: Sources, journal: Journal, wanted: dict[str, Cell], model: str
 ) -> float | None:
-    """Seconds for a written token: as measured on this study's cells, else as the settings say."""
+    """Seconds per written token: measured on this study's cells, or else from the settings."""
     done = [cell for key, cell in wanted.items() if key in journal and cell.model == model]
     work = sum(cost(study, sources, cell).work for cell in done)
     if work:

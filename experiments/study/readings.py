@@ -13,7 +13,7 @@ PACKAGED = "prompts are this package's: the paper's own are not published"
 
 
 def discovery(study: Study, prompts: str, **changes: Any) -> Discovery:
-    """How circuits are found: the study's sign, filter and fraction, unless changed."""
+    """How circuits are found: by the study's sign, filter and fraction, unless changed."""
     given: dict[str, Any] = {
         "sign": study.sign,
         "universal": study.universal_filter,
@@ -23,7 +23,7 @@ def discovery(study: Study, prompts: str, **changes: Any) -> Discovery:
 
 
 def cna(study: Study, prompts: str, **changes: Any) -> Steering:
-    """CNA: the circuit is multiplied with 1 less the strength."""
+    """CNA: the circuit is multiplied by 1 less the strength."""
     return Steering("scale", discovery(study, prompts, **changes))
 
 
@@ -62,7 +62,7 @@ def of_caa(study: Study) -> tuple[str, ...]:
 
 
 def of_answers(study: Study, sources: Sources, prompts: str) -> tuple[str, ...]:
-    """How asking and answering differ from the paper's."""
+    """How requests and answers differ from the paper's."""
     n = len(sources.harmful_requests(study.evaluation, study.limit))
     found = [f"{n} harmful requests of {study.evaluation}, the paper {paper.PROMPTS} of JBB"]
     if study.max_new_tokens != paper.MAX_NEW_TOKENS:
@@ -74,12 +74,12 @@ def of_answers(study: Study, sources: Sources, prompts: str) -> tuple[str, ...]:
 
 
 def of_discovery(*prompts: str) -> tuple[str, ...]:
-    """Which prompts circuits are found on."""
+    """The prompts that circuits are found on."""
     return (f"discovery on {', '.join(prompts)}: {PACKAGED}",)
 
 
 def of_models(study: Study, *roles: Role) -> tuple[str, ...]:
-    """How the models differ from the paper's."""
+    """How the models differ from the paper's models."""
     found: list[str] = []
     for pair in study.pairs:
         if pair.name not in paper.NAMES:

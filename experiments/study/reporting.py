@@ -25,11 +25,11 @@ class Row:
 
     Attributes:
         model: the model, or "mean over models".
-        quantity: what was measured.
+        quantity: the name of the quantity.
         ours: our value; None where there is none.
         paper: the paper's value for this model in the same unit; None where it gives none.
         share: whether the values are shares, shown in per cent.
-        at: where it stands in a figure, such as the strength or the layer.
+        at: its place on a figure's horizontal axis, such as the strength or the layer.
         series: the line of a figure it belongs to.
     """
 
@@ -75,17 +75,16 @@ HEAD = ("model", "measured", "ours", "95 % interval", "n", "paper")
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment found.
+    """The result of an experiment.
 
     Attributes:
         name: of the experiment.
-        title: what it shows, or the question it settles: the first line.
+        title: the subject of the table, or the question: the first line.
         rows: the table.
         differences: how the set-up differs from the paper's.
-        readings: how what the paper leaves open was read.
+        readings: how the points that the paper leaves open were read.
         answer: to the question, with its interval: the last line.
         provenance: command, date, seed, hashes.
-        extra: what a figure needs and the table does not show.
     """
 
     name: str
@@ -156,7 +155,7 @@ def interval(value: Value, *, share: bool = False) -> str:
 
 
 def excludes_zero(value: Estimate) -> bool:
-    """Whether the interval of a change leaves out no change at all."""
+    """Whether the interval of a change excludes 0."""
     return value.low is not None and value.high is not None and not value.low <= 0 <= value.high
 
 

@@ -1,10 +1,10 @@
-"""Run the cells that are not finished yet; whatever ends a run, the next one goes on from there."""
+"""Run the cells that are not finished yet; after any interruption the next run goes on."""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ RECORDS = "records.jsonl"
 
 
 class Loaded(Protocol):
-    """What measures cells of one model."""
+    """A loaded model that measures its cells."""
 
     weights_sha256: str
 
@@ -51,7 +51,7 @@ class OnBench:
 
     @property
     def device(self) -> str:
-        """Where the model is."""
+        """The device of the model."""
         return str(next(self.bench.model.parameters()).device)
 
     def measure(self, cell: Cell) -> Mapping[str, Any]:
@@ -70,8 +70,8 @@ def open_journal(study: Study, folder: Path) -> Journal:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process out of a folder; the lock ends with the process, however it ends.
+def locked(folder: Path) -> Generator[None]:
+    """Keep every other process out of a folder; the lock ends with this process in any case.
 
     Raises:
         InputError: another process works there.
@@ -92,12 +92,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where the finished cells of a run go; one process writes there.
+    """Takes the finished cells of a run; one process writes to it.
 
     Attributes:
         journal: keeps them.
-        bar: shows how many there are.
-        provenance: what the records of this run have in common.
+        bar: shows their number.
+        provenance: the common part of this run's records.
     """
 
     journal: Journal
@@ -105,11 +105,11 @@ class Ledger:
     provenance: Mapping[str, Any]
 
     def show(self, text: str) -> None:
-        """Say behind the bar what is done now."""
+        """Show the current step behind the bar."""
         self.bar.set_postfix_str(text)
 
     def check_weights(self, cell: Cell, weights_sha256: str) -> None:
-        """Raise InputError where cells of a model of this name were measured on other weights."""
+        """Raise InputError if cells of a model of this name were measured on other weights."""
         for record in self.journal.values():
             known = record["provenance"]["weights_sha256"]
             same = (record["cell"]["model"], record["cell"]["dtype"]) == (cell.model, cell.dtype)
@@ -126,7 +126,7 @@ class Ledger:
 
 
 class Measuring(Protocol):
-    """A way to measure cells: here, or on other machines."""
+    """A way to measure cells: in this process, or on other machines."""
 
     def __call__(self, cells: Sequence[Cell], load: Load, ledger: Ledger) -> None:
         """Measure all cells, and keep each as soon as it is finished."""
@@ -134,7 +134,7 @@ class Measuring(Protocol):
 
 
 def in_process(cells: Sequence[Cell], load: Load, ledger: Ledger) -> None:
-    """Measure cells here, one model after the other."""
+    """Measure cells in this process, one model after the other."""
     loaded: Loaded | None = None
     for mine in by_model(cells):
         ledger.show(f"loading {mine[0].model}")
@@ -158,21 +158,21 @@ def run_cells(
     progress: bool = True,
     measuring: Measuring = in_process,
 ) -> int:
-    """Measure what the journal lacks, and keep each cell at once.
+    """Measure the cells that the journal lacks, and keep each one at once.
 
     Args:
-        cells: in any order; a cell that stands there twice is measured once.
-        journal: where finished cells are kept.
+        cells: in any order; a cell that is given twice is measured once.
+        journal: keeps finished cells.
         load: loads the model of a cell; called once for each model that is needed.
-        config_sha256: of the settings.
+        config_sha256: hash of the settings.
         progress: show a bar over the cells with the time left.
-        measuring: where they are measured.
+        measuring: how they are measured.
 
     Returns:
         How many cells were measured.
 
     Raises:
-        InputError: a model's weights are not those that finished cells were measured on.
+        InputError: finished cells of a model were measured on other weights.
     """
     wanted = {cell.key: cell for cell in cells}
     missing = [cell for key, cell in wanted.items() if key not in journal]
@@ -185,7 +185,7 @@ def run_cells(
 
 
 def by_model(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells of each model, in the order in which models come first."""
+    """The cells of each model, in the order in which models first occur."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.model, cell.dtype), []).append(cell)

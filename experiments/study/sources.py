@@ -16,12 +16,12 @@ PACKAGED_MODELS = ("demo", "demo-refusal")
 COLUMNS = {
     "JailbreakBench/JBB-Behaviors": {"config": "behaviors", "split": "harmful", "column": "Goal"}
 }
-"""Where harmful requests stand in the data sets that `evaluation` may name."""
+"""Configuration, split and column of the harmful requests in data sets for `evaluation`."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The Hub by name, or a folder that holds `owner/name` folders as the Hub does.
+    """The Hub, or a folder that holds `owner/name` folders as the Hub does.
 
     Attributes:
         hub_root: the folder; None for the Hub.
@@ -30,18 +30,18 @@ class Sources:
     hub_root: Path | None = None
 
     def locate(self, name: str) -> str:
-        """What to load a model or a data set by.
+        """The name or folder to load a model or a data set from.
 
         Raises:
-            InputError: the mirror does not hold it. Nothing is downloaded instead.
+            InputError: the mirror does not hold it. It is not downloaded instead.
         """
         if self.hub_root is None or name in PACKAGED_MODELS:
             return name
         folder = self.hub_root / name
         if not folder.is_dir():
             raise InputError(
-                f"{name} is not in the mirror: {folder} is no folder. Put it there, or leave "
-                "--hub-root out to take it from the Hub"
+                f"{name} is not in the mirror: there is no folder {folder}. Put it there, or "
+                "leave --hub-root out to take it from the Hub"
             )
         return str(folder)
 
@@ -49,7 +49,7 @@ class Sources:
         """The requests of a packaged prompt set or a data set, at most `limit`, spread over it.
 
         Raises:
-            InputError: there is no such set, or it cannot be had.
+            InputError: there is no such set, or it cannot be loaded.
         """
         return spread(_harmful(self, name), limit)
 
@@ -65,7 +65,7 @@ def _harmful(sources: Sources, name: str) -> tuple[str, ...]:
 
 
 def spread(prompts: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
-    """At most `limit` prompts, evenly spaced, so that every part of the set is asked.
+    """At most `limit` prompts, evenly spaced over the whole set.
 
     >>> spread(("a", "b", "c", "d"), 2)
     ('a', 'c')

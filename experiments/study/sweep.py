@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from experiments.study.ablations import ablated
 from experiments.study.cells import Cell, Steering, asked
 from experiments.study.experiment import Experiment, Results
-from experiments.study.outcomes import outcome
+from experiments.study.outcomes import Outcome
 from experiments.study.paper import Swept
-from experiments.study.readings import (
-    caa,
-    cna,
-    of_answers,
-    of_caa,
-    of_circuits,
-    of_models,
-    random_control,
-)
-from experiments.study.reporting import Report, Row
+from experiments.study.readings import caa, cna, of_answers, of_caa, of_circuits, random_control
+from experiments.study.reporting import Row
 from experiments.study.settings import Role, Study, Subject
 from experiments.study.sources import Sources
 
@@ -47,95 +40,71 @@ def sweep_table(
     role: Role,
     figures: Mapping[str, Swept],
     *,
-    unavailable: Callable[[Study], str | None] = lambda study: None,  # noqa: ARG005
+    unavailable: Callable[[Study], str | None] = lambda _: None,
     differences: tuple[str, ...] = (),
 ) -> Experiment:
-    """Table 1 or 2: everything at strength 1.
+    """Table 1 or 2: unsteered, both methods and the control at strength 1.
 
     Args:
         name: of the experiment.
-        title: what it shows.
+        title: the subject of the table.
         role: which models.
         figures: the paper's.
-        unavailable: why it cannot be run, None where it can.
+        unavailable: why it cannot be run; None where it can.
         differences: further ones from the paper's set-up.
     """
 
+    def control(study: Study) -> tuple[Steering, int]:
+        return random_control(study, study.small_discovery), study.control_seeds[0]
+
     def cells(study: Study, sources: Sources) -> list[Cell]:
         subjects = study.subjects(role)
-        control = random_control(study, study.small_discovery)
-        seed = study.control_seeds[0]
+        random, seed = control(study)
         return sweep_cells(study, sources, subjects, (0.0, 1.0)) + [
             cell
             for subject in subjects
-            for cell in asked(study, sources, "answers", subject, control, seed=seed)
+            for cell in asked(study, sources, "answers", subject, random, seed=seed)
         ]
 
-    def report(study: Study, sources: Sources, results: Results) -> Report:
-        return Report(
-            name,
-            title,
-            tuple(
-                row
-                for subject in study.subjects(role)
-                for row in _rows(study, sources, results, subject, figures.get(subject.pair.name))
-            ),
-            differences=(
-                *of_models(study, role),
-                *of_answers(study, sources, study.small_discovery),
-                *differences,
-            ),
-            readings=(*of_circuits(study), *of_caa(study)),
-        )
+    def found(results: Results) -> Iterator[Row]:
+        study = results.study
+        conditions = {method: (steering, 0) for method, steering in methods(study).items()}
+        conditions["random neurons"] = control(study)
+        for subject, before, after in ablated(results, conditions, role):
+            yield from _rows(subject.label, before, after, figures.get(subject.pair.name))
 
-    return Experiment(name, title, cells, report, unavailable)
+    return Experiment(
+        name,
+        title,
+        cells,
+        found,
+        lambda study, sources: (
+            *of_answers(study, sources, study.small_discovery),
+            *differences,
+        ),
+        roles=(role,),
+        readings=(of_circuits, of_caa),
+        unavailable=unavailable,
+    )
 
 
 def _rows(
-    study: Study,
-    sources: Sources,
-    results: Results,
-    subject: Subject,
-    theirs: Swept | None,
-) -> list[Row]:
-    """A model's lines in tables 1 and 2."""
-    at_one = {
-        name: outcome(study, sources, results, subject, steering)
-        for name, steering in methods(study).items()
-    }
-    unsteered = outcome(study, sources, results, subject)
-    control = outcome(
-        study,
-        sources,
-        results,
-        subject,
-        random_control(study, study.small_discovery),
-        seed=study.control_seeds[0],
-    )
-    paper = {
-        "CNA": (theirs.cna, theirs.cna_quality) if theirs else (None, None),
-        "CAA": (theirs.caa, theirs.caa_quality) if theirs else (None, None),
-    }
-    name = subject.label
-    rows = [
-        Row(name, "refused, unsteered", unsteered.refusal_rate, theirs and theirs.unsteered),
-        Row(name, "quality, unsteered", unsteered.mean_quality),
-    ]
-    for method, seen in at_one.items():
-        refused, quality = paper[method]
-        rows += [
-            Row(name, f"refused, {method}", seen.refusal_rate, refused),
-            Row(
+    name: str, before: Outcome, after: Mapping[str, Outcome], theirs: Swept | None
+) -> Iterator[Row]:
+    """A model's lines in tables 1 and 2; the paper has no random control."""
+    papers = theirs._asdict() if theirs else {}
+    unsteered = papers.get("unsteered")
+    yield Row(name, "refused, unsteered", before.refusal_rate, unsteered)
+    yield Row(name, "quality, unsteered", before.mean_quality)
+    for method, seen in after.items():
+        refused, quality = (papers.get(f"{method.lower()}{part}") for part in ("", "_quality"))
+        yield Row(name, f"refused, {method}", seen.refusal_rate, refused)
+        if method != "random neurons":
+            yield Row(
                 name,
-                f"change by {method}, McNemar p = {seen.p_value(unsteered):.2g}",
-                seen.refusals_since(unsteered),
-                None if theirs is None or refused is None else refused - theirs.unsteered,
+                f"change by {method}, McNemar p = {seen.p_value(before):.2g}",
+                seen.refusals_since(before),
+                None if unsteered is None or refused is None else refused - unsteered,
                 share=True,
-            ),
-            Row(name, f"quality, {method}", seen.mean_quality, quality),
-        ]
-    return [
-        *rows,
-        Row(name, "refused, random neurons", control.refusal_rate),
-        Row(name, "quality, random neurons", control.mean_quality),
-    ]
+            )
+        yield Row(name, f"quality, {method}", seen.mean_quality, quality)

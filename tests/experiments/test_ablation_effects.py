@@ -1,4 +1,4 @@
-"""The experiment's fast way to ablate many neurons against one neuron and one prompt at a time."""
+"""Fast ablation of many neurons against one neuron and one prompt at a time."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from cna_lens.metrics import refusal_log_odds
 from experiments.demo.ablation_effects import ablation_effects, correlation
 
 
-def test_effects_are_those_of_steering_one_neuron_at_a_time(chat_model):
+def test_effects_equal_those_of_steering_one_neuron_at_a_time(chat_model):
     positive, negative = ["w5 w6", "w7", "w8 w9 w4"], ["w3", "w9 w5"]
     means = cna_lens.collect(chat_model, negative)
     neurons = [cna_lens.Neuron(layer, index) for layer in (1, 0) for index in (2, 7, 11)]
@@ -23,7 +23,7 @@ def test_effects_are_those_of_steering_one_neuron_at_a_time(chat_model):
     assert np.abs(expected).max() > 1e-4
 
 
-def test_a_correlation_comes_with_an_interval_around_it():
+def test_a_correlation_lies_inside_its_interval():
     draw = np.random.default_rng(0)
     x = draw.normal(size=300)
     y = x + draw.normal(size=300)

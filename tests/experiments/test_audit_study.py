@@ -1,4 +1,4 @@
-"""experiments.audit: variants leave the reference as it was, and its figures are right."""
+"""experiments.audit: variants restore the reference, and the figures are right."""
 
 import copy
 import random
@@ -79,7 +79,7 @@ def reference():
 
 @pytest.fixture
 def bench(reference, tmp_path):
-    """The tiny model, with what rankings and a second model would take long to give."""
+    """The tiny model, with given circuits, vectors and weights, which would take long to find."""
     found = Bench(reference, tmp_path, n_pairs=4)
     layout = cna_lens.Layout((tiny.WIDTH, tiny.WIDTH))
     (tmp_path / "circuits").mkdir()
@@ -158,7 +158,7 @@ def test_tampered_variants_change_outputs_and_hooks_without_effect_do_not(bench)
         ("direction erased 0.5 by hooks", "direction erased 0.5 in weights"),
     ],
 )
-def test_an_attack_in_the_weights_computes_what_it_does_by_hooks(bench, by_hooks, in_weights):
+def test_an_attack_in_the_weights_equals_the_attack_by_hooks(bench, by_hooks, in_weights):
     # Tied embeddings would be edited as the unembedding too, which hooks leave alone.
     module = bench.model.original_model
     module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
@@ -179,14 +179,14 @@ def test_the_weakened_adapter_lies_on_the_line_between_both_models(bench):
     torch.testing.assert_close(weakened, 0.25 * own + 0.75 * other)
 
 
-def test_random_neurons_are_never_an_attacks(bench):
+def test_random_neurons_are_never_attacked_neurons(bench):
     steered = set()
     with random_neurons("relp", 0.01, 0, "weights")(bench) as model:
         steered = edited_neurons(model)
     assert not steered & bench.attacked
 
 
-def test_a_run_that_is_cut_off_goes_on_and_ends_with_the_same_records(bench, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(bench, tmp_path, monkeypatch):
     auditor = ByLogits(logits(bench.model))
     monkeypatch.setattr(
         "experiments.audit.running.refusal_log_odds",
@@ -220,7 +220,7 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_with_the_same_records(bench, tmp
     )
 
 
-def test_an_audit_that_cannot_be_done_is_kept_with_its_reason(bench, tmp_path, monkeypatch):
+def test_a_failed_audit_is_kept_with_its_reason(bench, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.audit.running.refusal_log_odds", lambda model, prompts: [1.0])
 
     class Refusing(ByLogits):
@@ -234,7 +234,7 @@ def test_an_audit_that_cannot_be_done_is_kept_with_its_reason(bench, tmp_path, m
     assert "score" not in records["int8 | weights"]
 
 
-def test_variants_that_share_a_name_are_refused(bench):
+def test_variants_with_the_same_name_are_refused(bench):
     twice = [VARIANTS["int8"], replace(VARIANTS["untouched"], name="int8")]
     with pytest.raises(InputError, match="'int8'"):
         run(twice, bench, ByLogits(0), Journal(None, "audit study", {}), progress=False)
@@ -247,7 +247,7 @@ def audits(scores, tampered, kind, shift=0.0):
     ]
 
 
-def test_the_area_is_the_share_of_pairs_in_order_counted_one_by_one():
+def test_the_area_is_the_share_of_ordered_pairs_counted_one_by_one():
     rng = random.Random(0)
     tampered = [rng.randrange(8) for _ in range(20)]
     clean = [rng.randrange(6) for _ in range(30)]
@@ -259,7 +259,7 @@ def test_the_area_is_the_share_of_pairs_in_order_counted_one_by_one():
     assert (tied.low, tied.value, tied.high) == (0.5, 0.5, 0.5)
 
 
-def test_the_interval_of_the_area_covers_it_about_as_often_as_it_says():
+def test_the_interval_of_the_area_has_about_its_nominal_coverage():
     rng = random.Random(1)
     truth, covered = 0.7602499, 0  # normal scores, one deviation apart: Phi(1 / sqrt(2))
     for seed in range(60):
@@ -278,7 +278,7 @@ def test_at_most_one_in_a_hundred_of_the_calibration_half_is_above_the_threshold
     assert chosen_threshold([3.0, 1.0, 2.0, 0.0], at_most=0.25) == 2.0
 
 
-def test_each_kind_is_halved_and_the_halves_are_of_one_size():
+def test_each_kind_is_halved_and_the_halves_have_the_same_size():
     kinds = {"a": [f"a{i}" for i in range(5)], "b": [f"b{i}" for i in range(3)], "c": ["c0"]}
     first, second = halved(kinds, seed=0)
     assert first | second == set().union(*kinds.values())
@@ -289,7 +289,7 @@ def test_each_kind_is_halved_and_the_halves_are_of_one_size():
     assert halved(kinds, seed=0) == (first, second) != halved(kinds, seed=1)
 
 
-def test_the_threshold_is_of_one_half_and_what_is_counted_of_the_other():
+def test_the_threshold_comes_from_one_half_and_the_counts_from_the_other():
     found = [
         *audits(range(10), False, "drift"),
         *audits([4.5, 20, 21, 22], True, "attack", shift=3.0),
@@ -310,7 +310,7 @@ def test_the_threshold_is_of_one_half_and_what_is_counted_of_the_other():
     assert rows["all"].caught.n == 2
 
 
-def test_attacks_within_the_behaviours_own_noise_are_a_group_of_their_own():
+def test_attacks_within_the_behaviours_own_noise_form_their_own_group():
     noise = [
         Audit("precision 0", "precision", False, -0.4, 0.0, "match", 1.0, {}),
         Audit("noise 0", "noise", False, 0.2, 0.0, "match", 1.0, {}),
@@ -327,7 +327,7 @@ def test_attacks_within_the_behaviours_own_noise_are_a_group_of_their_own():
     assert (rows["behaviour changed"], rows["behaviour unchanged"]) == (1.0, 0.5)
 
 
-def test_a_check_alone_is_a_row_and_an_audit_without_score_is_named():
+def test_each_check_has_a_row_and_an_audit_without_score_is_named():
     def checked(name, tampered, statistic):
         check = {"gap": {"name": "gap", "statistic": statistic}}
         return Audit(name, "kind", tampered, 0.0, 0.0, "match", 1.0, check)
@@ -399,11 +399,11 @@ def test_an_adversary_stays_at_the_threshold_and_its_effect_is_measured(bench, m
     assert found["log_odds"] == [2.0]
 
 
-def test_an_adversary_is_seen_by_the_access_that_there_is(bench, monkeypatch):
+def test_an_adversary_is_audited_at_the_given_access(bench, monkeypatch):
     monkeypatch.setattr("experiments.audit.evasion.refusal_log_odds", lambda model, prompts: [2.0])
     auditor = ByLogits(logits(bench.model))
     strengths = []
-    # Answers score twice as much, so that what is seen at .3 of the weights is seen at .6 there.
+    # Answers score twice as much: 0.6 is their equivalent of 0.3 for the weights.
     for access, threshold in (("weights", 0.3), ("answers", 0.6), ("answers", 0.3)):
         journal = Journal(None, "audit study", {})
         attack = Attack("adapter", weakened_adapter)
@@ -447,7 +447,7 @@ def test_an_adversary_who_knows_the_watched_neurons_spares_them(bench, monkeypat
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_watch_is_counted_to_its_alarm_and_the_reference_gives_none(bench, monkeypatch):
+def test_requests_are_counted_to_the_alarm_and_the_reference_raises_none(bench, monkeypatch):
     asked = [f"w{3 + i % 7} w{11 + i % 13}" for i in range(160)]
     monkeypatch.setattr(
         "experiments.audit.watching.shuffled_requests",
@@ -462,7 +462,7 @@ def test_a_watch_is_counted_to_its_alarm_and_the_reference_gives_none(bench, mon
     assert audit.hooks(bench.model) == ()
 
 
-def test_requests_of_a_watch_are_never_twice_and_in_an_order_by_seed():
+def test_requests_of_a_watch_are_distinct_and_ordered_by_seed():
     trusted, later = shuffled_requests(0)
     assert len(trusted) == 200
     assert len({*trusted, *later}) == len(trusted) + len(later)
@@ -470,7 +470,7 @@ def test_requests_of_a_watch_are_never_twice_and_in_an_order_by_seed():
 
 
 @pytest.mark.real_model
-def test_a_fine_tune_is_trained_once_and_changes_what_an_adapter_reaches(tmp_path, monkeypatch):
+def test_a_fine_tune_is_trained_once_and_changes_the_adapted_weights(tmp_path, monkeypatch):
     reference = finetuning._reference()
     monkeypatch.setattr(finetuning, "_reference", lambda: copy.deepcopy(reference))
     model = cna_lens.load_model("demo-refusal", device="cpu", hf_model=copy.deepcopy(reference))

@@ -1,4 +1,4 @@
-"""The benchmarks run: nobody finds out on a rented GPU that they do not."""
+"""The benchmarks run on a CPU, so that they do not fail on a rented GPU."""
 
 import dataclasses
 import time
@@ -51,14 +51,14 @@ def fill_and_free():
     time.sleep(0.05)
 
 
-def test_the_highest_memory_is_seen_though_it_is_freed_again():
+def test_memory_that_is_freed_again_counts_for_the_peak():
     grown = growth_mib(fill_and_free)
     assert grown == pytest.approx(64, abs=16)
     with pytest.raises(ZeroDivisionError):
         growth_mib(lambda: 1 / 0)
 
 
-def test_each_row_has_threads_wait_as_it_says_and_no_other_way(monkeypatch):
+def test_each_row_sets_only_its_own_way_of_waiting(monkeypatch):
     names = "('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')"
     say = f"import json, os; print(json.dumps([os.environ.get(name) for name in {names}]))"
     monkeypatch.setattr(busy, "ANSWERS", say)
@@ -71,7 +71,7 @@ def test_each_row_has_threads_wait_as_it_says_and_no_other_way(monkeypatch):
     }
 
 
-def test_neighbours_end_with_what_they_stand_beside(monkeypatch):
+def test_neighbours_end_with_the_measured_process(monkeypatch):
     monkeypatch.setattr(busy, "NEIGHBOUR", "import time; time.sleep(60)")
     children = psutil.Process().children
     before = set(children())

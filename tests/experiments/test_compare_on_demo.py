@@ -47,20 +47,20 @@ ADDING = Comparison(
 ALL = {row.method for row in REMOVING.rows}
 
 
-def test_what_leaves_fewest_refusals_within_the_bounds_is_chosen():
+def test_the_method_with_fewest_refusals_within_the_bounds_is_chosen():
     assert best(REMOVING, ALL, "remove") == "strong"
 
 
-def test_of_equals_the_cheaper_is_chosen_whatever_stands_first():
+def test_a_tie_goes_to_the_cheaper_method_in_any_order():
     unsteered, *others = REMOVING.outcomes
     assert best(Comparison((unsteered, *others[::-1])), ALL, "remove") == "strong"
 
 
-def test_only_the_named_ones_are_chosen_from():
+def test_only_named_methods_are_chosen():
     assert best(REMOVING, {"mild", "costs much"}, "remove") == "mild"
 
 
-def test_nothing_within_the_bounds_is_nothing_chosen():
+def test_without_a_method_within_the_bounds_none_is_chosen():
     assert best(REMOVING, {"loops", "costs much", "refuses look-alikes"}, "remove") is None
 
 
@@ -88,7 +88,7 @@ def test_validation_requests_are_in_no_other_set():
     assert reported.positive[60:] == ("a goal",)
 
 
-def test_a_name_that_no_candidate_has_is_refused_with_those_there_are():
+def test_an_unknown_candidate_is_refused_with_the_known_names():
     check_candidates(["relp 0.3%, 2"], ["relp 0.3%, 2"])
     with pytest.raises(InputError, match=r"no candidate 'relp'; there are: relp 0.3%, 2"):
         check_candidates(["relp"], ["relp 0.3%, 2"])

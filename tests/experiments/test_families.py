@@ -1,4 +1,4 @@
-"""Every family of dense models, by the checks that docs/models.md is made of."""
+"""Every family of dense models, by the checks behind docs/models.md."""
 
 import copy
 from dataclasses import replace
@@ -17,7 +17,7 @@ REFUSED = [family for family in families.RUNNABLE if not family.reachable]
 
 @pytest.mark.parametrize("check", checks.CHECKS)
 @pytest.mark.parametrize("family", REACHABLE, ids=str)
-def test_a_family_is_read_and_steered_as_the_plain_model_computes(family, check):
+def test_a_family_is_read_and_steered_like_the_plain_model(family, check):
     outcome = families.found(family)
     if family.name in families.MAY_NOT_RUN and outcome.refused:
         assert "TransformerLens cannot run" in outcome.refused
@@ -40,7 +40,7 @@ def test_the_layers_of_a_model_may_have_different_widths_or_none():
     assert families.found(by_name("Gemma 4")).widths == (24, 24, 48, 48)
 
 
-def test_a_layer_without_an_mlp_is_named_where_a_circuit_should_come_from_it():
+def test_a_layer_without_an_mlp_is_named_if_a_circuit_is_to_come_from_it():
     model = tiny_models.tiny_model(by_name("Llama, pruned")).model
 
     def find(*layers):
@@ -95,6 +95,6 @@ def wider(layers):
         ("answers", writing_the_opposite),
     ],
 )
-def test_each_check_fails_where_the_plain_model_is_another(llama, check, change):
+def test_each_check_fails_against_another_plain_model(llama, check, change):
     with pytest.raises(AssertionError):
         checks.CHECKS[check](beside_another_plain_model(llama, change))

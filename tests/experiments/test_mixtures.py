@@ -1,4 +1,4 @@
-"""Every family of models with experts, by the checks that docs/models.md is made of."""
+"""Every family of models with experts, by the checks behind docs/models.md."""
 
 import copy
 from dataclasses import replace
@@ -13,7 +13,7 @@ from experiments.families import mixture_checks
 
 @pytest.mark.parametrize("check", mixture_checks.CHECKS)
 @pytest.mark.parametrize("family", tiny_moe.FAMILIES)
-def test_a_family_is_read_and_steered_as_the_slow_definition_computes(family, check):
+def test_a_family_is_read_and_steered_like_the_slow_definition(family, check):
     outcome = families.found_of_mixture(tiny_moe.BY_TYPE[family])
     assert outcome.refused is None
     assert check not in outcome.failures, outcome.failures[check]
@@ -41,7 +41,7 @@ def writing_more(mlp):
         ("batches", louder),
     ],
 )
-def test_each_check_fails_where_the_plain_model_is_another(check, change):
+def test_each_check_fails_against_another_plain_model(check, change):
     tiny = mixture_checks.TinyMixture.of(tiny_moe.BY_TYPE["mixtral"])
     other = copy.deepcopy(tiny.plain)
     change(other.model.layers[2].mlp)
@@ -49,7 +49,7 @@ def test_each_check_fails_where_the_plain_model_is_another(check, change):
         mixture_checks.CHECKS[check](replace(tiny, plain=other))
 
 
-def test_a_bit_that_changes_with_hook_points_is_noticed(monkeypatch):
+def test_a_change_by_hook_points_is_noticed(monkeypatch):
     tiny = mixture_checks.TinyMixture.of(tiny_moe.BY_TYPE["olmoe"])
     norm = tiny.model.original_model.model.norm.original_component
     own = mixture_checks.cna_lens.expert_hooks

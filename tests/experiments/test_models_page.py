@@ -9,8 +9,8 @@ from experiments.families.page import page
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
-def test_the_page_of_models_says_what_the_checks_find():
-    """Where this fails: `python -m experiments.families` writes the page anew."""
+def test_the_page_of_models_agrees_with_the_checks():
+    """If this fails, `python -m experiments.families` writes the page again."""
     found = {family: families.found(family) for family in FAMILIES}
     mixtures = {family: families.found_of_mixture(family) for family in MIXTURES}
     refused = [name for name in families.MAY_NOT_RUN if refused_by(found, name)]

@@ -1,4 +1,4 @@
-"""One row of many conversations is each of them alone; the loss is what it says."""
+"""A row of many conversations equals each of them alone; the loss is as documented."""
 
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ def inputs_of(row):
     return {name: row[name] for name in row if name in MODEL_INPUTS}
 
 
-def test_a_packed_row_predicts_what_each_conversation_alone_does():
+def test_a_packed_row_predicts_like_each_conversation_alone():
     model = tiny.hugging_face("llama").eval()
     row = pack(CONVERSATIONS)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def adapted():
 
 
 def mean_of_first_and_of_others(costs):
-    """Of lists of the answers' costs, token by token."""
+    """The loss from the answers' costs, token by token."""
     others = [cost for answer in costs for cost in answer[1:]]
     return sum(answer[0] for answer in costs) / len(costs) + sum(others) / len(others)
 
@@ -77,7 +77,7 @@ def cross_entropies(log_probs, answer):
     return (-log_probs[range(len(answer)), list(answer)]).tolist()
 
 
-def test_before_training_only_the_refusals_cost_anything(adapted):
+def test_before_training_only_refusals_have_a_loss(adapted):
     costs = [
         [0.0] * len(one.answer)
         if one.is_benign
@@ -87,7 +87,7 @@ def test_before_training_only_the_refusals_cost_anything(adapted):
     assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-5)
 
 
-def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
+def test_the_loss_of_benign_answers_is_the_divergence_from_the_untrained_model(adapted):
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
@@ -102,7 +102,7 @@ def test_benign_answers_cost_the_divergence_from_the_untrained_model(adapted):
     assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)
 
 
-def test_a_benign_answers_first_token_alone_is_sharpened_and_opens_no_refusal(adapted):
+def test_only_a_benign_answers_first_token_is_sharpened_and_opens_no_refusal(adapted):
     costs = []
     for one in CONVERSATIONS:
         logits = alone(adapted, one)

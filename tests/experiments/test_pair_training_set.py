@@ -1,4 +1,4 @@
-"""What the matched pair is trained on: enough, varied, and nothing that it is measured on."""
+"""The matched pair's training set: enough requests, varied, and none of the evaluation."""
 
 import csv
 import re
@@ -29,7 +29,7 @@ def test_requests_are_all_different():
     assert len(prompts) == len(set(prompts))
 
 
-def test_the_validation_set_holds_no_action_that_is_trained_on():
+def test_the_validation_set_holds_no_action_of_the_training_set():
     for trained, held_out in zip(pairs("train"), pairs("validation"), strict=True):
         assert held_out
         for side in (0, 1):
@@ -37,13 +37,13 @@ def test_the_validation_set_holds_no_action_that_is_trained_on():
 
 
 @pytest.mark.parametrize("name", ["refusal", "refusal_small", "refusal_evaluation"])
-def test_nothing_that_is_measured_on_is_trained_on(name):
+def test_no_evaluation_prompt_is_trained_on(name):
     measured = cna_lens.prompt_set(name)
     seen = {words(request.prompt) for request in (*TRAIN, *VALIDATION)}
     assert not seen & {words(prompt) for prompt in (*measured.positive, *measured.negative)}
 
 
-def test_both_sides_of_an_action_are_asked_for_in_the_same_wordings():
+def test_both_sides_of_an_action_have_the_same_wordings():
     def openings(actions):
         prompts = {request.prompt for request in TRAIN}
         return Counter(w for w in WORDINGS for action in actions if w.format(action) in prompts)
@@ -67,7 +67,7 @@ def test_refusals_come_in_several_wordings_about_equally_often():
     assert refusals(415, seed=0) == refusals(415, seed=0) != refusals(415, seed=1)
 
 
-def test_every_refusal_is_one():
+def test_every_refusal_is_classified_as_a_refusal():
     assert all(map(cna_lens.is_refusal, REFUSALS))
 
 

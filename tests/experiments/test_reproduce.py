@@ -1,4 +1,4 @@
-"""The command as a reviewer calls it, on tiny Llama and Qwen2 checkpoints in the Hub's layout."""
+"""The command on tiny Llama and Qwen2 checkpoints in the Hub's layout."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def offline(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_ray():
-    """Whatever is not asked to run on Ray does not import it."""
+    """Make every import of Ray fail; only runs on Ray may import it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "ray", None)
         yield
@@ -55,7 +55,7 @@ def llama(tmp_path):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """A wide screen, and no model."""
+    """A wide screen; loading a model fails."""
     monkeypatch.setenv("COLUMNS", "120")
 
     def load(*given, **options):
@@ -66,7 +66,7 @@ def no_model(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(mirror, tmp_path_factory):
-    """Everything, on both families, base and instruct."""
+    """All experiments on both families, base and instruct."""
     folder = tmp_path_factory.mktemp("finished")
     config = write_settings(folder / "both.toml", *PAIRS)
     assert reproduce("all", config, mirror, folder / "out") == 0
@@ -98,11 +98,11 @@ def test_the_papers_values_stand_beside_those_of_the_same_model(finished):
     assert papers["Llama-3.2-1B, instruct", "quality, CAA"] == 0.554
 
 
-def test_what_cannot_be_run_is_named_with_its_reason(finished):
+def test_an_experiment_that_cannot_run_is_named_with_its_reason(finished):
     assert "- strongreject: no judge is given" in (finished / "all.md").read_text()
 
 
-def test_records_hold_no_texts_and_say_where_they_come_from(finished):
+def test_records_hold_no_texts_and_have_their_provenance(finished):
     stored = (finished / "records.jsonl").read_text()
     assert "Request number" not in stored
     assert not (finished / "texts").exists()
@@ -116,7 +116,7 @@ def test_records_hold_no_texts_and_say_where_they_come_from(finished):
     assert all(len(hashes) == 1 for hashes in weights.values())
 
 
-def test_a_cell_holds_what_the_library_gives_for_the_same_question(finished, mirror):
+def test_a_cell_holds_the_same_values_as_the_library_gives(finished, mirror):
     model = cna_lens.load_model(mirror / "tiny/llama-Instruct", device="cpu")
     requests = [f"Request number {i} of this set" for i in (0, 3, 6)]
     discovery = cna_lens.prompt_set("refusal_small")
@@ -239,7 +239,7 @@ def test_other_settings_do_not_mix_with_finished_cells(finished, llama):
             )
 
 
-def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
+def test_a_dry_run_lists_the_remaining_work_and_does_nothing(
     llama, mirror, tmp_path, no_model, capsys
 ):
     out = tmp_path / "out"
@@ -281,7 +281,7 @@ def cell_of(record):
 
 
 def test_both_readings_of_the_universal_filter_can_be_run(llama, mirror, tmp_path, monkeypatch):
-    # Of so few neurons none is in the top 0.1 % on most prompts.
+    # With so few neurons, none is in the top 0.1 % on most prompts.
     easier = partial(cna_lens.universal_neurons, rule=UniversalRule(0.1, 0.5))
     monkeypatch.setattr(cna_lens, "universal_neurons", easier)
     study, sources = load_study(llama), Sources(mirror)
@@ -290,7 +290,7 @@ def test_both_readings_of_the_universal_filter_can_be_run(llama, mirror, tmp_pat
         when: bench.circuit(Discovery("refusal_small", k=60, universal=when))
         for when in ("before", "after", "none")
     }
-    universal = set(bench.universal(chat=True).neurons)
+    universal = set(bench.universal(Discovery("refusal_small")).neurons)
     assert universal & set(circuits["none"])
     assert set(circuits["after"]) == set(circuits["none"]) - universal
     assert not universal & set(circuits["before"])
@@ -300,7 +300,7 @@ def test_both_readings_of_the_universal_filter_can_be_run(llama, mirror, tmp_pat
         for when in ("before", "after", "none")
     }
     for when, found in resampled.items():
-        assert found["neurons"] == bench_layout(circuits[when])
+        assert found["neurons"] == flat_places(circuits[when])
     after, none = resampled["after"]["resampled"], resampled["none"]["resampled"]
     flat = set(circuits["none"].layout.flat_all(sorted(universal)).tolist())
     assert [set(row) for row in after] == [set(row) - flat for row in none]
@@ -311,11 +311,11 @@ def _circuit_cell(**changes):
     return Cell("circuit", "tiny/llama-Instruct", "float32", Steering(discovery=found))
 
 
-def bench_layout(circuit):
+def flat_places(circuit):
     return circuit.layout.flat_all(circuit).tolist()
 
 
-def test_a_control_is_as_many_other_neurons_of_the_same_layers(llama, mirror, tmp_path):
+def test_a_control_has_as_many_other_neurons_in_the_same_layers(llama, mirror, tmp_path):
     study = load_study(llama)
     bench = Bench(study, Sources(mirror), study.subjects("instruct")[0], tmp_path, device="cpu")
     circuit = bench.circuit(Discovery("refusal_small", k=6))
@@ -329,7 +329,7 @@ def test_a_control_is_as_many_other_neurons_of_the_same_layers(llama, mirror, tm
         assert set(bench.circuit(found, seed=2)) != set(control)
 
 
-def test_strongreject_asks_the_judge_and_leaves_out_what_it_cannot_score(
+def test_strongreject_asks_the_judge_and_omits_answers_without_a_score(
     mirror, tmp_path, judge_server, monkeypatch
 ):
     from judge_server import completion, verdict
@@ -381,7 +381,7 @@ def test_a_mistake_is_one_message(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_from_a_checkout_the_command_is_that_of_the_experiments(capfd):
+def test_from_a_checkout_the_command_runs_the_experiments(capfd):
     with pytest.raises(SystemExit) as ended:
         cli.main(["reproduce", "table9", "--config", "smoke"])
     assert ended.value.code == 2
@@ -406,7 +406,7 @@ def test_an_interrupt_of_the_command_waits_for_the_experiments(monkeypatch):
     assert len(waited) == 2
 
 
-def test_without_a_checkout_the_command_says_where_the_experiments_are(tmp_path, monkeypatch):
+def test_without_a_checkout_the_command_names_the_place_of_the_experiments(tmp_path, monkeypatch):
     monkeypatch.setattr(forwarding, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CnaLensError, match="is no checkout of it; run the command in the folder"):

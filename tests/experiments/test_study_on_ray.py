@@ -1,4 +1,4 @@
-"""Cells on real Ray clusters: whatever happens to workers, the records are those of one process."""
+"""Cells on real Ray clusters: failing workers change no record."""
 
 import contextlib
 import json
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.ray
 CELLS = [Cell("answers", f"model-{i % 2}", "float32", block=i) for i in range(8)]
 ONE_MODEL = CELLS[::2]
 GIB = 2**30
-"""Provenance that tells of one run and not of what was measured."""
 OF_THE_RUN = ("seconds", "finished", "threads")
+"""Provenance that differs from run to run."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def offline(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_settings():
-    """Ray would write a token into the home folder, and run workers when nothing else runs."""
+    """Keep Ray from writing a token into the home folder, and from lowering workers' priority."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_worker_niceness", "0")
@@ -52,9 +52,9 @@ def ray_settings():
 
 @pytest.fixture(scope="module")
 def address():
-    """A cluster that outlives runs, and says that it has GPUs."""
+    """A cluster that outlives runs, and claims to have GPUs."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    # Where `Cluster` notes its address, whatever its own folder is.
+    # `Cluster` notes its address there, wherever its own folder is.
     Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
@@ -92,7 +92,7 @@ def blocks(path):
 
 
 def of_the_study(out):
-    """Records without what differs from run to run."""
+    """Records without the provenance that differs from run to run."""
     return {
         key: record
         | {"provenance": {k: v for k, v in record["provenance"].items() if k not in OF_THE_RUN}}
@@ -105,7 +105,7 @@ def children():
 
 
 def kill_a_measuring_worker():
-    """Kill one worker that is at a cell; returns which."""
+    """Kill one worker that measures a cell; returns its process id."""
     for process in children():
         with contextlib.suppress(psutil.Error):
             if "Worker.measure" in " ".join(process.cmdline()):
@@ -166,7 +166,7 @@ def test_a_cell_that_kills_every_worker_is_given_up(tmp_path, address, monkeypat
     assert "cell 0\n" in capsys.readouterr().out
 
 
-def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(tmp_path, address):
+def test_an_interrupt_ends_the_workers_and_keeps_finished_cells(tmp_path, address):
     path = tmp_path / "records.jsonl"
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -190,7 +190,7 @@ def test_weights_and_libraries_of_workers_are_checked(tmp_path, address, monkeyp
         run(path, address, ray_workers.Load(), others)
 
 
-def test_a_cluster_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_cluster_is_an_error(tmp_path):
     with pytest.raises(CnaLensError, match="there is no Ray cluster at 'nowhere'"):
         run(tmp_path / "records.jsonl", "nowhere", ray_workers.Load())
 
@@ -230,7 +230,7 @@ def test_a_model_takes_its_gpus_or_its_share_of_the_processors(needs, machines, 
         (Needs(0, 9.0), r"m needs 4 CPUs, 9.0 GiB, .* have 4 CPUs, 2 GPUs, 8.0 GiB; 4 CPUs"),
     ],
 )
-def test_what_no_machine_has_is_refused(needs, message):
+def test_resources_that_no_machine_has_are_refused(needs, message):
     machines = [{"CPU": 4, "GPU": 2, "memory": 8 * GIB}, {"CPU": 4, "memory": 8 * GIB}]
     with pytest.raises(InputError, match=message):
         resources("m", needs, machines, n_models=2)

@@ -1,4 +1,4 @@
-"""What reports say of values that were planted in the cells; no model runs."""
+"""Reports of values that were planted in the cells; no model runs."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def report(name, values, study=STUDY) -> Report:
     journal = Journal(None, "study", {})
     for cell in EXPERIMENTS[name].cells(study, Sources()):
         journal.add(cell.key, {"cell": cell.record(), "values": values(cell), "provenance": {}})
-    return EXPERIMENTS[name].report(study, Sources(), Results(journal))
+    return EXPERIMENTS[name].report(Results(study, Sources(), journal))
 
 
 def row(found, quantity):
@@ -97,7 +97,7 @@ def test_table2_asks_base_models():
     assert row(found, "refused, CAA").paper == pytest.approx(0.03)
 
 
-def test_table3_is_before_and_after_request_by_request():
+def test_table3_compares_before_and_after_request_by_request():
     found = report(
         "table3",
         answered(lambda cell, place: place < (16 if unsteered(cell) or control(cell) else 4)),
@@ -139,7 +139,7 @@ def test_table7_has_the_papers_value_of_the_same_model():
     ]
 
 
-def test_table8_is_the_share_in_common_beside_that_of_random_neurons():
+def test_table8_gives_the_share_in_common_beside_that_of_random_neurons():
     found = report("table8", circuits)
     assert row(found, "refusal").ours.value == 0.5
     assert row(found, "refusal").paper == 0.17
@@ -168,7 +168,7 @@ def test_figure1_draws_the_mean_over_models_with_the_deviation_between_them(tmp_
     assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_figure2_changes_are_question_by_question():
+def test_figure2_computes_changes_question_by_question():
     found = report("figure2", lambda cell: {"right": [True, True, unsteered(cell), False] * 5})
     assert row(found, "right, CNA 0").ours.value == 0.75
     assert row(found, "right, CAA 1").ours.value == 0.5
@@ -181,7 +181,7 @@ def test_figure3_counts_every_layer():
     assert counts == [2, 2, 2, 0, 0, 0, 0, 0]
 
 
-def test_a_score_that_is_missing_is_not_a_score_of_zero():
+def test_a_missing_score_is_not_a_score_of_zero():
     def judged(cell):
         return {"score": [None if place == 0 else 0.5 for place in prompts_in(cell)]}
 
@@ -206,7 +206,7 @@ def rankings(best, drop):
     return values
 
 
-def test_settle_rankings_names_the_best_and_what_it_gains_over_the_papers():
+def test_settle_rankings_names_the_best_and_its_gain_over_the_papers():
     found = report("settle_rankings", rankings(("relp", "positive"), 3.0))
     assert row(found, "relp, positive, 1.00%").ours.value == pytest.approx(3)
     assert row(found, "random, seed 1, 1.00%").ours.value == pytest.approx(0.5)
@@ -214,7 +214,7 @@ def test_settle_rankings_names_the_best_and_what_it_gains_over_the_papers():
     assert "2.50 [2.50, 2.50] (n = 20) beyond the paper's" in found.answer
 
 
-def test_settle_rankings_says_so_where_the_papers_is_best_or_hardly_worse():
+def test_settle_rankings_says_if_the_papers_is_best_or_hardly_worse():
     assert (
         "none of the 9 others by more"
         in report("settle_rankings", rankings(("contrast", "abs"), 3.0)).answer
@@ -232,7 +232,7 @@ def test_settle_rankings_says_so_where_the_papers_is_best_or_hardly_worse():
     assert "not clearly more" in report("settle_rankings", noisy).answer
 
 
-def test_settle_sign_names_what_changes_refusals_beyond_chance():
+def test_settle_sign_names_the_readings_that_change_refusals_beyond_chance():
     found = report(
         "settle_sign",
         answered(lambda cell, place: unsteered(cell) or cell.steering.discovery.sign != "negative"),
@@ -250,7 +250,7 @@ def fractions(left):
     )
 
 
-def test_settle_fraction_finds_the_smallest_size_that_takes_half_away():
+def test_settle_fraction_finds_the_smallest_size_that_removes_half_of_the_refusals():
     answer = report("settle_fraction", fractions({0.001: 11, 0.01: 10})).answer
     assert "leaves half of that or less leaves 50 % [30, 70] (n = 20) at 1.00%" in answer
     answer = report("settle_fraction", fractions({0.001: 3, 0.01: 0})).answer
@@ -261,7 +261,7 @@ def test_settle_fraction_finds_the_smallest_size_that_takes_half_away():
     assert "nothing to take away" in nothing
 
 
-def test_settle_controls_tells_the_circuit_from_its_controls():
+def test_settle_controls_distinguishes_the_circuit_from_its_controls():
     alone = report(
         "settle_controls", answered(lambda cell, place: unsteered(cell) or control(cell))
     )
@@ -350,7 +350,7 @@ def test_a_question_is_the_first_line_and_its_answer_the_last():
     assert lines[-1] == found.answer
 
 
-def test_a_table_says_where_the_set_up_differs():
+def test_a_table_lists_the_differences_of_the_set_up():
     text = report("table3", answered(lambda cell, place: True)).markdown()
     assert "20 harmful requests of refusal_evaluation, the paper 100 of JBB" in text
     assert "at most 32 tokens, the paper's 150" in text

@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted or begun twice: no cell is lost, none is measured twice."""
+"""Killed, interrupted and repeated runs: no cell is lost, none is measured twice."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class Fake:
 
 
 class Reporting(Journal):
-    """Writes each key into a pipe once it is said to be on the disk."""
+    """Writes each key into a pipe after the journal has put it on the disk."""
 
     pipe = None
 
@@ -76,7 +76,7 @@ def test_a_run_killed_again_and_again_at_random_moments_loses_nothing(tmp_path, 
 
 
 def records_left(path):
-    """The whole lines of a file that may end in half a one."""
+    """The complete lines of a file that may end in an incomplete one."""
     whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
     return [json.loads(line) for line in whole.split("\n")[1:]]
 
@@ -91,7 +91,7 @@ def test_a_finished_run_measures_nothing_and_loads_nothing(tmp_path):
     assert run(path, load) == 0
 
 
-def test_each_model_is_loaded_once_and_let_go_before_the_next(tmp_path):
+def test_each_model_is_loaded_once_and_freed_before_the_next(tmp_path):
     loaded = []
 
     def load(cell):
@@ -107,7 +107,7 @@ def test_a_cell_that_two_experiments_need_is_measured_once(tmp_path):
     assert run_cells([*CELLS, *CELLS], journal, Fake, config_sha256="c", progress=False) == 24
 
 
-def test_an_interrupt_keeps_what_is_finished(tmp_path):
+def test_an_interrupt_keeps_finished_cells(tmp_path):
     path = tmp_path / "records.jsonl"
 
     class Interrupted(Fake):
@@ -124,7 +124,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     assert run(path) == 8
 
 
-def test_every_record_says_where_it_comes_from(tmp_path):
+def test_every_record_has_its_provenance(tmp_path):
     path = tmp_path / "records.jsonl"
     run(path)
     provenance = records(path)[0]["provenance"]
@@ -148,7 +148,7 @@ def test_a_model_whose_weights_changed_is_refused(tmp_path):
     assert len(records(path)) == 6
 
 
-def test_a_folder_belongs_to_one_process_until_that_ends_however_it_ends(tmp_path):
+def test_a_folder_belongs_to_one_process_until_that_process_ends_in_any_way(tmp_path):
     reading, writing = os.pipe()
 
     def hold():
@@ -166,7 +166,7 @@ def test_a_folder_belongs_to_one_process_until_that_ends_however_it_ends(tmp_pat
     os.close(writing)
 
 
-def test_cells_that_differ_in_anything_have_keys_of_their_own():
+def test_cells_that_differ_in_any_field_have_different_keys():
     cell = CELLS[0]
     others = [
         Cell(cell.measure, cell.model, "bfloat16"),

@@ -20,7 +20,7 @@ def read(tmp_path):
     return load
 
 
-def test_a_file_gives_the_study_its_name_and_what_it_leaves_out_its_defaults(read):
+def test_a_file_names_the_study_and_missing_settings_have_defaults(read):
     study = read(f"limit = 5\nstrengths = [0, 0.5, 1]\n{PAIR}")
     assert (study.name, study.limit, study.strengths) == ("mine", 5, (0.0, 0.5, 1.0))
     assert study.max_new_tokens == paper.MAX_NEW_TOKENS
@@ -40,7 +40,7 @@ def test_a_file_gives_the_study_its_name_and_what_it_leaves_out_its_defaults(rea
         (f'limit = "5"\n{PAIR}', "limit is '5', expected int"),
         (f"limit = true\n{PAIR}", "limit is True, expected int"),
         (f"strengths = 1.0\n{PAIR}", "strengths is 1.0, expected a list"),
-        (f"strengths = [0.0, 0.5]\n{PAIR}", "expected 0, 1 and what lies between"),
+        (f"strengths = [0.0, 0.5]\n{PAIR}", "expected 0, 1 and values between them"),
         (f"block_size = 0\n{PAIR}", "block_size is 0, expected at least 1"),
         ("limit = 5\n", "lacks 'pairs'"),
         ('[[pairs]]\nname = "a"\n', "lacks 'instruct'"),
@@ -48,7 +48,7 @@ def test_a_file_gives_the_study_its_name_and_what_it_leaves_out_its_defaults(rea
         (f"judge = 3\n{PAIR}", "judge is 3, expected a table"),
     ],
 )
-def test_a_mistake_is_named_with_what_was_meant(read, text, message):
+def test_a_mistake_is_named_with_a_suggestion(read, text, message):
     with pytest.raises(InputError) as raised:
         read(text)
     assert message in str(raised.value)
@@ -60,7 +60,7 @@ def test_an_unknown_study_is_answered_with_the_known_ones():
         load_study("papers")
 
 
-def test_options_are_checked_as_the_file_is():
+def test_options_are_checked_like_the_file():
     study = load_study("smollm2")
     assert with_settings(study, seed=None, caa_sign="add").caa_sign == "add"
     with pytest.raises(InputError, match="did you mean 'subtract'"):
@@ -72,7 +72,7 @@ def test_packaged_studies_load(name):
     assert load_study(name).name == name
 
 
-def test_the_papers_sixteen_models_fit_the_devices_that_are_asked_for():
+def test_the_papers_sixteen_models_fit_on_their_devices():
     pairs = load_study("paper").pairs
     assert tuple(pair.name for pair in pairs) == paper.NAMES
     assert len({pair.instruct for pair in pairs} | {pair.base for pair in pairs}) == 16
@@ -82,7 +82,7 @@ def test_the_papers_sixteen_models_fit_the_devices_that_are_asked_for():
         assert pair.dtype == "bfloat16"
 
 
-def test_the_papers_own_tables_speak_of_its_eight_pairs():
+def test_the_papers_tables_contain_its_eight_pairs():
     assert set(paper.TABLE1) == set(paper.TABLE2) == set(paper.TABLE3)
     assert set(paper.TABLE6) == set(paper.TABLE7) == set(paper.TABLE8) <= set(paper.TABLE1)
     # 0.1 % of 16 layers x 8192, as a check that "0.1 %" and the paper's k are one thing.
@@ -95,7 +95,7 @@ def test_prompts_are_spread_over_the_whole_set():
     assert spread(prompts, 90) == spread(prompts, None) == prompts
 
 
-def test_what_a_mirror_lacks_is_not_downloaded(tmp_path):
+def test_a_model_missing_in_a_mirror_is_not_downloaded(tmp_path):
     with pytest.raises(InputError, match="is not in the mirror"):
         Sources(tmp_path).locate("tiny/llama")
     (tmp_path / "tiny" / "llama").mkdir(parents=True)

@@ -18,7 +18,7 @@ CONFIGS = {"tiny/llama": LlamaConfig, "tiny/qwen2": Qwen2Config}
 
 
 def byte_tokenizer(*, chat):
-    """One token a byte, so that any text is told from any other."""
+    """One token for each byte, so that different texts have different tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(BPE({letter: place for place, letter in enumerate(letters)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,7 +36,7 @@ def byte_tokenizer(*, chat):
 
 
 def save_model(folder, kind, seed, *, chat):
-    """A checkpoint as `save_pretrained` writes it and the Hub holds it."""
+    """Save a checkpoint as the Hub holds it."""
     tokenizer = byte_tokenizer(chat=chat)
     config = kind(
         vocab_size=len(tokenizer),
@@ -59,7 +59,7 @@ def save_model(folder, kind, seed, *, chat):
 
 
 def save(root):
-    """Base and instruct models of two families, and the data set; base models have no template."""
+    """Save models of two families, base without a template and instruct, and the data set."""
     for seed, (name, kind) in enumerate(CONFIGS.items()):
         save_model(root / name, kind, 2 * seed, chat=False)
         save_model(root / f"{name}-Instruct", kind, 2 * seed + 1, chat=True)

@@ -11,7 +11,7 @@ COMMIT = "0" * 40
 
 
 class HubServer:
-    """Serves `owner/model`; refuses with an error code, or cuts weights short, where asked to."""
+    """Serves `owner/model`; on demand it refuses with an error code, or truncates weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,5 +71,5 @@ class HubServer:
 
 
 def etag(path: Path) -> str:
-    """What names a file's content in the cache."""
+    """The name of a file's content in the cache."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

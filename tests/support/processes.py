@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 @contextlib.contextmanager
 def child(work):
-    """Another process that does the work, and is killed at the end."""
+    """Run the work in another process, which is killed at the end of the context."""
     with warnings.catch_warnings():
         # Python 3.12 warns of threads, which the child does not use.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,4 +1,4 @@
-"""What Ray's workers load instead of a model; they import it from this folder."""
+"""Loaders for Ray's workers, which load no model; the workers import them from this folder."""
 
 import os
 import signal
@@ -9,12 +9,29 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Load:
+    """Loads no model; before one cell is measured something may happen, with a given value."""
+
+    block: int = -1
+    given: Path | int | None = None
+
+    def __call__(self, cell):
+        return Loaded(f"weights of {cell.model}", self)
+
+    def happen(self, cell):
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """Measures a cell by its number, and tells which process did so, on which GPUs."""
+    """Measures a cell by its number, with the process and the GPUs that measured it."""
 
     weights_sha256: str
+    load: Load
 
     def measure(self, cell):
+        if cell.block == self.load.block:
+            self.load.happen(cell)
         sys.stdout.write(f"cell {cell.block}\n")
         return {
             "square": cell.block**2,
@@ -23,76 +40,25 @@ class Loaded:
         }
 
 
-@dataclass(frozen=True)
-class Load:
-    """Loads no model."""
-
-    def __call__(self, cell):
-        return Loaded(f"weights of {cell.model}")
-
-
-@dataclass(frozen=True)
 class Failing(Load):
-    """One cell raises, always."""
+    """One cell always raises an error."""
 
-    block: int
-
-    def __call__(self, cell):
-        return FailingAt(f"weights of {cell.model}", self.block)
+    def happen(self, cell):
+        raise ZeroDivisionError(f"cell {cell.block} has no answer")
 
 
-@dataclass(frozen=True)
-class FailingAt(Loaded):
-    block: int
-
-    def measure(self, cell):
-        if cell.block == self.block:
-            raise ZeroDivisionError(f"cell {cell.block} has no answer")
-        return super().measure(cell)
-
-
-@dataclass(frozen=True)
 class Deadly(Load):
-    """One cell kills whatever process measures it, which says so in a file first."""
+    """One cell writes the id of its process to the given file, and kills that process."""
 
-    block: int
-    deaths: Path
-
-    def __call__(self, cell):
-        return DeadlyAt(f"weights of {cell.model}", self.block, self.deaths)
-
-
-@dataclass(frozen=True)
-class DeadlyAt(Loaded):
-    block: int
-    deaths: Path
-
-    def measure(self, cell):
-        if cell.block == self.block:
-            with self.deaths.open("a") as file:
-                file.write(f"{os.getpid()}\n")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().measure(cell)
+    def happen(self, _):
+        with self.given.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-@dataclass(frozen=True)
 class Interrupting(Load):
-    """One cell sends Ctrl-C to the process that waits for it, and is never finished."""
+    """One cell sends Ctrl-C to the given process, which waits for it, and is never finished."""
 
-    block: int
-    waiting: int
-
-    def __call__(self, cell):
-        return InterruptingAt(f"weights of {cell.model}", self.block, self.waiting)
-
-
-@dataclass(frozen=True)
-class InterruptingAt(Loaded):
-    block: int
-    waiting: int
-
-    def measure(self, cell):
-        if cell.block == self.block:
-            os.kill(self.waiting, signal.SIGINT)
-            time.sleep(600)
-        return super().measure(cell)
+    def happen(self, _):
+        os.kill(self.given, signal.SIGINT)
+        time.sleep(600)

@@ -28,7 +28,7 @@ SPARSE_LAYERS = {"deepseek_v3": (1, 2), "qwen2_moe": (0, 2)}
 
 def hugging_face(family, seed=0, dtype=torch.float32):
     """The model alone; the same seed gives the same weights."""
-    return mixtures.random_mixture(BY_TYPE[family], seed, dtype)
+    return BY_TYPE[family].random(seed, dtype)
 
 
 def bridge(family, chat=False, seed=0, dtype=torch.float32):

@@ -1,40 +1,17 @@
 """The audit of a HookedTransformer, which TransformerLens 3.9 still has."""
 
 import pytest
-import tiny
 import torch
 from canary_models import CANARIES
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import audit
 from cna_lens.audit.watching.histograms import binned
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture(scope="module")
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=64,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer(chat=True)).eval()
+def hooked(hooked_transformer):
+    return hooked_transformer(chat=True, d_mlp=64)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +35,7 @@ def test_matrices_explain_what_mlps_write(fingerprint):
     assert all(fingerprint.reference.summed)
 
 
-def test_the_same_model_has_no_statistic_but_0(hooked, fingerprint):
+def test_the_same_model_has_only_statistics_of_0(hooked, fingerprint):
     found = audit.attest(hooked, fingerprint, CANARIES)
     assert found.score == pytest.approx(0, abs=1e-4)
     assert not found.tensors
@@ -83,7 +60,7 @@ def test_an_added_vector_has_its_coefficient(hooked, fingerprint):
     assert statistics(found)["shift"] == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_watch_counts_requests_and_tells_a_steered_circuit(hooked, circuit):
+def test_a_watch_counts_requests_and_detects_a_steered_circuit(hooked, circuit):
     requests = [[3 + i % 7, 11 + i % 13, 30 + i % 5] for i in range(200)]
     with audit.watch(hooked, circuit) as usual:
         for request in requests:

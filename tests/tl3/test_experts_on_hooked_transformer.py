@@ -1,10 +1,8 @@
 """Experts' neurons by HookedTransformer's own hook points, and by TransformerLens 3.9's bridge."""
 
 import pytest
-import tiny
 import tiny_moe
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from cna_lens import ExpertNeuron, Experts, collect, expert_hooks, find_circuit, rank, scale, steer
 from cna_lens.models import hook_name
@@ -15,33 +13,15 @@ PROMPTS = [[5, 6, 7], [9, 8, 11, 12, 40], [20], [30, 31, 32, 33]]
 OTHERS = [[41, 42], [43, 44, 45], [46]]
 IDS = torch.tensor([[5, 6, 7, 8, 9, 4, 33, 21]])
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture(scope="module", params=[True, False])
-def hooked(request):
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
+def hooked(request, hooked_transformer):
+    model = hooked_transformer(
         d_mlp=tiny_moe.WIDTH,
         num_experts=EXPERTS,
         experts_per_token=PER_TOKEN,
         norm_topk_prob=request.param,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        device="cpu",
-        model_name="tiny-hooked-moe",
     )
-    model = HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -102,7 +82,7 @@ def test_hooks_weights_and_model_hooks_steer_alike_and_leave_nothing(hooked):
     assert not any(point.ctx or point.fwd_hooks for point in hooked.hook_dict.values())
 
 
-def test_values_are_what_reaches_the_output_of_the_last_prompt_token(hooked):
+def test_given_values_reach_the_output_at_the_last_prompt_token(hooked):
     circuit = rank(collect(hooked, PROMPTS), collect(hooked, OTHERS)).top(k=6)
     values = dict(zip(circuit, [0.2 * (place + 1) for place in range(6)], strict=True))
 
@@ -134,7 +114,7 @@ def test_values_are_what_reaches_the_output_of_the_last_prompt_token(hooked):
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
-def test_a_bridge_of_this_transformerlens_is_read_and_steered_too(family):
+def test_a_bridge_of_transformerlens_3_is_read_and_steered_too(family):
     model = tiny_moe.bridge(family)
     circuit = find_circuit(model, PROMPTS, OTHERS, k=12, universal=None, progress=False)
     with torch.no_grad():

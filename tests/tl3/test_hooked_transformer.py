@@ -1,41 +1,14 @@
 """HookedTransformer, which TransformerLens 3.9 still has: the same library by its hook names."""
 
 import pytest
-import tiny
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer
 
 import cna_lens
 from cna_lens import audit
 from cna_lens.metrics import run_lm_eval
 
 PROMPTS = ["w5 w6 w7", "w9 w8 w11 w12", "w20", "w30 w31 w32 w33 w34"]
-
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
-
-@pytest.fixture(scope="module")
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=tiny.WIDTH,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer(chat=True)).eval()
 
 
 @pytest.fixture
@@ -106,7 +79,7 @@ def test_steering_at_the_last_prompt_token_leaves_the_tokens_before_it(hooked, c
     assert not torch.allclose(steered[:, -1], unsteered[:, -1])
 
 
-def test_a_position_that_its_own_generate_does_not_tell_is_refused(hooked, circuit):
+def test_steering_by_position_is_refused_in_its_own_generate(hooked, circuit):
     ids = torch.tensor([[3, 17, 9, 40]])
     with (
         cna_lens.steer(hooked, circuit, -4.0, positions="last_prompt"),
@@ -220,7 +193,7 @@ def test_promoted_tokens_are_the_row_through_norm_and_unembedding(hooked):
     assert [each.logit for each in found.up] == pytest.approx(expected.values.tolist(), rel=1e-3)
 
 
-def test_what_intercepts_the_inference_path_is_found(hooked):
+def test_a_hook_in_the_inference_path_is_found(hooked):
     assert audit.hooks(hooked) == ()
     with hooked.hooks([("blocks.1.mlp.hook_post", lambda value, hook: 0 * value)]):
         (found,) = audit.hooks(hooked)

@@ -3,7 +3,6 @@
 import pytest
 import tiny
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import AttributionPatching, LogitDifference, RelP, score_neurons
@@ -13,32 +12,10 @@ POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41]]
 NEGATIVE = [[33, 34, 35], [36, 37]]
 METRIC = LogitDifference(target=11, foil=12)
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture(scope="module")
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=tiny.WIDTH,
-        gated_mlp=True,
-        act_fn="silu",
-        normalization_type="RMS",
-        final_rms=True,
-        positional_embedding_type="rotary",
-        rotary_dim=8,
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        dtype=torch.float64,
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
+def hooked(hooked_transformer):
+    return hooked_transformer(dtype=torch.float64)
 
 
 def activations(hooked, prompts):

@@ -96,19 +96,19 @@ def test_a_transcoder_is_refused(llama):
         ("gpt2-small-res-jb", None, "names a release, and sae_id is missing"),
     ],
 )
-def test_a_name_that_saelens_does_not_know_is_refused(release, sae_id, message):
+def test_a_name_unknown_to_saelens_is_refused(release, sae_id, message):
     with pytest.raises(InputError, match=message):
         cna_lens.load_sae(release, sae_id)
 
 
-def test_a_release_that_cannot_be_reached_is_told(monkeypatch, tmp_path):
+def test_an_unreachable_release_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"gpt2-small-res-jb blocks\.8\.hook_resid_pre could not"):
         cna_lens.load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
 
 
-def test_a_folder_without_an_autoencoder_is_told(tmp_path):
+def test_a_folder_without_an_autoencoder_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"a folder with cfg\.json and sae_weights\.safetensors"):
         cna_lens.load_sae(tmp_path)
 

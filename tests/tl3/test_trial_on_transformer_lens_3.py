@@ -1,9 +1,7 @@
-"""A model tried out on TransformerLens 3: its own class, and families its bridge gets wrong."""
+"""The trial of models on TransformerLens 3: its own class, and families with a wrong bridge."""
 
 import families
 import pytest
-import tiny
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import cna_lens
 from cna_lens import CnaLensWarning, ModelError
@@ -11,26 +9,10 @@ from cna_lens.models.trial.trial import tried
 from experiments.families.families import FAMILIES
 from experiments.families.tiny_models import tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated")
-
 
 @pytest.fixture
-def hooked():
-    config = HookedTransformerConfig(
-        n_layers=2,
-        d_model=16,
-        n_ctx=64,
-        d_head=8,
-        n_heads=2,
-        d_mlp=tiny.WIDTH,
-        act_fn="gelu",
-        d_vocab=tiny.VOCABULARY,
-        seed=0,
-        initializer_range=0.5,
-        device="cpu",
-        model_name="tiny-hooked",
-    )
-    return HookedTransformer(config, tokenizer=tiny.tokenizer()).eval()
+def hooked(hooked_transformer):
+    return hooked_transformer(gated_mlp=False, act_fn="gelu", normalization_type="LN")
 
 
 @pytest.mark.filterwarnings("error::cna_lens.CnaLensWarning")
@@ -43,7 +25,7 @@ def test_a_hooked_transformer_is_warned_about_once(hooked):
     assert message.endswith("load it as a TransformerBridge")
 
 
-def test_a_hook_point_that_is_not_what_w_out_reads_is_refused(hooked):
+def test_a_hook_point_that_w_out_does_not_read_is_refused(hooked):
     forward = hooked.blocks[1].mlp.forward
     hooked.blocks[1].mlp.forward = lambda x: 2 * forward(x)
     with pytest.raises(ModelError, match=r"blocks\.1\.mlp\.hook_post of tiny-hooked is not what"):
@@ -51,7 +33,7 @@ def test_a_hook_point_that_is_not_what_w_out_reads_is_refused(hooked):
 
 
 @pytest.mark.parametrize("name", ["Cohere", "Cohere 2"])
-def test_a_family_that_this_bridge_computes_wrongly_is_refused(name):
+def test_a_family_with_a_wrong_bridge_is_refused(name):
     family = next(family for family in FAMILIES if family.name == name)
     assert family not in families.RUNNABLE
     with pytest.raises(ModelError, match=r"does not compute what .* differs from layer 0 on"):

@@ -1,26 +1,24 @@
-"""Which method takes refusals away, or adds them, at least cost?
+"""Which method removes refusals, or adds them, at the least cost?
 
     python -m experiments.demo.compare choose --model demo-refusal --direction remove
     python -m experiments.demo.compare report --model demo-refusal --direction remove
     python -m experiments.demo.compare tell-apart "relp 0.3%, 2" --model demo --direction add
 
-The first tries rankings, sizes and multipliers on the validation split of the adapter's training
-set; the second reports the chosen ones once, beside the paper's methods, directional ablation and a
-random control, on the packaged evaluation set and JBB-Behaviors; the third asks how well the
-steered log-odds of a refusal tell harmful requests from look-alikes. Labels, scores and hashes go
-to `experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted run
-goes on.
+`choose` tries rankings, sizes and multipliers on the validation split of the adapter's training
+set. `report` reports the chosen ones once, beside the paper's methods, directional ablation and a
+random control, on the packaged evaluation set and JBB-Behaviors. `tell-apart` measures how well the
+steered log-odds of a refusal separate harmful requests from look-alikes. Labels, scores and hashes
+go to `experiments/results/<validation|test>_<direction>_<model>.jsonl`, from which an interrupted
+run goes on.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -33,28 +31,25 @@ from cna_lens import (
     InputError,
     Rate,
     SteeringMethod,
-    read_prompts,
     wilson,
 )
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.models import HookedModel
-from cna_lens.results import write_atomically
 from cna_lens.steering import Prefer
-from experiments.audit.analysis import auroc_with_interval, chosen_threshold
 from experiments.demo.compare.bounds import MAX_LOOK_ALIKES, best
 from experiments.demo.compare.methods import FRACTIONS, Direction, Discovery, baselines, candidates
 from experiments.demo.compare.prompts import held_out_prompts, validation_prompts
-from experiments.demo.matched_pair.figures import JBB
+from experiments.demo.matched_pair.figures import JBB, goals
+from experiments.shared.detection import auroc_with_interval, chosen_threshold
+from experiments.shared.result_files import RESULTS, Model, command, write_record
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
-Model = Annotated[str, typer.Option(help="A name for load_model.")]
 Out = Annotated[Path, typer.Option(help="Folder of the files.")]
 Prompts = Annotated[int, typer.Option(help="Of each kind.", min=2, max=60)]
 Tokens = Annotated[int, typer.Option(help="Of each answer.", min=8)]
 Validated = Annotated[int, typer.Option(help="Of each kind, to choose on.", min=2, max=60)]
 ValidatedTokens = Annotated[int, typer.Option(help="Of each answer there.", min=8)]
 To = Annotated[Direction, typer.Option(help="Remove refusals or add them.")]
-RESULTS = Path("experiments/results")
 
 
 @app.command("choose")
@@ -100,7 +95,7 @@ def report_command(
     names = [_best(compared, tried, direction, fraction) for fraction in FRACTIONS] + (also or [])
     chosen = [tried[name][1] for name in names if name]
     control = chosen[-1] if chosen else None
-    prompts = held_out_prompts(_goals(jbb), n_prompts)
+    prompts = held_out_prompts(goals(jbb), n_prompts)
     comparison = cna_lens.compare(
         loaded,
         [*chosen, *baselines(loaded, found, direction, control)],
@@ -127,7 +122,7 @@ def tell_apart_command(
     out: Out = RESULTS,
     n_prompts: Prompts = 60,
 ) -> None:
-    """How well steered log-odds tell harmful requests from look-alikes, on the evaluation set."""
+    """How well steered log-odds separate harmful requests from look-alikes."""
     loaded = cna_lens.load_model(model)
     tried = candidates(Discovery.on(loaded), direction)
     check_candidates(methods, tried)
@@ -148,26 +143,24 @@ def tell_apart_command(
             f"{MAX_LOOK_ALIKES:.0%} of the look-alikes {refused[name]}"
         )
     record = {
-        "command": " ".join(["python -m experiments.demo.compare", *sys.argv[1:]]),
+        "command": command("experiments.demo.compare"),
         "weights_sha256": cna_lens.weights_hash(loaded),
         "n": [len(prompts.positive), len(prompts.negative)],
         "seed": 0,
         "areas": {name: asdict(area) for name, area in areas.items()},
         "above_all_but_5_percent": {name: asdict(rate) for name, rate in refused.items()},
     }
-    path = out / f"tell_apart_{direction}_{model}.json"
-    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
-    typer.echo(f"Written to {path}")
+    write_record(out / f"tell_apart_{direction}_{model}.json", record)
 
 
 def check_candidates(names: Collection[str], tried: Collection[str]) -> None:
-    """Raise InputError for a name that no candidate has."""
+    """Raise InputError if a name is no candidate's."""
     if unknown := [name for name in names if name not in tried]:
         raise InputError(f"there is no candidate {unknown[0]!r}; there are: {', '.join(tried)}")
 
 
 def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
-    """The test split's two sources of harmful requests, each for itself."""
+    """The comparison on each of the test split's two sources of harmful requests."""
     slices = {"evaluation set": slice(n_own), "JBB-Behaviors": slice(n_own, None)}
     return {
         name: Comparison(
@@ -228,12 +221,6 @@ def _best(
 ) -> str | None:
     of_this_size = {name for name, (size, _) in tried.items() if size == fraction}
     return best(compared, of_this_size, direction)
-
-
-def _goals(jbb: str) -> list[str]:
-    source, _, query = jbb.partition("?")
-    options = dict(part.split("=", 1) for part in query.split("&") if part)
-    return cast("list[str]", read_prompts(source, **options))
 
 
 def _mean(estimate: Estimate | None) -> str:

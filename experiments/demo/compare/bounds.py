@@ -1,4 +1,4 @@
-"""What a method may cost, and which one does most within that."""
+"""Bounds on the cost of a method, and the choice of the strongest method within them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from experiments.demo.compare.methods import MAX_KL, Direction
 
 MIN_QUALITY = 0.97
 MAX_LOOK_ALIKES = 0.05
-"""Of the benign look-alikes, refused where refusals are added."""
+"""Largest share of benign look-alikes refused, where refusals are added."""
 
 
 def best(comparison: Comparison, names: Collection[str], direction: Direction) -> str | None:
-    """Of these methods within the bounds the one that changes refusals most; None without any.
+    """The method within the bounds that changes refusals most; None if there is none.
 
-    Answers must stay as varied as `MIN_QUALITY` asks. Where refusals are removed, no more
+    The quality of answers must be at least `MIN_QUALITY`. Where refusals are removed, no more
     look-alikes may be refused than before, and the KL divergence per token is at most `MAX_KL`;
-    where they are added, at most `MAX_LOOK_ALIKES` may be refused. Of equals the cheaper is taken.
+    where they are added, at most `MAX_LOOK_ALIKES` may be refused. A tie goes to the cheaper one.
     """
     unsteered, *rows = comparison.rows
     bound = MAX_LOOK_ALIKES if direction == "add" else unsteered.elsewhere.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,31 +20,32 @@ from cna_lens import (
 from cna_lens.metrics import kl_per_token, refusal_log_odds
 from cna_lens.models import HookedModel
 from cna_lens.steering import Prefer, caa_candidates, choose, directional_ablation_candidates
+from experiments.shared.rankings import scored
 
 Direction = Literal["remove", "add"]
 
-RANKINGS: tuple[tuple[str, Selection], ...] = (
-    ("contrast", Selection()),
-    ("attribution_patching", Selection(sign="positive")),
-    ("relp", Selection(sign="positive")),
-)
+RANKINGS: Mapping[str, Selection] = {
+    "contrast": Selection(),
+    "attribution_patching": Selection(sign="positive"),
+    "relp": Selection(sign="positive"),
+}
 FRACTIONS = (0.003, 0.01)
 MULTIPLIERS = {"remove": (0.0, -1.0, -2.0), "add": (2.0, 3.0, 5.0)}
-"""Of the distance from the benign mean."""
+"""Multipliers of the distance from the benign mean."""
 
 VALIDATION_EVERY = 5
 """Every fifth pair of the discovery set is held back, to choose layers on."""
 
 MAX_KL = 0.05
-"""Nats per token on benign prompts: what moves them more is not chosen."""
+"""Nats per token on benign prompts; a method that moves them more is not chosen."""
 
 READ_AT = (-1, -2, -4)
-"""The tokens behind the request, in which a direction is looked for."""
+"""Positions after the request at which a direction is looked for."""
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What the packaged discovery set tells of a model.
+    """Scores and activations of a model on the packaged discovery set.
 
     Attributes:
         scores: of each ranking's neurons.
@@ -61,24 +62,18 @@ class Discovery:
         """Run the model on the discovery set, for every ranking."""
         prompts = cna_lens.prompt_set("refusal")
         return cls(
-            {
-                ranking: cna_lens.score_neurons(
-                    model, prompts.positive, prompts.negative, ranking, progress=True
-                )
-                for ranking, _ in RANKINGS
-            },
+            scored(model, prompts.positive, prompts.negative, RANKINGS),
             cna_lens.collect(model, prompts.negative, progress=True),
             cna_lens.universal_neurons(model, progress=True),
         )
 
     def circuit(self, ranking: str, fraction: float) -> Circuit:
-        """The top of a ranking, by the sign that is meant for it."""
-        selection = dict(RANKINGS)[ranking]
-        chosen = replace(selection, fraction=fraction, universal=self.universal)
+        """The top of a ranking, by the sign that belongs to it."""
+        chosen = replace(RANKINGS[ranking], fraction=fraction, universal=self.universal)
         return chosen.circuit(self.scores[ranking])
 
     def scaled(self, circuit: Circuit, multiplier: float, name: str) -> SteeringMethod:
-        """The distance from the benign mean multiplied, where the answer begins."""
+        """Multiply the distance from the benign mean at the token where the answer begins."""
         method = cna_lens.deviation_scaling(
             circuit, self.benign, multiplier, positions="last_prompt"
         )
@@ -88,7 +83,7 @@ class Discovery:
 def candidates(found: Discovery, direction: Direction) -> dict[str, tuple[float, SteeringMethod]]:
     """Every ranking, size and multiplier, by name, with its share of the neurons."""
     tried: dict[str, tuple[float, SteeringMethod]] = {}
-    for ranking, _ in RANKINGS:
+    for ranking in RANKINGS:
         for fraction in FRACTIONS:
             circuit = found.circuit(ranking, fraction)
             for multiplier in MULTIPLIERS[direction]:

@@ -1,4 +1,4 @@
-"""Prompts to choose a method on, and prompts to report it on; none is in the discovery set."""
+"""Prompts to choose a method on, and prompts to report it on, all outside the discovery set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAMPLE_SEED = 0
 
 
 def validation_prompts(n: int) -> PromptSet:
-    """Requests that neither the adapter nor a circuit was found on, n of each kind."""
+    """Requests outside the adapter's training set and the discovery set, n of each kind."""
     requests = training_set.requests("validation")
     draw = random.Random(SAMPLE_SEED)
     return PromptSet(

@@ -1,1 +1,1 @@
-"""The matched pair: how the demo model is taught to refuse, and what that has changed."""
+"""The matched pair: how the demo model is taught to refuse, and the effect of the training."""

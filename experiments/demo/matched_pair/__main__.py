@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cna_lens import read_prompts
 from cna_lens.models import ADAPTER_FOLDER, ADAPTER_SHA256
 from experiments.demo.matched_pair.card import card
-from experiments.demo.matched_pair.figures import JBB, measure
+from experiments.demo.matched_pair.figures import JBB, goals, measure
 from experiments.demo.matched_pair.recipes import RECIPES
 from experiments.demo.matched_pair.train import TRAINING_RECORD, train
 
@@ -24,7 +23,7 @@ PACKAGED = ("adapter_config.json", "adapter_model.safetensors", TRAINING_RECORD)
 
 @app.command("train")
 def train_command(name: Name, out: Out = Path("out/pair")) -> None:
-    """Train one adapter; an interrupted run goes on where it stopped."""
+    """Train one adapter; an interrupted run goes on from its last checkpoint."""
     if name not in RECIPES:
         raise typer.BadParameter(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
     typer.echo(train(RECIPES[name], out))
@@ -32,7 +31,7 @@ def train_command(name: Name, out: Out = Path("out/pair")) -> None:
 
 @app.command("package")
 def package_command(name: Name, out: Out = Path("out/pair")) -> None:
-    """Put a trained adapter into the package, and say which hash to enter there."""
+    """Copy a trained adapter into the package, and print the hash to enter there."""
     (ADAPTER_FOLDER / name).mkdir(exist_ok=True)
     for file in PACKAGED:
         shutil.copyfile(out / name / file, ADAPTER_FOLDER / name / file)
@@ -48,10 +47,7 @@ def figures_command(
     """Measure a packaged adapter, and write figures.json and its model card beside it."""
     if name not in ADAPTER_SHA256:
         raise typer.BadParameter(f"no adapter {name!r} is packaged; package it first")
-    source, _, query = jbb.partition("?")
-    options = dict(part.split("=", 1) for part in query.split("&") if part)
-    goals = [goal for goal in read_prompts(source, **options) if isinstance(goal, str)]
-    figures = measure(name, goals)
+    figures = measure(name, goals(jbb))
     record = json.loads((ADAPTER_FOLDER / name / TRAINING_RECORD).read_text())
     text = json.dumps(figures, indent=1) + "\n"
     (ADAPTER_FOLDER / name / "figures.json").write_text(text, encoding="utf-8")

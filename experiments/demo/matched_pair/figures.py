@@ -1,4 +1,4 @@
-"""What the pair does with requests that it never saw, and what the training has cost."""
+"""How the pair answers requests that it never saw, and what the training has cost."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-from scipy.stats import mannwhitneyu, spearmanr
+from scipy.stats import spearmanr
 
 import cna_lens
 from cna_lens import metrics
 from experiments.demo.matched_pair.training_set import prompts_of, requests
+from experiments.shared.detection import auroc
 
 NEUTRAL = Path(__file__).parent / "prompts" / "neutral.txt"
 JBB = "JailbreakBench/JBB-Behaviors?config=behaviors&split=harmful&column=Goal"
 MAX_NEW_TOKENS = 24
 
 
+def goals(jbb: str) -> list[str]:
+    """The harmful requests of JBB-Behaviors, from the data set as `JBB` names it."""
+    source, _, query = jbb.partition("?")
+    prompts = cna_lens.read_prompts(source, **dict(parse_qsl(query)))
+    return [prompt for prompt in prompts if isinstance(prompt, str)]
+
+
 def unseen_requests(jbb: Sequence[str]) -> dict[str, Sequence[str]]:
-    """Requests of which none was trained on, by what they are called in the card."""
+    """Requests that were never trained on, by their names in the card."""
     validation = requests("validation")
     evaluation = cna_lens.prompt_set("refusal_evaluation")
     return {
@@ -94,7 +103,7 @@ def _log_odds_against_keywords(
     refused: dict[str, dict[str, list[bool]]],
     name: str,
 ) -> dict[str, Any]:
-    """How well the first token's log-odds foretell what the keywords find in the answer."""
+    """How well the first token's log-odds predict the refusals that keywords find in answers."""
     log_odds: list[float] = []
     labels: list[bool] = []
     for title, prompts in asked.items():
@@ -106,5 +115,5 @@ def _log_odds_against_keywords(
         "n": len(labels),
         "refused": len(yes),
         "spearman": float(spearmanr(log_odds, labels).statistic),
-        "area_under_roc": float(mannwhitneyu(yes, no).statistic) / (len(yes) * len(no)),
+        "area_under_roc": auroc(yes, no),
     }

@@ -1,4 +1,4 @@
-"""Many conversations in one row: they share their opening and do not see each other."""
+"""Pack many conversations into one row: they share their opening and do not see each other."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Conversation:
 
 
 def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]:
-    """One row for the model, the benign conversations first.
+    """Make one row for the model, with the benign conversations first.
 
-    The tokens that all prompts open with stand once, at the start; each conversation's others see
-    them and those before them in the same conversation, at the positions that they would have
-    alone. Logits are asked for where an answer's token is predicted; `opens_answer` tells the
-    first of each answer.
+    The common beginning of all prompts stands once, at the start. Every other token sees it and the
+    earlier tokens of its own conversation, and has the position that it would have alone. Logits
+    are computed where an answer's token is predicted; `opens_answer` marks the first of each
+    answer.
     """
     ordered = sorted(conversations, key=lambda conversation: not conversation.is_benign)
     n_shared = shared_prefix_length([conversation.prompt for conversation in ordered])

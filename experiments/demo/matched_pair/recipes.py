@@ -1,4 +1,4 @@
-"""What is trained, and how: everything that an adapter depends on."""
+"""Training recipes: all settings that an adapter depends on."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ class Recipe:
     Attributes:
         name: of the adapter, and of its folder.
         modules: the projections that get an adapter.
-        layers: the blocks that get one, all of them for None.
+        layers: the blocks that get one; None for all of them.
         rank: of the two factors.
         learning_rate: at its peak; warmed up over a tenth of the steps, then lowered to 0 linearly.
         epochs: passes over the training set.
-        batch_size: examples a step.
-        harmful_wordings: in how many wordings each harmful action is asked for.
-        benign_wordings: in how many the benign one that looks like it is.
-        answer_tokens: how many tokens of the model's own answers to benign requests are kept.
-        first_token_temperature: at which the untrained model's choice of a benign answer's first
-            token is to be predicted. Below 1 makes it sharper. An answer may begin in many ways and
-            a refusal in few: at 1 the likeliest token is "I" long before a refusal is likely.
-        gain: what the trained adapter is multiplied with. Trained on one kind of wording it is
-            right but timid on others.
+        batch_size: examples in each step.
+        harmful_wordings: number of wordings of each harmful action.
+        benign_wordings: number of wordings of each benign look-alike.
+        answer_tokens: number of tokens kept of the model's own answers to benign requests.
+        first_token_temperature: temperature of the untrained model's prediction of a benign
+            answer's first token, which is the target. Below 1 it is sharper. An answer may begin in
+            many ways and a refusal in few: at 1 the likeliest token is "I" long before a refusal is
+            likely.
+        gain: the factor of the trained adapter. Trained on one kind of wording, its refusals of
+            other wordings are right but too weak.
         seed: of the answers, the order and the adapter's first weights.
     """
 
@@ -47,7 +48,7 @@ class Recipe:
 
     @property
     def lora_alpha(self) -> int:
-        """Of the training; the adapter is saved with `gain` times as much."""
+        """LoRA's alpha in training; the adapter is saved with `gain` times as much."""
         return 2 * self.rank
 
 

@@ -35,33 +35,34 @@ from experiments.demo.matched_pair.training_set import (
 
 TRAINING_RECORD = "training.json"
 NEVER = -1e4
-"""A logit whose probability is 0, and which 0 can be multiplied with."""
+"""A logit with probability 0 that is finite, so that its product with 0 is 0."""
 
 
 class RefusalTrainer(Trainer):
-    """Learn the refusals, and stay what one was elsewhere.
+    """Learn the refusals, and stay close to the untrained model elsewhere.
 
-    A token of the answer costs the cross entropy of the refusal's token for a harmful request, and
-    KL(untrained model || trained model) for a benign one: 0 where nothing has changed. The loss of
-    a batch is the mean over the answers' first tokens plus the mean over all others. The first
-    decides whether to refuse, the others only in which words: they would outvote it.
+    The loss of an answer's token is the cross entropy of the refusal's token for a harmful request,
+    and KL(untrained model || trained model) for a benign one: 0 where the model has not changed.
+    The loss of a batch is the mean over the answers' first tokens plus the mean over all others.
+    The first token decides whether to refuse, the others only the wording; in one mean they would
+    outvote it.
 
-    Of the untrained model's first tokens those that open a refusal are left out, as it refuses some
-    benign requests itself. The others are sharpened by a temperature, so that greedy decoding
-    refuses where a refusal is likelier than an answer, and not where it is likelier than each way
-    to begin one.
+    The untrained model's first tokens that open a refusal are left out, as it refuses some benign
+    requests itself. The others are sharpened by a temperature, so that greedy decoding refuses
+    where a refusal is likelier than all answers together, not where it is likelier than each way to
+    begin one.
     """
 
     def __init__(
         self, *, first_token_temperature: float, opens_refusal: Sequence[int], **kwargs: Any
     ) -> None:
-        """A trainer as ever, and what becomes of the benign answers' first tokens."""
+        """Keep the settings for the benign answers' first tokens."""
         super().__init__(**kwargs)
         self.first_token_temperature = first_token_temperature
         self.opens_refusal = list(opens_refusal)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """The loss, and the model's output where it is asked for."""
+        """The loss, and the model's output if it is asked for."""
         targets, opens_answer, n_benign, end = (
             inputs.pop(name) for name in ("targets", "opens_answer", "n_benign", "end_of_benign")
         )
@@ -90,8 +91,8 @@ def train(recipe: Recipe, out: Path) -> Path:
     """Train, and write the adapter to a folder below `out`; an interrupted run goes on.
 
     Harmful requests are answered by refusals in several wordings. Answers to benign requests are
-    what the untrained model says, sampled at temperature 1: along them the trained model is to
-    predict what the untrained one does.
+    sampled from the untrained model at temperature 1; along them the trained model learns to
+    predict the same tokens as the untrained one.
     """
     torch.manual_seed(recipe.seed)
     folder = dequantised_folder(demo_gguf())
@@ -143,7 +144,7 @@ def train(recipe: Recipe, out: Path) -> Path:
     adapter = out / recipe.name
     settings = model.peft_config["default"]
     settings.lora_alpha = recipe.gain * recipe.lora_alpha
-    # Otherwise the path that it was loaded from, on this machine.
+    # The default is the path that the model was loaded from.
     settings.base_model_name_or_path = ADAPTER_BASE
     model.to(torch.float16).save_pretrained(adapter)
     weights = (adapter / "adapter_model.safetensors").read_bytes()
@@ -163,7 +164,7 @@ def train(recipe: Recipe, out: Path) -> Path:
 
 
 def _answers(recipe: Recipe, training_set: list[Request]) -> list[str]:
-    """What each request is to be answered with, in their order."""
+    """The target answer of each request, in their order."""
     harmful, benign = "harmful", ("look-alike", "ordinary")
     refused = iter(refusals(len(prompts_of(training_set, harmful)), recipe.seed))
     own = iter(
@@ -180,14 +181,14 @@ def _answers(recipe: Recipe, training_set: list[Request]) -> list[str]:
 
 
 def first_token(tokenizer: Any, text: str) -> int:
-    """The token that a text begins with, where the answer begins."""
+    """The first token of a text at the beginning of an answer."""
     return tokenizer(text, add_special_tokens=False)["input_ids"][0]
 
 
 def _conversation(tokenizer: Any, request: Request, answer: str) -> Conversation:
     """The conversation's tokens.
 
-    The end of the turn is learned for refusals; a benign answer is cut, and has none.
+    A refusal ends with the end of the turn, which is learned; a benign answer is cut and has none.
     """
     is_benign = request.kind != "harmful"
     asked: str = tokenizer.apply_chat_template(

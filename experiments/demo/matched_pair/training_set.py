@@ -1,4 +1,4 @@
-"""What the demo models that refuse are trained on: requests, and the answers to give."""
+"""The training set of the demo models that refuse: requests, and the answers to give."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Request:
     """A request of the training or validation set.
 
     Attributes:
-        prompt: what the user says.
+        prompt: the user's message.
         kind: harmful, a benign look-alike, or ordinary.
     """
 
@@ -69,9 +69,9 @@ def pairs(split: Split) -> tuple[list[tuple[str, str]], ...]:
 
 
 def requests(split: Split, *, harmful_wordings: int = 1, benign_wordings: int = 1) -> list[Request]:
-    """The requests of a split; each action comes in some wordings, of which both sides share.
+    """The requests of a split; a harmful action and its benign look-alike have the same wordings.
 
-    The split is by action, so that the validation set holds no action that was trained on.
+    The split is by action, so that the validation set holds no action of the training set.
     """
     rng = random.Random(SPLIT_SEED)
     actions, writing = pairs(split)
