@@ -15,7 +15,7 @@ from cna_lens.discovery.activations.means import RunningMoments
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.discovery.activations.sets import encode_sets, read_both
 from cna_lens.errors import InputError, VectorMismatchError
-from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.matching import check_belongs
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
@@ -187,6 +187,7 @@ def check_vectors(
     Raises:
         VectorMismatchError: the model has another number of layers, another width, or another name.
     """
+    check_model(model)
     check_belongs(
         "the vectors",
         VectorMismatchError,

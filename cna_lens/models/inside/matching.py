@@ -35,7 +35,6 @@ def check_belongs(
         found_on: the name of the model it was found on, None where that is not known.
         allow_other_model: accept another name; the sizes must agree all the same.
     """
-    check_model(model)
     name = model_name(model)
     for expected, there, unit in sizes:
         if expected != there:
@@ -65,6 +64,7 @@ def check_circuit(
     Warns:
         CnaLensWarning: the circuit was found on other weights of the same model.
     """
+    check_model(model)
     found_on, recorded_hash = circuit.provenance.model, circuit.provenance.weights_sha256
     projections: Projections = {}
     check_belongs(
