@@ -120,7 +120,6 @@ CORE = {
         "random_control",
         "ranking",
         "rankings",
-        "refused_before_running",
         "relp",
         "requirements",
         "sampling",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from cna_lens.discovery.activations.reader import Reader
+from cna_lens.discovery.activations.sets import encode_sets
 from cna_lens.discovery.rankings.protocol import Ranking, read_sets
 from cna_lens.discovery.rankings.scoring import as_ranking
 from cna_lens.discovery.universal import (
@@ -20,7 +21,7 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.inside.weights import weights_hash
-from cna_lens.models.prompts.encoding import Chat, Prompt, encode, warn_about_duplicates
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.prompts.sets import diverse_prompts
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.circuit import Circuit
@@ -54,11 +55,17 @@ def find_circuit(
     progress: bool = True,
     hash_weights: bool = False,
 ) -> Circuit:
-    """Find the MLP neurons whose activation differs most between two sets of prompts.
+    r"""Find the MLP neurons whose activation differs most between two sets of prompts.
 
-    The method of arXiv 2605.12290: one forward pass a prompt, the activations of all MLP neurons
-    at its last token, the difference of the two means, universal neurons excluded, the 0.1 % with
-    the largest differences over all layers together.
+    With the defaults this is Contrastive Neuron Attribution (arXiv 2605.12290). One forward pass
+    reads each prompt's MLP activations at its last token. Neuron j of layer l scores the difference
+    of its mean activations on the positive prompts P and the negative prompts N,
+
+    $$\delta_{l,j} = \frac{1}{|P|} \sum_{p \in P} a_{l,j}(p)
+    - \frac{1}{|N|} \sum_{n \in N} a_{l,j}(n).$$
+
+    Universal neurons, which are among the most active ones on nearly every prompt, are excluded.
+    The 0.1 % of all neurons with the largest $|\delta|$ are the circuit.
 
     >>> circuit = find_circuit(
     ...     tiny_model, [[5, 6]], [[7]], k=3, universal=None, progress=False
@@ -70,16 +77,17 @@ def find_circuit(
         model: a TransformerBridge (TransformerLens 4.x, 3.9) or HookedTransformer (3.9).
         positive: prompts that show the behaviour: strings (put into the chat template where
             there is one), lists of chat messages, or token ids.
-        negative: prompts that do not, like the positive ones in everything else.
-        fraction: the circuit's share of all MLP neurons, 0.001 unless k is given; rounded as
-            `circuit_size` does.
+        negative: prompts that do not show it, and resemble the positive ones in all else.
+        fraction: the circuit's share of all MLP neurons, 0.001 unless k is given; `circuit_size`
+            rounds it to a number of neurons.
         k: the circuit's number of neurons, instead of a fraction.
-        rank: the name of one of `cna_lens.RANKINGS`, or a ranking with settings of its own, such
+        rank: the name of one of `cna_lens.RANKINGS`, or a ranking with its own settings, such
             as `AttributionPatching(metric=LogitDifference(target, foil))`.
-        sign: "abs" takes the largest differences of either sign, "positive" only neurons that
-            are more active on positive prompts, "negative" only those less active.
-        universal: "default" finds the universal neurons on the packaged diverse prompts; None
-            excludes nothing; or your own, from `universal_neurons` or as (layer, index) pairs.
+        sign: "abs" takes the largest scores of either sign; "positive" takes only neurons that
+            are more active on positive prompts, "negative" only those that are less active.
+        universal: the neurons to exclude. "default" finds them on the packaged diverse prompts;
+            None excludes none; or pass your own, from `universal_neurons` or as (layer, index)
+            pairs.
         universal_filter: exclude universal neurons "before" the top is taken, so that the circuit
             keeps its size, or "after", so that it shrinks; the paper does not say which.
         layers: take neurons from these layers only.
@@ -91,42 +99,46 @@ def find_circuit(
         hash_weights: record the hash of the model's weights, see `weights_hash`.
 
     Returns:
-        The circuit, strongest neuron first, with everything needed to find it again.
+        The circuit, strongest neuron first. Its provenance records the model, the settings, and
+        hashes of the prompts and the chat template.
 
     Raises:
-        InputError: an argument cannot be used; the message says which and what to do.
-        ModelError: the model's neurons cannot be reached, or the ranking does not know such a
-            model.
+        InputError: an argument cannot be used; the message says which one, and what to do.
+        ModelError: the model's neurons cannot be reached, or the ranking does not support this
+            kind of model.
         ActivationError: an activation is infinite or not a number.
+
+    Warns:
+        CnaLensWarning: a prompt stands in one set twice, or in both.
     """
     ranking = as_ranking(rank)
     check_selection(fraction, k, sign, max_per_layer)
+    if fraction is None and k is None:
+        fraction = 0.001
     if universal_filter not in ("before", "after"):
         raise InputError(f"universal_filter is {universal_filter!r}, expected 'before' or 'after'")
     check_model(model)
     layout = layout_of(model)
     if layout is not None:
         layers = None if layers is None else check_layers(layers, layout)
-        circuit_size(layout.n_neurons, *_size(fraction, k))
+        circuit_size(layout.n_neurons, fraction, k)
     if universal is not None and universal != "default":
         universal = _own(universal, layout)
-    with_behaviour = encode(model, positive, chat=chat, name="positive")
-    without = encode(model, negative, chat=chat, name="negative")
-    warn_about_duplicates(with_behaviour, without)
-    ranking.check(model, len(with_behaviour.ids), len(without.ids))
+    sets = encode_sets(model, positive, negative, chat)
+    ranking.check(model, len(sets.positive.ids), len(sets.negative.ids))
 
     reader = Reader(model, position, batch_size, progress)
     if universal == "default":
         diverse, counts = encode(model, diverse_prompts(), chat=chat), TopCounts(UniversalRule())
-        found = read_sets(reader, ranking, with_behaviour, without, [(diverse, counts)])
+        found = read_sets(reader, ranking, *sets, [(diverse, counts)])
         universal = counts.universal(diverse.record)
     else:
-        found = read_sets(reader, ranking, with_behaviour, without)
+        found = read_sets(reader, ranking, *sets)
 
     scores = ranking.score(found)
     if universal is not None and universal_filter == "before":
         scores = filter_universal(scores, universal)
-    circuit = scores.top(*_size(fraction, k), sign=sign, layers=layers, max_per_layer=max_per_layer)
+    circuit = scores.top(fraction, k, sign=sign, layers=layers, max_per_layer=max_per_layer)
     if universal is not None and universal_filter == "after":
         circuit = filter_universal(circuit, universal)
     if hash_weights:
@@ -134,22 +146,15 @@ def find_circuit(
     return circuit
 
 
-def _size(fraction: float | None, k: int | None) -> tuple[float | None, int | None]:
-    return (0.001, None) if fraction is None and k is None else (fraction, k)
-
-
 def _own(
     universal: str | UniversalNeurons | Iterable[NeuronLike], layout: Layout | None
 ) -> UniversalNeurons | tuple[AnyNeuron, ...]:
-    """The user's universal neurons, checked before the model runs as far as that is possible."""
+    """Check the user's universal neurons before the model runs, as far as that is possible."""
     if isinstance(universal, str):
         raise InputError(
             f"universal is {universal!r}, expected 'default', None, or your own neurons"
         )
-    if isinstance(universal, UniversalNeurons):
-        own: UniversalNeurons | tuple[AnyNeuron, ...] = universal
-    else:
-        own = as_neurons(universal)
+    own = universal if isinstance(universal, UniversalNeurons) else as_neurons(universal)
     if layout is not None:
         checked_neurons(own, layout)
     return own

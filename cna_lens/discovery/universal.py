@@ -1,10 +1,10 @@
-"""Filter: neurons that are strong on nearly every prompt say nothing about one behaviour."""
+"""Filter: find and exclude universal neurons, which are strong on nearly every prompt."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args, overload
 
 import torch
@@ -14,20 +14,12 @@ from torch import Tensor
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import (
-    Chat,
-    Prompt,
-    encode,
-)
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.prompts.sets import diverse_prompts
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
-from cna_lens.results.neurons import (
-    AnyNeuron,
-    NeuronLike,
-    as_neuron,
-)
+from cna_lens.results.neurons import AnyNeuron, NeuronLike, as_neuron
 from cna_lens.results.provenance import PromptRecord, UniversalRecord
 from cna_lens.results.scores import NeuronScores, circuit_size
 
@@ -39,15 +31,15 @@ By = Literal["magnitude", "value"]
 class UniversalRule:
     """When a neuron is universal: in the top `fraction` on at least `threshold` of the prompts.
 
-    The paper says "the top 0.1 % of MLP activations on at least 80 %". What it leaves open is
-    decided as it is for the circuit itself: over all layers together, by magnitude.
+    The paper says "the top 0.1 % of MLP activations on at least 80 %". It leaves open whether the
+    top is taken over all layers or within each, and by magnitude or by value. The defaults are
+    those of the circuit itself: over all layers together, by magnitude.
 
     Attributes:
-        fraction: share of the activations that counts as a prompt's top, rounded as
-            `circuit_size` rounds.
+        fraction: share of the activations that is a prompt's top, rounded as by `circuit_size`.
         threshold: share of the prompts on which a neuron must be in the top.
-        scope: the top over all layers together ("model"), or within each ("layer").
-        by: the top by "magnitude" or by "value".
+        scope: take the top over all layers together ("model"), or within each ("layer").
+        by: take the top by "magnitude" or by "value".
     """
 
     fraction: float = 0.001
@@ -56,7 +48,7 @@ class UniversalRule:
     by: By = "magnitude"
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Reject invalid settings."""
         circuit_size(1, fraction=self.fraction)
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold is {self.threshold}, expected above 0 and up to 1")
@@ -92,7 +84,8 @@ class UniversalNeurons:
         rule: UniversalRule,
         prompts: PromptRecord,
     ) -> UniversalNeurons:
-        """Apply the rule to how often each neuron was in the top."""
+        """Apply the rule to the number of prompts on which each neuron was in the top."""
+        # The subtraction absorbs float rounding: 0.07 * 100 is just above 7.
         needed = math.ceil(rule.threshold * prompts.count - 1e-9)
         universal: list[int] = (counts >= needed).nonzero().squeeze(1).tolist()
         return cls(layout, tuple(layout.neuron(flat) for flat in universal), rule, counts, prompts)
@@ -102,41 +95,79 @@ class UniversalNeurons:
         return len(self.neurons)
 
     def __repr__(self) -> str:
-        """One useful line."""
+        """Name the counts and the threshold in one line."""
         return (
             f"UniversalNeurons({len(self)} of {self.layout.n_neurons} neurons, on at least "
             f"{self.rule.threshold:.0%} of {self.prompts.count} prompts)"
         )
 
 
+def universal_neurons(
+    model: HookedModel,
+    prompts: Sequence[Prompt] | None = None,
+    *,
+    rule: UniversalRule | None = None,
+    position: int = -1,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+) -> UniversalNeurons:
+    """Find the neurons that are among the most active ones on nearly every diverse prompt.
+
+    Source: arXiv 2605.12290, method, step 5; `UniversalRule` says how its open points are decided.
+
+    >>> universal = universal_neurons(tiny_model, ["Hello.", "A longer one."], chat=False)
+    >>> universal.rule, universal.prompts.count
+    (UniversalRule(fraction=0.001, threshold=0.8, scope='model', by='magnitude'), 2)
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: diverse prompts, the packaged 40 by default.
+        rule: when a neuron is universal; the paper's 0.1 % and 80 % by default.
+        position: the token to read, as for `collect`.
+        chat: put strings into the chat template.
+        batch_size: prompts for each forward pass.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a prompt cannot be used.
+        ModelError: the model's neurons cannot be reached.
+        ActivationError: an activation is infinite or not a number.
+    """
+    encoded = encode(model, diverse_prompts() if prompts is None else prompts, chat=chat)
+    counts = TopCounts(rule or UniversalRule())
+    Reader(model, position, batch_size, progress).read([(encoded, counts)])
+    return counts.universal(encoded.record)
+
+
 class TopCounts:
-    """Counts, batch by batch, on how many prompts each neuron is among the most active."""
+    """Counts, batch by batch, the prompts on which each neuron is among the most active."""
 
     def __init__(self, rule: UniversalRule) -> None:
         """Begin with no prompts."""
         self._rule = rule
         self._counts: Int64[Tensor, " neuron"] | None = None
-        self._layout: Layout | None = None
+        self._layout = Layout(())
 
     def update(
         self,
-        rows: Sequence[int],  # noqa: ARG002 (a count does not ask which prompts these are)
+        rows: Sequence[int],  # noqa: ARG002 (a count does not depend on the order)
         activations: Float[Tensor, "prompt neuron"],
         layout: Layout,
         route_weights: Float[Tensor, "prompt mlp"] | None = None,  # noqa: ARG002
     ) -> None:
-        """Add a batch, on whatever device it lies."""
+        """Add a batch."""
         counts = most_active(activations, layout, self._rule).sum(0)
         self._counts = counts if self._counts is None else self._counts + counts
         self._layout = layout
 
     def universal(self, prompts: PromptRecord) -> UniversalNeurons:
-        """The universal neurons by all batches so far.
+        """Return the universal neurons by all batches so far.
 
         Raises:
             InputError: there was no batch.
         """
-        if self._counts is None or self._layout is None:
+        if self._counts is None:
             raise InputError("universal neurons need at least one prompt, there was none")
         return UniversalNeurons.from_counts(self._counts.cpu(), self._layout, self._rule, prompts)
 
@@ -144,7 +175,7 @@ class TopCounts:
 def most_active(
     activations: Float[Tensor, "prompt neuron"], layout: Layout, rule: UniversalRule
 ) -> Bool[Tensor, "prompt neuron"]:
-    """Which neurons are among each prompt's most active ones.
+    """Tell which neurons are among each prompt's most active ones.
 
     >>> most_active(torch.tensor([[0.0, -5.0, 1.0, 2.0]]), Layout((4,)), UniversalRule(0.25))
     tensor([[False,  True, False, False]])
@@ -176,10 +207,10 @@ def filter_universal(
     found: NeuronScores | Circuit,
     universal: UniversalNeurons | Iterable[NeuronLike],
 ) -> NeuronScores | Circuit:
-    """Exclude universal neurons from being chosen, or from a circuit that was chosen already.
+    """Exclude universal neurons from scores, or remove them from a circuit.
 
-    On scores the circuit taken afterwards keeps its size, which is how `find_circuit` reads the
-    paper; on a circuit the universal neurons are taken out and it shrinks.
+    After scores are filtered, the circuit that `top` takes from them has its full size; this is how
+    `find_circuit` reads the paper by default. A circuit that is filtered shrinks.
 
     >>> scores = NeuronScores(
     ...     torch.tensor([9.0, 3.0, 1.0], dtype=torch.float64), Layout((3,)), "contrast"
@@ -191,31 +222,31 @@ def filter_universal(
         InputError: the universal neurons are of a model of another shape.
     """
     neurons = checked_neurons(universal, found.layout)
+    record = UniversalRecord(
+        len(neurons), applied="after" if isinstance(found, Circuit) else "before"
+    )
+    if isinstance(universal, UniversalNeurons):
+        record = replace(record, **asdict(universal.rule), prompts=universal.prompts)
+    provenance = replace(found.provenance, universal=record)
     if isinstance(found, Circuit):
         kept = [(n, s) for n, s in zip(found, found.scores, strict=True) if n not in neurons]
-        return Circuit(
+        return replace(
+            found,
             neurons=tuple(n for n, _ in kept),
             scores=tuple(s for _, s in kept),
-            layout=found.layout,
-            provenance=replace(
-                found.provenance, universal=_record(universal, len(neurons), "after")
-            ),
+            provenance=provenance,
         )
     eligible = torch.ones_like(found.values, dtype=torch.bool)
     if found.eligible is not None:
         eligible &= found.eligible
     eligible[found.layout.flat_all(neurons)] = False
-    return replace(
-        found,
-        eligible=eligible,
-        provenance=replace(found.provenance, universal=_record(universal, len(neurons), "before")),
-    )
+    return replace(found, eligible=eligible, provenance=provenance)
 
 
 def checked_neurons(
     universal: UniversalNeurons | Iterable[NeuronLike], layout: Layout
 ) -> frozenset[AnyNeuron]:
-    """The universal neurons as a set; InputError unless all are neurons of this layout."""
+    """Return the universal neurons as a set; raise InputError unless the layout has them all."""
     if isinstance(universal, UniversalNeurons):
         if universal.layout != layout:
             raise InputError(
@@ -230,54 +261,10 @@ def checked_neurons(
 
 
 def as_neurons(pairs: Iterable[NeuronLike]) -> tuple[AnyNeuron, ...]:
-    """(layer, index) or (layer, expert, index) as neurons; InputError for anything else."""
+    """Convert (layer, index) or (layer, expert, index) to neurons; InputError for all else."""
     try:
         return tuple(map(as_neuron, pairs))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"universal is {pairs!r}, expected UniversalNeurons or (layer, index) pairs"
         ) from error
-
-
-def _record(
-    universal: UniversalNeurons | Iterable[NeuronLike], n_neurons: int, applied: str
-) -> UniversalRecord:
-    if not isinstance(universal, UniversalNeurons):
-        return UniversalRecord(n_neurons, applied=applied)
-    rule = universal.rule
-    return UniversalRecord(
-        n_neurons, rule.fraction, rule.threshold, rule.scope, rule.by, applied, universal.prompts
-    )
-
-
-def universal_neurons(
-    model: HookedModel,
-    prompts: Sequence[Prompt] | None = None,
-    *,
-    rule: UniversalRule | None = None,
-    position: int = -1,
-    chat: Chat = "auto",
-    batch_size: BatchSize = "auto",
-    progress: bool = False,
-) -> UniversalNeurons:
-    """The neurons that are among the most active ones on nearly every one of diverse prompts.
-
-    Source: arXiv 2605.12290, method, step 5. What it leaves open is in `UniversalRule`.
-
-    >>> universal = universal_neurons(tiny_model, ["Hello.", "A longer one."], chat=False)
-    >>> universal.rule, universal.prompts.count
-    (UniversalRule(fraction=0.001, threshold=0.8, scope='model', by='magnitude'), 2)
-
-    Args:
-        model: a TransformerBridge or HookedTransformer.
-        prompts: diverse prompts, the packaged 40 by default.
-        rule: when a neuron is universal; the paper's 0.1 % and 80 % by default.
-        position: the token to read, as for `collect`.
-        chat: put strings into the chat template.
-        batch_size: prompts for each forward pass.
-        progress: show a progress bar.
-    """
-    encoded = encode(model, diverse_prompts() if prompts is None else prompts, chat=chat)
-    counts = TopCounts(rule or UniversalRule())
-    Reader(model, position, batch_size, progress).read([(encoded, counts)])
-    return counts.universal(encoded.record)

@@ -1,4 +1,4 @@
-"""What steering does to an activation: a new tensor each time, never an edit in place.
+"""The changes that steering makes to an activation: each returns a new tensor.
 
 Each is called as TransformerLens calls a hook, with the activation and its hook point.
 """
@@ -6,9 +6,11 @@ Each is called as TransformerLens calls a hook, with the activation and its hook
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -17,59 +19,58 @@ from cna_lens.models.inside.routing import routed_to
 
 
 class Scale:
-    """Multiplies some neurons of one layer."""
+    """Multiplies some neurons of one MLP."""
 
     def __init__(self, width: int, indices: Sequence[int], multiplier: float) -> None:
-        """Take the layer's width, the neurons' places in it and what they are multiplied with."""
+        """Take the MLP's width, the neurons' places in it, and the multiplier."""
         self.width = width
         self.factors = torch.ones(width, dtype=torch.float64)
         self.factors[list(indices)] = multiplier
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        """The activations, the neurons' multiplied."""
+        """Return the activations with the neurons multiplied."""
         check_width(activation, self.width, hook)
-        if self.factors.device != activation.device or self.factors.dtype != activation.dtype:
-            self.factors = self.factors.to(activation)
+        self.factors = self.factors.to(activation)
         return activation * self.factors
 
 
+@dataclass(frozen=True)
 class Pull:
-    """Moves some neurons of one layer towards values; with strength 1 they are set to them."""
+    """Moves some neurons of one MLP towards values; with strength 1 sets them to the values.
 
-    def __init__(
-        self,
-        width: int,
-        indices: Sequence[int],
-        values: Float64[Tensor, " n"],
-        strength: float = 1.0,
-    ) -> None:
-        """Take the layer's width, the neurons' places in it, their values and the strength."""
-        self.width = width
-        self.indices = torch.tensor(indices)
-        self.values = values
-        self.strength = strength
+    Attributes:
+        width: the MLP's width.
+        indices: the neurons' places in it.
+        values: one for each of these neurons.
+        strength: the share of the way.
+    """
+
+    width: int
+    indices: Sequence[int]
+    values: Float64[Tensor, " n"]
+    strength: float = 1.0
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        """The activations, the neurons' moved."""
+        """Return the activations with the neurons moved."""
         check_width(activation, self.width, hook)
         return pulled(activation, self.indices, self.values, self.strength)
 
 
 class PullRouted(Pull):
-    """Moves some neurons of one expert towards values that count the route weight.
+    """Moves some neurons of one expert towards values that include the route weight.
 
-    What the expert's output is multiplied with is divided out again, so that what reaches the
-    output is the value.
+    The expert's output is multiplied with the route weight. The value is divided by it first, so
+    that the value itself reaches the layer's output.
     """
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        """The activations of the tokens that are routed here, the neurons' moved."""
+        """Return the activations of the routed tokens with the neurons moved."""
         check_width(activation, self.width, hook)
         routed = routed_to(hook)
         if routed is None:
             raise ModelError(
-                f"{getattr(hook, 'name', 'a hook point')} does not tell the route weights, without "
-                "which an expert's neurons cannot be set; do so within cna_lens.expert_hooks(model)"
+                f"{_name(hook)} does not tell the route weights, without which an expert's neurons "
+                "cannot be set; set them within cna_lens.expert_hooks(model)"
             )
         weights = routed.weights.to(activation).view(*activation.shape[:-1], 1)
         reaches = weights != 0
@@ -80,65 +81,70 @@ class PullRouted(Pull):
 
 def pulled(
     activation: Float[Tensor, "*tokens d_mlp"],
-    indices: Tensor,
+    indices: Sequence[int],
     values: Float[Tensor, "*some_tokens n"],
     strength: float,
 ) -> Float[Tensor, "*tokens d_mlp"]:
-    r"""Some neurons moved towards values, $a + s (v - a)$, exactly v for s = 1."""
-    indices = indices.to(activation.device)
+    r"""Move some neurons towards values: $a + s (v - a)$, which is exactly v for s = 1."""
+    places = torch.tensor(indices, device=activation.device)
     changed = activation.clone()
-    old = activation[..., indices]
-    changed[..., indices] = torch.lerp(old, values.to(old).expand_as(old), strength)
+    old = activation[..., places]
+    changed[..., places] = torch.lerp(old, values.to(old).expand_as(old), strength)
     return changed
 
 
+@dataclass
 class AddVector:
-    """Adds a vector to everything that passes a hook point."""
+    """Adds a vector to every token at a hook point."""
 
-    def __init__(self, vector: Float64[Tensor, " d_model"]) -> None:
-        """Take the vector."""
-        self.vector: Tensor = vector
+    vector: Float64[Tensor, " d_model"]
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        """The activations with the vector added."""
+        """Return the activations with the vector added."""
         _check_d_model(activation, self.vector, hook)
-        if self.vector.device != activation.device or self.vector.dtype != activation.dtype:
-            self.vector = self.vector.to(activation)
+        self.vector: Tensor = self.vector.to(activation)
         return activation + self.vector
 
 
+@dataclass
 class EraseDirection:
-    """Takes away a share of the component along a direction."""
+    """Removes the component along a direction, or a share of it.
 
-    def __init__(self, unit: Float64[Tensor, " d_model"], strength: float = 1.0) -> None:
-        """Take the direction, of length 1, and the share."""
-        self.unit: Tensor = unit
-        self.strength = strength
+    Attributes:
+        unit: the direction, of length 1.
+        strength: the share that is removed.
+    """
+
+    unit: Float64[Tensor, " d_model"]
+    strength: float = 1.0
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
-        """The activations with less, or nothing, along the direction."""
+        """Return the activations with less along the direction, or nothing."""
         _check_d_model(activation, self.unit, hook)
         # A product in half precision would leave a hundredth of the component behind.
         precise = torch.promote_types(activation.dtype, torch.float32)
-        if self.unit.device != activation.device or self.unit.dtype != precise:
-            self.unit = self.unit.to(activation.device, precise)
+        self.unit: Tensor = self.unit.to(activation.device, precise)
         x = activation.to(precise)
-        along = (x @ self.unit)[..., None]
+        along = rearrange(x @ self.unit, "... -> ... 1")
         return (x - self.strength * along * self.unit).to(activation.dtype)
 
 
 def check_width(activation: Tensor, width: int, hook: Any) -> None:
-    """Raise CircuitMismatchError unless a hook point has as many neurons as the circuit's layer."""
+    """Raise CircuitMismatchError unless a hook point has as many neurons as the circuit's MLP."""
     if activation.shape[-1] != width:
         raise CircuitMismatchError(
-            f"{getattr(hook, 'name', 'a hook point')} holds {activation.shape[-1]} values for each "
-            f"token, the circuit is of a model with {width} neurons there"
+            f"{_name(hook)} holds {activation.shape[-1]} values for each token, the circuit is of "
+            f"a model with {width} neurons there; find the circuit on this model"
         )
 
 
 def _check_d_model(activation: Tensor, vector: Tensor, hook: Any) -> None:
     if activation.shape[-1] != len(vector):
         raise VectorMismatchError(
-            f"{getattr(hook, 'name', 'a hook point')} holds {activation.shape[-1]} values for each "
-            f"token, the vector has {len(vector)}; find the vector on this model"
+            f"{_name(hook)} holds {activation.shape[-1]} values for each token, the vector has "
+            f"{len(vector)}; find the vector on this model"
         )
+
+
+def _name(hook: Any) -> str:
+    return getattr(hook, "name", "a hook point")

@@ -1,26 +1,28 @@
-"""What every way of steering has in common: a name, and a context with a strength from 0 to 1."""
+"""The protocol of steering methods: a name, and a context with a strength from 0 to 1."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.running.positions import Positions
+from cna_lens.models.running.positions import Positions, PositionTracker
+from cna_lens.steering.scaling import Hook, hooked
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What a steering method does within its context.
+    """How a steering method changes a model within its context.
 
     Attributes:
-        method: its name.
-        strength: from 0, nothing, to 1, all of it.
-        positions: at which tokens.
-        via: by "hooks", by the "weights", or "nothing" at strength 0.
-        hook_points: where activations are changed; for "weights", the neurons that are scaled.
+        method: the method's name.
+        strength: from 0, no change, to 1, the whole method.
+        positions: the tokens that are steered.
+        via: "hooks", "weights", or "nothing" where nothing is changed, as at strength 0.
+        hook_points: where activations are changed; for "weights", those of the scaled neurons.
     """
 
     method: str
@@ -32,9 +34,9 @@ class Applied:
 
 @runtime_checkable
 class SteeringMethod(Protocol):
-    """A way to steer: a value that can be entered on a model at any strength.
+    """A way to steer: a value whose context changes a model at any strength from 0 to 1.
 
-    So that an experiment loops over methods and strengths alike:
+    All methods have this one interface, so an experiment can loop over methods and strengths:
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> for method in (ablation(circuit), ablation(matched_random(circuit))):
@@ -51,7 +53,7 @@ class SteeringMethod(Protocol):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The method's name, for tables."""
         ...
 
     def at(self, model: HookedModel, strength: float = 1.0) -> AbstractContextManager[Applied]:
@@ -67,10 +69,25 @@ class SteeringMethod(Protocol):
         ...
 
 
+@contextmanager
+def by_hooks(
+    model: HookedModel,
+    name: str,
+    strength: float,
+    positions: Positions,
+    hooks: Sequence[tuple[str, Hook]],
+    tracker: PositionTracker | None = None,
+) -> Generator[Applied]:
+    """Apply a method's hooks at its positions within the context, and say so."""
+    via = "hooks" if hooks else "nothing"
+    with hooked(model, hooks, positions, tracker):
+        yield Applied(name, strength, positions, via, tuple(point for point, _ in hooks))
+
+
 def check_strength(strength: object) -> None:
     """Raise InputError unless a strength is a number from 0 to 1."""
     if not isinstance(strength, int | float) or not 0 <= strength <= 1:
         raise InputError(
-            f"strength is {strength!r}, expected 0 (nothing) to 1; for more, raise the method's "
-            "own multiplier or coefficient"
+            f"strength is {strength!r}, expected 0 (nothing) to 1; to steer harder, raise the "
+            "method's own multiplier or coefficient"
         )

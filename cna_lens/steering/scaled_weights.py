@@ -1,4 +1,4 @@
-"""Scale neurons by scaling what they are multiplied with: no hook, no cost per token."""
+"""Scale neurons by scaling their part of the down projection: no hook, no cost per token."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.inside.projections import DownProjection, down_projection, projection_kind
+from cna_lens.models.inside.matching import Projections
+from cna_lens.models.inside.projections import DownProjection, projection_kind
 from cna_lens.models.inside.weights import editing
 from cna_lens.results.circuit import Circuit
 
 
 @contextmanager
-def scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> Generator[None]:
-    """Scale the neurons' part of each down projection in place, and put it back bit for bit."""
+def scaled_columns(
+    model: HookedModel, circuit: Circuit, projections: Projections, multiplier: float
+) -> Generator[None]:
+    """Scale the neurons' part of each down projection in place, and restore it bit for bit."""
     with editing(model, circuit):
         saved: list[tuple[Tensor, Tensor, Tensor]] = []
         try:
             with torch.no_grad():
                 for mlp, indices in circuit.by_mlp().items():
-                    rows = _one_row_a_neuron(cast("DownProjection", down_projection(model, mlp)))
+                    projection = cast("DownProjection", projections[mlp])
+                    rows = projection.weight.t() if projection.neuron_dim else projection.weight
                     index = torch.tensor(indices, device=rows.device)
-                    # Kept before the change, so that an interrupt between the two loses nothing.
+                    # Saved before the change, so that an interrupt between the two loses nothing.
                     saved.append((rows, index, rows[index]))
                     rows[index] = rows[index] * multiplier
             yield
@@ -36,15 +40,15 @@ def scaled_columns(model: HookedModel, circuit: Circuit, multiplier: float) -> G
                     rows[index] = original
 
 
-def _one_row_a_neuron(projection: DownProjection) -> Tensor:
-    return projection.weight.t() if projection.neuron_dim == 1 else projection.weight
-
-
-def obstacle_to_scaling(model: HookedModel, circuit: Circuit) -> str | None:
-    """Why the weights of these neurons cannot be scaled in place; None where they can."""
-    uses = _uses(model)
-    for mlp in circuit.by_mlp():
-        projection = down_projection(model, mlp)
+def obstacle_to_scaling(model: HookedModel, projections: Projections) -> str | None:
+    """Say why these down projections cannot be scaled in place; None where they can."""
+    # How many modules hold each parameter.
+    uses = Counter(
+        id(parameter)
+        for module in cast("nn.Module", model).modules()
+        for parameter in module.parameters(recurse=False)
+    )
+    for mlp, projection in projections.items():
         if projection is None:
             kind = projection_kind(model, mlp)
             return f"the down projection of {mlp} is no plain matrix (a {kind})"
@@ -56,12 +60,3 @@ def obstacle_to_scaling(model: HookedModel, circuit: Circuit) -> str | None:
         if uses[id(parameter)] > 1:
             return f"the down projection of {mlp} is shared with another module"
     return None
-
-
-def _uses(model: HookedModel) -> Counter[int]:
-    """How many modules hold each parameter."""
-    return Counter(
-        id(parameter)
-        for module in cast("nn.Module", model).modules()
-        for parameter in module.parameters(recurse=False)
-    )

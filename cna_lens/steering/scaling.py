@@ -1,10 +1,10 @@
-"""Scale: change what a circuit's neurons pass on, for the length of a context."""
+"""Scale or set the activations of a circuit's neurons within a context."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel, is_bridge
+from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.expert_hooks import expert_hooks
 from cna_lens.models.inside.matching import check_circuit
 from cna_lens.models.inside.routing import routed_to
@@ -32,12 +32,12 @@ Hook = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Steering:
-    """What a `steer` context does.
+    """How a `steer` context changes the model.
 
     Attributes:
         n_neurons: how many neurons are changed.
-        multiplier: what their activations are multiplied with, None where values are set.
-        positions: at which tokens.
+        multiplier: the factor of their activations, None where they are set to values.
+        positions: the tokens that are steered.
         via: by "hooks", or by scaling the "weights" of the down projection.
     """
 
@@ -48,11 +48,11 @@ class Steering:
 
 
 def scale(circuit: Circuit, multiplier: float) -> list[tuple[str, Hook]]:
-    """Hook functions that multiply the circuit's activations at every position.
+    """Return hooks that multiply the circuit's activations at every position.
 
-    For TransformerLens's own `model.hooks`, to be combined with your hooks. `steer` does the same
-    and checks that the circuit belongs to the model. A bridge has the hook points of experts only
-    within `expert_hooks`.
+    Use them with TransformerLens's own `model.hooks`, together with your hooks. `steer` applies the
+    same hooks, and also checks that the circuit belongs to the model. A bridge has the hook points
+    of experts only within `expert_hooks`.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with tiny_model.hooks(fwd_hooks=scale(circuit, 0.0)):
@@ -73,23 +73,23 @@ def scale(circuit: Circuit, multiplier: float) -> list[tuple[str, Hook]]:
 
 
 def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tuple[str, Hook]]:
-    r"""Hook functions that set the circuit's activations to given values at every position.
+    r"""Return hooks that set the circuit's activations to given values at every position.
 
     Mean ablation is `set_to(circuit, collect(model, benign_prompts))`. With a strength s below 1
-    they only move there, $a \leftarrow a + s (v - a)$.
+    the activations only move towards the values, $a \leftarrow a + s (v - a)$.
 
-    For an expert's neuron the value is what reaches the output, with the route weight; it is set
-    for the tokens that are routed to the expert, and the statistics' mean is taken over the prompts
-    that were.
+    For an expert's neuron the value includes the route weight: it is the value that reaches the
+    layer's output. Only tokens that are routed to the expert are changed, and means are taken over
+    the prompts that were routed to it.
 
     Args:
         circuit: the neurons.
-        values: one for each neuron of the circuit, in its order; or for each neuron of the model;
-            or the statistics whose means are taken.
-        strength: how far they move, 1 all the way.
+        values: a value for each neuron of the circuit, in its order; or for each neuron of the
+            model; or statistics, whose means are used.
+        strength: the share of the way, 1 for all of it.
 
     Raises:
-        InputError: the number of values fits neither, or one is infinite or not a number.
+        InputError: the number of values fits neither, or a value is infinite or not a number.
     """
     chosen = dict(zip(circuit, values_of(circuit, values), strict=True))
     return [
@@ -117,16 +117,16 @@ def steer(
     via: Via = "auto",
     allow_other_model: bool = False,
 ) -> Generator[Steering]:
-    r"""Multiply a circuit's activations, or set them, in everything the model computes inside.
+    r"""Multiply a circuit's activations, or set them to values, within the context.
 
-    With the multiplier m the activation of each neuron (l, j) of the circuit becomes
+    The activation of each neuron (l, j) of the circuit is multiplied with m,
 
-    $$a_{l,j} \leftarrow m \, a_{l,j}$$
+    $$a_{l,j} \leftarrow m \, a_{l,j},$$
 
-    at every position, while the prompt is read and while an answer is generated (arXiv
+    at every position, both while the model reads the prompt and while it generates an answer (arXiv
     2605.12290, method, step 6). The paper's strength is $\alpha = 1 - m$. Contexts nest: an inner
-    one acts on what the outer one leaves. Afterwards the model is what it was, bit for bit, also
-    after an exception or an interrupt.
+    one changes the activations that the outer one has changed. When the context ends, also by an
+    exception or an interrupt, the model is restored bit for bit.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with steer(tiny_model, circuit, multiplier=0.0) as steering:
@@ -135,19 +135,23 @@ def steer(
     Steering(n_neurons=1, multiplier=0.0, positions='all', via='weights')
 
     Args:
-        model: the model the circuit was found on.
+        model: the model on which the circuit was found.
         circuit: the neurons.
         multiplier: 0 ablates, 1 changes no bit, above 1 amplifies.
-        values: set the activations to these instead, see `set_to`.
-        positions: "all"; "prompt"; "last_prompt", the token at which the answer is decided;
-            "from_last_prompt", that token and all generated ones; or "generated".
+        values: set the activations to these values instead, see `set_to`.
+        positions: the tokens to steer: "all"; "prompt"; "last_prompt", the token that decides how
+            the answer begins; "from_last_prompt", that token and all generated ones; or
+            "generated".
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
-            down projection in place, an expert's too, which costs nothing per token and holds under
-            any code that runs the model; hook points then show the activations before they are
-            scaled. "auto" takes weights where that is exact and possible, hooks elsewhere, and the
-            `Steering` says which.
-        allow_other_model: accept a circuit that was found on a model of another name, such as the
-            base model's on the instruct model. The shape must agree all the same.
+            down projection in place, those of experts too. It costs nothing per token, and holds
+            under any code that runs the model; hook points then show the activations before
+            scaling. "auto" uses weights where they can be scaled and steering is at all positions,
+            and hooks elsewhere; the `Steering` says which.
+        allow_other_model: accept a circuit from a model of another name, such as the base model's
+            circuit on the instruct model. The shapes must agree all the same.
+
+    Yields:
+        How the model is changed: the number of neurons, and whether by hooks or weights.
 
     Raises:
         InputError: an argument cannot be used.
@@ -159,17 +163,23 @@ def steer(
     """
     check_positions(positions)
     if (multiplier is None) == (values is None):
-        raise InputError("give either multiplier or values, not both")
+        given = "both were given" if values is not None else "neither was given"
+        raise InputError(f"give either multiplier or values; {given}")
     if via not in get_args(Via):
         raise InputError(f"via is {via!r}, expected one of {', '.join(get_args(Via))}")
     if multiplier is not None:
         check_multiplier(multiplier)
-    check_circuit(model, circuit, allow_other_model=allow_other_model)
-    obstacle = _obstacle(model, circuit, values, positions)
+    projections = check_circuit(model, circuit, allow_other_model=allow_other_model)
+    if values is not None:
+        obstacle = "a matrix can scale activations, not set them"
+    elif positions != "all":
+        obstacle = f"a matrix scales at all positions, not at positions={positions!r}"
+    else:
+        obstacle = obstacle_to_scaling(model, projections)
     if via == "weights" and obstacle:
         raise ModelError(f"via='weights' is not possible: {obstacle}; use via='hooks'")
     if multiplier is not None and via != "hooks" and not obstacle:
-        with scaled_columns(model, circuit, multiplier):
+        with scaled_columns(model, circuit, projections, multiplier):
             yield Steering(len(circuit), multiplier, positions, "weights")
         return
     if values is not None:
@@ -181,12 +191,12 @@ def steer(
         yield Steering(len(circuit), multiplier, positions, "hooks")
 
 
+@dataclass(frozen=True)
 class _At:
     """Applies a change at the steered positions only."""
 
-    def __init__(self, change: Hook, where: PositionTracker) -> None:
-        self.change = change
-        self.where = where
+    change: Hook
+    where: PositionTracker
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         routed = routed_to(hook)
@@ -206,68 +216,36 @@ def hooked(
     positions: Positions = "all",
     tracker: PositionTracker | None = None,
 ) -> Generator[None]:
-    """Change activations by hooks at the steered positions, for the length of the context.
+    """Change activations by hooks at the steered positions within the context.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
         hooks: names of hook points, each with its change.
-        positions: at which tokens.
-        tracker: what the changes ask about the forward pass, where they do.
+        positions: the tokens to steer.
+        tracker: follows the forward passes, for changes that depend on it.
     """
-    if not hooks:
+    with ExitStack() as stack:
+        if any(is_expert_hook(name) for name, _ in hooks):
+            stack.enter_context(expert_hooks(model))
+        if hooks and (tracker is not None or positions != "all"):
+            where = tracker or PositionTracker(positions)
+            if positions != "all":
+                hooks = [(name, _At(change, where)) for name, change in hooks]
+            module = cast("nn.Module", getattr(model, "original_model", model))
+            before = module.register_forward_pre_hook(where.before, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(module.register_forward_hook(where.after, always_call=True).remove)
+        if hooks:
+            stack.enter_context(model.hooks(fwd_hooks=list(hooks)))
         yield
-        return
-    if any(is_expert_hook(name) for name, _ in hooks):
-        with expert_hooks(model), _hooked(model, hooks, positions, tracker):
-            yield
-        return
-    with _hooked(model, hooks, positions, tracker):
-        yield
-
-
-@contextmanager
-def _hooked(
-    model: HookedModel,
-    hooks: Sequence[tuple[str, Hook]],
-    positions: Positions,
-    tracker: PositionTracker | None,
-) -> Generator[None]:
-    if positions == "all" and tracker is None:
-        with model.hooks(fwd_hooks=list(hooks)):
-            yield
-        return
-    where = tracker or PositionTracker(positions)
-    if positions != "all":
-        hooks = [(name, _At(change, where)) for name, change in hooks]
-    module = cast("nn.Module", cast("Any", model).original_model if is_bridge(model) else model)
-    handles = [
-        module.register_forward_pre_hook(where.before, with_kwargs=True),
-        module.register_forward_hook(where.after, always_call=True),
-    ]
-    try:
-        with model.hooks(fwd_hooks=list(hooks)):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _obstacle(
-    model: HookedModel, circuit: Circuit, values: Values | None, positions: Positions
-) -> str | None:
-    if values is not None:
-        return "a matrix can scale activations, not set them"
-    if positions != "all":
-        return f"a matrix scales at all positions, not at positions={positions!r}"
-    return obstacle_to_scaling(model, circuit)
 
 
 def check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
-    """Raise InputError where values would be set that an outer context scales by its weights."""
+    """Raise InputError where an outer context scales neurons by weights that are to be set here."""
     if both := edited_neurons(model) & set(circuit):
         raise InputError(
-            f"{min(both)} is scaled by its weights in an outer steer(), which would scale the "
-            "values set here as well; use via='hooks' for the outer one"
+            f"an outer steer() scales {min(both)} by its weights, and would scale the value set "
+            "here as well; use via='hooks' for the outer one"
         )
 
 
@@ -278,11 +256,7 @@ def check_multiplier(multiplier: object, name: str = "multiplier") -> None:
 
 
 def values_of(circuit: Circuit, values: Values) -> list[float]:
-    """One value for each neuron of a circuit, in its order, from whatever `set_to` takes.
-
-    Raises:
-        InputError: the number of values fits neither, or one is infinite or not a number.
-    """
+    """Return one value for each neuron of a circuit, in its order; for arguments see `set_to`."""
     given = values.mean_where_routed if isinstance(values, ActivationStats) else values
     given = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     if given.shape == (circuit.layout.n_neurons,):
@@ -293,5 +267,5 @@ def values_of(circuit: Circuit, values: Values) -> list[float]:
             f"the circuit, or {circuit.layout.n_neurons}, one for each of the model"
         )
     if not bool(torch.isfinite(given).all()):
-        raise InputError("the values hold an infinite one or one that is not a number")
+        raise InputError("a value is infinite or not a number; give finite values")
     return given.tolist()

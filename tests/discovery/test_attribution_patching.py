@@ -16,7 +16,7 @@ BY_GRADIENTS = [AttributionPatching(OPENINGS, steps=2), cna_lens.RelP(OPENINGS)]
 
 
 def log_odds(logits):
-    """Of tokens 5 and 9, by the definition."""
+    """Log-odds of tokens 5 and 9, by the definition."""
     p = logits.double().softmax(-1)
     return float((p[5] + p[9]).log() - (1 - p[5] - p[9]).log())
 
@@ -91,7 +91,7 @@ def test_scores_are_finite_differences_times_the_distance_from_the_mean(
 
 def test_near_the_mean_scores_are_the_true_effects_of_ablation():
     hf = exact("llama")
-    # Sets so alike that every activation is near its mean: one weak token tells them apart.
+    # One weak token tells the sets apart, so that every activation is near its mean.
     with torch.no_grad():
         embedding = hf.model.embed_tokens.weight
         embedding[7] = embedding[6] + 1e-3 * embedding[8]
@@ -201,7 +201,7 @@ def test_the_model_is_left_as_it_was(ranking, frozen):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode], ids=["no_grad", "mode"])
-def test_gradients_are_taken_wherever_they_are_switched_off(llama, context):
+def test_gradients_are_taken_even_where_the_caller_switches_them_off(llama, context):
     expected = score_neurons(llama, POSITIVE, NEGATIVE, AttributionPatching(OPENINGS)).values
     with context():
         found = score_neurons(llama, POSITIVE, NEGATIVE, AttributionPatching(OPENINGS)).values
@@ -282,7 +282,7 @@ def test_a_metric_that_does_not_fit_is_refused_before_the_model_runs(llama, metr
         ({"metric": "log_odds"}, "metric is 'log_odds', expected LogOdds"),
     ],
 )
-def test_settings_that_cannot_be_meant(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         AttributionPatching(**options)
 
@@ -314,6 +314,6 @@ def test_on_a_real_model_scores_are_the_effects_of_ablating_single_neurons(demo)
 
 
 def _spread(scores):
-    """A strong neuron of an early, a middle and a late layer, but none so strong that it bends."""
+    """Choose a strong neuron of an early, a middle and a late layer, still in the linear range."""
     circuits = [scores.top(k=20, layers=[layer]) for layer in (2, 14, 28)]
     return [c.neurons[-1] for c in circuits], [c.scores[-1] for c in circuits]

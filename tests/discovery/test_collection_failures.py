@@ -10,7 +10,7 @@ PROMPTS = [[5, 6, 7], [8, 9, 3], [40, 41, 42], [50, 5, 51], [33, 34, 35], [6, 6,
 
 
 def memory_for(rows, error, monkeypatch):
-    """Raise the error for larger batches; gives the sizes that were tried."""
+    """Raise the error for larger batches; return the list of sizes that were tried."""
     tried = []
     trunk = cna_lens.models.running.packing.forward_trunk
 

@@ -50,7 +50,7 @@ def test_a_users_hooks_stay_and_fire(fresh, permanent):
     assert len(seen) == 3
 
 
-def test_what_a_users_hook_changes_is_what_is_read(llama):
+def test_activations_that_a_users_hook_changed_are_read(llama):
     plain = cna_lens.collect(llama, PROMPTS)
     with llama.hooks(fwd_hooks=[(POST.format(1), lambda activation, hook: activation + 2)]):
         shifted = cna_lens.collect(llama, PROMPTS)

@@ -98,21 +98,6 @@ def test_the_provenance_says_how_the_circuit_was_found(llama):
     assert provenance.template_sha256 is None
 
 
-@pytest.mark.parametrize(
-    ("positive", "negative", "message"),
-    [
-        (["w5", "w6", "w5"], ["w7"], "1 of the 3 positive prompts are duplicates"),
-        (["w7"], ["w5", "w5", "w5"], "2 of the 3 negative prompts are duplicates"),
-        (["w5", "w6"], ["w7", "w6"], "1 prompts stand in both sets"),
-    ],
-)
-def test_prompts_that_count_twice_or_cancel_out_are_warned_about(
-    llama, positive, negative, message
-):
-    with pytest.warns(cna_lens.CnaLensWarning, match=message):
-        find(llama, positive, negative, k=1)
-
-
 def test_a_tokenizer_without_padding_gives_the_same_circuit():
     texts = [["w5 w6 w7", "w8 w9"], ["w30", "w31 w32 w33 w34"]]
     with_padding = find(tiny.bridge("llama"), *texts, k=6)

@@ -35,14 +35,9 @@ def find(model, positive=GOOD, negative=("w8", "w9 w3"), **options):
         ([[{"role": "user", "content": "w5"}]], "has no chat template"),
     ],
 )
-def test_prompts_that_cannot_be_used_are_named(llama, prompts, message):
+def test_invalid_prompts_are_named(llama, prompts, message):
     with pytest.raises(cna_lens.InputError, match=message):
         find(llama, prompts, k=1)
-
-
-def test_the_negative_prompts_are_called_negative(llama):
-    with pytest.raises(cna_lens.InputError, match=r"negative\[1\]"):
-        find(llama, GOOD, ["w5", [99]], k=1)
 
 
 def test_a_prompt_as_long_as_the_context_can_be_read(llama):
@@ -60,40 +55,55 @@ def test_a_prompt_as_long_as_the_context_can_be_read(llama):
         ({"fraction": 0.5, "k": 3}, "either fraction or k, not both"),
         ({"k": 0}, "k is 0"),
         ({"k": 49}, "k is 49, expected 1 to 48"),
-        ({"k": 25, "layers": [0]}, "24 of 48 can be chosen"),
         ({"sign": "both"}, "sign is 'both', expected one of abs, positive, negative"),
         ({"layers": [0, 2]}, "layer 2 does not exist: the model has layers 0 to 1"),
         ({"layers": [-1]}, "layer -1 does not exist"),
+        ({"layers": 1}, "layers is 1, expected several"),
         ({"layers": []}, "layers is empty"),
         ({"position": 2}, "position 2 is out of range"),
         ({"position": -3}, "position -3 is out of range"),
+        ({"position": "last"}, "position is 'last'"),
+        ({"position": 1.5}, "position is 1.5"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": "big"}, "batch_size is 'big'"),
         ({"universal_filter": "during"}, "universal_filter is 'during'"),
         ({"universal": "defualt"}, "defualt"),
         ({"universal": [(0, 24)]}, "neuron 24 does not exist in layer 0"),
+        ({"universal": [3]}, "universal is"),
         ({"chat": True}, "chat=True needs a chat template"),
         ({"chat": "always"}, "chat is 'always'"),
     ],
 )
-def test_arguments_that_cannot_be_used_are_refused_by_name(llama, options, message):
-    with pytest.raises(cna_lens.InputError, match=message):
-        find(llama, **options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"rank": "t"}, {"fraction": 2}, {"k": 0}, {"sign": "both"}, {"universal_filter": "x"}],
-    ids=str,
-)
-def test_what_cannot_be_meant_is_refused_before_the_model_runs(llama, options):
+def test_invalid_arguments_are_refused_by_name_before_the_model_runs(llama, options, message):
     def run(activation, hook):
         raise AssertionError("the model ran")
 
-    with llama.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", run)]):
+    with llama.hooks(fwd_hooks=[("hook_embed", run)]):
         with pytest.raises(AssertionError, match="the model ran"):
             find(llama)
-        with pytest.raises(cna_lens.InputError):
+        with pytest.raises(cna_lens.InputError, match=message):
             find(llama, **options)
+
+
+def test_more_neurons_than_can_be_chosen_are_refused(llama):
+    with pytest.raises(cna_lens.InputError, match="24 of 48 can be chosen"):
+        find(llama, k=25, layers=[0])
+
+
+@pytest.mark.parametrize("prompts", [None, 5, iter(["w5"])])
+def test_prompts_that_are_no_list_are_refused(llama, prompts):
+    with pytest.raises(cna_lens.InputError, match="pass a list"):
+        cna_lens.collect(llama, prompts)
+
+
+def test_one_shot_iterables_of_layers_and_universal_neurons_are_read_whole(llama):
+    circuit = find(
+        llama,
+        fraction=0.5 - 2 / 48,
+        layers=iter([1]),
+        universal=((1, index) for index in (0, 1)),
+    )
+    assert set(circuit) == {(1, index) for index in range(2, 24)}
 
 
 def refused(model, message):
@@ -106,7 +116,7 @@ def refused(model, message):
             call()
 
 
-def test_a_plain_hugging_face_model_is_told_how_to_become_one():
+def test_the_error_for_a_hugging_face_model_says_how_to_wrap_it():
     refused(tiny.hugging_face("llama"), "LlamaForCausalLM is no TransformerLens model.*boot_trans")
 
 
@@ -134,6 +144,8 @@ def test_a_model_in_training_mode_is_refused():
     refused(model, r"training mode.*model.eval\(\)")
     model.eval()
     assert len(find(model, k=1)) == 1
+    model.original_model.train()
+    refused(model, "training mode")
 
 
 def test_a_sparse_mixture_whose_experts_cannot_be_reached_is_refused():

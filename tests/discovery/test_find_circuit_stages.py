@@ -11,7 +11,7 @@ K = 12
 
 
 def universal(kind, model):
-    """What to pass to find_circuit, and what stands for it in the stages."""
+    """The argument for find_circuit, and the neurons for the stages."""
     if kind == "none":
         return None, None
     if kind == "default":

@@ -31,7 +31,7 @@ def test_their_statistics_are_those_of_collect(llama, tmp_path, on_disk):
     assert kept.stats().source == plain.source
 
 
-def test_what_is_too_large_for_memory_asks_for_a_folder(llama, monkeypatch):
+def test_activations_too_large_for_memory_need_a_folder(llama, monkeypatch):
     monkeypatch.setattr(
         "cna_lens.discovery.activations.per_prompt.IN_MEMORY_BYTES", 4 * 2 * tiny.WIDTH * 4 - 1
     )

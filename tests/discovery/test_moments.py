@@ -39,10 +39,10 @@ def assert_moments(stats, matrix, rtol=1e-9):
 @settings(deadline=None)
 def test_any_split_into_batches_gives_the_moments_of_the_whole(data, matrix):
     layout = Layout((matrix.shape[1],))
-    running = RunningMoments()
+    running = RunningMoments(SOURCE)
     for batch in split(data.draw, matrix):
         running.update(range(len(batch)), torch.from_numpy(batch), layout)
-    stats = running.stats(SOURCE)
+    stats = running.stats()
     assert_moments(stats, matrix)
     assert (stats.layout, stats.source) == (layout, SOURCE)
 
@@ -59,10 +59,10 @@ def test_merging_is_collecting_together_in_any_grouping(data, matrix):
 
 
 def test_batches_of_different_sizes_weigh_by_their_prompts():
-    running = RunningMoments()
+    running = RunningMoments(SOURCE)
     running.update([0], torch.tensor([[12.0]]), Layout((1,)))
     running.update([1, 2, 3], torch.tensor([[0.0], [0.0], [4.0]]), Layout((1,)))
-    stats = running.stats(SOURCE)
+    stats = running.stats()
     assert stats.mean.tolist() == [4.0]
     assert stats.squared_deviations.tolist() == [64 + 16 + 16 + 0]
     assert stats.variance.tolist() == [32.0]
@@ -71,12 +71,12 @@ def test_batches_of_different_sizes_weigh_by_their_prompts():
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_a_large_common_offset_costs_no_precision(batch):
     noise = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
-    # What float32 keeps of the noise beside the offset is the truth here.
+    # The expected values are computed from the sums as float32 rounds them.
     shifted = noise + 1e6
-    running = RunningMoments()
+    running = RunningMoments(SOURCE)
     for part in shifted.split(batch):
         running.update(range(len(part)), part, Layout((3,)))
-    stats = running.stats(SOURCE)
+    stats = running.stats()
     exact = shifted.to(torch.float64) - 1e6
     torch.testing.assert_close(stats.variance, exact.var(0), rtol=1e-9, atol=0)
     torch.testing.assert_close(stats.mean - 1e6, exact.mean(0), rtol=0, atol=1e-8)
@@ -101,23 +101,23 @@ def test_activations_in_float64_keep_their_precision():
 def test_activations_are_left_as_they_were():
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     before = values.clone()
-    running = RunningMoments()
+    running = RunningMoments(SOURCE)
     running.update([0, 1], values, Layout((2,)))
     running.update([0, 1], values, Layout((2,)))
     assert torch.equal(values, before)
 
 
 def test_statistics_do_not_change_when_more_prompts_follow():
-    running = RunningMoments()
+    running = RunningMoments(SOURCE)
     running.update([0], torch.tensor([[1.0]]), Layout((1,)))
-    early = running.stats(SOURCE)
+    early = running.stats()
     running.update([1], torch.tensor([[5.0]]), Layout((1,)))
     assert (early.count, early.mean.tolist()) == (1, [1.0])
 
 
 def test_no_prompts_have_no_statistics():
     with pytest.raises(InputError, match="at least one prompt, there was none"):
-        RunningMoments().stats(SOURCE)
+        RunningMoments(SOURCE).stats()
 
 
 def test_a_matrix_without_rows_has_no_statistics():

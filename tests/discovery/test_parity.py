@@ -1,4 +1,4 @@
-"""SmolLM2, and a definition so slow and plain that it can be checked by reading it."""
+"""SmolLM2 against a definition that is slow, and plain enough to check by reading it."""
 
 from functools import partial
 

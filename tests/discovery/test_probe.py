@@ -18,7 +18,7 @@ def kept(rows, name="prompts"):
 
 
 def planted(seed=0, n=60):
-    """Noise in every neuron; two that tell the sets apart, one of them by being lower."""
+    """Noise in every neuron but two, which tell the sets apart, one by lower activations."""
     noise = torch.randn(2 * n, 40, generator=torch.Generator().manual_seed(seed))
     noise[:n, 3] += 3
     noise[:n, 37] -= 3
@@ -97,7 +97,7 @@ def test_too_few_prompts_are_refused_before_the_model_runs(llama):
         ({"l2_strength": 0.0}, "l2_strength is 0.0"),
     ],
 )
-def test_settings_that_cannot_be_meant(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Probe(**options)
 

@@ -1,4 +1,4 @@
-"""The rankings by statistics and weights, and what all rankings have in common."""
+"""The rankings by statistics and weights, and properties that all rankings share."""
 
 import math
 
@@ -14,7 +14,7 @@ from cna_lens import ActivationStats, InputError, Layout, ModelError, rank, scor
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
 NEGATIVE = [[33, 34, 35], [36, 37], [38, 39, 40, 41, 42, 43]]
 LAYOUT = Layout((2, 1))
-# The probe, which not every TransformerLens has, has tests of its own.
+# Not every TransformerLens has the probe, so it has its own test file.
 NAMES = [name for name in cna_lens.RANKINGS if name != "probe"]
 SET = st.lists(
     st.lists(st.integers(-800, 800).map(lambda n: n / 8), min_size=3, max_size=3),
@@ -146,7 +146,7 @@ def test_a_ranking_that_needs_the_model_says_so(name):
 
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("ranking", ["magic", 3, None, cna_lens.Contrast])
-def test_what_is_no_ranking_is_refused_with_what_is(llama, ranking):
+def test_the_error_for_an_unknown_ranking_lists_the_known_ones(llama, ranking):
     with pytest.raises(InputError, match=r"expected one of: attribution_patching, contrast, out"):
         cna_lens.find_circuit(llama, POSITIVE, NEGATIVE, rank=ranking)
 

@@ -1,4 +1,4 @@
-"""RelP against its rules, written out by hand, and what follows from them."""
+"""RelP against its rules, written out by hand, and their consequences."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def silu(x):
 
 
 def seen_by(hf, ids):
-    """What plain Hugging Face computes at the last token, and its attention patterns."""
+    """Values that plain Hugging Face computes at the last token, and its attention patterns."""
     seen = {}
 
     def note(name):
@@ -139,7 +139,7 @@ def test_relevance_is_conserved_from_the_logit_to_the_embedding(family):
         assert total == pytest.approx(float(plain[0, -1, token]), rel=1e-6)
 
 
-def test_where_the_rest_of_the_model_is_linear_relp_is_attribution_patching():
+def test_relp_is_attribution_patching_if_the_rest_of_the_model_is_linear():
     hf = tiny.hugging_face("llama", dtype=torch.float64)
     after = hf.model.layers[1]
     with torch.no_grad():
@@ -157,7 +157,9 @@ def test_where_the_rest_of_the_model_is_linear_relp_is_attribution_patching():
 
 
 def test_a_model_without_a_gate_is_refused_before_it_runs(models):
-    with pytest.raises(ModelError, match=r"Llama's kind.* blocks\.0\.mlp\.hook_pre_linear"):
+    with pytest.raises(
+        ModelError, match=r"architecture like Llama's.* blocks\.0\.mlp\.hook_pre_linear"
+    ):
         score_neurons(models["gpt2"], POSITIVE, NEGATIVE, "relp")
 
 
@@ -168,7 +170,7 @@ def test_an_unknown_activation_function_is_refused(llama, monkeypatch):
         score_neurons(llama, POSITIVE, NEGATIVE, "relp")
 
 
-def test_neurons_that_are_no_such_product_are_refused(llama):
+def test_neurons_that_are_not_a_gates_product_are_refused(llama):
     def doubled(value, hook):
         return 2 * value
 
@@ -186,7 +188,7 @@ def test_a_part_that_never_ran_is_named(llama, monkeypatch):
     hooks = relp.relp_hooks
     silent = ("ln_final.hook_out", Silent(lambda value: None))
     monkeypatch.setattr(relp, "relp_hooks", lambda model: [*hooks(model), silent])
-    with pytest.raises(ModelError, match=r"ln_final\.hook_out fixed, which tiny-llama never"):
+    with pytest.raises(ModelError, match=r"gradient at ln_final\.hook_out, which tiny-llama never"):
         score_neurons(llama, POSITIVE, NEGATIVE, "relp")
 
 

@@ -3,6 +3,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
+import reference
 import tiny
 import torch
 from hypothesis import example, given, settings, strategies as st
@@ -106,19 +107,8 @@ def test_the_threshold_is_exact_for_whole_per_cents(n_prompts, per_cent):
 
 def test_the_whole_run_agrees_with_the_hugging_face_model(model):
     family = model.cfg.model_name.removeprefix("tiny-")
-    plain = tiny.hugging_face(family)
-    rows = []
-    hooks = [
-        projection.register_forward_pre_hook(lambda _, args: rows.append(args[0][0, -1]))
-        for projection in tiny.down_projections(plain)
-    ]
     prompts = [[1, i, 2 * i % 60, 3 * i % 60] for i in range(5, 25)]
-    with torch.no_grad():
-        for prompt in prompts:
-            plain(torch.tensor([prompt]))
-    for hook in hooks:
-        hook.remove()
-    rows = torch.cat(rows).view(len(prompts), 2 * tiny.WIDTH)
+    rows = reference.activations(tiny.hugging_face(family), prompts)
 
     rule = UniversalRule(fraction=0.25, threshold=0.4)
     found = universal_neurons(model, prompts, rule=rule)
@@ -149,7 +139,7 @@ def test_no_prompts_have_no_universal_neurons():
     ],
 )
 @pytest.mark.usefixtures("without_type_checks")
-def test_a_rule_that_cannot_be_meant_is_refused(setting, telling):
+def test_an_invalid_rule_is_refused(setting, telling):
     with pytest.raises(InputError, match=telling):
         UniversalRule(**setting)
 

@@ -50,7 +50,7 @@ def test_filtering_after_shrinks(scores, universal):
 
 @given(st.permutations(range(1, 8)), st.sets(st.sampled_from(EVERY), max_size=6), st.integers(1, 7))
 @settings(deadline=None)
-def test_before_is_the_slow_definition_and_after_its_part_in_the_top(values, universal, k):
+def test_filtering_before_and_after_agree_with_their_slow_definitions(values, universal, k):
     scores = scored(list(map(float, values)))
     strongest = sorted(EVERY, key=lambda neuron: -values[LAYOUT.flat(neuron)])
     left = [neuron for neuron in strongest if neuron not in universal]
@@ -149,6 +149,6 @@ def test_own_neurons_that_do_not_exist_are_refused(scores, own, telling):
 
 @pytest.mark.parametrize("own", ["none", [3, 5], [(0, 1, 2, 3)]])
 @pytest.mark.usefixtures("without_type_checks")
-def test_what_holds_no_pairs_is_refused(scores, own):
+def test_neurons_that_are_no_pairs_are_refused(scores, own):
     with pytest.raises(InputError, match="universal"):
         filter_universal(scores, own)

@@ -319,7 +319,9 @@ def test_experts_that_compute_something_else_are_not_read(monkeypatch):
     experts = model.original_model.model.layers[2].original_component.mlp.original_component.experts
     own = experts.forward
     monkeypatch.setattr(experts, "forward", lambda *args: 1.01 * own(*args))
-    with pytest.raises(ModelError, match="neurons of layer 2 do not write what its experts give"):
+    with pytest.raises(
+        ModelError, match="neurons of layer 2 do not add up to the output of its experts"
+    ):
         collect(model, PROMPTS)
 
 

@@ -1,15 +1,16 @@
+from dataclasses import replace
+from statistics import mean
+
 import pytest
 import reference
-import tiny
 import torch
+from steered import IDS, NEGATIVE, POSITIVE, logits, plain
 
 import cna_lens
 from cna_lens import ControlVectors, VectorAddition
+from cna_lens.metrics import refusal_log_odds
 from cna_lens.steering.edits import AddVector, EraseDirection
 
-POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
-NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
-IDS = [5, 6, 7, 8, 30, 31]
 SITES = ("hook_mlp_out", "hook_resid_pre", "hook_resid_post")
 PLACES = {
     "all": slice(None),
@@ -18,15 +19,6 @@ PLACES = {
     "from_last_prompt": slice(3, None),
     "generated": slice(4, None),
 }
-
-
-def logits(model, ids=IDS):
-    with torch.no_grad():
-        return model(torch.tensor([ids]))[0]
-
-
-def plain(model):
-    return tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
 
 
 def differences(model, site, position=-1):
@@ -200,7 +192,7 @@ def test_random_directions_are_uniform_on_the_sphere():
         ({"positions": "answer"}, "positions is 'answer', expected one of"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(llama, options, message):
+def test_invalid_settings_are_refused(llama, options, message):
     with pytest.raises(cna_lens.InputError, match=message):
         cna_lens.caa(llama, POSITIVE, NEGATIVE, **options)
 
@@ -216,7 +208,7 @@ def test_settings_that_cannot_be_meant_are_refused(llama, options, message):
         ((0,), torch.full((1, 16), float("nan")), 2, "not a number"),
     ],
 )
-def test_vectors_that_are_none_are_refused(layers, vectors, n_layers, message):
+def test_invalid_vectors_are_refused(layers, vectors, n_layers, message):
     with pytest.raises(cna_lens.InputError, match=message):
         ControlVectors("hook_mlp_out", layers, vectors.double(), n_layers)
 
@@ -235,7 +227,7 @@ def test_vectors_of_another_shape_are_refused(llama, vectors, message):
         cna_lens.DirectionalAblation(vectors, allow_other_model=True),
     ):
         with (
-            pytest.raises(cna_lens.VectorMismatchError, match=f"{message}.*find them on this"),
+            pytest.raises(cna_lens.VectorMismatchError, match=f"{message}.*find the vectors on"),
             method.at(llama),
         ):
             pass
@@ -247,6 +239,22 @@ def test_a_hook_point_of_another_width_than_the_vector_is_refused(change):
         change(torch.ones(1).double())(torch.ones(1, 2, 16), None)
 
 
-def test_prompts_that_stand_in_both_sets_are_warned_about(llama):
-    with pytest.warns(cna_lens.CnaLensWarning, match="stand in both sets"):
-        cna_lens.caa(llama, POSITIVE, [*NEGATIVE, POSITIVE[0]])
+@pytest.mark.real_model
+def test_caa_moves_refusal_both_ways_and_further_than_random_vectors_of_the_same_length(demo):
+    # SmolLM2-135M-Instruct seldom refuses, so the change of the log-odds is compared.
+    refusal = cna_lens.prompt_set("refusal")
+    removing = cna_lens.caa(demo, refusal.positive[:16], refusal.negative[:16])
+    amplifying = replace(removing, sign="add")
+    for method, prompts, direction in (
+        (removing, refusal.positive[22:30], -1),
+        (amplifying, refusal.negative[22:30], 1),
+    ):
+        controls = [cna_lens.random_direction(method, seed) for seed in range(2)]
+        before = mean(refusal_log_odds(demo, prompts))
+        changes = []
+        for steering in (method, *controls):
+            with steering.at(demo):
+                changes.append(mean(refusal_log_odds(demo, prompts)) - before)
+        change, *by_chance = changes
+        assert change * direction > 0.4
+        assert abs(change) > max(map(abs, by_chance))

@@ -1,11 +1,10 @@
 import pytest
 import torch
+from steered import NEGATIVE, POSITIVE
 
 import cna_lens
 from cna_lens.metrics import refusal_log_odds
 
-POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
-NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
 VALIDATION = [[14, 15, 16], [17, 18]]
 
 
@@ -49,7 +48,7 @@ def test_among_equals_the_first_one_is_taken(llama, candidates, prefer):
     assert choice.scores == (1.5,) * 4
 
 
-def test_nothing_is_left_behind_where_the_metric_fails(llama, candidates):
+def test_nothing_is_left_behind_if_the_metric_fails(llama, candidates):
     with torch.no_grad():
         before = llama(torch.tensor([VALIDATION[0]]))
     calls = []
@@ -67,7 +66,7 @@ def test_nothing_is_left_behind_where_the_metric_fails(llama, candidates):
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_what_cannot_be_compared_is_refused(llama, candidates):
+def test_invalid_arguments_are_refused(llama, candidates):
     def choose(methods=candidates, metric=openings, prompts=VALIDATION, **options):
         return cna_lens.choose(llama, methods, metric, prompts, **options)
 

@@ -131,7 +131,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(chat, methods, tmp_p
     assert finished == 4
     calls[:] = [None] * 5
     resumed = compare(chat, methods, path=path)
-    # The unsteered answers, which no file holds, and the one that is left.
+    # It generates the unsteered answers, which no file holds, and the last row's.
     assert len(calls) - 5 == 2
     assert without_seconds(resumed) == without_seconds(whole)
     assert without_seconds(compare(chat, methods, path=path)) == without_seconds(whole)
@@ -159,7 +159,7 @@ def test_another_circuit_of_the_same_name_is_not_taken_for_the_first(chat, metho
     )
 
 
-def test_an_autoencoder_is_told_by_its_weights(chat, tmp_path):
+def test_autoencoders_of_different_weights_are_told_apart(chat, tmp_path):
     def method(seed):
         return FeatureScaling(SaeFeatures(tiny.autoencoder(seed=seed), (0, 1), (1.0, 1.0)))
 

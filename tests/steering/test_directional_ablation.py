@@ -2,23 +2,11 @@ import pytest
 import reference
 import tiny
 import torch
+from steered import IDS, NEGATIVE, POSITIVE, logits, plain
 
 import cna_lens
 from cna_lens import ControlVectors, DirectionalAblation
 from cna_lens.steering.edits import EraseDirection
-
-POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
-NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
-IDS = [5, 6, 7, 8, 30, 31]
-
-
-def logits(model, ids=IDS):
-    with torch.no_grad():
-        return model(torch.tensor([ids]))[0]
-
-
-def plain(model):
-    return tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
 
 
 def unit(model, layer=1, position=-1):
@@ -31,7 +19,7 @@ def unit(model, layer=1, position=-1):
 
 
 def erasing(direction, strength, places=slice(None)):
-    """A change for `residual_changed`: what enters the first block, and all that is written."""
+    """A change for `residual_changed`, of the first block's input and all that is written."""
 
     def change(layer, site, tensor):
         if site == "resid_post" or (site == "resid_pre" and layer):
@@ -77,7 +65,7 @@ def test_nothing_along_the_direction_is_left_anywhere_in_the_residual_stream(mod
     before, after = seen
     assert set(after) == set(points)
     assert min(before.values()) > 1e-2
-    # Hooks see a point before those that were added after them change it.
+    # An earlier hook sees the activation before a later one changes it.
     assert after.pop("blocks.0.hook_resid_pre") == before["blocks.0.hook_resid_pre"]
     assert max(after.values()) < 1e-5
     with method.at(model), model.hooks(fwd_hooks=[note("blocks.0.hook_resid_pre")]):
@@ -125,7 +113,7 @@ def test_other_positions_keep_theirs(llama, positions, places):
 
 
 def test_answers_are_those_of_a_model_hooked_by_hand(model):
-    # A direction at random, since erasing that of two prompt sets may change no token.
+    # A random direction, because erasing that of two prompt sets may change no token.
     drawn = torch.randn(16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     vectors = ControlVectors("hook_resid_pre", (1,), 7 * drawn[None], 2)
     hf = plain(model)
@@ -152,7 +140,7 @@ def test_candidates_are_those_of_each_layer_and_token(llama):
         torch.testing.assert_close(found, unit(llama, layer, position), rtol=0, atol=1e-5)
 
 
-def test_all_layers_are_those_in_which_the_sets_differ(llama):
+def test_by_default_candidates_are_the_layers_in_which_the_sets_differ(llama):
     same_last_token = [[5, 9], [6, 9]], [[7, 9], [8, 9]]
     (method,) = cna_lens.directional_ablation_candidates(llama, *same_last_token)
     assert method.name == "directional_ablation(layer=1, position=-1)"
@@ -172,7 +160,7 @@ def test_its_random_control_erases_another_direction(llama):
     assert control.name.endswith(", seed=5)")
 
 
-def test_what_is_not_one_direction_is_refused(llama):
+def test_vectors_other_than_one_direction_are_refused(llama):
     two = cna_lens.difference_of_means(llama, POSITIVE, NEGATIVE, site="hook_resid_pre")
     with pytest.raises(cna_lens.InputError, match=r"2 vectors.*at_layer"):
         DirectionalAblation(two)

@@ -105,7 +105,7 @@ def test_a_multiplier_of_1_changes_no_bit_and_auto_takes_the_weights(family, mod
         assert steering.via == "weights"
 
 
-def test_scale_and_set_to_are_hooks_to_compose_with_ones_own(models):
+def test_the_hooks_of_scale_and_set_to_compose_with_the_users(models):
     for family in ("mixtral", "qwen2_moe"):
         model = models[family]
         circuit = found_on(model)
@@ -125,7 +125,7 @@ def test_scale_and_set_to_are_hooks_to_compose_with_ones_own(models):
 
 
 @pytest.mark.parametrize("positions", ["all", "last_prompt", "prompt"])
-def test_mean_ablation_sets_what_reaches_the_output_where_a_token_is_routed(
+def test_mean_ablation_sets_the_value_that_reaches_the_output_of_routed_tokens(
     family, models, positions
 ):
     model = models[family]
@@ -186,7 +186,7 @@ def test_answers_are_those_of_one_token_at_a_time(family, models):
         assert answer == model.tokenizer.decode(written, skip_special_tokens=True)
 
 
-def test_contexts_nest_and_what_is_collected_inside_is_steered(models):
+def test_contexts_nest_and_collect_reads_steered_activations(models):
     for family in ("mixtral", "qwen2_moe"):
         model = models[family]
         circuit, plain = found_on(model), collect(model, PROMPTS)
@@ -265,36 +265,33 @@ def test_a_token_that_an_expert_computes_with_weight_0_stays_as_it_is():
 
 
 def test_a_circuit_of_other_experts_is_refused(models, mixtral):
-    circuit = found_on(mixtral)
-    with pytest.raises(
-        CircuitMismatchError, match=r"4 experts of 8 neurons in layer 0.*has 0 of 0"
-    ):
-        steer(
-            tiny_moe.bridge("deepseek_v3"),
-            Circuit((ExpertNeuron(0, 1, 2),), (1.0,), circuit.layout),
-            0.0,
-            allow_other_model=True,
-        ).__enter__()
-    dense = Circuit((Neuron(0, 1),), (1.0,), Layout((32, 32, 32)))
-    with pytest.raises(CircuitMismatchError, match=r"0 experts of 0 .*has 4 of 8"):
-        steer(mixtral, dense, 0.0).__enter__()
+    def steered(model, neuron, layout):
+        circuit = Circuit((neuron,), (1.0,), layout)
+        steer(model, circuit, 0.0, allow_other_model=True).__enter__()
+
+    with pytest.raises(CircuitMismatchError, match=r"4 experts in layer 0.*has 0"):
+        steered(tiny_moe.bridge("deepseek_v3"), ExpertNeuron(0, 1, 2), found_on(mixtral).layout)
+    with pytest.raises(CircuitMismatchError, match=r"0 experts in layer 0.*has 4"):
+        steered(mixtral, Neuron(0, 1), Layout((32, 32, 32)))
     wider = Layout((20, 24, 44), (Experts(1, 8), Experts(0, 0), Experts(4, 8)))
-    with pytest.raises(CircuitMismatchError, match="1 experts of 8"):
-        steer(models["qwen2_moe"], Circuit((Neuron(0, 1),), (1.0,), wider), 0.0).__enter__()
+    with pytest.raises(CircuitMismatchError, match="1 experts in layer 0"):
+        steered(models["qwen2_moe"], Neuron(0, 1), wider)
+    narrower = Layout((24, 32, 32), (Experts(4, 6), Experts(4, 8), Experts(4, 8)))
+    with pytest.raises(CircuitMismatchError, match=r"6 neurons in each expert of layer 0.*has 8"):
+        steered(mixtral, ExpertNeuron(0, 1, 2), narrower)
 
 
 def test_half_precision_is_steered_as_exactly_as_it_is_computed():
-    model = tiny_moe.bridge("mixtral", dtype=torch.bfloat16)
-    exact = tiny_moe.bridge("mixtral")
+    half, exact = tiny_moe.bridge("mixtral", dtype=torch.bfloat16), tiny_moe.bridge("mixtral")
     with torch.no_grad():
         for name, weight in exact.original_model.named_parameters():
-            weight.copy_(dict(model.original_model.named_parameters())[name].float())
+            weight.copy_(half.original_model.get_parameter(name))
     circuit = found_on(exact)
-    rounding = (logits_of(model).float() - logits_of(exact)).norm()
-    found = {}
+    before = logits_of(exact)
+    rounding = (logits_of(half).float() - before).norm()
+    with steer(exact, circuit, 0.0, via="weights"):
+        expected = logits_of(exact)
+    assert (expected - before).norm() > 3 * rounding
     for via in ("hooks", "weights"):
-        with steer(model, circuit, 0.0, via=via):
-            found[via] = logits_of(model).float()
-    # Each is as far from the exact logits as rounding takes it.
-    assert (found["hooks"] - found["weights"]).norm() < 2 * rounding
-    assert (found["weights"] - logits_of(model).float()).norm() > 3 * rounding
+        with steer(half, circuit, 0.0, via=via):
+            assert (logits_of(half).float() - expected).norm() < rounding / 2

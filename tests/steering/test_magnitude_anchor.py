@@ -2,20 +2,14 @@ import pytest
 import reference
 import tiny
 import torch
+from steered import LAYOUT, NEGATIVE, POSITIVE, plain
 
 import cna_lens
 from cna_lens import Anchor, Circuit, Layout, Neuron
 
-LAYOUT = Layout((tiny.WIDTH, tiny.WIDTH))
 CIRCUIT = Circuit((Neuron(1, 20), Neuron(1, 3)), (2.0, 1.0), LAYOUT)
-POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
-NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
 PROMPTS = [[33, 34, 35, 36, 37, 5, 6, 7], [33, 34, 35, 36, 37, 9], [30, 31, 32]]
 TARGETS = [-4.0, 3.0]
-
-
-def plain(model):
-    return tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
 
 
 def method_of(model, position=-1, **options):
@@ -26,7 +20,7 @@ def method_of(model, position=-1, **options):
 
 
 def values(hf, prompt, position=-1, scale=1.0):
-    """What the source sets the neurons to: a pass of its own reads them on the prompt."""
+    """The source's values for the neurons, which it reads in a separate pass on the prompt."""
     plus, minus = (
         reference.activations(hf, prompts, position).mean(0) for prompts in (POSITIVE, NEGATIVE)
     )
@@ -67,7 +61,7 @@ def test_an_anchor_does_not_go_beyond_its_target():
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("position", [-1, -2, 0])
-def test_neurons_are_set_by_what_they_are_on_the_same_prompt(model, position, strength):
+def test_neurons_are_set_by_their_activation_on_the_same_prompt(model, position, strength):
     method = method_of(model, position)
     texts = PROMPTS[:2]
     length = max(map(len, texts))
@@ -108,7 +102,7 @@ def test_answers_keep_to_their_own_prompts_anchor(model, positions, places):
     assert answers == [greedy(model, prompt, places, 3.0) for prompt in PROMPTS]
 
 
-def test_answers_keep_to_it_when_others_have_left_the_batch(llama, monkeypatch):
+def test_answers_keep_to_their_anchor_when_others_have_left_the_batch(llama, monkeypatch):
     stops = frozenset(range(0, tiny.VOCABULARY, 5))
     monkeypatch.setattr("cna_lens.models.running.generation.end_of_turn_ids", lambda model: stops)
     prompts = [[first, second, 6, 7] for first in (5, 30, 40, 51) for second in (8, 9, 21)]

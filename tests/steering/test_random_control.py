@@ -73,7 +73,7 @@ def test_a_layer_with_too_few_other_neurons_is_named():
         matched_random(circuit)
 
 
-def test_a_control_says_what_it_is_and_of_which_model():
+def test_a_control_records_its_seed_and_its_model():
     control = matched_random(chosen([(0, 0)], (4,), model="m", rank="contrast"), seed=7)
     assert control.provenance.model == "m"
     assert control.provenance.k == 1

@@ -2,12 +2,11 @@ import pytest
 import reference
 import tiny
 import torch
+from steered import IDS, LAYOUT, logits
 
 import cna_lens
-from cna_lens import Circuit, Layout, Neuron
+from cna_lens import Circuit, Neuron
 
-LAYOUT = Layout((tiny.WIDTH, tiny.WIDTH))
-IDS = [5, 6, 7, 8, 30, 31]
 VIA = ("hooks", "weights")
 
 
@@ -17,11 +16,6 @@ def circuit(*neurons):
 
 # Not in the order of the layers, as circuits are.
 CIRCUIT = circuit((1, 3), (0, 2), (1, 20), (0, 23), (1, 0))
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(torch.tensor([IDS]))[0]
 
 
 def plain(model, factors):
@@ -115,7 +109,7 @@ def test_a_later_hook_sees_the_steered_activations(llama):
 
 @pytest.mark.parametrize("via", VIA)
 @pytest.mark.parametrize("generator", ["bridge", "hugging face", "cna_lens"])
-def test_steering_holds_in_whatever_generates(model, generator, via):
+def test_steering_holds_under_any_code_that_generates(model, generator, via):
     hf = tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
     expected = reference.greedy(reference.scaled(hf, dict.fromkeys(CIRCUIT, 4.0)), IDS, 8)
     ids = torch.tensor([IDS])

@@ -1,4 +1,4 @@
-"""What all steering methods have in common, and CNA's own among them."""
+"""Properties that all steering methods share, and the methods that change neurons."""
 
 from dataclasses import replace
 
@@ -6,16 +6,13 @@ import pytest
 import reference
 import tiny
 import torch
+from steered import IDS, LAYOUT, NEGATIVE, POSITIVE, logits, plain
 
 import cna_lens
-from cna_lens import Circuit, Layout, Neuron, Provenance, SteeringMethod
+from cna_lens import Circuit, Neuron, Provenance, SteeringMethod
 
-LAYOUT = Layout((tiny.WIDTH, tiny.WIDTH))
 CIRCUIT = Circuit((Neuron(1, 20), Neuron(0, 2), Neuron(1, 3)), (3.0, 2.0, 1.0), LAYOUT)
 VALUES = [4.0, -3.0, 2.0]
-IDS = [5, 6, 7, 8, 30, 31]
-POSITIVE = [[5, 6, 7], [8, 9, 3, 4], [40, 41]]
-NEGATIVE = [[12, 13], [50, 5, 51], [20, 21, 22]]
 PROMPTS = [[33, 34, 35, 36, 5, 6, 7], [33, 34, 35, 36, 9], [33, 34, 35, 36, 40, 41]]
 
 MAKERS = {
@@ -41,21 +38,15 @@ MAKERS = {
     "random direction": lambda model, **options: cna_lens.random_direction(
         cna_lens.directional_ablation(model, POSITIVE, NEGATIVE, layer=1, **options)
     ),
+    "sae": lambda model, **options: cna_lens.FeatureScaling(
+        cna_lens.sae_features(model, tiny.autoencoder(), POSITIVE, NEGATIVE, k=4), -2.0, **options
+    ),
     "random circuit": lambda model, **options: cna_lens.ablation(
         cna_lens.matched_random(CIRCUIT), **options
     ),
 }
 methods = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 SCOPES = ("all", "prompt", "last_prompt", "from_last_prompt", "generated")
-
-
-def logits(model, ids=IDS):
-    with torch.no_grad():
-        return model(torch.tensor([ids]))[0]
-
-
-def plain(model):
-    return tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
 
 
 @methods
@@ -262,7 +253,7 @@ def test_mean_ablation_takes_the_means_of_statistics(llama):
     assert method.values == tuple(float(stats.mean[LAYOUT.flat(neuron)]) for neuron in CIRCUIT)
 
 
-def test_values_for_neurons_scaled_by_their_weights_outside_are_refused(llama):
+def test_values_for_neurons_whose_weights_an_outer_context_scales_are_refused(llama):
     method = cna_lens.mean_ablation(CIRCUIT, VALUES)
     with (
         cna_lens.ablation(CIRCUIT, via="weights").at(llama, 0.5),

@@ -22,7 +22,7 @@ def enter(model, circuit, *args, **options):
     return steering
 
 
-@pytest.mark.parametrize("multiplier", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("multiplier", [float("nan"), float("inf"), -float("inf"), "a"])
 def test_a_multiplier_that_is_not_finite_is_refused(llama, multiplier):
     with pytest.raises(cna_lens.InputError, match="expected a finite number"):
         enter(llama, circuit(), multiplier)
@@ -61,7 +61,7 @@ def test_a_multiplier_that_is_not_finite_is_refused(llama, multiplier):
         ),
     ],
 )
-def test_arguments_that_cannot_be_used_are_refused(llama, options, error, message):
+def test_invalid_arguments_are_refused(llama, options, error, message):
     before = reference.hooks(reference.settled(llama)), reference.weights(llama)
     with pytest.raises(error, match=message):
         enter(llama, circuit(), **options)
@@ -90,7 +90,7 @@ def test_a_circuit_of_a_model_of_another_name_can_be_allowed(llama):
     assert enter(llama, circuit(model=None), 0.0).n_neurons == 2
 
 
-def test_another_shape_is_refused_also_where_another_name_is_allowed(llama):
+def test_another_shape_is_refused_even_if_another_name_is_allowed(llama):
     with pytest.raises(cna_lens.CircuitMismatchError, match="32 neurons"):
         enter(llama, circuit(Layout((24, 32)), model="x"), 0.0, allow_other_model=True)
 
@@ -113,7 +113,7 @@ def test_other_weights_of_the_same_model_are_warned_about(llama):
         enter(llama, of, 0.0)
 
 
-def test_the_same_weights_are_no_reason_to_warn_nor_is_an_outer_context(llama):
+def test_neither_the_same_weights_nor_an_outer_context_cause_a_warning(llama):
     of = circuit(model="tiny-llama", weights_sha256=cna_lens.weights_hash(llama))
     enter(llama, of, 0.0)
     with cna_lens.steer(llama, of, 0.0, via="weights"):
@@ -140,7 +140,7 @@ def frozen_into_a_tensor():
     ("make", "obstacle"),
     [(shared, "shared with another module"), (frozen_into_a_tensor, "layer 1 is parametrised")],
 )
-def test_weights_that_cannot_be_scaled_leave_it_to_hooks(make, obstacle):
+def test_hooks_steer_where_weights_cannot_be_scaled(make, obstacle):
     model = make()
     with pytest.raises(cna_lens.ModelError, match=obstacle):
         enter(model, circuit(), 0.0, via="weights")

@@ -30,7 +30,7 @@ def fresh(request):
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("how", HOW, ids=str)
-def test_weights_and_hooks_are_what_they_were_however_the_context_ends(fresh, how, end):
+def test_weights_and_hooks_are_restored_however_the_context_ends(fresh, how, end):
     weights, hooks = reference.weights(fresh), reference.hooks(fresh)
     with suppress(ValueError, KeyboardInterrupt), cna_lens.steer(fresh, CIRCUIT, **how):
         fresh(IDS)
@@ -63,7 +63,7 @@ def test_an_error_in_a_users_hook_leaves_the_users_hooks_and_the_weights(llama, 
     assert reference.same_bits(weights, reference.weights(llama))
 
 
-def test_nested_contexts_give_the_weights_back_in_either_way_of_leaving(llama):
+def test_nested_contexts_restore_the_weights_on_return_and_on_interrupt(llama):
     weights = reference.weights(llama)
     with suppress(KeyboardInterrupt), cna_lens.steer(llama, CIRCUIT, 0.0, via="weights"):
         outer = reference.weights(llama)
@@ -75,7 +75,7 @@ def test_nested_contexts_give_the_weights_back_in_either_way_of_leaving(llama):
     assert reference.same_bits(weights, reference.weights(llama))
 
 
-def test_weights_that_are_not_finite_are_given_back_too():
+def test_weights_that_are_not_finite_are_restored_too():
     model = tiny.bridge("llama")
     weight = model.blocks[0].mlp.out.original_component.weight
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_weights_that_are_not_finite_are_given_back_too():
     assert reference.same_bits(weights, reference.weights(model))
 
 
-def test_steering_by_weights_asks_for_no_gradient_and_keeps_the_users(llama):
+def test_steering_by_weights_leaves_the_users_gradients_alone(llama):
     with cna_lens.steer(llama, CIRCUIT, 0.5, via="weights"):
         loss = llama(IDS).square().mean()
         loss.backward()

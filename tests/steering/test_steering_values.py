@@ -2,28 +2,22 @@ import pytest
 import reference
 import tiny
 import torch
+from steered import IDS, LAYOUT, logits, plain
 
 import cna_lens
-from cna_lens import Circuit, Layout, Neuron
+from cna_lens import Circuit, Neuron
 
-LAYOUT = Layout((tiny.WIDTH, tiny.WIDTH))
 # Not in the order of the layers, nor of the indices within one.
 CIRCUIT = Circuit(
     (Neuron(1, 20), Neuron(0, 2), Neuron(1, 3), Neuron(0, 1)), (4.0, 3.0, 2.0, 1.0), LAYOUT
 )
 CHOSEN = {(1, 20): 5.0, (0, 2): -4.0, (1, 3): 3.0, (0, 1): 2.0}
-IDS = [5, 6, 7, 8, 30, 31]
 STATISTICS = [[5, 6, 7], [8, 9], [40, 41, 42]]
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(torch.tensor([IDS]))[0]
 
 
 def with_values_set(model, values):
     """The logits of a plain copy, its neurons' activations replaced."""
-    hf = tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    hf = plain(model)
 
     def put(layer, activation):
         activation = activation.clone()
@@ -62,14 +56,14 @@ def test_values_take_the_place_of_the_activations(model, given):
 
 
 def test_statistics_set_the_activations_to_their_means(model):
-    hf = tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    hf = plain(model)
     means = reference.activations(hf, STATISTICS).mean(0)
     values = {(layer, i): float(means[layer * tiny.WIDTH + i]) for layer, i in CIRCUIT}
     with cna_lens.steer(model, CIRCUIT, values=cna_lens.collect(model, STATISTICS)):
         assert_same(logits(model), with_values_set(model, values))
 
 
-def test_where_as_many_are_given_as_the_model_has_neurons_the_order_is_the_models():
+def test_one_value_for_each_neuron_of_the_model_is_taken_in_the_models_order():
     model = tiny.bridge("llama")
     neurons = tuple(LAYOUT.neuron(flat) for flat in reversed(range(LAYOUT.n_neurons)))
     everything = Circuit(neurons, (1.0,) * len(neurons), LAYOUT)

@@ -1,4 +1,4 @@
-"""Reading experts' neurons: what reaches the output of a layer, at one token of each prompt."""
+"""Read experts' neurons, weighted as they reach the output, at one token of each prompt."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,19 +19,18 @@ from cna_lens.models.inside.routing import Routed, Router, routed_to
 from cna_lens.models.inside.sites import LayerSites, hook_name
 from cna_lens.results.neurons import MLP, Experts
 
-# Activations with their route weights, and the route weights of the layer's MLPs.
+# Activations multiplied with their route weights, and the route weights of the layer's MLPs.
 LayerRead = tuple[Float[Tensor, "prompt neuron"], Float[Tensor, "prompt mlp"]]
 
 
 class ExpertReadout:
     r"""Reads the layers with experts in one forward pass, within `expert_hooks`.
 
-    An activation counts as what reaches the output, $w_{t,e} \, a_{t,e}$ with the route weight w
-    and the gated activation a, and as 0 where the token t is not routed to the expert e.
+    An activation counts as much as it adds to the output, $w_{t,e} \, a_{t,e}$ with the route
+    weight w and the gated activation a, and as 0 where the token t is not routed to the expert e.
 
-    Only the tokens that are read are computed a second time, so that the model's own implementation
-    of its experts need not show their activations. What they write is compared with what the layer
-    gave.
+    A model's own implementation of its experts may not show their activations. Those of the tokens
+    to read are therefore computed a second time, and their output is compared with the layer's.
 
     Args:
         sites: the layers with experts.
@@ -38,34 +38,35 @@ class ExpertReadout:
     """
 
     def __init__(self, sites: Sequence[LayerSites], tokens: Int[Tensor, " prompt"]) -> None:
-        """Take the layers, and the tokens to read."""
+        """Begin with nothing read."""
         self.sites = sites
         self.tokens = tokens
         self._activations: dict[MLP, Float[Tensor, "prompt d_mlp"]] = {}
         self._weights: dict[MLP, Float[Tensor, " prompt"]] = {}
 
     def reading(self) -> AbstractContextManager[None]:
-        """The context in which fused experts are read."""
+        """Return the context in which fused experts are read."""
         return behind_experts(self.sites, self._read_fused)
 
     def fwd_hooks(self) -> list[NamedHook]:
-        """The hooks for what has hook points of its own: shared experts, HookedTransformer's."""
-        named: list[tuple[str, MLP]] = []
-        for site in self.sites:
-            if site.dense is not None:
-                named.append((site.dense, MLP(site.layer)))
-            if isinstance(site.experts, HookedExperts):
-                experts = (mlp for mlp in site.mlps if mlp.expert is not None)
-                named += [(hook_name(mlp), mlp) for mlp in experts]
-        return [(name, partial(self._read_point, mlp=mlp)) for name, mlp in named]
+        """Return the hooks for MLPs with a hook point: shared ones, HookedTransformer's experts."""
+        return [
+            (
+                cast("str", site.dense) if mlp.expert is None else hook_name(mlp),
+                partial(self._read_point, mlp=mlp),
+            )
+            for site in self.sites
+            for mlp in site.mlps
+            if mlp.expert is None or isinstance(site.experts, HookedExperts)
+        ]
 
     def shapes(self, n_layers: int) -> tuple[Experts, ...]:
-        """The experts of every layer of the model."""
+        """Return the number and the width of the experts in every layer of the model."""
         sparse = {site.layer: cast("Any", site.experts).shape for site in self.sites}
         return tuple(sparse.get(layer, Experts(0, 0)) for layer in range(n_layers))
 
     def layers(self) -> dict[int, LayerRead]:
-        """What was read of each layer, experts that no prompt was routed to included.
+        """Return each layer's activations and route weights, 0 for experts without a prompt.
 
         Raises:
             ModelError: a layer's experts did not run.
@@ -77,7 +78,7 @@ class ExpertReadout:
         if not read or read[-1].expert is None or (site.dense and read[0].expert is not None):
             raise ModelError(f"the experts of layer {site.layer} never ran")
         some = self._activations[read[-1]]
-        # An expert that no token was routed to need not run.
+        # An expert may not run if no token is routed to it.
         nothing, no_weight = torch.zeros_like(some), some.new_zeros(len(some))
         activations = [self._activations.get(mlp, nothing) for mlp in site.mlps]
         weights = [self._weights.get(mlp, no_weight) for mlp in site.mlps]
@@ -97,7 +98,7 @@ class ExpertReadout:
 
     def _read_point(self, activation: Tensor, hook: Any, *, mlp: MLP) -> None:
         routed = cast("Routed", routed_to(hook))
-        held = activation.reshape(len(routed.tokens), activation.shape[-1])
+        held = rearrange(activation, "... d_mlp -> (...) d_mlp")
         tokens = self.tokens.to(held.device)
         prompts, places = torch.where(tokens[:, None] == routed.tokens.to(held.device))
         self._store(mlp, prompts, held[places], routed.weights[places])
@@ -124,6 +125,6 @@ def _check_same(found: Tensor, expected: Tensor, site: LayerSites) -> None:
     if not (found - expected).norm() <= tolerance * expected.norm():
         experts = type(cast("FusedExperts", site.experts).module).__name__
         raise ModelError(
-            f"the neurons of layer {site.layer} do not write what its experts give: {experts} "
-            "computes something else than its weights say, and cannot be read"
+            f"the neurons of layer {site.layer} do not add up to the output of its experts: "
+            f"{experts} computes something else than its weights say, and cannot be read"
         )

@@ -17,6 +17,9 @@ from cna_lens.results.provenance import Source
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = 1 << 13
+"""How many neurons are held in float64 at a time."""
+
 
 @dataclass(frozen=True)
 class ActivationStats:
@@ -32,7 +35,7 @@ class ActivationStats:
     ([2.0, 0.0], [2.0, 0.0])
 
     Attributes:
-        layout: which neurons the last axis holds.
+        layout: the neuron at each place of the last axis.
         count: number of prompts.
         mean: mean activation of each neuron.
         squared_deviations: sum of squared deviations from the mean, M above.
@@ -49,7 +52,7 @@ class ActivationStats:
     routing: RoutingStats | None = None
 
     def __post_init__(self) -> None:
-        """Refuse tensors that do not fit the layout."""
+        """Reject a mean that does not fit the layout."""
         if self.mean.shape != (self.layout.n_neurons,):
             raise InputError(
                 f"the mean has shape {tuple(self.mean.shape)}, "
@@ -63,7 +66,7 @@ class ActivationStats:
         layout: Layout,
         source: Source | None = None,
     ) -> ActivationStats:
-        """The statistics of a matrix of activations, one prompt a row."""
+        """Compute the statistics of a matrix of activations, one prompt a row."""
         if len(activations) == 0:
             raise InputError("statistics need at least one prompt, there was none")
         return cls(layout, *_moments(activations), source)
@@ -81,14 +84,14 @@ class ActivationStats:
         """Unbiased variance of each neuron's activation.
 
         Raises:
-            InputError: fewer than two prompts.
+            InputError: there are fewer than two prompts.
         """
         if self.count < 2:
             raise InputError(f"a variance needs at least 2 prompts, there is {self.count}")
         return self.squared_deviations / (self.count - 1)
 
     def merge(self, other: ActivationStats) -> ActivationStats:
-        """The statistics of both sets of prompts together, which have no one source any more.
+        """Compute the statistics of both sets of prompts together; they have no single source.
 
         Raises:
             InputError: the two are of models of different shapes.
@@ -97,104 +100,17 @@ class ActivationStats:
             raise InputError(
                 f"statistics of {self.layout} cannot be merged with those of {other.layout}"
             )
-        count, mean, squared_deviations = _merge(
+        moments = _merge(
             (self.count, self.mean, self.squared_deviations),
             (other.count, other.mean, other.squared_deviations),
         )
-        routing = None
-        if self.routing is not None and other.routing is not None:
-            routing = self.routing.merge(other.routing)
-        return ActivationStats(self.layout, count, mean, squared_deviations, routing=routing)
+        routing = self.routing and other.routing and self.routing.merge(other.routing)
+        return ActivationStats(self.layout, *moments, routing=routing)
 
     def __repr__(self) -> str:
-        """One useful line."""
+        """Name the counts and the model in one line."""
         model = self.source.model if self.source else "unknown"
         return f"ActivationStats({self.count} prompts, {self.mean.numel()} neurons, model {model})"
-
-
-@runtime_checkable
-class Reducer(Protocol):
-    """Takes activations batch by batch and keeps what is wanted of them."""
-
-    def update(
-        self,
-        rows: Sequence[int],
-        activations: Float[Tensor, "prompt neuron"],
-        layout: Layout,
-        route_weights: Float[Tensor, "prompt mlp"] | None = None,
-    ) -> None:
-        """Add the activations of some prompts.
-
-        Args:
-            rows: the prompts' places in their set.
-            activations: those that reach the output, so with the route weights of experts.
-            layout: which neuron stands where.
-            route_weights: of each MLP of `layout.mlps`, 0 where the token is not routed to it; None
-                for a model without experts.
-        """
-        ...
-
-
-class RunningMoments:
-    """Gathers an `ActivationStats` from batches; holds two vectors, however many prompts."""
-
-    def __init__(self) -> None:
-        """Begin with no prompts."""
-        self._moments: _Moments | None = None
-        self._layout: Layout | None = None
-        self._routing: RoutingStats | None = None
-
-    def update(
-        self,
-        rows: Sequence[int],  # noqa: ARG002 (the mean does not ask which prompts these are)
-        activations: Float[Tensor, "prompt neuron"],
-        layout: Layout,
-        route_weights: Float[Tensor, "prompt mlp"] | None = None,
-    ) -> None:
-        """Add a batch, on whatever device it lies."""
-        if route_weights is not None:
-            routing = routing_of(activations, route_weights, layout)
-            self._routing = routing if self._routing is None else self._routing.merge(routing)
-        batch = _moments(activations)
-        self._moments = batch if self._moments is None else _merge(self._moments, batch)
-        self._layout = layout
-
-    def stats(self, source: Source) -> ActivationStats:
-        """The statistics of all batches so far.
-
-        Raises:
-            InputError: there was no batch.
-        """
-        if self._moments is None or self._layout is None:
-            raise InputError("statistics need at least one prompt, there was none")
-        count, mean, squared_deviations = self._moments
-        return ActivationStats(
-            self._layout, count, mean.cpu(), squared_deviations.cpu(), source, self._routing
-        )
-
-
-_Moments = tuple[int, Float64[Tensor, " neuron"], Float64[Tensor, " neuron"]]
-
-
-def _moments(activations: Float[Tensor, "prompt neuron"]) -> _Moments:
-    means: list[Tensor] = []
-    squared_deviations: list[Tensor] = []
-    # In pieces, so that only one of them is held in float64 at a time.
-    for piece in activations.split(COLUMNS, dim=1):
-        values = piece.to(torch.float64)
-        means.append(values.mean(0))
-        squared_deviations.append(((values - means[-1]) ** 2).sum(0))
-    return len(activations), torch.cat(means), torch.cat(squared_deviations)
-
-
-def _merge(a: _Moments, b: _Moments) -> _Moments:
-    count = a[0] + b[0]
-    delta = b[1] - a[1]
-    mean = a[1] + delta * (b[0] / count)
-    return count, mean, a[2] + b[2] + delta**2 * (a[0] * b[0] / count)
-
-
-COLUMNS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -202,15 +118,16 @@ class RoutingStats:
     r"""How often prompts' tokens were routed to each expert, and how active its neurons then were.
 
     The statistics of `collect` count what reaches the output, $w_e a_{e,j}$, and 0 where the
-    expert e does not run. A neuron's mean can then differ between two sets because it is more
-    active in one, or because its expert runs more often there; what is here tells the two apart.
+    expert e does not run. The means of a neuron in two sets can then differ for two reasons: the
+    neuron is more active in one set, or its expert runs more often there. These statistics tell
+    the two apart.
 
     Attributes:
         layout: the model's neurons and experts.
         count: number of prompts.
-        counts: on how many prompts each MLP computed the token, in the order of `layout.mlps`: all
-            of them for what every token passes.
-        weights: the sum of the weights with which it did.
+        counts: on how many prompts each MLP computed the token, in the order of `layout.mlps`; all
+            prompts for an MLP that every token passes.
+        weights: the sum of each MLP's route weights over these prompts.
         activations: the sum of each neuron's activation over these prompts, without the weights.
     """
 
@@ -227,7 +144,7 @@ class RoutingStats:
 
     @property
     def neuron_frequency(self) -> Float64[Tensor, " neuron"]:
-        """The same for each neuron."""
+        """The share of the prompts whose token each neuron's MLP computed."""
         return self.frequency[self.layout.mlp_of]
 
     @property
@@ -236,7 +153,7 @@ class RoutingStats:
         return self.activations / self.counts[self.layout.mlp_of]
 
     def merge(self, other: RoutingStats) -> RoutingStats:
-        """The statistics of both sets of prompts together."""
+        """Compute the statistics of both sets of prompts together."""
         return RoutingStats(
             self.layout,
             self.count + other.count,
@@ -246,28 +163,92 @@ class RoutingStats:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A data frame with one row for each routed expert: layer, expert, frequency, weight.
+        """Tabulate layer, expert, frequency and weight, one routed expert a row.
 
-        The weight is the mean over the prompts that were routed to it.
+        The weight is the mean over the prompts that were routed to the expert.
         """
         import pandas as pd
 
-        rows = [place for place, mlp in enumerate(self.layout.mlps) if mlp.expert is not None]
-        mean_weight = self.weights / self.counts
+        rows, mlps = self._experts, self.layout.mlps
         return pd.DataFrame(
             {
-                "layer": [self.layout.mlps[row].layer for row in rows],
-                "expert": [self.layout.mlps[row].expert for row in rows],
+                "layer": [mlps[row].layer for row in rows],
+                "expert": [mlps[row].expert for row in rows],
                 "frequency": self.frequency[rows].numpy(),
-                "weight": mean_weight[rows].numpy(),
+                "weight": (self.weights / self.counts)[rows].numpy(),
             }
         )
 
+    @property
+    def _experts(self) -> list[int]:
+        return [place for place, mlp in enumerate(self.layout.mlps) if mlp.expert is not None]
+
     def __repr__(self) -> str:
-        """One useful line."""
-        experts = [place for place, mlp in enumerate(self.layout.mlps) if mlp.expert is not None]
-        never = f"{int((self.counts[experts] == 0).sum())} never routed to"
-        return f"RoutingStats({self.count} prompts, {len(experts)} experts, {never})"
+        """Name the counts in one line."""
+        never = f"{int((self.counts[self._experts] == 0).sum())} never routed to"
+        return f"RoutingStats({self.count} prompts, {len(self._experts)} experts, {never})"
+
+
+@runtime_checkable
+class Reducer(Protocol):
+    """Takes activations batch by batch, and keeps what a caller needs of them."""
+
+    def update(
+        self,
+        rows: Sequence[int],
+        activations: Float[Tensor, "prompt neuron"],
+        layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,
+    ) -> None:
+        """Add the activations of some prompts, on whatever device they lie.
+
+        Args:
+            rows: the prompts' places in their set.
+            activations: the neurons' activations, multiplied with the route weights of experts.
+            layout: the neuron at each place of the last axis.
+            route_weights: each MLP's route weight, in the order of `layout.mlps`, 0 where the token
+                is not routed to it; None for a model without experts.
+        """
+        ...
+
+
+class RunningMoments:
+    """Gathers an `ActivationStats` from batches; holds two vectors, however many prompts."""
+
+    def __init__(self, source: Source) -> None:
+        """Begin with no prompts of this source."""
+        self._source = source
+        self._moments: _Moments | None = None
+        self._layout = Layout(())
+        self._routing: RoutingStats | None = None
+
+    def update(
+        self,
+        rows: Sequence[int],  # noqa: ARG002 (a mean does not depend on the order)
+        activations: Float[Tensor, "prompt neuron"],
+        layout: Layout,
+        route_weights: Float[Tensor, "prompt mlp"] | None = None,
+    ) -> None:
+        """Add a batch."""
+        if route_weights is not None:
+            routing = routing_of(activations, route_weights, layout)
+            self._routing = self._routing.merge(routing) if self._routing else routing
+        batch = _moments(activations)
+        self._moments = _merge(self._moments, batch) if self._moments else batch
+        self._layout = layout
+
+    def stats(self) -> ActivationStats:
+        """Return the statistics of all batches so far.
+
+        Raises:
+            InputError: there was no batch.
+        """
+        if self._moments is None:
+            raise InputError("statistics need at least one prompt, there was none")
+        count, mean, squared_deviations = self._moments
+        return ActivationStats(
+            self._layout, count, mean.cpu(), squared_deviations.cpu(), self._source, self._routing
+        )
 
 
 def routing_of(
@@ -275,13 +256,14 @@ def routing_of(
     weights: Float[Tensor, "prompt mlp"],
     layout: Layout,
 ) -> RoutingStats:
-    """The routing of a batch, from weighted activations and the weights, 0 where not routed."""
+    """Compute a batch's routing from weighted activations and route weights."""
     device = activations.device
     weights = weights.to(device, torch.float64)
-    mlp_of = layout.mlp_of.to(device)
     sums: list[Tensor] = []
-    # In pieces, so that only one of them is held in float64 at a time.
-    for piece, mlps in zip(activations.split(COLUMNS, 1), mlp_of.split(COLUMNS), strict=True):
+    pieces = zip(
+        activations.split(COLUMNS, 1), layout.mlp_of.to(device).split(COLUMNS), strict=True
+    )
+    for piece, mlps in pieces:
         weight = weights[:, mlps]
         ran = weight != 0
         sums.append((piece.double() / weight.where(ran, 1.0)).where(ran, 0.0).sum(0))
@@ -292,3 +274,24 @@ def routing_of(
         weights.sum(0).cpu(),
         torch.cat(sums).cpu(),
     )
+
+
+# Count, mean, and sum of squared deviations.
+_Moments = tuple[int, Float64[Tensor, " neuron"], Float64[Tensor, " neuron"]]
+
+
+def _moments(activations: Float[Tensor, "prompt neuron"]) -> _Moments:
+    means: list[Tensor] = []
+    squared_deviations: list[Tensor] = []
+    for piece in activations.split(COLUMNS, dim=1):
+        values = piece.to(torch.float64)
+        means.append(values.mean(0))
+        squared_deviations.append(((values - means[-1]) ** 2).sum(0))
+    return len(activations), torch.cat(means), torch.cat(squared_deviations)
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    count = a[0] + b[0]
+    delta = b[1] - a[1]
+    mean = a[1] + delta * (b[0] / count)
+    return count, mean, a[2] + b[2] + delta**2 * (a[0] * b[0] / count)

@@ -1,10 +1,11 @@
-"""Every prompt's activations, for those who resample or probe: in memory, or as shards on disk."""
+"""Every prompt's activations, to resample or to probe: in memory, or as shards on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -19,9 +20,9 @@ from cna_lens.results.layout import Layout
 from cna_lens.results.provenance import Source
 
 IN_MEMORY_BYTES = 2**30
-"""What is larger than this is kept on disk."""
+"""The most that is kept in memory; more needs a folder."""
 
-# Shards have different numbers of prompts, so that they name no shape.
+# Shards have different numbers of prompts, so the annotation gives no shape.
 Shard = tuple[tuple[int, ...], Tensor]
 
 
@@ -34,12 +35,12 @@ class PromptActivations:
     torch.Size([2, 48])
 
     Attributes:
-        layout: which neurons the last axis holds.
+        layout: the neuron at each place of the last axis.
         source: where the activations came from.
         in_memory: the shards, each with its prompts' places; empty where they lie on disk.
         on_disk: the shards' files; empty where they are in memory.
-        route_weights: with what weight each MLP of `layout.mlps` computed the token, 0 where it
-            was not routed to it; None for a model without experts.
+        route_weights: each MLP's route weight, in the order of `layout.mlps`, 0 where the token was
+            not routed to it; None for a model without experts.
     """
 
     layout: Layout
@@ -49,39 +50,35 @@ class PromptActivations:
     route_weights: Float[Tensor, "prompt mlp"] | None = None
 
     def shards(self) -> Iterator[Shard]:
-        """One shard after the other, as (places of the prompts, activations)."""
-        yield from self.in_memory
-        for path in self.on_disk:
-            with safe_open(path, framework="pt") as file:
-                yield tuple(file.get_tensor("prompts").tolist()), file.get_tensor("activations")
+        """Yield one shard after the other, as (places of the prompts, activations)."""
+        return self._columns(0, self.layout.n_neurons)
 
     def matrix(self) -> Float[Tensor, "prompt neuron"]:
-        """All prompts, in their order, in memory."""
+        """Load all prompts into memory, in their order."""
         return self.columns(0, self.layout.n_neurons)
 
     def columns(self, start: int, stop: int) -> Float[Tensor, "prompt n"]:
-        """The neurons from `start` up to `stop` on all prompts; others stay on disk."""
-        places: list[int] = []
-        pieces: list[Tensor] = []
+        """Load the neurons from `start` up to `stop` on all prompts; others stay on disk."""
+        return _in_order(self._columns(start, stop))
+
+    def _columns(self, start: int, stop: int) -> Iterator[Shard]:
         for rows, activations in self.in_memory:
-            places.extend(rows)
-            pieces.append(activations[:, start:stop])
+            yield rows, activations[:, start:stop]
         for path in self.on_disk:
             with safe_open(path, framework="pt") as file:
-                places.extend(file.get_tensor("prompts").tolist())
-                pieces.append(file.get_slice("activations")[:, start:stop])
-        return torch.cat(pieces)[torch.tensor(places).argsort()]
+                rows = tuple(file.get_tensor("prompts").tolist())
+                yield rows, file.get_slice("activations")[:, start:stop]
 
     def stats(self) -> ActivationStats:
-        """What `collect` gives without `keep`."""
-        moments = RunningMoments()
+        """Compute the statistics that `collect` gives without `keep`."""
+        moments = RunningMoments(self.source)
         for rows, activations in self.shards():
             weights = None if self.route_weights is None else self.route_weights[list(rows)]
             moments.update(rows, activations, self.layout, weights)
-        return moments.stats(self.source)
+        return moments.stats()
 
     def __repr__(self) -> str:
-        """One useful line."""
+        """Name the counts, the place and the model in one line."""
         where = f"{len(self.on_disk)} shards on disk" if self.on_disk else "in memory"
         return (
             f"PromptActivations({self.source.prompts.count} prompts, {self.layout.n_neurons} "
@@ -90,16 +87,16 @@ class PromptActivations:
 
 
 class KeptActivations:
-    """Keeps the activations batch by batch."""
+    """Keeps all activations, batch by batch, as shards."""
 
-    def __init__(self, source: Source, folder: Path | None) -> None:
-        """Begin with no prompts."""
+    def __init__(self, source: Source, folder: Path | None = None) -> None:
+        """Begin with no prompts of this source; write the shards to the folder, if there is one."""
         self._source = source
         self._folder = folder
         self._in_memory: list[Shard] = []
         self._on_disk: list[Path] = []
         self._layout = Layout(())
-        self._route_weights: list[tuple[Sequence[int], Tensor]] = []
+        self._route_weights: list[Shard] = []
 
     def update(
         self,
@@ -108,10 +105,10 @@ class KeptActivations:
         layout: Layout,
         route_weights: Float[Tensor, "prompt mlp"] | None = None,
     ) -> None:
-        """Add a batch, on whatever device it lies."""
+        """Add a batch."""
         self._layout = layout
         if route_weights is not None:
-            self._route_weights.append((rows, route_weights.cpu()))
+            self._route_weights.append((tuple(rows), route_weights.cpu()))
         if self._folder is not None:
             self._write(self._folder, rows, activations)
             return
@@ -119,7 +116,8 @@ class KeptActivations:
         if size > IN_MEMORY_BYTES:
             raise InputError(
                 f"the activations of {self._source.prompts.count} prompts take "
-                f"{size / 2**30:.1f} GiB; pass folder=... to keep them on disk"
+                f"{size / 2**30:.1f} GiB, at most {IN_MEMORY_BYTES / 2**30:.1f} GiB are kept in "
+                "memory; pass folder=... to keep them on disk"
             )
         self._in_memory.append((tuple(rows), activations.cpu()))
 
@@ -139,7 +137,7 @@ class KeptActivations:
         self._on_disk.append(path)
 
     def kept(self) -> PromptActivations:
-        """All batches so far."""
+        """Return all batches so far."""
         return PromptActivations(
             self._layout,
             self._source,
@@ -149,6 +147,7 @@ class KeptActivations:
         )
 
 
-def _in_order(batches: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
-    places = torch.tensor([row for rows, _ in batches for row in rows])
-    return torch.cat([weights for _, weights in batches])[places.argsort()]
+def _in_order(shards: Iterable[Shard]) -> Tensor:
+    """Join shards into one tensor, in the order of the prompts."""
+    rows, pieces = zip(*shards, strict=True)
+    return torch.cat(pieces)[torch.tensor(list(chain.from_iterable(rows))).argsort()]

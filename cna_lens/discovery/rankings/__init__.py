@@ -1,11 +1,11 @@
-"""Rank: ways to score every neuron, by one protocol and under one roof.
+"""Rank: ways to score every neuron, under one protocol.
 
-| ranking | looks at | passes |
+| ranking | uses | passes |
 |---|---|---|
 | `Contrast`, `Standardized` | means and variances | one forward a prompt |
 | `ContrastPart` | means and routing | one forward a prompt |
 | `OutputWeighted` | means and the down projection | one forward a prompt |
 | `Probe` | every prompt's activations | one forward a prompt |
-| `AttributionPatching`, `RelP` | gradients of a metric | and one more with a backward pass |
+| `AttributionPatching`, `RelP` | gradients of a metric | also one backward a positive prompt |
 | `RandomScores` | nothing | one forward a prompt |
 """

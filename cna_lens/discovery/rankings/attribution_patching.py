@@ -1,4 +1,4 @@
-"""Rank by attribution patching: what ablating a neuron does to a metric, to first order."""
+"""Rank by attribution patching: the effect of ablating a neuron on a metric, to first order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from einops import einsum
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
@@ -25,24 +26,24 @@ Score = Callable[[GradientBatch, Values, Float64[Tensor, " neuron"]], Float64[Te
 
 @dataclass(frozen=True)
 class AttributionPatching(Ranking):
-    r"""First-order effect, on a metric of the next token, of a neuron's distance from its mean.
+    r"""First-order effect of a neuron's distance from its mean on a metric of the next token.
 
     $$s_{l,j} = \frac{1}{|P|} \sum_{p \in P} \frac{\partial m(p)}{\partial a_{l,j}(p)}
     \left(a_{l,j}(p) - \bar{a}_{l,j}\right)$$
 
     at the token that is read, where $\bar{a}$ is the mean over the negative prompts and m is the
-    metric at the positive prompt's last token. So a positive score says: setting this neuron to
-    its mean on negative prompts would lower the metric by about this much.
+    metric at the positive prompt's last token. A positive score means: setting this neuron to its
+    mean on negative prompts would lower the metric by about this much.
 
     With `steps` = n above 0 the gradient is integrated along the straight line from the mean to
-    the activation, one layer at a time, while everything after that layer follows:
+    the activation, one layer at a time; later layers are computed from it:
 
     $$s_{l,j} = \frac{1}{|P|} \sum_{p \in P} \left(a_{l,j}(p) - \bar{a}_{l,j}\right)
     \int_0^1 \frac{\partial m}{\partial a_{l,j}}
     \left(\bar{a}_l + t (a_l(p) - \bar{a}_l)\right) \, dt,$$
 
-    by Gauss-Legendre quadrature at n points. Then the scores of one layer sum to what setting the
-    whole layer to its means does to the metric (completeness).
+    by Gauss-Legendre quadrature at n points. The scores of one layer then sum to the change of the
+    metric when the whole layer is set to its means (completeness).
 
     >>> patching = AttributionPatching(metric=LogitDifference(target=5, foil=6))
     >>> circuit = find_circuit(
@@ -53,9 +54,9 @@ class AttributionPatching(Ranking):
 
     Source: Nanda, Attribution Patching, 2023, and Syed et al., arXiv 2310.10348; integrated
     gradients on activations: Sundararajan et al., arXiv 1703.01365, as Marks et al., arXiv
-    2403.19647, use them for each submodule. Cost: one forward pass for each prompt, and one more
-    with one backward pass for each positive prompt; with n steps, n for each layer and positive
-    prompt on top. Memory is that of the backward graph, which batches are cut to fit.
+    2403.19647, use them for each submodule. Cost: one forward pass for each prompt, and one forward
+    and one backward pass for each positive prompt; n steps add n of both for each layer and
+    positive prompt. Batches are sized so that the backward graph fits the memory.
 
     Attributes:
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
@@ -69,13 +70,13 @@ class AttributionPatching(Ranking):
     needs: ClassVar[Needs] = "gradients"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid settings."""
         check_metric(self.metric)
         if self.steps < 0 or self.steps % 1:
             raise InputError(f"steps is {self.steps}, expected a whole number from 0 on")
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
-        """Raise InputError where the metric does not fit, ModelError where neurons are experts'."""
+        """Raise InputError if the metric does not fit, ModelError if neurons are experts'."""
         mlp_hook_names(model)
         self.metric.of(model, n_positive)
 
@@ -89,16 +90,12 @@ class AttributionPatching(Ranking):
 def patched(
     collected: Collected, metric: FirstTokenMetric, of_batch: Score, desc: str
 ) -> Float64[Tensor, " neuron"]:
-    """The mean over the positive prompts of what `of_batch` sums for each batch."""
+    """Average over the positive prompts, from the sums that `of_batch` returns for each batch."""
     reader, prompts = collected.model_and_prompts()
     values = metric.of(reader.model, len(prompts.ids))
     baseline = collected.negative.mean
-    total = torch.zeros_like(baseline)
-    for summed in over_batches(
-        reader, prompts, lambda batch: of_batch(batch, values, baseline), desc
-    ):
-        total += summed
-    return total / len(prompts.ids)
+    sums = over_batches(reader, prompts, lambda batch: of_batch(batch, values, baseline), desc)
+    return sum(sums, torch.zeros_like(baseline)) / len(prompts.ids)
 
 
 def _plain(
@@ -126,25 +123,20 @@ def _integrated(
                 for node in nodes.tolist()
             ]
         )
-        gradients.append(torch.einsum("spn,s->pn", found, torch.tensor(weights / 2)))
+        shares = torch.tensor(weights / 2)
+        gradients.append(einsum(found, shares, "node prompt neuron, node -> prompt neuron"))
         start += found.shape[-1]
     return (torch.cat(gradients, dim=-1) * difference).sum(0)
 
 
+@dataclass(frozen=True)
 class _Move:
-    """Moves one layer's activations at the token to read, by a share of their difference."""
+    """Moves one layer's activations at the token to read by a share of their difference."""
 
-    def __init__(
-        self,
-        read: Int64[Tensor, " batch"],
-        share: float,
-        difference: Float64[Tensor, "prompt neuron"],
-        start: int,
-    ) -> None:
-        self.read = read
-        self.share = share
-        self.difference = difference
-        self.start = start
+    read: Int64[Tensor, " batch"]
+    share: float
+    difference: Float64[Tensor, "batch neuron"]
+    start: int
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
         move = self.share * self.difference[:, self.start : self.start + activation.shape[-1]]

@@ -1,4 +1,4 @@
-"""Rankings by means and variances of the activations: one forward pass a prompt, no gradient."""
+"""Rankings by means and variances of activations: one forward pass a prompt, no gradient."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from cna_lens.models.inside.projections import down_projection, projection_kind
 from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.results.scores import NeuronScores
 
+Part = Literal["activation", "routing"]
+
 CONSTANT = 1e-6
-"""A neuron whose deviation is a smaller share of its mean only varies by float rounding."""
-
-
-def _delta(collected: Collected) -> Float64[Tensor, " neuron"]:
-    return collected.positive.mean - collected.negative.mean
+"""Below this share of its mean a neuron's deviation is only float rounding."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,61 @@ class Contrast(Ranking):
 
 
 @dataclass(frozen=True)
+class ContrastPart(Ranking):
+    r"""The part of the contrast that comes from activation, or the part that comes from routing.
+
+    A neuron's mean is the frequency f with which its expert runs, times its mean $\mu$ over the
+    prompts on which the expert does. The difference of two means is the sum of
+
+    $$\frac{f^+ + f^-}{2} (\mu^+ - \mu^-) \quad\text{and}\quad
+      (f^+ - f^-) \frac{\mu^+ + \mu^-}{2}.$$
+
+    the part of activation and the part of routing. Where an expert never runs on one side, its
+    neurons are given the means of the other side, so that all of their difference is in routing.
+    Neurons that every token passes differ in activation alone.
+
+    Source: Kitagawa, Components of a Difference Between Two Rates (Journal of the American
+    Statistical Association 50, 1955). Cost: one forward pass for each prompt.
+
+    >>> ContrastPart("routing").name
+    'contrast_part'
+
+    Attributes:
+        part: "activation" or "routing"; the scores of both sum to those of `Contrast`.
+    """
+
+    part: Part = "activation"
+    name: ClassVar[str] = "contrast_part"
+    needs: ClassVar[Needs] = "statistics"
+
+    def __post_init__(self) -> None:
+        """Reject another part."""
+        if self.part not in get_args(Part):
+            raise InputError(f"part is {self.part!r}, expected one of {', '.join(get_args(Part))}")
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        positive, negative = collected.positive, collected.negative
+        f_plus, f_minus = _frequency(positive), _frequency(negative)
+        mu_plus = positive.mean_where_routed.where(f_plus > 0, negative.mean_where_routed)
+        mu_minus = negative.mean_where_routed.where(f_minus > 0, mu_plus)
+        if self.part == "activation":
+            values = (f_plus + f_minus) / 2 * (mu_plus - mu_minus)
+        else:
+            values = (f_plus - f_minus) * (mu_plus + mu_minus) / 2
+        return collected.scored(self, values)
+
+
+@dataclass(frozen=True)
 class Standardized(Ranking):
-    r"""The difference of means in units of the neuron's own deviation within the sets.
+    r"""The difference of means, in units of the neuron's own standard deviation.
 
     $$s_{l,j} = \frac{\delta_{l,j}}{\sigma_{l,j}}, \qquad \sigma_{l,j}^2 =
     \frac{\sum_{p \in P} (a(p) - \bar{a}_P)^2 + \sum_{n \in N} (a(n) - \bar{a}_N)^2}
     {|P| + |N| - 2}$$
 
-    so that late layers, whose activations are larger, do not win by magnitude alone. A neuron
-    that is constant within both sets has no deviation to be measured by, and scores 0.
+    Late layers have larger activations; here they cannot win by magnitude alone. A neuron that is
+    constant within both sets has no deviation, and scores 0.
 
     >>> layout = Layout((2,))
     >>> positive = ActivationStats.of(torch.tensor([[3.0, 1.0], [5.0, 1.0]]), layout)
@@ -69,22 +113,14 @@ class Standardized(Ranking):
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise InputError where there are too few prompts for a deviation."""
-        if n_positive + n_negative < 3:
-            raise InputError(
-                "standardized needs the deviation within the sets, and so at least 3 prompts in "
-                f"both together; there are {n_positive + n_negative}"
-            )
+        _check_prompts(n_positive + n_negative)
 
     def score(self, collected: Collected) -> NeuronScores:
         """Score every neuron."""
         positive, negative = collected.positive, collected.negative
-        n = positive.count + negative.count
-        if n < 3:
-            raise InputError(
-                "standardized needs the deviation within the sets, and so at least 3 prompts in "
-                f"both together; there are {n}"
-            )
-        pooled = (positive.squared_deviations + negative.squared_deviations) / (n - 2)
+        n_prompts = positive.count + negative.count
+        _check_prompts(n_prompts)
+        pooled = (positive.squared_deviations + negative.squared_deviations) / (n_prompts - 2)
         deviation = pooled.sqrt()
         size = torch.maximum(positive.mean.abs(), negative.mean.abs())
         varies = deviation > CONSTANT * size
@@ -94,13 +130,14 @@ class Standardized(Ranking):
 
 @dataclass(frozen=True)
 class OutputWeighted(Ranking):
-    r"""The difference of means times what a neuron writes for each unit of activation.
+    r"""The difference of means, times the length that one unit of activation writes.
 
     $$s_{l,j} = \delta_{l,j} \, \| W^{\text{out}}_{l,j} \|_2$$
 
     where $W^{\text{out}}_{l,j}$ is the vector of the down projection that the neuron is multiplied
-    with: the length by which the residual stream is moved. Of a model whose norms were folded into
-    its weights (HookedTransformer) the folded weights count, since they are what it computes with.
+    with. The score is the length by which the difference moves the residual stream. If norms are
+    folded into a model's weights (HookedTransformer), the folded weights count, because the model
+    computes with them.
 
     Source: the direct effect of an MLP neuron on the residual stream (Elhage et al., A Mathematical
     Framework for Transformer Circuits, 2021). Cost: one forward pass for each prompt.
@@ -110,7 +147,7 @@ class OutputWeighted(Ranking):
     needs: ClassVar[Needs] = "weights"
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
-        """Raise ModelError where a down projection cannot be told."""
+        """Raise ModelError where a down projection cannot be read."""
         _output_norms(model)
 
     def score(self, collected: Collected) -> NeuronScores:
@@ -137,18 +174,19 @@ def _output_norms(model: HookedModel) -> Float64[Tensor, " neuron"]:
 
 @dataclass(frozen=True)
 class RandomScores(Ranking):
-    r"""Scores drawn from the standard normal distribution, the null ranking.
+    r"""The null ranking: scores drawn from the standard normal distribution.
 
     $$s_{l,j} \sim \mathcal{N}(0, 1)$$
 
-    Circuits from it go through the same filter, quota and size as any other, and so tell what the
-    ranking itself contributes. For controls of one circuit see `matched_random`.
+    Its circuits pass the same filter, quota and size as any other. Comparing them with a ranking's
+    circuits shows the contribution of the ranking itself. For a control of one circuit see
+    `matched_random`.
 
     Source: a control, not a method. Cost: one forward pass for each prompt, of which only the
     number of neurons is used.
 
     Attributes:
-        seed: another seed gives other scores.
+        seed: the seed of the random numbers.
     """
 
     seed: int = 0
@@ -163,55 +201,17 @@ class RandomScores(Ranking):
         return collected.scored(self, values, "none")
 
 
-Part = Literal["activation", "routing"]
-
-
-@dataclass(frozen=True)
-class ContrastPart(Ranking):
-    r"""What of the contrast is a difference in activation, and what one in routing.
-
-    A neuron's mean is the frequency f with which its expert runs, times its mean $\mu$ over the
-    prompts on which it does. The difference of two means is the sum of
-
-    $$\frac{f^+ + f^-}{2} (\mu^+ - \mu^-) \quad\text{and}\quad
-      (f^+ - f^-) \frac{\mu^+ + \mu^-}{2}.$$
-
-    Where an expert never runs on one side, its neurons' means there are taken to be those of the
-    other, so that all of the difference is one in routing. Neurons that every token passes differ
-    in activation alone.
-
-    Source: Kitagawa, Components of a Difference Between Two Rates (Journal of the American
-    Statistical Association 50, 1955). Cost: one forward pass for each prompt.
-
-    >>> ContrastPart("routing").name
-    'contrast_part'
-
-    Attributes:
-        part: "activation" or "routing"; their scores sum to those of `Contrast`.
-    """
-
-    part: Part = "activation"
-    name: ClassVar[str] = "contrast_part"
-    needs: ClassVar[Needs] = "statistics"
-
-    def __post_init__(self) -> None:
-        """Refuse another part."""
-        if self.part not in get_args(Part):
-            raise InputError(f"part is {self.part!r}, expected one of {', '.join(get_args(Part))}")
-
-    def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        often, often_without = map(_frequency, (collected.positive, collected.negative))
-        mean = collected.positive.mean_where_routed
-        mean_without = collected.negative.mean_where_routed
-        mean = mean.where(often > 0, mean_without)
-        mean_without = mean_without.where(often_without > 0, mean)
-        if self.part == "activation":
-            values = (often + often_without) / 2 * (mean - mean_without)
-        else:
-            values = (often - often_without) * (mean + mean_without) / 2
-        return collected.scored(self, values)
+def _delta(collected: Collected) -> Float64[Tensor, " neuron"]:
+    return collected.positive.mean - collected.negative.mean
 
 
 def _frequency(stats: ActivationStats) -> Float64[Tensor, " neuron"]:
     return torch.ones_like(stats.mean) if stats.routing is None else stats.routing.neuron_frequency
+
+
+def _check_prompts(n_prompts: int) -> None:
+    if n_prompts < 3:
+        raise InputError(
+            "standardized divides by the deviation within the sets, which needs at least 3 prompts "
+            f"in both together; there are {n_prompts}"
+        )

@@ -1,4 +1,4 @@
-"""Rank by a sparse probe: which neurons tell the two sets apart together."""
+"""Rank by a sparse probe: the neurons that tell the two sets apart together."""
 
 from __future__ import annotations
 
@@ -12,37 +12,34 @@ from torch import Tensor
 from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.scores import (
-    NeuronScores,
-    check_selection,
-    circuit_size,
-)
+from cna_lens.results.scores import NeuronScores, check_selection, circuit_size
 
 
 @dataclass(frozen=True)
 class Probe(Ranking):
-    r"""Coefficients of a sparse logistic probe between the two sets, TransformerLens's own.
+    r"""Coefficients of a sparse logistic probe between the two sets.
 
-    The neurons with the largest difference of means on the training prompts are standardized, and
+    TransformerLens's probe selects the neurons with the largest difference of means on the training
+    prompts, standardizes them, and fits
 
     $$\log \frac{p(\text{positive})}{p(\text{negative})} = b + \sum_{(l,j) \in S} w_{l,j} \,
     \frac{a_{l,j} - \mu_{l,j}}{\sigma_{l,j}}$$
 
-    is fitted to them with an L2 penalty. The score is $w_{l,j}$; neurons outside of the support S
-    have none and cannot be chosen. A probe tells what can be read off the activations, not what
-    the model uses.
+    with an L2 penalty. The score is $w_{l,j}$; neurons outside the support S have none and cannot
+    be chosen. A probe shows which information is in the activations, not which information the
+    model uses.
 
     Source: Gurnee et al., arXiv 2305.01610 (maximum mean difference as the selector), by
     TransformerLens's `fit_sparse_probe` (4.1 or later). Cost: one forward pass for each prompt;
-    keeps every prompt's activations, and solves for k coefficients at once.
+    it keeps every prompt's activations, and solves for k coefficients at once.
 
     Attributes:
-        fraction: the support's share of all MLP neurons, ten times the paper's circuit, so that
-            enough is left to choose from after universal neurons are excluded.
+        fraction: the support's share of all MLP neurons: ten times the paper's circuit, so that
+            enough neurons are left after universal neurons are excluded.
         k: the support's number of neurons, instead of a fraction.
         l2_strength: the penalty.
         test_fraction: share of the prompts of each set that is held out from the fit.
-        seed: for which prompts are held out.
+        seed: decides which prompts are held out.
     """
 
     fraction: float | None = 0.01
@@ -54,7 +51,7 @@ class Probe(Ranking):
     needs: ClassVar[Needs] = "activations"
 
     def __post_init__(self) -> None:
-        """Let k take the place of the fraction, and refuse what is out of range."""
+        """Replace the fraction by k, if there is one, and reject settings out of range."""
         if self.k is not None:
             object.__setattr__(self, "fraction", None)
         check_selection(self.fraction, self.k)
@@ -77,16 +74,15 @@ class Probe(Ranking):
         sparse_probing = _sparse_probing()
         if collected.activations is None:
             raise InputError(
-                "a probe needs every prompt's activations: pass what collect(..., keep='all') gives"
+                "a probe needs every prompt's activations; pass those of collect(..., keep='all')"
             )
         rows = [_in_own_order(kept.matrix()) for kept in collected.activations]
-        layout = collected.positive.layout
-        size = circuit_size(layout.n_neurons, self.fraction, self.k)
+        n_neurons = collected.positive.layout.n_neurons
         try:
             fit = sparse_probing.fit_sparse_probe(
                 torch.cat(rows),
                 torch.cat([torch.ones(len(rows[0])), torch.zeros(len(rows[1]))]).long(),
-                k=size,
+                k=circuit_size(n_neurons, self.fraction, self.k),
                 test_fraction=self.test_fraction,
                 preprocess="standardize",
                 l2_strength=self.l2_strength,
@@ -94,15 +90,15 @@ class Probe(Ranking):
             )
         except sparse_probing.SparseProbeConvergenceError as error:
             raise InputError(f"{error}; raise l2_strength, or take fewer neurons") from error
-        values = torch.zeros(layout.n_neurons, dtype=torch.float64)
+        values = torch.zeros(n_neurons, dtype=torch.float64)
         values[fit.selected_features] = fit.coefficients
-        support = torch.zeros(layout.n_neurons, dtype=torch.bool)
+        support = torch.zeros(n_neurons, dtype=torch.bool)
         support[fit.selected_features] = True
         return collected.scored(self, values, "nats for each standard deviation", support)
 
 
 def _in_own_order(rows: Float[Tensor, "prompt neuron"]) -> Float[Tensor, "prompt neuron"]:
-    """Prompts in an order that only they decide, since places decide which are held out."""
+    """Sort prompts by their activations: the probe holds prompts out by their place."""
     return rows[rows.double().sum(1).argsort()]
 
 

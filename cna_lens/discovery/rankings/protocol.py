@@ -1,4 +1,4 @@
-"""What every ranking is: a name, what it needs, and a function from that to scores."""
+"""The protocol of rankings: a name, the data it needs, and a function from these to scores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from cna_lens.discovery.activations.means import ActivationStats, Reducer, RunningMoments
 from cna_lens.discovery.activations.per_prompt import KeptActivations, PromptActivations
 from cna_lens.discovery.activations.reader import Reader
+from cna_lens.discovery.activations.sets import PromptSets, read_both
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import EncodedPrompts
@@ -23,15 +24,15 @@ Needs = Literal["statistics", "weights", "activations", "gradients"]
 
 @dataclass(frozen=True)
 class Collected:
-    """What a ranking may look at.
+    """The data that a ranking may use.
 
     Attributes:
         positive: statistics of the positive prompts' activations.
         negative: statistics of the negative prompts' activations.
         activations: each prompt's activations, positive and negative, where they were kept.
         reader: the model, the token to read, and how to batch; None where only statistics or
-            activations are at hand.
-        prompts: the positive prompts; None as above.
+            activations are available.
+        prompts: the positive prompts; None like the reader.
     """
 
     positive: ActivationStats
@@ -41,7 +42,7 @@ class Collected:
     prompts: EncodedPrompts | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sets of models of different shapes."""
+        """Reject sets that differ in more than their prompts."""
         if self.positive.layout != self.negative.layout:
             raise InputError(
                 f"the positive prompts ran on a model with {self.positive.layout.n_neurons} "
@@ -60,18 +61,18 @@ class Collected:
 
     @property
     def model(self) -> HookedModel:
-        """The model, for a ranking that needs one."""
+        """The model; InputError as for `model_and_prompts`."""
         return self.model_and_prompts()[0].model
 
     def model_and_prompts(self) -> tuple[Reader, EncodedPrompts]:
-        """The model with its settings, and the positive prompts.
+        """Return the reader, which holds the model, and the positive prompts.
 
         Raises:
-            InputError: only statistics or activations are at hand.
+            InputError: only statistics or activations are available.
         """
         if self.reader is None or self.prompts is None:
             raise InputError(
-                "this ranking needs the model, not only what was collected from it; use "
+                "this ranking needs the model, and only statistics or activations were given; use "
                 "cna_lens.score_neurons or cna_lens.find_circuit"
             )
         return self.reader, self.prompts
@@ -83,40 +84,36 @@ class Collected:
         unit: str = "activation",
         eligible: Bool[Tensor, " neuron"] | None = None,
     ) -> NeuronScores:
-        """A ranking's values with where they come from.
+        """Return a ranking's values together with their provenance.
 
         Args:
-            ranking: what gave them.
-            values: one for each neuron.
-            unit: their unit.
-            eligible: False where the ranking has no opinion, and a neuron must not be chosen.
+            ranking: the ranking that computed them.
+            values: one score for each neuron.
+            unit: the unit of the scores.
+            eligible: False for a neuron that the ranking does not score, and that must not be
+                chosen.
         """
-        return NeuronScores(
-            values, self.positive.layout, ranking.name, unit, eligible, self._known(ranking, unit)
-        )
-
-    def _known(self, ranking: Ranking, unit: str) -> Provenance:
         known = Provenance(rank=described(ranking), unit=unit, versions=library_versions())
         positive, negative = self.positive.source, self.negative.source
-        if positive is None or negative is None:
-            return known
-        return replace(
-            known,
-            model=positive.model,
-            site=positive.site,
-            position=positive.position,
-            template_sha256=positive.template_sha256,
-            positive=positive.prompts,
-            negative=negative.prompts,
-        )
+        if positive is not None and negative is not None:
+            known = replace(
+                known,
+                model=positive.model,
+                site=positive.site,
+                position=positive.position,
+                template_sha256=positive.template_sha256,
+                positive=positive.prompts,
+                negative=negative.prompts,
+            )
+        return NeuronScores(values, self.positive.layout, ranking.name, unit, eligible, known)
 
 
 @runtime_checkable
 class Ranking(Protocol):
-    """A way to score neurons, as a frozen value: a name, settings, and a function.
+    """A way to score neurons: a frozen value with a name, settings and a function.
 
-    Write your own as a frozen dataclass that inherits from this one; its fields are its settings,
-    and are recorded in the circuit.
+    To write your own, inherit from this class in a frozen dataclass. Its fields are its settings,
+    and circuits record them.
 
     >>> @dataclass(frozen=True)
     ... class Variance(Ranking):
@@ -132,24 +129,24 @@ class Ranking(Protocol):
     'variance'
 
     Attributes:
-        name: what it is called.
-        needs: "statistics" of the activations, streamed; the model's "weights" too; every prompt's
-            "activations"; or the model and the prompts, for "gradients".
+        name: the ranking's name.
+        needs: "statistics" for means and variances; "weights" for the model too; "activations" for
+            those of every prompt; "gradients" for the model and the positive prompts.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
-        """Raise what can be known to be wrong before the model runs."""
+        """Raise an error for a model or prompts that the ranking cannot use, before it runs."""
 
     def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron, by `collected.scored`."""
+        """Score every neuron; return `collected.scored(self, values)`."""
         ...
 
 
 def described(ranking: Ranking) -> str:
-    """A ranking's name and settings, as they are recorded."""
+    """Write a ranking's name and settings as a circuit records them."""
     settings = ", ".join(
         f"{field.name}={getattr(ranking, field.name)!r}" for field in fields(cast("Any", ranking))
     )
@@ -163,14 +160,19 @@ def read_sets(
     negative: EncodedPrompts,
     also: Sequence[tuple[EncodedPrompts, Reducer]] = (),
 ) -> Collected:
-    """Run both sets, keeping what the ranking needs, and others in the same stream."""
-    sources = reader.source(positive), reader.source(negative)
-    if ranking.needs != "activations":
-        moments = RunningMoments(), RunningMoments()
-        reader.read([(positive, moments[0]), (negative, moments[1]), *also])
-        stats = moments[0].stats(sources[0]), moments[1].stats(sources[1])
-        return Collected(*stats, reader=reader, prompts=positive)
-    keepers = KeptActivations(sources[0], None), KeptActivations(sources[1], None)
-    reader.read([(positive, keepers[0]), (negative, keepers[1]), *also])
-    kept = keepers[0].kept(), keepers[1].kept()
-    return Collected(kept[0].stats(), kept[1].stats(), kept, reader, positive)
+    """Run both sets in one stream, and keep what the ranking needs.
+
+    Args:
+        reader: the model, the token to read, and how to batch.
+        ranking: decides between statistics and every prompt's activations.
+        positive: encoded prompts that show the behaviour.
+        negative: encoded prompts that do not.
+        also: other prompts to run in the same stream, each with what receives their activations.
+    """
+    sets = PromptSets(positive, negative)
+    if ranking.needs == "activations":
+        keepers = read_both(reader, sets, KeptActivations, also)
+        kept = keepers[0].kept(), keepers[1].kept()
+        return Collected(kept[0].stats(), kept[1].stats(), kept, reader, positive)
+    moments = read_both(reader, sets, RunningMoments, also)
+    return Collected(moments[0].stats(), moments[1].stats(), reader=reader, prompts=positive)

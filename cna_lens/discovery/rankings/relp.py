@@ -22,25 +22,25 @@ from cna_lens.results.scores import NeuronScores
 Function = Callable[[Tensor], Tensor]
 
 STABILIZER = 1e-6
-"""Where a gate is exactly 0, its activation's slope is that of this input."""
+"""A gate of exactly 0 takes the slope of this input instead of 0 / 0."""
 
 
 @dataclass(frozen=True)
 class RelP(Ranking):
-    r"""Attribution patching through a model that is linear at each prompt, relevance patching.
+    r"""Relevance patching: attribution patching through a model that is linear at each prompt.
 
     $$s_{l,j} = \frac{1}{|P|} \sum_{p \in P} \rho_{l,j}(p)
     \left(a_{l,j}(p) - \bar{a}_{l,j}\right)$$
 
     where $\rho$ is the gradient of the metric with these rules for the backward pass, which leave
-    the forward pass as it is:
+    the forward pass unchanged:
 
     - normalisation $x / \sigma(x)$: the coefficient $1 / \sigma$ is a constant;
     - attention: the pattern is a constant, only values carry relevance;
     - nonlinearity f(g): the slope is $f(g) / g$, held constant (identity rule);
     - the gate's product $f(g) \, u$: each factor gets half of the gradient (half rule).
 
-    So relevance is conserved: without biases, inputs times their coefficients sum to the logit.
+    Relevance is then conserved: without biases, inputs times their coefficients sum to the logit.
 
     >>> circuit = find_circuit(
     ...     tiny_model, [[5, 6], [8]], [[7]], rank="relp", k=2, universal=None, progress=False
@@ -49,9 +49,8 @@ class RelP(Ranking):
     'nats'
 
     Source: Rezaei Jafari et al., arXiv 2508.21258, and for MLP neurons Arora et al., arXiv
-    2601.22594. Cost: one forward pass for each prompt, and one more with one backward pass for
-    each positive prompt. Needs a model of Llama's kind, with gated MLPs, on a bridge or a
-    HookedTransformer.
+    2601.22594. Cost: one forward pass for each prompt, and one forward and one backward pass for
+    each positive prompt. Needs an architecture like Llama's, with gated MLPs.
 
     Attributes:
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
@@ -63,11 +62,11 @@ class RelP(Ranking):
     needs: ClassVar[Needs] = "gradients"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid settings."""
         check_metric(self.metric)
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
-        """Raise ModelError where a part is missing, InputError where the metric does not fit."""
+        """Raise ModelError if a part is missing, InputError if the metric does not fit."""
         relp_hooks(model)
         self.metric.of(model, n_positive)
 
@@ -82,20 +81,19 @@ def _relevance(
 ) -> Float64[Tensor, " neuron"]:
     hooks = relp_hooks(batch.model)
     found = batch.run(metric, hooks)
-    silent = [name for name, rule in hooks if not rule.fired]
-    if silent:
+    if silent := [name for name, rule in hooks if not rule.fired]:
         raise ModelError(
-            f"relp holds {', '.join(silent)} fixed, which {model_name(batch.model)} never "
-            "computed; use attribution_patching"
+            f"relp changes the gradient at {', '.join(silent)}, which {model_name(batch.model)} "
+            "never computed; use attribution_patching"
         )
     return (found.gradients * (found.activations - baseline)).sum(0)
 
 
 def relp_hooks(model: HookedModel) -> list[tuple[str, _Rule]]:
-    """Hook functions that change the backward pass to RelP's, and no value of the forward pass.
+    """Return hooks that change the backward pass to RelP's, and no value of the forward pass.
 
     Raises:
-        ModelError: a part that a rule is for cannot be found.
+        ModelError: the model lacks a part that a rule needs.
     """
     points = model.hook_dict
     hooks: dict[int, tuple[str, _Rule]] = {}
@@ -117,14 +115,14 @@ def relp_hooks(model: HookedModel) -> list[tuple[str, _Rule]]:
                 hooks[id(points[name])] = (name, rule)
     if missing := [name for name in required if name not in points]:
         raise ModelError(
-            f"relp knows models of Llama's kind, and {model_name(model)} has no "
+            f"relp needs an architecture like Llama's, and {model_name(model)} has no "
             f"{', '.join(missing)}; use attribution_patching"
         )
     return list(hooks.values())
 
 
 class _Rule:
-    """A forward hook that knows whether its part of the model ran."""
+    """A forward hook that remembers whether its part of the model ran."""
 
     def __init__(self, change: Callable[[Tensor], Tensor | None]) -> None:
         self.change = change
@@ -141,7 +139,7 @@ class _Fixed(_Rule):
 
 
 class _Product(_Rule):
-    """The identity and half rules: a gate's product that is linear in both of its factors."""
+    """The identity and half rules: make a gate's product linear in both of its factors."""
 
     def __init__(self, name: str, function: Function, bias: Tensor | None) -> None:
         super().__init__(self._linear)
@@ -168,19 +166,19 @@ class _Product(_Rule):
         close = 100 * torch.finfo(product.dtype).eps * expected.abs().max()
         if (product - expected).abs().max() > close:
             raise ModelError(
-                f"{self.name} is not the product of its activated gate and its up projection, "
-                "which relp takes it for; use attribution_patching"
+                f"{self.name} is not the product of its activated gate and its up projection, as "
+                "relp needs; use attribution_patching"
             )
 
 
 def _activation_function(model: HookedModel, layer: int) -> tuple[Function, Tensor | None]:
-    """A gated MLP's activation function, and what is added to the product."""
+    """Find a gated MLP's activation function, and the bias that is added to the product."""
     mlp = cast("Any", model).blocks[layer].mlp
     inner = getattr(mlp, "original_component", mlp)
     for name in ("act_fn", "activation_fn", "act"):
         if callable(function := getattr(inner, name, None)):
             return cast("Function", function), getattr(mlp, "b_in", None) if inner is mlp else None
     raise ModelError(
-        f"relp cannot tell the activation function of layer {layer} of {model_name(model)}; use "
+        f"relp cannot find the activation function of layer {layer} of {model_name(model)}; use "
         "attribution_patching"
     )

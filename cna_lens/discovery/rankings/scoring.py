@@ -1,4 +1,4 @@
-"""Score every neuron with a ranking, by its name or as a value."""
+"""Score every neuron by a ranking, given by its name or as a value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import MappingProxyType
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.discovery.activations.reader import Reader
+from cna_lens.discovery.activations.sets import encode_sets
 from cna_lens.discovery.rankings.attribution_patching import AttributionPatching
 from cna_lens.discovery.rankings.contrasts import (
     Contrast,
@@ -20,7 +21,7 @@ from cna_lens.discovery.rankings.protocol import Collected, Ranking, read_sets
 from cna_lens.discovery.rankings.relp import RelP
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model
-from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.scores import NeuronScores
 
@@ -38,11 +39,11 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
         )
     }
 )
-"""The rankings that have a name, with their default settings."""
+"""The rankings by name, with their default settings."""
 
 
 def as_ranking(ranking: str | Ranking) -> Ranking:
-    """The ranking of a name, or the one that is given.
+    """Look up a ranking by its name; return a ranking as it is.
 
     Raises:
         InputError: there is no ranking of that name.
@@ -62,7 +63,7 @@ def rank(
     negative: ActivationStats | PromptActivations,
     method: str | Ranking = "contrast",
 ) -> NeuronScores:
-    """Score every neuron by what was collected from the two sets.
+    """Score every neuron by statistics or activations that `collect` has gathered.
 
     >>> layout = Layout((2,))
     >>> positive = ActivationStats.of(torch.tensor([[1.0, 5.0]]), layout)
@@ -71,30 +72,28 @@ def rank(
     [0.0, 3.0]
 
     Args:
-        positive: what `collect` gave for the positive prompts; `keep="all"` for a probe.
-        negative: the same for the negative ones.
+        positive: the result of `collect` on the positive prompts; with `keep="all"` for a probe.
+        negative: the same for the negative prompts.
         method: a ranking, or the name of one.
 
     Raises:
-        InputError: an unknown method, one that needs the model (see `score_neurons`), or sets
+        InputError: the method is unknown or needs the model (see `score_neurons`), or the sets are
             from different models, positions or templates.
     """
     ranking = as_ranking(method)
     if ranking.needs in ("weights", "gradients"):
         raise InputError(
-            f"the ranking {ranking.name!r} needs the model too; use cna_lens.score_neurons or "
+            f"the ranking {ranking.name!r} needs the model; use cna_lens.score_neurons or "
             f"cna_lens.find_circuit(model, positive, negative, rank={ranking.name!r})"
         )
-    kept = (
-        (positive, negative)
-        if isinstance(positive, PromptActivations) and isinstance(negative, PromptActivations)
-        else None
-    )
-    stats = [
+    kept = None
+    if isinstance(positive, PromptActivations) and isinstance(negative, PromptActivations):
+        kept = positive, negative
+    plus, minus = (
         side.stats() if isinstance(side, PromptActivations) else side
         for side in (positive, negative)
-    ]
-    return ranking.score(Collected(stats[0], stats[1], kept))
+    )
+    return ranking.score(Collected(plus, minus, kept))
 
 
 def score_neurons(
@@ -108,9 +107,9 @@ def score_neurons(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> NeuronScores:
-    """Score every neuron of a model, by any ranking.
+    """Score every neuron of a model by a ranking.
 
-    What `find_circuit` does before it filters and takes the top.
+    This is `find_circuit` without its last steps: no neuron is excluded, and all scores are kept.
 
     >>> score_neurons(tiny_model, [[5, 6]], [[7]], "output_weighted").values.shape
     torch.Size([48])
@@ -127,12 +126,15 @@ def score_neurons(
 
     Raises:
         InputError: an argument cannot be used.
-        ModelError: the ranking does not know this kind of model.
+        ModelError: the ranking does not support this kind of model.
+        ActivationError: an activation is infinite or not a number.
+
+    Warns:
+        CnaLensWarning: a prompt stands in one set twice, or in both.
     """
     chosen = as_ranking(ranking)
     check_model(model)
-    with_behaviour = encode(model, positive, chat=chat, name="positive")
-    without = encode(model, negative, chat=chat, name="negative")
-    chosen.check(model, len(with_behaviour.ids), len(without.ids))
+    sets = encode_sets(model, positive, negative, chat)
+    chosen.check(model, len(sets.positive.ids), len(sets.negative.ids))
     reader = Reader(model, position, batch_size, progress)
-    return chosen.score(read_sets(reader, chosen, with_behaviour, without))
+    return chosen.score(read_sets(reader, chosen, *sets))

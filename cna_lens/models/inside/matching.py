@@ -1,64 +1,105 @@
-"""Whether a result belongs to a model."""
+"""Check that a result belongs to a model before it is used there."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator
 
-from cna_lens.errors import CircuitMismatchError, CnaLensWarning
-from cna_lens.models.hooked_model import HookedModel, model_name
-from cna_lens.models.inside.projections import down_projection
+from cna_lens.errors import CircuitMismatchError, CnaLensError, CnaLensWarning
+from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.inside.projections import DownProjection, down_projection
 from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.models.inside.weights import edited_neurons, weights_hash
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import Experts
+from cna_lens.results.neurons import MLP, Experts
+
+Projections = dict[MLP, DownProjection | None]
 
 
-def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bool = False) -> None:
-    """Make sure that a circuit belongs to a model.
+def check_belongs(
+    result: str,
+    error: type[CnaLensError],
+    model: HookedModel,
+    *,
+    sizes: Iterable[tuple[int, int, str]] = (),
+    found_on: str | None,
+    allow_other_model: bool,
+) -> None:
+    """Raise an error unless a result was found on a model of this shape and name.
+
+    Args:
+        result: what the message calls it, such as "the circuit".
+        error: the class to raise.
+        model: the model on which it is about to be used.
+        sizes: the result's size, the model's size, and what they count.
+        found_on: the name of the model it was found on, None where that is not known.
+        allow_other_model: accept another name; the sizes must agree all the same.
+    """
+    name = model_name(model)
+    for expected, there, unit in sizes:
+        if expected != there:
+            raise error(
+                f"cannot use {result} here: found on a model with {expected} {unit}, {name} has "
+                f"{there}; find {result} on this model"
+            )
+    if found_on is not None and found_on != name and not allow_other_model:
+        raise error(
+            f"cannot use {result} here: found on {found_on}, this model is {name}; find {result} "
+            "on this model, or set allow_other_model=True if you mean it"
+        )
+
+
+def check_circuit(
+    model: HookedModel, circuit: Circuit, *, allow_other_model: bool = False
+) -> Projections:
+    """Check that a circuit belongs to a model.
+
+    Returns:
+        The down projection of each of the circuit's MLPs, None for one that is no plain matrix.
 
     Raises:
-        CircuitMismatchError: another number of layers, another width, or another name.
+        CircuitMismatchError: the model has another number of layers, another width, or another
+            name.
 
     Warns:
         CnaLensWarning: the circuit was found on other weights of the same model.
     """
-    sites = neuron_sites(model)
-    n_layers = len(sites)
+    check_model(model)
+    found_on, recorded_hash = circuit.provenance.model, circuit.provenance.weights_sha256
+    projections: Projections = {}
+    check_belongs(
+        "the circuit",
+        CircuitMismatchError,
+        model,
+        sizes=_sizes(model, circuit, projections),
+        found_on=found_on,
+        allow_other_model=allow_other_model,
+    )
     name = model_name(model)
-    if circuit.layout.n_layers != n_layers:
-        raise CircuitMismatchError(
-            f"the circuit is of a model with {circuit.layout.n_layers} layers, "
-            f"{name} has {n_layers}; find a circuit on this model"
-        )
-    for layer in circuit.by_layer():
-        there = getattr(sites[layer].experts, "shape", Experts(0, 0))
-        expected = circuit.layout.experts[layer] if circuit.layout.experts else Experts(0, 0)
-        if there != expected:
-            raise CircuitMismatchError(
-                f"the circuit is of a model with {expected.count} experts of {expected.width} "
-                f"neurons in layer {layer}, {name} has {there.count} of {there.width}; find a "
-                "circuit on this model"
-            )
-    for mlp in circuit.by_mlp():
-        projection = down_projection(model, mlp)
-        if projection is not None and projection.width != circuit.layout.width(mlp):
-            raise CircuitMismatchError(
-                f"the circuit is of a model with {circuit.layout.width(mlp)} neurons in {mlp}, "
-                f"{name} has {projection.width}; find a circuit on this model"
-            )
-    found_on = circuit.provenance.model
-    if found_on is not None and found_on != name and not allow_other_model:
-        raise CircuitMismatchError(
-            f"the circuit was found on {found_on}, this model is {name}; find a circuit on this "
-            "model, or pass allow_other_model=True if that is what you mean"
-        )
-    expected = circuit.provenance.weights_sha256
     # Inside another steer() by weights the hash says nothing about the model.
-    comparable = found_on == name and expected and not edited_neurons(model)
-    if comparable and weights_hash(model) != expected:
+    comparable = found_on == name and recorded_hash and not edited_neurons(model)
+    if comparable and weights_hash(model) != recorded_hash:
         warnings.warn(
-            f"the circuit was found on other weights of {name}: the hash recorded with it is not "
-            "that of this model",
+            f"the circuit was found on other weights of {name}: the hash recorded with it differs "
+            "from this model's",
             CnaLensWarning,
             stacklevel=4,
         )
+    return projections
+
+
+def _sizes(
+    model: HookedModel, circuit: Circuit, projections: Projections
+) -> Iterator[tuple[int, int, str]]:
+    """Yield what must agree; on the way, look up the projections of the layers that do."""
+    sites, layout = neuron_sites(model), circuit.layout
+    yield layout.n_layers, len(sites), "layers"
+    for layer in circuit.by_layer():
+        expected = layout.experts[layer] if layout.experts else Experts(0, 0)
+        there = getattr(sites[layer].experts, "shape", Experts(0, 0))
+        yield expected.count, there.count, f"experts in layer {layer}"
+        yield expected.width, there.width, f"neurons in each expert of layer {layer}"
+    for mlp in circuit.by_mlp():
+        projection = projections[mlp] = down_projection(model, mlp)
+        if projection is not None:
+            yield layout.width(mlp), projection.width, f"neurons in {mlp}"

@@ -203,13 +203,13 @@ def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) ->
                 f"{repeated} of the {len(prompts.ids)} {name} prompts are duplicates, and count "
                 "as often as they occur",
                 CnaLensWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
     if both := set(positive.ids) & set(negative.ids):
         warnings.warn(
             f"{len(both)} prompts stand in both sets, and cancel out",
             CnaLensWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,4 +1,4 @@
-"""Run methods x strengths, each on the same prompts, against one unsteered baseline."""
+"""Run every method at every strength on the same prompts, against one unsteered baseline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from cna_lens.steering.method import SteeringMethod, check_strength
 Metric = Callable[[HookedModel, Sequence[str]], Sequence[float | None]]
 
 METRICS: Mapping[str, Metric] = {"refusal_log_odds": refusal_log_odds}
-"""What is measured on the positive prompts, beside the answers, unless told otherwise."""
+"""The default metrics on the positive prompts."""
 
 
 def compare(
@@ -47,12 +48,12 @@ def compare(
     path: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Compare steering methods by what they change, and by what they cost.
+    """Compare steering methods by their effect on a behaviour, and by their cost.
 
-    Every method is run at every strength on the same prompts. The unsteered model answers once:
-    its answers to the negative prompts are what the KL divergence per token is taken along, and
-    its row is every method's row at strength 0. Cost of each other row: the answers to all
-    prompts, two passes over the unsteered answers, and the metrics.
+    Every method runs at every strength on the same prompts. The unsteered model answers once. The
+    KL divergence per token is measured along its answers to the negative prompts, and its row is
+    every method's row at strength 0. Cost of each other row: the answers to all prompts, two passes
+    over the unsteered answers, and the metrics.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> prompts = PromptSet("words", "an example", ("w5 w6",), ("w7 w8",))
@@ -66,20 +67,21 @@ def compare(
     Args:
         model: a TransformerBridge or HookedTransformer.
         methods: the steering methods, of different names.
-        prompts: positive ones, that call for the behaviour, and negative ones.
-        strengths: from 0, nothing, to 1, all of each method.
-        metrics: functions of model and prompts that give one value for each prompt, by name; run
-            on the positive prompts inside the steering.
-        seed: for the bootstrap intervals.
-        shows_behaviour: whether an answer shows the behaviour; refusals by default.
-        max_new_tokens: tokens of an answer at most.
-        path: a file of JSON lines that holds what is finished: labels, scores and hashes, no
-            texts. A comparison that was interrupted goes on from it.
+        prompts: positive ones, which call for the behaviour, and negative ones.
+        strengths: from 0, no steering, to 1, the whole method.
+        metrics: functions of the model and the positive prompts, by name; each returns one value
+            for each prompt, and runs on the steered model.
+        seed: the seed of the bootstrap intervals.
+        shows_behaviour: tells whether an answer shows the behaviour; by default whether it is a
+            refusal.
+        max_new_tokens: the most tokens of an answer.
+        path: a file of JSON lines for finished rows: labels, scores and hashes, no texts. An
+            interrupted comparison resumes from it.
         progress: show a progress bar.
 
     Raises:
-        InputError: no methods, two of one name, a strength outside 0 to 1, or a `path` that holds
-            a comparison of something else.
+        InputError: there are no methods, two have one name, a strength is outside 0 to 1, or `path`
+            holds another comparison.
     """
     _check(methods, strengths)
     run = _Run(model, prompts, metrics, shows_behaviour, max_new_tokens)
@@ -112,7 +114,7 @@ def compare(
 
 
 def fingerprint(value: object) -> str:
-    """A hash of a frozen value and all it holds, so that a changed one is not taken for it."""
+    """Hash a frozen value and all it holds, to tell it from a changed one."""
     digest = hashlib.sha256()
 
     def add(part: object) -> None:
@@ -141,34 +143,26 @@ def fingerprint(value: object) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, eq=False)
 class _Run:
     """The prompts and settings of a comparison, and the unsteered answers once they are needed."""
 
-    def __init__(
-        self,
-        model: HookedModel,
-        prompts: PromptSet,
-        metrics: Mapping[str, Metric],
-        shows_behaviour: Callable[[str], bool],
-        max_new_tokens: int,
-    ) -> None:
-        self._model = model
-        self._prompts = prompts
-        self._metrics = metrics
-        self._shows_behaviour = shows_behaviour
-        self._max_new_tokens = max_new_tokens
-        self._unsteered_answers: list[str] | None = None
+    model: HookedModel
+    prompts: PromptSet
+    metrics: Mapping[str, Metric]
+    shows_behaviour: Callable[[str], bool]
+    max_new_tokens: int
 
     def depends_on(self) -> dict[str, Any]:
-        """All that every outcome depends on."""
+        """Return everything that all outcomes depend on."""
         return {
-            "model": model_name(self._model),
-            "weights_sha256": weights_hash(self._model),
-            "positive": encode(self._model, self._prompts.positive).record.sha256,
-            "negative": encode(self._model, self._prompts.negative).record.sha256,
-            "metrics": sorted(self._metrics),
-            "shows_behaviour": getattr(self._shows_behaviour, "__qualname__", "a callable"),
-            "max_new_tokens": self._max_new_tokens,
+            "model": model_name(self.model),
+            "weights_sha256": weights_hash(self.model),
+            "positive": encode(self.model, self.prompts.positive).record.sha256,
+            "negative": encode(self.model, self.prompts.negative).record.sha256,
+            "metrics": sorted(self.metrics),
+            "shows_behaviour": getattr(self.shows_behaviour, "__qualname__", "a callable"),
+            "max_new_tokens": self.max_new_tokens,
             "versions": [list(each) for each in library_versions()],
         }
 
@@ -176,21 +170,21 @@ class _Run:
         self, name: str, strength: float, steering: Callable[[], AbstractContextManager[Any]]
     ) -> Outcome:
         """Answer, label and measure within the steering."""
-        before_baseline = time.perf_counter()
-        answers = unsteered = self._answers_unsteered()
-        started = before_baseline if name == UNSTEERED else time.perf_counter()
+        started = time.perf_counter()
+        answers = unsteered = self.unsteered_answers
         if name != UNSTEERED:
+            started = time.perf_counter()
             with steering():
                 answers = self._answer()
-        n_positive = len(self._prompts.positive)
-        shows = [self._shows_behaviour(answer) for answer in answers]
+        n_positive = len(self.prompts.positive)
+        shows = [self.shows_behaviour(answer) for answer in answers]
         divergences = kl_per_token(
-            self._model, steering, self._prompts.negative, unsteered[n_positive:]
+            self.model, steering, self.prompts.negative, unsteered[n_positive:]
         )
         with steering():
             metrics = {
-                metric: tuple(measure(self._model, self._prompts.positive))
-                for metric, measure in self._metrics.items()
+                metric: tuple(measure(self.model, self.prompts.positive))
+                for metric, measure in self.metrics.items()
             }
         return Outcome(
             method=name,
@@ -204,15 +198,14 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _answers_unsteered(self) -> list[str]:
-        # Texts are not kept in the file, so that a run that goes on answers once more.
-        if self._unsteered_answers is None:
-            self._unsteered_answers = self._answer()
-        return self._unsteered_answers
+    @cached_property
+    def unsteered_answers(self) -> list[str]:
+        """The unsteered model's answers; a resumed run generates them again, files hold no text."""
+        return self._answer()
 
     def _answer(self) -> list[str]:
-        texts = [*self._prompts.positive, *self._prompts.negative]
-        return generate(self._model, texts, max_new_tokens=self._max_new_tokens)
+        texts = [*self.prompts.positive, *self.prompts.negative]
+        return generate(self.model, texts, max_new_tokens=self.max_new_tokens)
 
 
 def _check(methods: Sequence[SteeringMethod], strengths: Sequence[float]) -> None:
@@ -223,6 +216,6 @@ def _check(methods: Sequence[SteeringMethod], strengths: Sequence[float]) -> Non
     names = [UNSTEERED, *(method.name for method in methods)]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise InputError(
-            f"{min(doubled)!r} names more than one method; give each a name of its own, as with "
+            f"{min(doubled)!r} names more than one method; rename one, for example with "
             "dataclasses.replace(method, name=...)"
         )

@@ -1,4 +1,4 @@
-"""What was seen under each condition, prompt by prompt, and the table made of it."""
+"""The outcome of each method at each strength, prompt by prompt, and the table of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cna_lens.errors import InputError
 from cna_lens.results.journal import read_journal
-from cna_lens.results.rendering import (
-    Cell,
-    Summarized,
-    Summary,
-    Table,
-)
+from cna_lens.results.rendering import Cell, Summarized, Summary, Table
 from cna_lens.results.statistics import (
     Estimate,
     Rate,
@@ -35,7 +30,7 @@ Values = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was seen with one method at one strength: labels, scores and hashes, never a text.
+    """The outcome of one method at one strength: labels, scores and hashes, never a text.
 
     Attributes:
         method: the steering method's name, "unsteered" for the baseline.
@@ -43,10 +38,10 @@ class Outcome:
         positive: whether the answer to each positive prompt shows the behaviour.
         negative: the same for the negative prompts.
         quality: 4-gram quality of the answers to the positive prompts, None where undefined.
-        kl_per_token: for each negative prompt, how far the model is from the unsteered one.
+        kl_per_token: for each negative prompt, the KL divergence from the unsteered model, in nats.
         metrics: your metrics on the positive prompts, by name.
-        answers_sha256: of each answer, first to the positive prompts.
-        seconds: what it took.
+        answers_sha256: the hash of each answer, those to the positive prompts first.
+        seconds: how long it took.
     """
 
     method: str
@@ -60,35 +55,35 @@ class Outcome:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """The outcome as plain data."""
+        """Return the outcome as plain data."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Outcome:
-        """The outcome that `record` made."""
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in record.items()
-        }
-        given["metrics"] = {name: tuple(values) for name, values in record["metrics"].items()}
-        return cls(**given)
+        """Read an outcome from what `record` returned."""
+
+        def frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+        return cls(**frozen({**record, "metrics": frozen(record["metrics"])}))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a method at a strength, against the unsteered model.
+    """One row of the table: a method at a strength, against the unsteered model.
 
     Attributes:
         method: the steering method's name.
         strength: from 0 to 1.
         behaviour: share of positive prompts whose answer shows the behaviour.
-        elsewhere: share of negative prompts whose answer does.
+        elsewhere: share of negative prompts whose answer shows it.
         p_value: exact McNemar test of `behaviour` against the unsteered model.
         quality: mean 4-gram quality, None where no answer has one.
-        quality_change: paired mean change of it against the unsteered model.
+        quality_change: paired mean change of the quality against the unsteered model.
         kl_per_token: mean over the unsteered model's answers to negative prompts, in nats.
         metrics: the mean of each metric.
-        metric_changes: its paired mean change against the unsteered model.
-        seconds: what it took.
+        metric_changes: the paired mean change of each metric against the unsteered model.
+        seconds: how long it took.
     """
 
     method: str
@@ -110,20 +105,20 @@ class Comparison(Summarized):
 
     Attributes:
         outcomes: one for each method and strength.
-        seed: for the bootstrap intervals.
+        seed: the seed of the bootstrap intervals.
     """
 
     outcomes: tuple[Outcome, ...]
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse outcomes without a baseline."""
+        """Require the baseline as the first outcome."""
         if not self.outcomes or self.outcomes[0].method != UNSTEERED:
-            raise InputError("a comparison needs the unsteered outcome, and needs it first")
+            raise InputError("a comparison needs the unsteered outcome as its first one")
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
-        """What is finished in a file that `compare` writes, whether or not the rest is.
+        """Read the finished rows of a file that `compare` writes, even if others are missing.
 
         Raises:
             InputError: the file does not exist, or holds no comparison with an unsteered outcome.
@@ -142,15 +137,14 @@ class Comparison(Summarized):
         return tuple(self._row(outcome) for outcome in self.outcomes)
 
     def front(self, prefer: Prefer = "lowest") -> tuple[Row, ...]:
-        """The Pareto front of less behaviour against less KL per token, cheapest first.
+        """Return the Pareto front of less behaviour against less KL per token, cheapest first.
 
-        Of the rows above strength 0 those that no other one beats: with at most as much of both,
-        and less of one. Rows without a KL divergence are left out. Points alone are compared,
-        not their intervals.
+        It holds the rows above strength 0 that no other row beats. A row beats another if it has at
+        most as much of both, and less of one. Rows without a KL divergence are left out. Only
+        values are compared, not their intervals.
 
         Args:
-            prefer: "lowest" where the behaviour is to go, "highest" where it is to be brought
-                about.
+            prefer: "lowest" to remove the behaviour, "highest" to induce it.
 
         Raises:
             InputError: `prefer` is neither.
@@ -173,7 +167,7 @@ class Comparison(Summarized):
         return tuple(row for *_, row in sorted(front, key=lambda point: point[:2]))
 
     def to_frame(self) -> pd.DataFrame:
-        """The table as a data frame; an interval's ends stand in columns of their own."""
+        """Return the table as a data frame, with columns for the ends of each interval."""
         import pandas as pd
 
         return pd.DataFrame([_flat(row) for row in self.rows])
@@ -210,10 +204,7 @@ class Comparison(Summarized):
         return Summary(
             "Comparison of steering methods",
             [
-                (
-                    "prompts",
-                    f"{n_positive} positive, {n_negative} negative",
-                ),
+                ("prompts", f"{n_positive} positive, {n_negative} negative"),
                 ("intervals", "95 %: Wilson for shares, bootstrap for means"),
             ],
             Table(
@@ -235,7 +226,7 @@ class Comparison(Summarized):
         )
 
     def __repr__(self) -> str:
-        """One useful line."""
+        """Name the number of outcomes and the methods in one line."""
         methods = dict.fromkeys(outcome.method for outcome in self.outcomes)
         return f"Comparison({len(self.outcomes)} outcomes: {', '.join(methods)})"
 
@@ -250,11 +241,5 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _columns(name: str, value: Rate | Estimate | None) -> dict[str, Any]:
-    if value is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": 0}
-    return {
-        name: value.value,
-        f"{name}_low": value.low,
-        f"{name}_high": value.high,
-        f"{name}_n": value.n,
-    }
+    parts = (value.value, value.low, value.high, value.n) if value else (None, None, None, 0)
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), parts, strict=True))

@@ -1,10 +1,10 @@
-"""The magnitude anchor: neurons are set to what their own activation on the prompt calls for."""
+"""The magnitude anchor: set neurons to values that follow their activation on the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,20 +25,20 @@ from cna_lens.models.running.positions import (
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron
 from cna_lens.steering.edits import check_width, pulled
-from cna_lens.steering.method import Applied, check_strength
-from cna_lens.steering.scaling import check_multiplier, check_no_scaled_weights, hooked, values_of
+from cna_lens.steering.method import Applied, by_hooks, check_strength
+from cna_lens.steering.scaling import check_multiplier, check_no_scaled_weights, values_of
 
 
 @dataclass(frozen=True)
 class Anchor:
-    r"""How one neuron's own activation on a prompt becomes the value it is set to.
+    r"""Maps a neuron's activation on a prompt to the value that the neuron is set to.
 
     $$g(v) = m v + m_2, \qquad m = t / d, \quad m_2 = -d, \quad d = h - n$$
 
     where h and n are the neuron's mean activations on positive and negative prompts, and t is the
-    target that g may not go beyond. A prompt on which the neuron is as active as on positive ones
-    has it set to about the target, one on which it is silent to about minus the difference, which
-    changes little (arXiv 2605.08513, anchor intervention).
+    target, which limits g. If the neuron is as active on a prompt as on positive ones, it is set to
+    about the target. If it is silent, it is set to about minus the difference, which changes little
+    (arXiv 2605.08513, anchor intervention).
 
     >>> anchor = Anchor.of(positive=1.111, negative=-0.001657, target=-4.0)
     >>> round(anchor.multiplier, 6), round(anchor.offset, 6)
@@ -56,7 +56,7 @@ class Anchor:
 
     @classmethod
     def of(cls, positive: float, negative: float, target: float) -> Anchor:
-        """The anchor of a neuron with these mean activations.
+        """Make the anchor of a neuron with these mean activations.
 
         Raises:
             InputError: the means do not differ, or a number is not finite.
@@ -66,34 +66,34 @@ class Anchor:
         check_multiplier(difference, "the difference of the means")
         if difference == 0:
             raise InputError(
-                "a neuron's mean is the same on positive and negative prompts, so that it has no "
+                "a neuron's mean is the same on positive and negative prompts, so it has no "
                 "anchor; leave it out of the circuit"
             )
         return cls(target / difference, -difference, target)
 
     def __call__(self, activation: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-        """The value that the neuron is set to, for its activation at the anchor token."""
+        """Compute the value to set from the activation at the anchor token."""
         value = activation * self.multiplier + self.offset
         return value.clamp(max=self.target) if self.target > 0 else value.clamp(min=self.target)
 
 
 @dataclass(frozen=True)
 class MagnitudeAnchor:
-    r"""Sets a circuit's neurons by their anchors; a steering method, from `magnitude_anchor`.
+    r"""A steering method that sets a circuit's neurons by their anchors, from `magnitude_anchor`.
 
     $$a_{l,j} \leftarrow a_{l,j} + \alpha \, (g_{l,j}(v_{l,j}) - a_{l,j})$$
 
-    with the strength $\alpha$, v the neuron's activation at one token of the same prompt, and g its
-    `Anchor`. The source reads v in a pass of its own, without steering; here it is read in the pass
-    that is steered. For neurons of one layer that is the same number; neurons of later layers see
-    the prompt as the earlier ones have changed it.
+    with the strength $\alpha$, the neuron's activation v at one token of the same prompt, and its
+    `Anchor` g. The source reads v in a separate, unsteered pass; here v is read in the steered pass
+    itself. For neurons of one layer both give the same number. Neurons of later layers see the
+    prompt as earlier layers have changed it.
 
     Attributes:
         circuit: the neurons.
         anchors: one for each neuron, in the circuit's order.
-        position: the token that v is read at, counted in each prompt's own tokens.
-        positions: at which tokens the neurons are set.
-        name: what tables call it.
+        position: the token at which v is read, counted in each prompt's own tokens.
+        positions: the tokens to steer, as for `steer`.
+        name: the method's name, for tables.
         allow_other_model: accept a circuit that was found on a model of another name.
     """
 
@@ -105,7 +105,7 @@ class MagnitudeAnchor:
     allow_other_model: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Reject invalid settings."""
         check_positions(self.positions)
         if len(self.anchors) != len(self.circuit):
             raise InputError(
@@ -117,8 +117,7 @@ class MagnitudeAnchor:
     def at(self, model: HookedModel, strength: float = 1.0) -> Generator[Applied]:
         """Steer the model within the context.
 
-        A prefix that prompts share is not computed apart, since what happens in it depends on the
-        token that v is read at.
+        Prefix sharing is disabled, because steering here depends on a later token.
 
         Raises:
             InputError: the strength is outside 0 to 1, or an outer context scales these neurons by
@@ -130,7 +129,7 @@ class MagnitudeAnchor:
         if self.circuit.layout.experts:
             raise ModelError(
                 "an anchor is read at one token, which may not be routed to a neuron's expert; use "
-                "ablation or mean_ablation for the neurons of a model with experts"
+                "ablation or mean_ablation for a model with experts"
             )
         check_circuit(model, self.circuit, allow_other_model=self.allow_other_model)
         if not strength:
@@ -153,9 +152,9 @@ class MagnitudeAnchor:
             )
             for layer, indices in self.circuit.by_layer().items()
         ]
-        with whole_prompts(), hooked(model, hooks, self.positions, tracker):
-            places = tuple(name for name, _ in hooks)
-            yield Applied(self.name, strength, self.positions, "hooks", places)
+        steering = by_hooks(model, self.name, strength, self.positions, hooks, tracker)
+        with whole_prompts(), steering as applied:
+            yield applied
 
 
 def magnitude_anchor(
@@ -167,11 +166,11 @@ def magnitude_anchor(
     scale: float = 1.0,
     positions: Positions = "all",
 ) -> MagnitudeAnchor:
-    """The anchor intervention of arXiv 2605.08513, for one neuron or a circuit.
+    """Make the anchor intervention of arXiv 2605.08513, for one neuron or a circuit.
 
-    Against a constant it costs less on prompts that do not show the behaviour, because what a
-    neuron is set to follows what it does on the prompt. The source finds the target by a sweep of
-    constants, and tries the scales 1 and 2.
+    The value of a neuron follows its activation on the prompt. The method therefore costs less than
+    a constant value on prompts that do not show the behaviour. The source finds the target by a
+    sweep of constants, and tries the scales 1 and 2.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> positive = collect(tiny_model, ["w5 w6", "w8"], chat=False)
@@ -181,15 +180,15 @@ def magnitude_anchor(
 
     Args:
         circuit: the neurons.
-        positive: their activations on prompts that show the behaviour.
-        negative: their activations on prompts that do not, at the same token.
-        target: the value to go towards, and not beyond; one, or one for each neuron of the circuit.
-        scale: multiplies the anchors' multipliers, not their limit.
-        positions: which tokens are steered, as for `steer`.
+        positive: statistics of prompts that show the behaviour.
+        negative: statistics of prompts that do not, at the same token.
+        target: the limit of the values; one, or one for each neuron of the circuit.
+        scale: multiplies the anchors' multipliers, not their targets.
+        positions: the tokens to steer, as for `steer`.
 
     Raises:
-        InputError: a neuron's means do not differ; statistics of other neurons, or read at
-            different tokens; or not one target for each neuron.
+        InputError: a neuron's means do not differ; the statistics are of other neurons, or of
+            different tokens; or there is not one target for each neuron.
     """
     for name, stats in (("positive", positive), ("negative", negative)):
         if stats.layout != circuit.layout:
@@ -213,48 +212,39 @@ def magnitude_anchor(
     anchors = [Anchor.of(plus, minus, limit) for plus, minus, limit in means]
     return MagnitudeAnchor(
         circuit,
-        tuple(Anchor(a.multiplier * scale, a.offset, a.target) for a in anchors),
+        tuple(replace(anchor, multiplier=anchor.multiplier * scale) for anchor in anchors),
         read.pop() if read else -1,
         positions,
     )
 
 
+@dataclass(frozen=True)
 class _SetByAnchor:
-    """Sets neurons of one layer by what they were at the anchor token, pass after pass."""
+    """Sets neurons of one layer by their activation at the anchor token, pass after pass."""
 
-    def __init__(
-        self,
-        width: int,
-        indices: Sequence[int],
-        anchors: Sequence[Anchor],
-        position: int,
-        strength: float,
-        tracker: PositionTracker,
-    ) -> None:
-        self.width = width
-        self.indices = torch.tensor(indices)
-        self.anchors = anchors
-        self.position = position
-        self.strength = strength
-        self.tracker = tracker
-        # What each prompt's neurons are set to, once its anchor token has been seen.
-        self.values: dict[int, Float[Tensor, " n"]] = {}
+    width: int
+    indices: Sequence[int]
+    anchors: Sequence[Anchor]
+    position: int
+    strength: float
+    tracker: PositionTracker
+    # The values of each prompt's neurons, once its anchor token has been seen.
+    values: dict[int, Float[Tensor, " n"]] = field(default_factory=dict[int, Tensor])
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         check_width(activation, self.width, hook)
         current = self.tracker.pass_of(activation)
         if current.begins:
             self.values.clear()
-        indices = self.indices.to(activation.device)
         for place, at in current.token(self.position).nonzero().tolist():
-            seen = activation[place, at, indices].float()
+            seen = activation[place, at, list(self.indices)].float()
             self.values[current.rows[place]] = torch.stack(
                 [anchor(value) for anchor, value in zip(self.anchors, seen, strict=True)]
             )
         if unseen := [row for row in current.rows if row not in self.values]:
             raise ModelError(
-                f"the pass holds prompt {unseen[0]}, and none so far held its token "
+                f"the pass holds prompt {unseen[0]}, and no pass so far held its token "
                 f"{self.position}, by which neurons are set; run each prompt in one piece"
             )
         values = torch.stack([self.values[row] for row in current.rows])[:, None]
-        return pulled(activation, indices, values, self.strength)
+        return pulled(activation, self.indices, values, self.strength)

@@ -1,4 +1,4 @@
-"""Contrastive Activation Addition: a vector is added, or taken away, wherever the model writes."""
+"""Contrastive Activation Addition: add vectors to the residual stream, or subtract them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cna_lens.errors import InputError
-from cna_lens.models.hooked_model import HookedModel, check_model
+from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.steering.edits import AddVector
-from cna_lens.steering.method import Applied, check_strength
-from cna_lens.steering.scaling import check_multiplier, hooked
+from cna_lens.steering.method import Applied, by_hooks, check_strength
+from cna_lens.steering.scaling import check_multiplier
 from cna_lens.steering.vectors import ControlVectors, VectorSite, check_vectors, difference_of_means
 
 Sign = Literal["subtract", "add"]
@@ -22,11 +22,11 @@ Sign = Literal["subtract", "add"]
 
 @dataclass(frozen=True, eq=False)
 class VectorAddition:
-    r"""Adds control vectors, or takes them away; a steering method.
+    r"""A steering method that adds control vectors, or subtracts them.
 
     $$x_l \leftarrow x_l \pm \alpha \, c \, v_l$$
 
-    with the strength $\alpha$ and the coefficient c, at the vectors' own hook points.
+    with the strength $\alpha$ and the coefficient c, where the vectors were read.
 
     >>> vectors = difference_of_means(
     ...     tiny_model, ["w5 w6"], ["w7"], site="hook_resid_post", chat=False
@@ -38,10 +38,10 @@ class VectorAddition:
 
     Attributes:
         vectors: a vector for each layer that is steered.
-        coefficient: what they are multiplied with at strength 1.
-        sign: "subtract" weakens what the positive prompts show, "add" strengthens it.
-        positions: at which tokens.
-        name: what tables call it.
+        coefficient: the factor of the vectors at strength 1.
+        sign: "subtract" weakens the behaviour of the positive prompts, "add" strengthens it.
+        positions: the tokens to steer, as for `steer`.
+        name: the method's name, for tables.
         allow_other_model: accept vectors that were found on a model of another name.
     """
 
@@ -53,7 +53,7 @@ class VectorAddition:
     allow_other_model: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Reject invalid settings."""
         check_multiplier(self.coefficient, "coefficient")
         check_positions(self.positions)
         if self.sign not in get_args(Sign):
@@ -68,7 +68,6 @@ class VectorAddition:
             VectorMismatchError: the vectors were found on another model.
         """
         check_strength(strength)
-        check_model(model)
         check_vectors(model, self.vectors, allow_other_model=self.allow_other_model)
         factor = strength * self.coefficient * (1 if self.sign == "add" else -1)
         # Adding zero would still turn a negative zero into a positive one.
@@ -77,9 +76,8 @@ class VectorAddition:
             for layer, vector in self.vectors.items()
             if factor and bool(vector.any())
         ]
-        with hooked(model, hooks, self.positions):
-            via = "hooks" if hooks else "nothing"
-            yield Applied(self.name, strength, self.positions, via, tuple(at for at, _ in hooks))
+        with by_hooks(model, self.name, strength, self.positions, hooks) as applied:
+            yield applied
 
 
 def caa(
@@ -97,14 +95,14 @@ def caa(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> VectorAddition:
-    """Contrastive Activation Addition with vectors from two sets of prompts.
+    """Make Contrastive Activation Addition with vectors from two sets of prompts.
 
-    At "hook_mlp_out" it is what CNA's paper compares with (arXiv 2605.12290, method, step 7): the
-    difference of the mean MLP outputs at the last token, at every layer at once. The authors' code
-    adds positive minus negative, which strengthens the behaviour; here it is taken away unless
-    `sign="add"`. At "hook_resid_post" it is the original (Rimsky et al. 2024, arXiv 2312.06681):
-    the residual stream of one layer, which `caa_candidates` and `choose` find. One forward pass a
-    prompt.
+    At the site "hook_mlp_out" this is the baseline of CNA's paper (arXiv 2605.12290, method, step
+    7): the difference of the mean MLP outputs at the last token, at every layer at once. The
+    authors' code adds positive minus negative, which strengthens the behaviour; here the difference
+    is subtracted unless `sign="add"`. At "hook_resid_post" this is the original method (Rimsky et
+    al. 2024, arXiv 2312.06681): it changes the residual stream at one layer, which `caa_candidates`
+    and `choose` find. Cost: one forward pass for each prompt.
 
     >>> caa(tiny_model, ["w5 w6"], ["w7"], chat=False).vectors.layers
     (0, 1)
@@ -115,9 +113,9 @@ def caa(
         negative: prompts that do not.
         site: where the vectors are read and added.
         layer: steer at this layer alone; None for all, at "hook_mlp_out" only.
-        sign: "subtract" removes the behaviour, "add" amplifies it.
-        coefficient: what the vectors are multiplied with at strength 1.
-        positions: which tokens are steered, as for `steer`.
+        sign: "subtract" weakens the behaviour, "add" strengthens it.
+        coefficient: the factor of the vectors at strength 1.
+        positions: the tokens to steer, as for `steer`.
         position: the token to read, counted in each prompt's own tokens; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
@@ -129,8 +127,8 @@ def caa(
     """
     if layer is None and site != "hook_mlp_out":
         raise InputError(
-            f"layer is None, and {site} needs one: what is added at one layer is still there at "
-            "the next. Give a layer, or choose one among caa_candidates(...)"
+            f"layer is None, and {site} needs one, because the residual stream keeps what is added "
+            "at one layer at all later ones; give a layer, or choose one of caa_candidates(...)"
         )
     vectors = difference_of_means(
         model,
@@ -162,7 +160,9 @@ def caa_candidates(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> tuple[VectorAddition, ...]:
-    """One `caa` for each layer, from one forward pass a prompt, for `choose` to choose from.
+    """Make one `caa` for each layer, for `choose` to choose from.
+
+    Cost: one forward pass for each prompt, whatever the number of layers.
 
     >>> [method.name for method in caa_candidates(tiny_model, ["w5 w6"], ["w7"], chat=False)]
     ['caa(layer=0)', 'caa(layer=1)']
@@ -172,10 +172,10 @@ def caa_candidates(
         positive: prompts that show the behaviour.
         negative: prompts that do not.
         layers: the layers to try, None for all.
-        site: where the vectors are read and added.
-        sign: "subtract" removes the behaviour, "add" amplifies it.
-        coefficient: what the vectors are multiplied with at strength 1.
-        positions: which tokens are steered, as for `steer`.
+        site: the hook point where the vectors are read and added.
+        sign: "subtract" weakens the behaviour, "add" strengthens it.
+        coefficient: the factor of the vectors at strength 1.
+        positions: the tokens to steer, as for `steer`.
         position: the token to read, counted in each prompt's own tokens; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.

@@ -22,22 +22,22 @@ Prefer = Literal["lowest", "highest"]
 
 
 def check_prefer(prefer: str) -> None:
-    """Raise InputError unless it is one of `Prefer`."""
+    """Raise InputError unless the word is one of `Prefer`."""
     if prefer not in get_args(Prefer):
         raise InputError(f"prefer is {prefer!r}, expected 'lowest' or 'highest'")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The best of several steering methods, and how all of them did.
+    """The best of several steering methods, and the scores of all of them.
 
     Attributes:
-        best: the method chosen.
-        candidates: all of them, in the order given.
-        scores: the mean of the metric over the validation prompts, for each.
-        unsteered: the same without steering.
+        best: the chosen method.
+        candidates: all methods, in the order given.
+        scores: each method's mean of the metric over the validation prompts.
+        unsteered: the same mean without steering.
         prefer: whether the "lowest" or the "highest" score is the best.
-        strength: at which the methods were compared.
+        strength: the strength of the methods.
         n_prompts: how many validation prompts there were.
     """
 
@@ -50,7 +50,7 @@ class Choice:
     n_prompts: int
 
     def to_frame(self) -> pd.DataFrame:
-        """A data frame with the columns method, score, change and chosen, in the order given."""
+        """Tabulate method, score, change and chosen, one method a row, in the order given."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -73,10 +73,10 @@ def choose(
     strength: float = 1.0,
     progress: bool = False,
 ) -> Choice:
-    """Compare steering methods by the mean of a metric over validation prompts, and take the best.
+    """Choose the steering method with the best mean of a metric over validation prompts.
 
-    Use prompts that are neither in the discovery nor in the evaluation set. Among equals the first
-    one is taken, so that the choice is the same every time.
+    Use prompts that are neither in the discovery nor in the evaluation set. Among methods with the
+    same mean the first one is chosen, so the choice is reproducible.
 
     >>> candidates = caa_candidates(tiny_model, ["w5 w6"], ["w7"], chat=False)
     >>> def first_logit(model, prompts):
@@ -88,16 +88,16 @@ def choose(
     Args:
         model: a TransformerBridge or HookedTransformer.
         candidates: the methods.
-        metric: one value for each prompt, of the model as it is steered; such as
-            `cna_lens.metrics.refusal_log_odds`.
+        metric: a function of the steered model and the prompts that returns one value for each
+            prompt, such as `cna_lens.metrics.refusal_log_odds`.
         prompts: the validation split.
         prefer: whether the "lowest" or the "highest" mean is the best.
-        strength: at which the methods are compared.
+        strength: the strength at which the methods are compared.
         progress: show a progress bar.
 
     Raises:
-        InputError: there is nothing to choose from or to evaluate on, or the metric does not give
-            one number for each prompt.
+        InputError: there are no candidates or no prompts, or the metric does not return one number
+            for each prompt.
     """
     if not candidates:
         raise InputError("candidates is empty; give at least one steering method")

@@ -1,4 +1,4 @@
-"""Random controls: as many other neurons, alike in what makes neurons matter anyway."""
+"""Random controls: other neurons or directions that resemble those of a method."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from cna_lens.steering.methods.caa import VectorAddition
 from cna_lens.steering.methods.directional import DirectionalAblation
 
 Match = Literal["layer", "magnitude"]
+Method = TypeVar("Method", VectorAddition, DirectionalAblation)
 
 ALIKE = 10
-"""How many neurons of the nearest magnitude one is drawn from."""
+"""A neuron is drawn from this many of the nearest magnitude."""
 
 
 def matched_random(
@@ -31,19 +32,21 @@ def matched_random(
     match: Match = "layer",
     stats: ActivationStats | None = None,
 ) -> Circuit:
-    r"""As many random neurons as the circuit has, layer by layer, and none of the circuit's own.
+    r"""Draw as many random neurons in each layer as the circuit has there, none of its own.
 
-    What ablating these does is what ablating any neurons of these layers does; only what the
-    circuit does beyond it is the circuit's. An expert's neurons are matched by others of the same
-    expert, which the same tokens are routed to. With `match="magnitude"` each is also about as
-    active as the neuron it stands for: it is drawn from the 10 neurons of the layer or expert,
-    outside the circuit and not drawn yet, that are nearest by the root mean square of the
-    activation,
+    The effect of ablating these is the effect of ablating any neurons of these layers. Only the
+    effect of the circuit beyond it is the circuit's own. An expert's neurons are matched by others
+    of the same expert, to which the same tokens are routed.
+
+    With `match="magnitude"` each drawn neuron is also about as active as the neuron it stands for.
+    It is drawn from the 10 neurons of the layer or expert that are nearest by the root mean square
+    of the activation,
 
     $$\sqrt{\bar{a}_{l,j}^2 + \mathrm{var}(a_{l,j})},$$
 
-    the circuit's most active neurons first. Where a circuit holds a layer's most active neurons,
-    the nearest are less active: compare the magnitudes before you rely on it.
+    outside the circuit and not drawn yet, the circuit's most active neurons first. If a circuit
+    holds a layer's most active neurons, the nearest others are less active: compare the magnitudes
+    before you rely on this control.
 
     >>> circuit = Circuit((Neuron(0, 1), Neuron(1, 2)), (1.0, -1.0), Layout((4, 4)))
     >>> control = matched_random(circuit, seed=0)
@@ -51,9 +54,9 @@ def matched_random(
     ([0, 1], set())
 
     Args:
-        circuit: what to match.
-        seed: another seed gives another control.
-        match: by "layer" alone, or by layer and "magnitude".
+        circuit: the circuit to match.
+        seed: the seed of the draw.
+        match: match by "layer" alone, or by layer and "magnitude".
         stats: statistics of the activations, from `collect`, for `match="magnitude"`.
 
     Raises:
@@ -68,13 +71,15 @@ def matched_random(
     for mlp, indices in circuit.by_mlp().items():
         others = torch.ones(circuit.layout.width(mlp), dtype=torch.bool)
         others[list(indices)] = False
-        if int(others.sum()) < len(indices):
+        if (left := int(others.sum())) < len(indices):
             raise InputError(
-                f"{mlp} has {int(others.sum())} neurons outside the circuit, a control "
-                f"needs {len(indices)}; take a smaller circuit"
+                f"{mlp} has {left} neurons outside the circuit, a control needs {len(indices)}; "
+                "take a smaller circuit"
             )
         if magnitudes is None:
-            picked = _any(others, len(indices), generator)
+            candidates = others.nonzero().squeeze(1)
+            order = torch.randperm(len(candidates), generator=generator)[: len(indices)]
+            picked = candidates[order].tolist()
         else:
             start = circuit.layout.start(mlp)
             own = magnitudes[start : start + len(others)]
@@ -89,6 +94,28 @@ def matched_random(
         versions=circuit.provenance.versions,
     )
     return Circuit(tuple(chosen), (0.0,) * len(chosen), circuit.layout, provenance)
+
+
+def random_direction(method: Method, seed: int = 0) -> Method:
+    """Replace each vector of a method by a random direction of the same length.
+
+    The effect of this control is the effect of any push of this size. Only the effect of the method
+    beyond it comes from its direction. In high dimensions a random direction is nearly orthogonal
+    to the method's own.
+
+    >>> method = caa(tiny_model, ["w5 w6"], ["w7"], chat=False)
+    >>> control = random_direction(method, seed=1)
+    >>> control.name, torch.allclose(control.vectors.norms, method.vectors.norms)
+    ('random_direction(caa, seed=1)', True)
+
+    Args:
+        method: the method to match.
+        seed: the seed of the draw.
+    """
+    name = f"random_direction({method.name}, seed={seed})"
+    if isinstance(method, DirectionalAblation):
+        return replace(method, direction=method.direction.random(seed), name=name)
+    return replace(method, vectors=method.vectors.random(seed), name=name)
 
 
 def _magnitudes(
@@ -110,12 +137,6 @@ def _magnitudes(
     return mean_square.sqrt()
 
 
-def _any(others: Tensor, count: int, generator: torch.Generator) -> list[int]:
-    candidates = others.nonzero().squeeze(1)
-    order = torch.randperm(len(candidates), generator=generator)[:count]
-    return candidates[order].tolist()
-
-
 def _alike(
     others: Tensor,
     indices: Sequence[int],
@@ -132,27 +153,3 @@ def _alike(
         free[drawn] = False
         picked.append(drawn)
     return picked
-
-
-Method = TypeVar("Method", VectorAddition, DirectionalAblation)
-
-
-def random_direction(method: Method, seed: int = 0) -> Method:
-    """The same method with a random direction for each of its vectors, of the same length.
-
-    What it does is what any push of this size does; only what the method does beyond it is the
-    direction's. In high dimensions a random direction is nearly orthogonal to the method's own.
-
-    >>> method = caa(tiny_model, ["w5 w6"], ["w7"], chat=False)
-    >>> control = random_direction(method, seed=1)
-    >>> control.name, torch.allclose(control.vectors.norms, method.vectors.norms)
-    ('random_direction(caa, seed=1)', True)
-
-    Args:
-        method: what to match.
-        seed: another seed gives another control.
-    """
-    name = f"random_direction({method.name}, seed={seed})"
-    if isinstance(method, DirectionalAblation):
-        return replace(method, direction=method.direction.random(seed), name=name)
-    return replace(method, vectors=method.vectors.random(seed), name=name)

@@ -1,4 +1,4 @@
-"""A circuit's neurons as steering methods: ablated, amplified, or moved to given values."""
+"""Steering methods that ablate or amplify a circuit's neurons, or move them to values."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from cna_lens.models.inside.matching import check_circuit
 from cna_lens.models.inside.sites import hook_name
 from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.results.circuit import Circuit
-from cna_lens.steering.method import Applied, check_strength
+from cna_lens.steering.method import Applied, by_hooks, check_strength
 from cna_lens.steering.scaling import (
     Values,
     Via,
     check_multiplier,
     check_no_scaled_weights,
-    hooked,
     set_to,
     steer,
     values_of,
@@ -26,12 +25,12 @@ from cna_lens.steering.scaling import (
 
 @dataclass(frozen=True)
 class NeuronScaling:
-    r"""Multiplies a circuit's activations; a steering method, from `ablation` or by hand.
+    r"""A steering method that multiplies a circuit's activations, from `ablation` or by hand.
 
     $$a_{l,j} \leftarrow \left(1 - \alpha (1 - m)\right) \, a_{l,j}$$
 
-    with the strength $\alpha$ and the multiplier m that holds at strength 1. For m = 0 it is the
-    paper's (arXiv 2605.12290, method, step 7): the multiplier at strength alpha is 1 - alpha.
+    with the strength $\alpha$ and the multiplier m at strength 1. For m = 0 this is the paper's
+    ablation (arXiv 2605.12290, method, step 7), which multiplies with $1 - \alpha$.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with NeuronScaling(circuit, 2.0, name="amplification").at(tiny_model, 0.5) as applied:
@@ -41,10 +40,10 @@ class NeuronScaling:
 
     Attributes:
         circuit: the neurons.
-        multiplier: at strength 1; 0 ablates, above 1 amplifies.
-        positions: at which tokens.
+        multiplier: the factor at strength 1: 0 ablates, above 1 amplifies.
+        positions: the tokens to steer, as for `steer`.
         via: by hooks or by weights, as for `steer`.
-        name: what tables call it.
+        name: the method's name, for tables.
         allow_other_model: accept a circuit that was found on a model of another name.
     """
 
@@ -56,7 +55,7 @@ class NeuronScaling:
     allow_other_model: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Reject invalid settings."""
         check_multiplier(self.multiplier)
         check_positions(self.positions)
 
@@ -89,21 +88,21 @@ class NeuronScaling:
 
 @dataclass(frozen=True)
 class NeuronPull:
-    r"""Scales how far a circuit's activations are from values; a steering method.
+    r"""A steering method that scales the distance of a circuit's activations from values.
 
     $$a_{l,j} \leftarrow v_{l,j} + \left(1 - \alpha (1 - m)\right) \, (a_{l,j} - v_{l,j})$$
 
-    with the strength $\alpha$ and the multiplier m that holds at strength 1. For m = 0 they become
-    the values (`mean_ablation`), for m = -1 they are mirrored in them, above 1 they are driven away
-    from them (`deviation_scaling`).
+    with the strength $\alpha$ and the multiplier m at strength 1. For m = 0 the activations become
+    the values (`mean_ablation`); for m = -1 they are mirrored in the values, and for m > 1 driven
+    away from them (`deviation_scaling`).
 
     Attributes:
         circuit: the neurons.
-        values: one for each neuron of the circuit, in its order.
-        positions: at which tokens.
-        name: what tables call it.
+        values: a value for each neuron of the circuit, in its order.
+        positions: the tokens to steer, as for `steer`.
+        name: the method's name, for tables.
         allow_other_model: accept a circuit that was found on a model of another name.
-        multiplier: of the distance, at strength 1.
+        multiplier: the factor of the distance at strength 1.
     """
 
     circuit: Circuit
@@ -114,7 +113,7 @@ class NeuronPull:
     multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Reject invalid settings."""
         object.__setattr__(self, "values", tuple(values_of(self.circuit, self.values)))
         check_multiplier(self.multiplier)
         check_positions(self.positions)
@@ -135,27 +134,26 @@ class NeuronPull:
             return
         check_no_scaled_weights(model, self.circuit)
         hooks = set_to(self.circuit, self.values, strength * (1 - self.multiplier))
-        with hooked(model, hooks, self.positions):
-            places = tuple(name for name, _ in hooks)
-            yield Applied(self.name, strength, self.positions, "hooks", places)
+        with by_hooks(model, self.name, strength, self.positions, hooks) as applied:
+            yield applied
 
 
 def ablation(circuit: Circuit, *, positions: Positions = "all", via: Via = "auto") -> NeuronScaling:
-    """CNA's own intervention: the circuit's activations are multiplied with 1 - strength.
+    """Make CNA's own intervention: multiply the circuit's activations with 1 - strength.
 
     >>> ablation(Circuit((Neuron(1, 3),), (1.0,), tiny_layout)).multiplier
     0.0
 
     Args:
-        circuit: the neurons; one from `matched_random` is the control.
-        positions: which tokens are steered, as for `steer`.
+        circuit: the neurons; those of `matched_random` are the control.
+        positions: the tokens to steer, as for `steer`.
         via: by hooks or by weights, as for `steer`.
     """
     return NeuronScaling(circuit, 0.0, positions, via)
 
 
 def mean_ablation(circuit: Circuit, values: Values, *, positions: Positions = "all") -> NeuronPull:
-    """The circuit's activations move towards what they are on other prompts.
+    """Make the method that moves the circuit's activations to their means on other prompts.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> benign = collect(tiny_model, ["w5 w6", "w7"], chat=False)
@@ -164,12 +162,12 @@ def mean_ablation(circuit: Circuit, values: Values, *, positions: Positions = "a
 
     Args:
         circuit: the neurons.
-        values: the statistics whose means are taken, such as those of benign prompts; or a value
-            for each neuron of the circuit, or of the model.
-        positions: which tokens are steered, as for `steer`.
+        values: statistics, whose means are used, such as those of benign prompts; or a value for
+            each neuron of the circuit, or of the model.
+        positions: the tokens to steer, as for `steer`.
 
     Raises:
-        InputError: the number of values fits neither, or one is infinite or not a number.
+        InputError: the number of values fits neither, or a value is infinite or not a number.
     """
     return NeuronPull(circuit, tuple(values_of(circuit, values)), positions)
 
@@ -177,11 +175,11 @@ def mean_ablation(circuit: Circuit, values: Values, *, positions: Positions = "a
 def deviation_scaling(
     circuit: Circuit, values: Values, multiplier: float, *, positions: Positions = "all"
 ) -> NeuronPull:
-    """How far the circuit's activations are from what they are on other prompts is multiplied.
+    """Make the method that multiplies the distance of activations from their means elsewhere.
 
-    Where `ablation` scales what a neuron does, this scales by how much it tells the prompt at hand
-    from the others. On those others it changes little at any multiplier, which is why it costs
-    less. A multiplier below 0 takes a behaviour away beyond mean ablation, one above 1 adds to it.
+    `ablation` scales a neuron's activation; this method scales only its deviation from the means on
+    other prompts. On those other prompts it changes little at any multiplier, and so costs less. A
+    multiplier below 0 weakens a behaviour beyond mean ablation, one above 1 strengthens it.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> benign = collect(tiny_model, ["w5 w6", "w7"], chat=False)
@@ -191,13 +189,13 @@ def deviation_scaling(
 
     Args:
         circuit: the neurons.
-        values: what the distance is measured from, as for `mean_ablation`.
-        multiplier: at strength 1: 0 is mean ablation, 1 changes nothing.
-        positions: which tokens are steered, as for `steer`.
+        values: measure the distance from these, as for `mean_ablation`.
+        multiplier: the factor at strength 1: 0 is mean ablation, 1 changes nothing.
+        positions: the tokens to steer, as for `steer`.
 
     Raises:
-        InputError: the multiplier is no finite number, or the values are none as `mean_ablation`
-            says.
+        InputError: the multiplier is not a finite number, or the values do not fit, as for
+            `mean_ablation`.
     """
     known = tuple(values_of(circuit, values))
     return NeuronPull(circuit, known, positions, "deviation_scaling", multiplier=multiplier)

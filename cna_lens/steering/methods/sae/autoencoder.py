@@ -1,4 +1,4 @@
-"""Sparse autoencoders: what is asked of one, where it comes from, and whether it fits a model."""
+"""Sparse autoencoders: their interface, how to load one, and whether it fits a model."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from cna_lens.models.inside.sites import Site, site_hook_names
 
 @runtime_checkable
 class SparseAutoencoder(Protocol):
-    """What is asked of a sparse autoencoder; those of SAELens have it.
+    """The interface of a sparse autoencoder, as SAELens's have it.
 
-    Its `cfg` says `d_in`, how wide the activations are; `d_sae`, how many features there are; and
-    `metadata.hook_name`, the hook point. `encode` takes activations of any precision, and `decode`
-    is affine in the features.
+    `cfg.d_in` is the width of the activations, `cfg.d_sae` the number of features, and
+    `cfg.metadata.hook_name` the hook point. `encode` takes activations of any precision, and
+    `decode` is affine in the features.
     """
 
     cfg: Any
 
     def encode(self, x: Tensor) -> Tensor:
-        """The features' activations."""
+        """Return the features' activations."""
         ...
 
     def decode(self, feature_acts: Tensor) -> Tensor:
-        """The activations that the features stand for."""
+        """Return the activations that the features stand for."""
         ...
 
 
 def load_sae(
     release: str | Path, sae_id: str | None = None, *, device: str | torch.device = "cpu"
 ) -> SparseAutoencoder:
-    """Load a sparse autoencoder through SAELens: a pretrained one by name, or one from a folder.
+    """Load a sparse autoencoder through SAELens, by its name or from a folder.
 
-    For instance the residual stream's of GPT-2 in front of block 8, and one of your own:
+    For example, one of the residual stream of GPT-2 before block 8, and one of your own:
 
         sae = load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
         sae = load_sae("out/sae")
 
-    SAELens warns where an autoencoder is of a model loaded in a way of its own, such as with
-    centred weights: load yours alike.
+    SAELens warns if an autoencoder needs a model that is loaded with particular options, such as
+    centred weights; load your model with the same options.
 
     Args:
-        release: the release's name in SAELens's list, or a folder that SAELens has written.
-        sae_id: which of the release's autoencoders; none for a folder.
-        device: where to put it.
+        release: a release's name in SAELens's list, or a folder that SAELens has written.
+        sae_id: which of the release's autoencoders; None for a folder.
+        device: the device to load it to.
 
     Raises:
-        InputError: there is no such autoencoder, or no `sae_id`.
-        ModelError: SAELens is not installed, or what it needs cannot be had.
+        InputError: there is no such autoencoder, or `sae_id` is missing.
+        ModelError: SAELens is not installed, or the autoencoder cannot be loaded.
     """
     try:
         # Not in every environment: it needs TransformerLens below 4.
@@ -98,10 +98,10 @@ class Place(NamedTuple):
 
 
 def place_of(sae: SparseAutoencoder) -> Place:
-    """Where an autoencoder belongs.
+    """Find the hook point to which an autoencoder belongs.
 
     Raises:
-        InputError: it does not say, or reads or writes somewhere that is not supported.
+        InputError: the autoencoder does not say, or its hook point is not supported.
     """
     metadata = getattr(sae.cfg, "metadata", None)
     hook_point = getattr(metadata, "hook_name", None)
@@ -127,7 +127,7 @@ def place_of(sae: SparseAutoencoder) -> Place:
 
 
 def check_fits(model: HookedModel, sae: SparseAutoencoder) -> Place:
-    """Where an autoencoder belongs on a model.
+    """Check that an autoencoder fits a model, and return its place there.
 
     Raises:
         InputError: the autoencoder cannot be used.
@@ -140,7 +140,7 @@ def check_fits(model: HookedModel, sae: SparseAutoencoder) -> Place:
     if place.hook_point not in names:
         raise ModelError(
             f"{model_name(model)} has no hook point {place.hook_point}, to which the autoencoder "
-            f"belongs: it has {len(names)} layers; take an autoencoder of this model"
+            f"belongs; it has {len(names)} layers, take an autoencoder of this model"
         )
     width = _width(model, place)
     if width is not None and int(sae.cfg.d_in) != width:
@@ -153,7 +153,7 @@ def check_fits(model: HookedModel, sae: SparseAutoencoder) -> Place:
 
 
 def _width(model: HookedModel, place: Place) -> int | None:
-    """How wide the activations are, None where that cannot be told before the model has run."""
+    """Return the width of the activations; None where only a forward pass would tell it."""
     if place.site != "mlp.hook_post":
         return int(model.cfg.d_model)
     layout = layout_of(model)
@@ -161,5 +161,5 @@ def _width(model: HookedModel, place: Place) -> int | None:
 
 
 def features_of(sae: SparseAutoencoder, x: Tensor) -> Tensor:
-    """The features of activations, wherever these lie."""
+    """Encode activations of any device on the autoencoder's device."""
     return sae.encode(x.to(getattr(sae, "device", x.device)))

@@ -1,4 +1,4 @@
-"""The same contrast on the features of a sparse autoencoder in place of neurons."""
+"""Find features of a sparse autoencoder by the same contrast as neurons."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cna_lens.discovery.activations.means import RunningMoments
 from cna_lens.discovery.activations.reader import Reader
+from cna_lens.discovery.activations.sets import encode_sets, read_both
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt
@@ -28,15 +29,14 @@ from cna_lens.steering.methods.sae.autoencoder import (
     features_of,
     place_of,
 )
-from cna_lens.steering.vectors import stats_of_both
 
 
 @dataclass(frozen=True, eq=False)
 class SaeFeatures:
     """Some features of a sparse autoencoder, strongest first, each with its signed score.
 
-    They come from `sae_features`, or are made by hand. Outside of its autoencoder a feature is only
-    a number, so that the two go together.
+    `sae_features` finds them; you can also make them by hand. Without its autoencoder a feature is
+    only a number, so the two are kept together.
 
     >>> SaeFeatures(tiny_sae, (7, 3), (2.5, -1.0))
     SaeFeatures(2 of 40 features at blocks.1.hook_resid_post, strongest 7 +2.5, model unknown)
@@ -45,10 +45,10 @@ class SaeFeatures:
         sae: the autoencoder.
         indices: the features, strongest first.
         scores: their signed scores in the same order.
-        active: the features that any of the prompts made active, from which `random` draws.
+        active: the features that were active on any of the prompts, from which `random` draws.
         model: the model they were found on, None where that is not known.
-        positive: what was run for the positive mean, None where that is not known.
-        negative: what was run for the negative mean.
+        positive: the source of the positive mean, None where that is not known.
+        negative: the source of the negative mean.
     """
 
     sae: SparseAutoencoder = field(repr=False)
@@ -60,7 +60,7 @@ class SaeFeatures:
     negative: Source | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no set of the autoencoder's features."""
+        """Require distinct features of the autoencoder, with a score each."""
         place_of(self.sae)
         if len(self.indices) != len(self.scores):
             raise InputError(
@@ -83,7 +83,7 @@ class SaeFeatures:
 
     @property
     def hook_point(self) -> str:
-        """Where the autoencoder reads, and where the features are changed."""
+        """The hook point that the autoencoder reads, and at which the features are changed."""
         return place_of(self.sae).hook_point
 
     def __len__(self) -> int:
@@ -91,13 +91,13 @@ class SaeFeatures:
         return len(self.indices)
 
     def random(self, seed: int = 0) -> SaeFeatures:
-        """As many other features that the prompts made active: the control.
+        """Draw a control: as many other features that were active on the prompts.
 
-        Most features of an autoencoder are silent on any one kind of prompt; a control drawn from
-        all of them would do nothing, and any features would look good beside it.
+        Most features of an autoencoder are silent on any one kind of prompt. A control drawn from
+        all of them would have no effect, and any features would look good beside it.
 
         Raises:
-            InputError: too few others were active.
+            InputError: too few other features were active.
         """
         others = sorted(set(self.active) - set(self.indices))
         if len(others) < len(self):
@@ -111,7 +111,7 @@ class SaeFeatures:
         return replace(self, indices=chosen, scores=(0.0,) * len(chosen))
 
     def __repr__(self) -> str:
-        """One useful line."""
+        """Name the counts, the hook point, the strongest feature and the model in one line."""
         strongest = f"strongest {self.indices[0]} {self.scores[0]:+.3g}, " if self.indices else ""
         return (
             f"SaeFeatures({len(self)} of {self.n_features} features at {self.hook_point}, "
@@ -133,14 +133,14 @@ def sae_features(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> SaeFeatures:
-    r"""The features whose activation differs most between two sets of prompts.
+    r"""Find the features of a sparse autoencoder that differ most between two sets of prompts.
 
     $$\delta_i = \frac{1}{|P|} \sum_{p \in P} f_i(x(p)) - \frac{1}{|N|} \sum_{n \in N} f_i(x(n))$$
 
-    with x the activation at the autoencoder's hook point and one token of the prompt, and f its
-    features: CNA's ranking (arXiv 2605.12290, method, step 3) with features for neurons. One
-    forward pass a prompt, up to the autoencoder's layer. A feature that does not differ is never
-    chosen.
+    where x is the activation at the autoencoder's hook point, at one token of the prompt, and f are
+    the autoencoder's features: CNA's ranking (arXiv 2605.12290, method, step 3) with features in
+    place of neurons. A feature that does not differ is never chosen. Cost: one forward pass for
+    each prompt, up to the autoencoder's layer.
 
     >>> features = sae_features(tiny_model, tiny_sae, ["w5 w6"], ["w7"], k=3, chat=False)
     >>> len(features), features.hook_point
@@ -151,20 +151,24 @@ def sae_features(
         sae: the autoencoder, from `load_sae` or SAELens.
         positive: prompts that show the behaviour: strings, lists of chat messages, or token ids.
         negative: prompts that do not.
-        k: how many features.
+        k: the number of features.
         fraction: their share of all features of the autoencoder, instead of k.
-        sign: rank by magnitude ("abs"), or take only positive or only negative differences.
+        sign: "abs" takes the largest differences of either sign, "positive" or "negative" only
+            those of one sign.
         position: the token to read, counted in each prompt's own tokens; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
 
     Raises:
-        InputError: bad prompts or settings, an autoencoder that cannot be used, or fewer features
-            that differ than asked for.
+        InputError: a prompt, a setting or the autoencoder cannot be used, or fewer features differ
+            than were asked for.
         VectorMismatchError: the autoencoder is of a model of another width.
         ModelError: the model has no such hook point.
         ActivationError: an activation is infinite or not a number.
+
+    Warns:
+        CnaLensWarning: a prompt stands in one set twice, or in both.
     """
     check_selection(fraction, k, sign)
     place = check_fits(model, sae)
@@ -173,7 +177,9 @@ def sae_features(
         raise InputError(f"k is {k}, the autoencoder has {n_features} features; ask for fewer")
     size = circuit_size(n_features, fraction, k)
     reader = Reader(model, position, batch_size, progress, site=place.site, layer=place.layer)
-    plus, minus = stats_of_both(reader, positive, negative, chat, lambda: _FeatureMoments(sae))
+    sets = encode_sets(model, positive, negative, chat)
+    moments = read_both(reader, sets, lambda source: _FeatureMoments(source, sae))
+    plus, minus = (side.stats() for side in moments)
     scores = plus.mean - minus.mean
     chosen = _strongest(scores, size, sign)
     active: list[int] = ((plus.mean != 0) | (minus.mean != 0)).nonzero().squeeze(1).tolist()
@@ -189,17 +195,17 @@ def sae_features(
 
 
 class _FeatureMoments(RunningMoments):
-    """The statistics of the features of one layer's activations."""
+    """Gathers the statistics of the features in place of the activations."""
 
-    def __init__(self, sae: SparseAutoencoder) -> None:
-        super().__init__()
+    def __init__(self, source: Source, sae: SparseAutoencoder) -> None:
+        super().__init__(source)
         self.sae = sae
 
     def update(
         self,
         rows: Sequence[int],
         activations: Float[Tensor, "prompt d_in"],
-        layout: Layout,  # noqa: ARG002 (that of the layer, which the features replace)
+        layout: Layout,  # noqa: ARG002 (the features have another layout)
         route_weights: Tensor | None = None,  # noqa: ARG002 (autoencoders read no experts)
     ) -> None:
         with torch.no_grad():
