@@ -26,14 +26,7 @@ from experiments.study.experiment import Experiment, Results
 from experiments.study.on_ray import Needs, OnRay
 from experiments.study.planning import show_plan
 from experiments.study.reporting import Report
-from experiments.study.running import (
-    RECORDS,
-    OnBench,
-    in_process,
-    locked,
-    open_journal,
-    run_cells,
-)
+from experiments.study.running import RECORDS, OnBench, in_process, locked, open_journal, run_cells
 from experiments.study.settings import (
     Pair,
     Study,

@@ -27,11 +27,7 @@ from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import AnyNeuron, NeuronLike, Sign
-from cna_lens.results.scores import (
-    check_layers,
-    check_selection,
-    circuit_size,
-)
+from cna_lens.results.scores import check_layers, check_selection, circuit_size
 
 Universal = Literal["default"] | UniversalNeurons | Iterable[NeuronLike] | None
 

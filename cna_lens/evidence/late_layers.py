@@ -23,11 +23,7 @@ from cna_lens.evidence.resampling import (
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
-from cna_lens.results.rendering import (
-    Cell,
-    Table,
-    per_layer,
-)
+from cna_lens.results.rendering import Cell, Table, per_layer
 from cna_lens.results.scores import NeuronScores, circuit_size
 from cna_lens.results.statistics import Estimate
 

@@ -13,24 +13,11 @@ from torch import Tensor
 from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import NullCurves, thinned
-from cna_lens.evidence.permutations import (
-    count_shuffled,
-    label_permutations,
-    true_correlations,
-)
-from cna_lens.evidence.resampling import (
-    FromResamples,
-    PromptSets,
-    check_counts,
-    over_resamples,
-)
+from cna_lens.evidence.permutations import count_shuffled, label_permutations, true_correlations
+from cna_lens.evidence.resampling import FromResamples, PromptSets, check_counts, over_resamples
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.rendering import (
-    Cell,
-    Table,
-    neuron_table,
-)
+from cna_lens.results.rendering import Cell, Table, neuron_table
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Estimate
 

@@ -26,11 +26,7 @@ from cna_lens.evidence.resampling import (
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.records import neurons_record
-from cna_lens.results.rendering import (
-    Cell,
-    Table,
-    neuron_table,
-)
+from cna_lens.results.rendering import Cell, Table, neuron_table
 from cna_lens.results.statistics import Estimate
 
 if TYPE_CHECKING:

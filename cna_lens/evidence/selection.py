@@ -20,12 +20,7 @@ from cna_lens.errors import InputError
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import AnyNeuron, NeuronLike, Sign
-from cna_lens.results.scores import (
-    NeuronScores,
-    check_layers,
-    check_selection,
-    circuit_size,
-)
+from cna_lens.results.scores import NeuronScores, check_layers, check_selection, circuit_size
 
 
 @dataclass(frozen=True)

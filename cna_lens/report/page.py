@@ -10,12 +10,7 @@ from importlib.resources import files
 
 from cna_lens.report.sections import Picture, Section
 from cna_lens.results.rendering import escaped, text_html
-from cna_lens.results.rendering.html import (
-    asset,
-    facts_html,
-    layer_bars,
-    table_markup,
-)
+from cna_lens.results.rendering.html import asset, facts_html, layer_bars, table_markup
 
 
 def page_html(title: str, sections: Sequence[Section], scripts: Sequence[str] = ()) -> str:

@@ -19,13 +19,7 @@ import cna_lens
 from cna_lens import audit
 from cna_lens.models import HookedModel, TokenIds, encode, length_buckets, pad
 from experiments.benchmarks.growth import growth
-from experiments.benchmarks.timing import (
-    Measure,
-    alternate,
-    quantity,
-    ratio,
-    steered_generation,
-)
+from experiments.benchmarks.timing import Measure, alternate, quantity, ratio, steered_generation
 
 PLAIN_TOKENS = 1024
 """Tokens of a padded batch of the plain forward pass; 256 to 2048 were tried, this is fastest."""

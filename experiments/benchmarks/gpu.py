@@ -21,12 +21,7 @@ from experiments.benchmarks.timing import (
     seconds,
     steered_generation,
 )
-from experiments.shared.random_models import (
-    chunks,
-    find_in_halves,
-    random_llama,
-    random_prompts,
-)
+from experiments.shared.random_models import chunks, find_in_halves, random_llama, random_prompts
 
 
 @dataclass(frozen=True)

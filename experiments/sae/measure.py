@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 import cna_lens
-from cna_lens import (
-    FeatureScaling,
-    NeuronScaling,
-    PromptSet,
-    SparseAutoencoder,
-    SteeringMethod,
-)
+from cna_lens import FeatureScaling, NeuronScaling, PromptSet, SparseAutoencoder, SteeringMethod
 from cna_lens.metrics import kl_per_token
 from cna_lens.models import HookedModel, model_name, whole_prompts
 from cna_lens.results import Sign, library_versions

@@ -9,13 +9,7 @@ import strategies
 import tiny
 import torch
 from hypothesis import given, settings, strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    GPTNeoConfig,
-    Lfm2Config,
-    OPTConfig,
-)
+from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, Lfm2Config, OPTConfig
 
 import cna_lens
 import cna_lens.models.running.packing

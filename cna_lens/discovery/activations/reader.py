@@ -19,11 +19,7 @@ from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.expert_hooks import expert_hooks
 from cna_lens.models.inside.sites import Site, site_hook_names, sparse_sites
-from cna_lens.models.prompts.encoding import (
-    EncodedPrompts,
-    TokenIds,
-    pad_token_id,
-)
+from cna_lens.models.prompts.encoding import EncodedPrompts, TokenIds, pad_token_id
 from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets
 from cna_lens.models.running.forward import SharedPrefix
 from cna_lens.models.running.memory import run_in_halves, token_budget

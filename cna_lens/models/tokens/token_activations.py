@@ -24,11 +24,7 @@ from cna_lens.models.running.memory import run_in_halves, token_budget
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.tokens.token_texts import token_texts
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import (
-    Neuron,
-    NeuronLike,
-    as_neuron,
-)
+from cna_lens.results.neurons import Neuron, NeuronLike, as_neuron
 
 # Prompts have different numbers of tokens, so that no dimension is named "token".
 OfPrompt = Float[Tensor, "_ neuron"]

@@ -7,12 +7,7 @@ from collections.abc import Sequence
 
 from cna_lens.errors import InputError
 from cna_lens.models.tokens.answer_log_probs import AnswerLogProbs, TokenPrediction
-from cna_lens.results.rendering import (
-    embedded_json,
-    escaped,
-    styled,
-    text_html,
-)
+from cna_lens.results.rendering import embedded_json, escaped, styled, text_html
 from cna_lens.viz.pages.coloured import Values, coloured_tokens, rounded, shown_token, token_label
 from cna_lens.viz.pages.pages import Page
 

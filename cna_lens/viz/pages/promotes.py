@@ -5,13 +5,7 @@ from __future__ import annotations
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.tokens.promoted_tokens import PromotedTokens, TokenLogit, promoted_tokens
 from cna_lens.results.neurons import Neuron
-from cna_lens.results.rendering import (
-    Cell,
-    Table,
-    escaped,
-    styled,
-    text_html,
-)
+from cna_lens.results.rendering import Cell, Table, escaped, styled, text_html
 from cna_lens.results.rendering.html import table_html
 from cna_lens.results.rendering.visible import visible
 from cna_lens.viz.pages.pages import Page

@@ -25,14 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cna_lens
-from cna_lens import (
-    Comparison,
-    Estimate,
-    InputError,
-    Rate,
-    SteeringMethod,
-    wilson,
-)
+from cna_lens import Comparison, Estimate, InputError, Rate, SteeringMethod, wilson
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.models import HookedModel
 from cna_lens.steering import Prefer

@@ -19,10 +19,7 @@ from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import Sign
 from cna_lens.results.provenance import Source
-from cna_lens.results.scores import (
-    check_selection,
-    circuit_size,
-)
+from cna_lens.results.scores import check_selection, circuit_size
 from cna_lens.steering.methods.sae.autoencoder import (
     SparseAutoencoder,
     check_fits,
