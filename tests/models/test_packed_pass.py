@@ -302,6 +302,15 @@ def test_transformer_lenss_own_hooks_allow_packing():
     assert "hook" in why_not(model, PROMPTS)
 
 
+def test_a_reader_looks_up_its_sites_once(llama, monkeypatch):
+    reader, looked = cna_lens.discovery.activations.reader, []
+    for name in ("site_hook_names", "sparse_sites"):
+        found = getattr(reader, name)(llama, *(["mlp.hook_post"] if "names" in name else []))
+        monkeypatch.setattr(reader, name, lambda *_, found=found: looked.append(1) or found)
+    cna_lens.collect(llama, PROMPTS, batch_size=2)
+    assert len(looked) == 2
+
+
 def test_a_window_wider_than_a_row_allows_packing(models_and_wide, tokens_run):
     model = models_and_wide["gemma3 wide"]
     found = cna_lens.collect(model, PROMPTS)

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge, model_name
-from cna_lens.models.prompts.encoding import TokenIds
-from cna_lens.models.running.batching import shared_prefix_length
+from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
+from cna_lens.models.running.batching import pad, shared_prefix_length
 from cna_lens.models.running.positions import needs_whole_prompts, prompt_lengths
 from cna_lens.models.trial.kv_cache import new_cache
 from cna_lens.models.trial.trial import tried
@@ -84,8 +84,21 @@ class SharedPrefix:
         return cache
 
     def mask(self, own: Int64[Tensor, "batch pos"]) -> Int64[Tensor, "batch whole_pos"]:
-        """The mask of a batch, with the prefix in front."""
+        """Put the prefix in front of a batch's mask."""
         return torch.cat([own.new_ones((len(own), self.length)), own], dim=1)
+
+    def pad(
+        self, model: HookedModel, prompts: Sequence[TokenIds]
+    ) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, "batch whole_pos"]]:
+        """Right-pad the tokens behind the prefix; the mask covers the prefix too.
+
+        Args:
+            model: gives the padding token and the device.
+            prompts: whole prompts, with the prefix.
+        """
+        ids, mask = pad([prompt[self.length :] for prompt in prompts], pad_token_id(model))
+        device = input_device(model)
+        return ids.to(device), self.mask(mask).to(device)
 
     def tree_mask(
         self, sees: Bool[Tensor, "row pos pos"], dtype: torch.dtype

@@ -17,7 +17,7 @@ from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad
 from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
 from cna_lens.models.running.decoding import Chooser, decoder_for, needs_equal_lengths, seeds_of
 from cna_lens.models.running.forward import SharedPrefix, sliding_window
-from cna_lens.models.running.memory import answers_at_once, halved, is_out_of_memory
+from cna_lens.models.running.memory import answers_at_once, halved
 from cna_lens.models.running.positions import prompt_lengths
 
 _log = logging.getLogger(__name__)
@@ -86,10 +86,8 @@ def generate(
                             finished[row] = _text(model, answer)
                             bar.update()
                 except Exception as error:
-                    if not is_out_of_memory(error) or len(batch) == 1:
-                        raise
                     left = [row for row in batch if finished[row] is None]
-                    waiting = halved(len(batch), [left, *waiting])
+                    waiting = halved(error, len(batch), [left, *waiting])
         except KeyboardInterrupt:
             raise GenerationInterrupted(finished) from None
     return [text for text in finished if text is not None]

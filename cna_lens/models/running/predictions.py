@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel, input_device, model_name
-from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
-from cna_lens.models.running.batching import pad, shared_prefix_length
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
+from cna_lens.models.running.batching import shared_prefix_length
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
 from cna_lens.models.running.memory import predictions_at_once, run_in_halves, token_budget
 from cna_lens.models.running.positions import prompt_lengths
 
 LogProbs = Float[Tensor, "predicted d_vocab"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,14 @@ class Text:
     prompt_length: int
 
     @property
+    def predicted(self) -> TokenIds:
+        """The tokens that are predicted."""
+        return self.ids[self.predicted_from :]
+
+    @property
     def n_predicted(self) -> int:
-        """How many of its tokens are predicted."""
-        return len(self.ids) - self.predicted_from
+        """Number of tokens that are predicted."""
+        return len(self.predicted)
 
 
 def answers_after_prompts(
@@ -117,17 +124,28 @@ def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int
             yield place, log_probs
 
 
+def for_each_text(
+    model: HookedModel, texts: Sequence[Text], run: Callable[[Text, LogProbs], Result]
+) -> list[Result]:
+    """Call a function with each text and its `predictions`; results are in the order of the texts.
+
+    Raises:
+        ModelError: a log-probability is not a number.
+    """
+    found = {place: run(texts[place], log_probs) for place, log_probs in predictions(model, texts)}
+    return [found[place] for place in range(len(texts))]
+
+
 def predicted_log_probs(
     model: HookedModel, texts: Sequence[Text]
 ) -> list[Float[Tensor, " predicted"]]:
     """The log-probability of each token that is predicted, text by text, on the CPU."""
-    found: dict[int, Float[Tensor, " predicted"]] = {}
-    for place, log_probs in predictions(model, texts):
-        text = texts[place]
-        said = torch.tensor(text.ids[text.predicted_from :], dtype=torch.long)
-        rows = torch.arange(text.n_predicted)
-        found[place] = log_probs[rows.to(log_probs.device), said.to(log_probs.device)].cpu()
-    return [found[place] for place in range(len(texts))]
+
+    def of_tokens(text: Text, log_probs: LogProbs) -> Float[Tensor, " predicted"]:
+        tokens = torch.tensor(text.predicted, dtype=torch.long, device=log_probs.device)
+        return log_probs.gather(1, tokens[:, None]).squeeze(1).cpu()
+
+    return for_each_text(model, texts, of_tokens)
 
 
 def _read(text: Text) -> TokenIds:
@@ -136,14 +154,11 @@ def _read(text: Text) -> TokenIds:
 
 
 def _run(model: HookedModel, batch: Sequence[Text], prefix: SharedPrefix) -> list[LogProbs]:
-    ids, mask = pad([_read(text)[prefix.length :] for text in batch], pad_token_id(model))
+    ids, mask = prefix.pad(model, [_read(text) for text in batch])
     starts = [text.predicted_from - 1 - prefix.length for text in batch]
     first = min(starts)
-    device = input_device(model)
     with torch.no_grad(), prompt_lengths([text.prompt_length for text in batch]):
-        logits = forward_logits(
-            model, ids.to(device), prefix.mask(mask).to(device), prefix.read_only(), first
-        )
+        logits = forward_logits(model, ids, mask, prefix.read_only(), first)
     return [
         logits[row, start - first :][: text.n_predicted].float().log_softmax(-1)
         for row, (text, start) in enumerate(zip(batch, starts, strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
-from cna_lens.models.running.predictions import Text, answers_after_prompts, predictions
+from cna_lens.models.running.predictions import LogProbs, Text, answers_after_prompts, for_each_text
 from cna_lens.models.tokens.token_texts import token_texts
 
 
@@ -93,26 +93,18 @@ def answer_log_probs(
     for place, text in enumerate(texts):
         if not text.n_predicted:
             raise InputError(f"answer {place} is {answers[place]!r}, which has no tokens")
-    unsteered = _predicted(model, texts, k)
+
+    def expected(text: Text, log_probs: LogProbs) -> tuple[TokenPrediction, ...]:
+        pairs = zip(log_probs.cpu(), text.predicted, strict=True)
+        return tuple(_prediction(model, row, token, k) for row, token in pairs)
+
+    unsteered = for_each_text(model, texts, expected)
     with steering():
-        steered = _predicted(model, texts, k)
+        steered = for_each_text(model, texts, expected)
     return [
-        AnswerLogProbs(token_texts(model, text.ids[text.predicted_from :]), before, after)
+        AnswerLogProbs(token_texts(model, text.predicted), before, after)
         for text, before, after in zip(texts, unsteered, steered, strict=True)
     ]
-
-
-def _predicted(
-    model: HookedModel, texts: Sequence[Text], k: int
-) -> list[tuple[TokenPrediction, ...]]:
-    found: dict[int, tuple[TokenPrediction, ...]] = {}
-    for place, log_probs in predictions(model, texts):
-        said = texts[place].ids[texts[place].predicted_from :]
-        found[place] = tuple(
-            _prediction(model, row, token, k)
-            for row, token in zip(log_probs.cpu(), said, strict=True)
-        )
-    return [found[place] for place in range(len(texts))]
 
 
 def _prediction(

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
-from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.matching import check_circuit
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
-from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
-from cna_lens.models.running.forward import forward_trunk
-from cna_lens.models.running.memory import run_in_halves, token_budget
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
+from cna_lens.models.running.batching import BatchSize, check_batch_size
+from cna_lens.models.running.forward import SharedPrefix, forward_trunk
+from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.tokens.token_texts import token_texts
 from cna_lens.results.circuit import Circuit
@@ -124,21 +123,16 @@ def token_activations(
     names = mlp_hook_names(model)
     chosen = _checked(model, neurons)
     ids = encode(model, prompts, chat=chat).ids
-    lengths = list(map(len, ids))
-    buckets = (
-        length_buckets(lengths, token_budget=token_budget(model, max(lengths)))
-        if batch_size == "auto"
-        else length_buckets(lengths, max_prompts=batch_size)
-    )
     values: dict[int, OfPrompt] = {}
-
-    def run(batch: list[int]) -> list[OfPrompt]:
-        return _read(model, [ids[place] for place in batch], chosen, names)
-
-    with tqdm(total=len(ids), desc="reading", unit="prompt", disable=not progress) as bar:
-        for batch, found in run_in_halves(buckets, run):
-            values |= dict(zip(batch, found, strict=True))
-            bar.update(len(batch))
+    for batch, found in run_in_batches(
+        model,
+        list(map(len, ids)),
+        lambda batch: _read(model, [ids[place] for place in batch], chosen, names),
+        desc="reading",
+        batch_size=batch_size,
+        progress=progress,
+    ):
+        values |= dict(zip(batch, found, strict=True))
     return TokenActivations(
         model=model_name(model),
         neurons=chosen,
@@ -173,7 +167,7 @@ def _read(
     neurons: tuple[Neuron, ...],
     names: tuple[str | None, ...],
 ) -> list[OfPrompt]:
-    ids, mask = pad(prompts, pad_token_id(model))
+    ids, mask = SharedPrefix(0).pad(model, prompts)
     read = torch.empty((*ids.shape, len(neurons)))
     columns: dict[int, list[int]] = {}
     for column, neuron in enumerate(neurons):
@@ -188,8 +182,7 @@ def _read(
         for layer in columns
         if (name := names[layer]) is not None
     ]
-    device = input_device(model)
     lengths = list(map(len, prompts))
     with torch.no_grad(), prompt_lengths(lengths), model.hooks(fwd_hooks=hooks):
-        forward_trunk(model, ids.to(device), mask.to(device))
+        forward_trunk(model, ids, mask)
     return [read[row, :length].clone() for row, length in enumerate(lengths)]
