@@ -65,7 +65,7 @@ def test_chat_messages_come_out_of_a_data_set_as_they_went_in(tmp_path):
 
 
 def test_a_split_must_be_named(data_set):
-    with pytest.raises(InputError, match="has the splits train, test; name one of them"):
+    with pytest.raises(InputError, match="has the splits train, test; pass one of them"):
         read_prompts(data_set, column="Goal", config="harmful")
 
 
@@ -86,5 +86,5 @@ def test_a_data_set_that_cannot_be_read_so_is_refused(data_set, arguments, telli
 
 
 def test_an_empty_folder_is_no_data_set(tmp_path):
-    with pytest.raises(InputError, match="and as a data set it cannot be loaded"):
+    with pytest.raises(InputError, match="and cannot be loaded as a data set"):
         read_prompts(tmp_path)

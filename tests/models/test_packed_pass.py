@@ -279,7 +279,7 @@ def test_steering_by_weights_packs(llama, tokens_run):
 
 
 @pytest.mark.parametrize("family", PACKING)
-def test_models_that_heed_a_mask_of_trees_pack(models, family):
+def test_models_that_respect_a_tree_mask_pack(models, family):
     assert why_not(models[family], PROMPTS) is None
 
 
@@ -363,11 +363,11 @@ UNABLE = {
         lambda: boot(
             BloomConfig(vocab_size=64, hidden_size=16, n_layer=2, n_head=2), "BloomForCausalLM"
         ),
-        "refuses a mask of trees",
+        "refuses a tree mask",
     ),
     "positions it does not heed": (
         lambda: without_positions(tiny.bridge("llama")),
-        "reads a prompt otherwise",
+        "computes a prompt differently",
     ),
     "a convolution": (
         lambda: boot(

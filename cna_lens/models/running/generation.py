@@ -1,4 +1,4 @@
-"""Generate answers, in batches, equal to what one prompt at a time would give."""
+"""Generate answers in batches, equal to those of one prompt at a time."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def generate(
 ) -> list[str]:
     """Answer prompts, in their order; inside `steer`, with the steered model.
 
-    Prompts run in left-padded batches of like length with their masks and a KV cache; a common
-    prefix is computed once and finished answers leave the batch. An answer ends before its first
-    end-of-turn token. In float32 the answers are those of one prompt at a time, sampled ones too:
-    each prompt draws from a generator of its own, whatever stands beside it. A prompt given
-    several times is sampled anew each time.
+    Prompts of similar length run in left-padded batches, with their masks and a KV cache. A common
+    prefix is computed once, and finished answers leave the batch. An answer ends before its first
+    end-of-turn token. In float32 the answers equal those of one prompt at a time. This holds for
+    sampling too, since each prompt has its own random generator; repeated prompts get different
+    samples.
 
     >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
     ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
@@ -51,8 +51,8 @@ def generate(
     Args:
         model: a TransformerBridge or HookedTransformer.
         prompts: strings, lists of chat messages, or token ids; see `cna_lens.models.encode`.
-        max_new_tokens: tokens of an answer at most.
-        temperature: 0 takes the likeliest token, above 0 samples.
+        max_new_tokens: maximum number of tokens of an answer.
+        temperature: 0 takes the most likely token, above 0 samples.
         seed: for sampling.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: answers at once; "auto" fits them to the free memory.
@@ -102,21 +102,21 @@ def stream(
     seed: int = 0,
     chat: Chat = "auto",
 ) -> Iterator[str]:
-    """The answer that `generate` gives, as it is written: all of its text after each token.
+    """Yield the full answer so far after each token; the last text is the answer of `generate`.
 
-    A character whose bytes are not all written yet is held back. Bad settings are refused at
-    once, not when the first text is asked for.
+    A character is held back until all of its bytes are generated. Invalid settings raise at once,
+    before the first text is requested.
 
     >>> *_, answer = stream(tiny_model, "w5 w6", max_new_tokens=4, chat=False)
     >>> [answer] == generate(tiny_model, ["w5 w6"], max_new_tokens=4, chat=False)
     True
 
     Args:
-        model: a TransformerBridge or HookedTransformer; steered as long as it is when the next
-            text is asked for.
+        model: a TransformerBridge or HookedTransformer; each text uses the steering that is active
+            when it is requested.
         prompt: a string, a list of chat messages, or token ids.
-        max_new_tokens: tokens of an answer at most.
-        temperature: 0 takes the likeliest token, above 0 samples.
+        max_new_tokens: maximum number of tokens of an answer.
+        temperature: 0 takes the most likely token, above 0 samples.
         seed: for sampling.
         chat: put a string into the chat template; "auto" where the tokenizer has one.
 
@@ -153,14 +153,14 @@ def _check_context(model: HookedModel, encoded: Sequence[TokenIds], max_new_toke
     longest = max(map(len, encoded))
     if context and longest + max_new_tokens > context:
         raise InputError(
-            f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, the "
+            f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}; the "
             f"model's context holds {context}; lower max_new_tokens, or shorten the prompt"
         )
 
 
 def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> SharedPrefix:
-    # The padding between prefix and prompt takes up places in a sliding window, so that a row
-    # would see less of its past than alone.
+    # Padding between prefix and prompt fills places of a sliding window, so a row would see less of
+    # its past than alone.
     window = sliding_window(model)
     longest = max(map(len, encoded)) + max_new_tokens
     if window is not None and window < longest:
@@ -208,7 +208,7 @@ def _answers(
 ) -> Iterator[tuple[int, TokenIds, bool]]:
     """Yield each answer of a batch after each token, and whether it is finished.
 
-    What is finished leaves the batch, and the others go on.
+    Finished answers leave the batch.
     """
     device = input_device(model)
     ids, mask = pad(
@@ -242,7 +242,7 @@ def _answers(
 
 
 def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's, the model's, and the chat template's."""
+    """Collect the tokens that end an answer: of the tokenizer, the model and the chat template."""
     tokenizer = model.tokenizer
     settings = getattr(getattr(model, "original_model", None), "generation_config", None)
     found: set[int] = set()
@@ -255,7 +255,7 @@ def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
 
 
 def _template_end(tokenizer: Any) -> set[int]:
-    """The special token that the chat template puts right behind an answer."""
+    """Find the special token that the chat template puts right after an answer."""
     if getattr(tokenizer, "chat_template", None) is None:
         return set()
     text: str = tokenizer.apply_chat_template(
@@ -269,16 +269,16 @@ def _template_end(tokenizer: Any) -> set[int]:
 
 def _text(model: HookedModel, answer: TokenIds) -> str:
     if model.tokenizer is None:
-        raise InputError("the model has no tokenizer, so that its answers have no text")
+        raise InputError("the model has no tokenizer to decode its answers; set model.tokenizer")
     return str(model.tokenizer.decode(list(answer), skip_special_tokens=True))
 
 
-# Answers of a batch tend to end together, so that a rate of answers would jump about.
+# Answers of a batch tend to end together, so a rate in answers would jump.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} answers [{elapsed}{postfix}]"
 
 
 class _Speed:
-    """Tokens per second, beside the bar of finished answers."""
+    """Shows tokens per second beside the bar of finished answers."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar

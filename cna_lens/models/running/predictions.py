@@ -1,4 +1,4 @@
-"""What a model expects next: distributions over the vocabulary, along texts that are given."""
+"""Next-token distributions along given texts (teacher forcing)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens that are given, of which the later ones are predicted.
+    """Given tokens, of which the later ones are predicted.
 
     Attributes:
         ids: the token ids.
-        predicted_from: the place of the first token that is predicted, at least 1.
-        prompt_length: how many of the tokens are the prompt; steering asks for it.
+        predicted_from: the place of the first predicted token, at least 1.
+        prompt_length: number of tokens that are the prompt, for steering at single positions.
     """
 
     ids: TokenIds
@@ -50,13 +50,15 @@ class Text:
 def answers_after_prompts(
     model: HookedModel, prompts: Sequence[Prompt], answers: Sequence[str], *, chat: Chat = "auto"
 ) -> list[Text]:
-    """Each prompt, in the chat template, and its answer, which is predicted.
+    """Encode each prompt, in the chat template, with its answer; the answer is predicted.
 
     Raises:
-        InputError: not one answer for each prompt, or together longer than the context.
+        InputError: there is not one answer for each prompt, or both together exceed the context.
     """
     if len(prompts) != len(answers):
-        raise InputError(f"there are {len(prompts)} prompts and {len(answers)} answers")
+        raise InputError(
+            f"there are {len(prompts)} prompts and {len(answers)} answers; give each prompt one"
+        )
     texts = [
         Text(prompt + _tokens(model, answer), len(prompt), len(prompt))
         for prompt, answer in zip(encode(model, prompts, chat=chat).ids, answers, strict=True)
@@ -74,8 +76,8 @@ def answers_after_prompts(
 def prompts_alone(
     model: HookedModel, prompts: Sequence[Prompt], *, chat: Chat = "auto"
 ) -> list[Text]:
-    """Each prompt, predicted from where the chat template hands over to the user."""
-    # Two more prompts, so that what is common to all is the template even where there is only one.
+    """Encode each prompt; its tokens are predicted from the end of the chat template's opening."""
+    # With two more prompts, the common beginning is the template even for a single prompt.
     template = shared_prefix_length(encode(model, [*prompts, "a", "b"], chat=chat).ids)
     return [
         Text(ids, min(max(template, 1), len(ids)), len(ids))
@@ -85,16 +87,15 @@ def prompts_alone(
 
 def _tokens(model: HookedModel, text: str) -> TokenIds:
     if model.tokenizer is None:
-        raise InputError("the model has no tokenizer, so that answers cannot be encoded")
+        raise InputError("the model has no tokenizer to encode answers; set model.tokenizer")
     return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int, LogProbs]]:
-    r"""Log-probabilities of the next token, along each text.
+    r"""Yield the log-probabilities of the next token along each text, with the text's place.
 
-    Row t is $\log p(\cdot \mid x_{<s+t})$ in float32, where s is the place of the first token that
-    is predicted. Texts come in the order in which they are computed, each with its place among
-    those given; one of which nothing is predicted has no rows.
+    Row t is $\log p(\cdot \mid x_{<s+t})$ in float32, where s is the place of the first predicted
+    token. Texts come in the order of computation. A text without predicted tokens has no rows.
 
     Raises:
         ModelError: a log-probability is not a number.
@@ -104,7 +105,7 @@ def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int
         yield place, torch.zeros((0, int(model.cfg.d_vocab)))
     if not places:
         return
-    # The first prediction is made at the token before, which must not be in the prefix.
+    # The token before the first predicted one gives its prediction, so it must follow the prefix.
     prefix = SharedPrefix.of(
         model,
         [_read(texts[place]) for place in places],
@@ -139,7 +140,7 @@ def for_each_text(
 def predicted_log_probs(
     model: HookedModel, texts: Sequence[Text]
 ) -> list[Float[Tensor, " predicted"]]:
-    """The log-probability of each token that is predicted, text by text, on the CPU."""
+    """Give the log-probability of each predicted token, text by text, on the CPU."""
 
     def of_tokens(text: Text, log_probs: LogProbs) -> Float[Tensor, " predicted"]:
         tokens = torch.tensor(text.predicted, dtype=torch.long, device=log_probs.device)
@@ -149,7 +150,7 @@ def predicted_log_probs(
 
 
 def _read(text: Text) -> TokenIds:
-    """The tokens that run through the model; nothing is predicted from the last one."""
+    """Give the tokens that run through the model; the last one predicts nothing."""
     return text.ids[:-1]
 
 
@@ -166,7 +167,7 @@ def _run(model: HookedModel, batch: Sequence[Text], prefix: SharedPrefix) -> lis
 
 
 def _batches(model: HookedModel, texts: Sequence[Text], places: Sequence[int]) -> list[list[int]]:
-    """Texts of like shape, within the budgets of tokens and of predictions."""
+    """Group texts of similar shape, within the budgets of tokens and of predictions."""
     budget = token_budget(model, max(len(texts[place].ids) for place in places))
     at_once = predictions_at_once(model)
     batches: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""The activations of chosen neurons at every token of prompts, to be looked at."""
+"""The activations of chosen neurons at every token of prompts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.tokens.token_texts import token_texts
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import (
-    Neuron,
-    NeuronLike,
-    as_neuron,
-)
+from cna_lens.results.neurons import Neuron, NeuronLike, as_neuron
 
 # Prompts have different numbers of tokens, so that no dimension is named "token".
 OfPrompt = Float[Tensor, "_ neuron"]
@@ -35,11 +31,11 @@ OfPrompt = Float[Tensor, "_ neuron"]
 
 @dataclass(frozen=True, eq=False)
 class TokenActivations:
-    """What some neurons do at every token of some prompts.
+    """The activations of some neurons at every token of some prompts.
 
     Attributes:
         model: the model's name.
-        neurons: which neurons the last axis of `values` holds.
+        neurons: the neurons on the last axis of `values`.
         tokens: the tokens of each prompt, as text.
         values: the activations at each prompt's tokens.
     """
@@ -50,7 +46,7 @@ class TokenActivations:
     values: tuple[OfPrompt, ...]
 
     def __post_init__(self) -> None:
-        """Refuse activations that do not belong to these tokens and neurons."""
+        """Require one activation for each token and neuron."""
         shapes = [tuple(values.shape) for values in self.values]
         expected = [(len(tokens), len(self.neurons)) for tokens in self.tokens]
         if shapes != expected:
@@ -58,11 +54,11 @@ class TokenActivations:
 
     @property
     def peaks(self) -> tuple[float, ...]:
-        """The first neuron's largest activation on each prompt, behind the prompt's first token.
+        """The first neuron's largest activation on each prompt, after the prompt's first token.
 
-        At the first token some neurons are a hundred times as active as anywhere else, whatever
-        the prompt (Sun et al., Massive Activations in Large Language Models, 2024). It counts
-        only where a prompt has no other one.
+        On every prompt, some neurons are a hundred times as active at the first token as anywhere
+        else (Sun et al., Massive Activations in Large Language Models, 2024). The first token
+        counts only in a prompt of one token.
         """
         behind_first = [
             values[1:, 0] if len(values) > 1 else values[:, 0] for values in self.values
@@ -70,7 +66,7 @@ class TokenActivations:
         return tuple(float(values.nan_to_num(-torch.inf).max()) for values in behind_first)
 
     def strongest(self, n: int = 10) -> TokenActivations:
-        """The prompts on which the first neuron is most active, by `peaks`, most active first."""
+        """Select the prompts on which the first neuron is most active, by `peaks`, in that order."""
         order = torch.tensor(self.peaks).sort(descending=True, stable=True).indices[:n].tolist()
         return TokenActivations(
             self.model,
@@ -96,11 +92,11 @@ def token_activations(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> TokenActivations:
-    """The activation of each of some neurons at every token of each prompt.
+    """Read the activations of chosen neurons at every token of each prompt.
 
-    Inside `steer` it is what the steered model does; the neurons that are steered themselves are
-    read after the change. Values that are not finite are kept as they are. Cost: one forward pass
-    a prompt; only the chosen neurons are kept.
+    Inside `steer` they are the steered model's; steered neurons are read after the change. Values
+    that are not finite are kept as they are. Cost: one forward pass for each prompt; only the
+    chosen neurons are kept.
 
     >>> found = token_activations(tiny_model, [Neuron(1, 3)], [[5, 6, 7]])
     >>> found.tokens, found.values[0].shape
@@ -115,8 +111,8 @@ def token_activations(
         progress: show a progress bar.
 
     Raises:
-        InputError: bad prompts, no neurons, or one that the model does not have.
-        CircuitMismatchError: a circuit of a model of another shape.
+        InputError: the prompts are invalid, or there is no neuron, or the model lacks one.
+        CircuitMismatchError: the circuit is of a model with another shape.
         ModelError: the model's neurons cannot be reached.
     """
     check_batch_size(batch_size)
