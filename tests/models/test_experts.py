@@ -307,7 +307,7 @@ def test_what_cannot_be_reached_is_refused_by_name():
         block.original_component.experts = torch.nn.Linear(2, 2)
 
     refused(quantised, "MixtralExperts keeps down_proj quantised")
-    refused(normed, "normalises what each expert writes")
+    refused(normed, "normalises the output of each expert")
     refused(parallel, "spread over several processes")
     refused(offloaded, "offloaded")
     refused(residual, "has a part 'residual_mlp' beside its experts")

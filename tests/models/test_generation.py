@@ -135,7 +135,7 @@ def test_prompts_that_cannot_be_used_are_refused(llama, prompts, message):
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_a_plain_hugging_face_model_is_refused():
-    with pytest.raises(cna_lens.ModelError, match="no TransformerLens model"):
+    with pytest.raises(cna_lens.ModelError, match="not a TransformerLens model"):
         cna_lens.generate(tiny.hugging_face("llama"), PROMPTS)
 
 

@@ -45,14 +45,14 @@ def test_a_model_on_the_hub_is_loaded_by_its_name(hub):
 
 def test_a_name_that_nobody_has_is_told_from_one_that_is_gated(hub):
     hub.refusal = (404, "RepoNotFound")
-    refused("has no model of this name, or hides it. Check the name.*hf auth login")
+    refused("has no public model of this name. Check the name.*hf auth login")
     hub.refusal = (403, "GatedRepo")
     refused(f"ask for consent. Give it at {hub.url}/{NAME}, then log in with `hf auth login`")
 
 
 def test_a_download_that_breaks_off_can_be_gone_on_with(hub):
     hub.cut_weights = True
-    refused("the connection broke off.*What has been fetched is kept: call again")
+    refused("the connection broke off.*Downloaded parts are kept: call again")
     hub.cut_weights = False
     assert cna_lens.load_model(NAME, device="cpu").cfg.model_name == NAME
 
@@ -69,7 +69,9 @@ def test_a_full_disk_says_where_downloads_are_kept(monkeypatch):
 
 def test_offline_the_message_names_the_cache_and_the_way_around(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    refused("not whole in the cache.*HF_HUB_OFFLINE forbids.*hf download owner/model --local-dir")
+    refused(
+        "not complete in the cache.*HF_HUB_OFFLINE forbids.*hf download owner/model --local-dir"
+    )
 
 
 def test_a_hub_that_cannot_be_reached_is_no_missing_model(hub, monkeypatch):

@@ -90,7 +90,7 @@ def test_another_file_of_the_same_name_is_another_model(cached):
 def test_altered_weights_in_the_cache_are_found(cached):
     folder = models.dequantised_folder(cached)
     tiny.hugging_face("llama", seed=1).save_pretrained(folder)
-    with pytest.raises(cna_lens.ModelError, match="not those expected; delete that folder"):
+    with pytest.raises(cna_lens.ModelError, match="not have the expected hash; delete that folder"):
         cna_lens.load_model(cached, device="cpu")
 
 

@@ -383,7 +383,7 @@ UNABLE = {
             ),
             "Lfm2ForCausalLM",
         ),
-        "cannot let go of an answer",
+        "cannot drop a finished answer",
     ),
 }
 

@@ -24,7 +24,9 @@ def run(model, *ids):
 def test_an_input_that_grows_without_a_cache_is_refused(llama, scope):
     with cna_lens.steer(llama, CIRCUIT, 0.0, positions=scope):
         run(llama, *PROMPT)
-        with pytest.raises(cna_lens.InputError, match="use the cache, or state it with"):
+        with pytest.raises(
+            cna_lens.InputError, match="use the cache, or state the prompt's length"
+        ):
             run(llama, *PROMPT, 9)
 
 

@@ -148,5 +148,5 @@ def test_weights_that_cannot_be_scaled_leave_it_to_hooks(make, obstacle):
 
 
 def test_a_plain_hugging_face_model_cannot_be_steered():
-    with pytest.raises(cna_lens.ModelError, match="no TransformerLens model"):
+    with pytest.raises(cna_lens.ModelError, match="not a TransformerLens model"):
         enter(tiny.hugging_face("llama"), circuit(), 0.0)

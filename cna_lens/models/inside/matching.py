@@ -1,4 +1,4 @@
-"""Whether a result belongs to a model."""
+"""A check that a circuit belongs to a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cna_lens.results.neurons import Experts
 
 
 def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bool = False) -> None:
-    """Make sure that a circuit belongs to a model.
+    """Require that a circuit belongs to a model.
 
     Raises:
-        CircuitMismatchError: another number of layers, another width, or another name.
+        CircuitMismatchError: the numbers of layers, experts or neurons differ, or the names.
 
     Warns:
         CnaLensWarning: the circuit was found on other weights of the same model.
@@ -50,15 +50,15 @@ def check_circuit(model: HookedModel, circuit: Circuit, *, allow_other_model: bo
     if found_on is not None and found_on != name and not allow_other_model:
         raise CircuitMismatchError(
             f"the circuit was found on {found_on}, this model is {name}; find a circuit on this "
-            "model, or pass allow_other_model=True if that is what you mean"
+            "model, or pass allow_other_model=True to use it all the same"
         )
     expected = circuit.provenance.weights_sha256
-    # Inside another steer() by weights the hash says nothing about the model.
+    # Inside another steer() by weights, the hash is that of edited weights.
     comparable = found_on == name and expected and not edited_neurons(model)
     if comparable and weights_hash(model) != expected:
         warnings.warn(
-            f"the circuit was found on other weights of {name}: the hash recorded with it is not "
-            "that of this model",
+            f"the circuit was found on other weights of {name}: its recorded hash differs from "
+            "this model's; find the circuit again if the change was not intended",
             CnaLensWarning,
             stacklevel=4,
         )

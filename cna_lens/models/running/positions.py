@@ -204,8 +204,8 @@ class PositionTracker:
         self.previous = inputs
         if grown is not None and _extends_by_one(inputs, grown):
             raise InputError(
-                f"positions={self.scope!r}: this pass repeats the previous one with one more token; "
-                "without a KV cache, that token may belong to the prompt or to the answer; use the "
+                f"positions={self.scope!r}: this pass repeats the last with one more token, and "
+                "without a KV cache that token may belong to the prompt or to the answer; use the "
                 "cache, or state the prompt's length with cna_lens.prompt_lengths(...)"
             )
         self.lengths = mask.sum(1)

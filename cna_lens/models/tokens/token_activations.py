@@ -66,7 +66,7 @@ class TokenActivations:
         return tuple(float(values.nan_to_num(-torch.inf).max()) for values in behind_first)
 
     def strongest(self, n: int = 10) -> TokenActivations:
-        """Select the prompts on which the first neuron is most active, by `peaks`, in that order."""
+        """Select the prompts on which the first neuron peaks highest, highest first."""
         order = torch.tensor(self.peaks).sort(descending=True, stable=True).indices[:n].tolist()
         return TokenActivations(
             self.model,
