@@ -74,9 +74,9 @@ def test_a_split_must_be_named(data_set):
     [
         ({"config": "harmful", "split": "train"}, "no column 'prompt'; it has: Goal, Category"),
         ({"config": "harmful", "split": "train", "column": "goal"}, "it has: Goal, Category"),
-        ({"config": "harmful", "split": "dev"}, "cannot be loaded: .*dev"),
-        ({"config": "neutral", "split": "train"}, "cannot be loaded: .*neutral"),
-        ({"split": "train"}, "cannot be loaded: .*harmful"),
+        ({"config": "harmful", "split": "dev"}, "cannot be loaded.*dev"),
+        ({"config": "neutral", "split": "train"}, "cannot be loaded.*neutral"),
+        ({"split": "train"}, "cannot be loaded.*harmful"),
     ],
 )
 def test_a_data_set_that_cannot_be_read_so_is_refused(data_set, arguments, telling):

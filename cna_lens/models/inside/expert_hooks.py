@@ -81,16 +81,12 @@ def behind_experts(sites: Sequence[LayerSites], run: Behind) -> Generator[None]:
         run: takes the layer, the hidden states, the routing and the output; a tensor that it
             returns replaces the output.
     """
-    handles: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for site in sites:
             if isinstance(site.experts, FusedExperts):
                 hook = partial(_call, site=site, run=run)
-                handles.append(site.experts.module.register_forward_hook(hook))
+                stack.enter_context(site.experts.module.register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _call(

@@ -6,6 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -65,23 +67,18 @@ def generate(
     """
     check_model(model)
     check_batch_size(batch_size)
-    check_settings(max_new_tokens, temperature)
-    encoded = encode(model, prompts, chat=chat).ids
-    _check_context(model, encoded, max_new_tokens)
-    prefix = _prefix(model, encoded, max_new_tokens) if share_prefix else SharedPrefix(0)
-    choose = Chooser(temperature, seeds_of(encoded, seed))
-    stops = end_of_turn_ids(model)
-    waiting = _batches(model, encoded, max_new_tokens, batch_size)
-    finished: list[str | None] = [None] * len(encoded)
-    with tqdm(total=len(encoded), desc="generating", bar_format=_BAR, disable=not progress) as bar:
+    request = _Request.of(model, prompts, max_new_tokens, temperature, seed, chat)
+    prefix = request.prefix() if share_prefix else SharedPrefix(0)
+    waiting = request.batches(batch_size)
+    n = len(request.encoded)
+    finished: list[str | None] = [None] * n
+    with tqdm(total=n, desc="generating", bar_format=_BAR, disable=not progress) as bar:
         speed = _Speed(bar)
         try:
             while waiting:
                 batch = waiting.pop(0)
                 try:
-                    for row, answer, is_finished in _answers(
-                        model, encoded, batch, prefix, choose, stops, max_new_tokens, speed
-                    ):
+                    for row, answer, is_finished in request.answers(batch, prefix, speed):
                         if is_finished:
                             finished[row] = _text(model, answer)
                             bar.update()
@@ -124,16 +121,10 @@ def stream(
         InputError: a bad prompt or settings.
     """
     check_model(model)
-    check_settings(max_new_tokens, temperature)
-    encoded = encode(model, [prompt], chat=chat).ids
-    _check_context(model, encoded, max_new_tokens)
-    choose = Chooser(temperature, seeds_of(encoded, seed))
-    stops = end_of_turn_ids(model)
+    request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat)
 
     def texts() -> Iterator[str]:
-        for _, answer, is_finished in _answers(
-            model, encoded, [0], SharedPrefix(0), choose, stops, max_new_tokens
-        ):
+        for _, answer, is_finished in request.answers([0], SharedPrefix(0)):
             text = _text(model, answer)
             yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
 
@@ -148,97 +139,111 @@ def check_settings(max_new_tokens: int, temperature: float) -> None:
         raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
 
 
-def _check_context(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> None:
-    context = getattr(model.cfg, "n_ctx", None)
-    longest = max(map(len, encoded))
-    if context and longest + max_new_tokens > context:
-        raise InputError(
-            f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}; the "
-            f"model's context holds {context}; lower max_new_tokens, or shorten the prompt"
-        )
+@dataclass(frozen=True)
+class _Request:
+    """Encoded prompts to answer, with the settings of one call."""
 
+    model: HookedModel
+    encoded: tuple[TokenIds, ...]
+    max_new_tokens: int
+    choose: Chooser
+    stops: frozenset[int]
 
-def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> SharedPrefix:
-    # Padding between prefix and prompt fills places of a sliding window, so a row would see less of
-    # its past than alone.
-    window = sliding_window(model)
-    longest = max(map(len, encoded)) + max_new_tokens
-    if window is not None and window < longest:
+    @classmethod
+    def of(
+        cls,
+        model: HookedModel,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        chat: Chat,
+    ) -> _Request:
+        check_settings(max_new_tokens, temperature)
+        encoded = encode(model, prompts, chat=chat).ids
+        choose = Chooser(temperature, seeds_of(encoded, seed))
+        request = cls(model, encoded, max_new_tokens, choose, end_of_turn_ids(model))
+        context = getattr(model.cfg, "n_ctx", None)
+        if context and request.longest > context:
+            raise InputError(
+                f"the longest prompt has {request.longest - max_new_tokens} tokens and its answer "
+                f"up to {max_new_tokens}; the model's context holds {context}; lower "
+                "max_new_tokens, or shorten the prompt"
+            )
+        return request
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        return max(map(len, self.encoded)) + self.max_new_tokens
+
+    def prefix(self) -> SharedPrefix:
+        # Padding between prefix and prompt fills places of a sliding window, so a row would see
+        # less of its past than alone.
+        window = sliding_window(self.model)
+        if window is None or window >= self.longest:
+            return SharedPrefix.of(self.model, self.encoded)
         _log.info(
             "%s: no prefix is shared, since its window of %d is shorter than %d tokens",
-            model_name(model),
+            model_name(self.model),
             window,
-            longest,
+            self.longest,
         )
         return SharedPrefix(0)
-    return SharedPrefix.of(model, encoded)
 
+    def batches(self, batch_size: BatchSize) -> list[list[int]]:
+        if batch_size == "auto":
+            batch_size = answers_at_once(self.model, self.longest)
+        lengths = [len(ids) for ids in self.encoded]
+        if not needs_equal_lengths(self.model):
+            return length_buckets(lengths, max_prompts=batch_size)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        of_length = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
+        return [
+            rows[start : start + batch_size]
+            for rows in of_length
+            for start in range(0, len(rows), batch_size)
+        ]
 
-def _batches(
-    model: HookedModel,
-    encoded: Sequence[TokenIds],
-    max_new_tokens: int,
-    batch_size: BatchSize,
-) -> list[list[int]]:
-    lengths = [len(ids) for ids in encoded]
-    if batch_size == "auto":
-        batch_size = answers_at_once(model, max(lengths) + max_new_tokens)
-    if not needs_equal_lengths(model):
-        return length_buckets(lengths, max_prompts=batch_size)
-    rows_of_length: dict[int, list[int]] = {}
-    for row, length in enumerate(lengths):
-        rows_of_length.setdefault(length, []).append(row)
-    return [
-        rows[start : start + batch_size]
-        for _, rows in sorted(rows_of_length.items())
-        for start in range(0, len(rows), batch_size)
-    ]
+    @torch.no_grad()
+    def answers(
+        self, batch: Sequence[int], prefix: SharedPrefix, speed: _Speed | None = None
+    ) -> Iterator[tuple[int, TokenIds, bool]]:
+        """Yield each answer of a batch after each token, and whether it is finished.
 
-
-@torch.no_grad()
-def _answers(
-    model: HookedModel,
-    encoded: Sequence[TokenIds],
-    batch: Sequence[int],
-    prefix: SharedPrefix,
-    choose: Chooser,
-    stops: frozenset[int],
-    max_new_tokens: int,
-    speed: _Speed | None = None,
-) -> Iterator[tuple[int, TokenIds, bool]]:
-    """Yield each answer of a batch after each token, and whether it is finished.
-
-    Finished answers leave the batch.
-    """
-    device = input_device(model)
-    ids, mask = pad(
-        [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
-    )
-    rows = list(batch)
-    written: dict[int, list[int]] = {row: [] for row in rows}
-    decoder = decoder_for(model, prefix)
-    with prompt_lengths([len(encoded[row]) for row in rows], rows):
-        logits = decoder.start(ids.to(device), mask.to(device))
-    while True:
-        tokens = choose(logits, rows, step=len(written[rows[0]]))
-        if speed is not None:
-            speed.add(len(tokens))
-        going: list[int] = []
-        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if token not in stops:
-                written[row].append(token)
-                if len(written[row]) < max_new_tokens:
-                    going.append(place)
-                    yield row, tuple(written[row]), False
-                    continue
-            yield row, tuple(written[row]), True
-        if not going:
-            return
-        if len(going) < len(rows):
-            decoder.keep(torch.tensor(going, device=device))
-            rows = [rows[place] for place in going]
+        Finished answers leave the batch.
+        """
+        model, encoded = self.model, self.encoded
+        device = input_device(model)
+        ids, mask = pad(
+            [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
+        )
+        rows = list(batch)
+        written: dict[int, list[int]] = {row: [] for row in rows}
+        decoder = decoder_for(model, prefix)
         with prompt_lengths([len(encoded[row]) for row in rows], rows):
-            logits = decoder.step(torch.tensor([written[row][-1] for row in rows], device=device))
+            logits = decoder.start(ids.to(device), mask.to(device))
+        while True:
+            tokens = self.choose(logits, rows, step=len(written[rows[0]]))
+            if speed is not None:
+                speed.add(len(tokens))
+            going: list[int] = []
+            for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+                if token not in self.stops:
+                    written[row].append(token)
+                    if len(written[row]) < self.max_new_tokens:
+                        going.append(place)
+                        yield row, tuple(written[row]), False
+                        continue
+                yield row, tuple(written[row]), True
+            if not going:
+                return
+            if len(going) < len(rows):
+                decoder.keep(torch.tensor(going, device=device))
+                rows = [rows[place] for place in going]
+            last = torch.tensor([written[row][-1] for row in rows], device=device)
+            with prompt_lengths([len(encoded[row]) for row in rows], rows):
+                logits = decoder.step(last)
 
 
 def end_of_turn_ids(model: HookedModel) -> frozenset[int]:

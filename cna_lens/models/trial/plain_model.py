@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -83,19 +84,14 @@ def _plain(wrapped: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
     return copies[module]
 
 
-def _outputs(modules: list[nn.Module], run: Any) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
+def _outputs(modules: list[nn.Module], run: Callable[[], object]) -> list[Tensor]:
+    found: dict[nn.Module, Tensor] = {}
 
-    def keep(place: int) -> Any:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            found[place] = output[0] if isinstance(output, tuple) else output
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        found[module] = output[0] if isinstance(output, tuple) else output
 
-        return note
-
-    handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(module.register_forward_hook(note))
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [found[place] for place in range(len(modules))]
+    return [found[module] for module in modules]

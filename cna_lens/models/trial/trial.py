@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from textwrap import shorten
@@ -280,17 +280,14 @@ def _hook_points_checked(model: HookedModel) -> Generator[None]:
         passed[layer] = args[0], output
 
     modules = {layer: projection_module(model, MLP(layer)) for layer in names}
-    handles = [
-        module.register_forward_hook(partial(note_module, layer=layer))
-        for layer, module in modules.items()
-        if isinstance(module, nn.Module)
-    ]
-    try:
-        with model.hooks([(name, partial(note_hook, layer=at)) for at, name in names.items()]):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for layer, module in modules.items():
+            if isinstance(module, nn.Module):
+                note = partial(note_module, layer=layer)
+                stack.enter_context(module.register_forward_hook(note))
+        hooks = [(name, partial(note_hook, layer=at)) for at, name in names.items()]
+        stack.enter_context(model.hooks(hooks))
+        yield
     if unseen := sorted(names.keys() - (hooked.keys() & passed.keys())):
         warnings.warn(
             f"{names[unseen[0]]} of {model_name(model)} cannot be compared with the input of the "
