@@ -1,4 +1,4 @@
-"""What can go wrong, by name: every error says what was given, what was expected and the mend."""
+"""Errors and warnings; each message names the value, the expectation and the fix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class CnaLensError(Exception):
 
 
 class InputError(CnaLensError, ValueError):
-    """An argument has a value that cannot be used."""
+    """An argument has an invalid value."""
 
 
 class ModelError(CnaLensError, ValueError):
-    """A model cannot be used: it lacks the hook points, or could not be loaded."""
+    """A model could not be loaded, or lacks hook points that are needed."""
 
 
 class ActivationError(CnaLensError, ArithmeticError):
@@ -24,26 +24,26 @@ class CircuitFileError(CnaLensError, ValueError):
 
 
 class CircuitMismatchError(CnaLensError, ValueError):
-    """A circuit was found on another model than the one it is applied to."""
+    """A circuit is applied to another model than the one on which it was found."""
 
 
 class VectorMismatchError(CnaLensError, ValueError):
-    """A vector was found on another model than the one it is applied to."""
+    """A vector is applied to another model than the one on which it was found."""
 
 
 class FingerprintError(CnaLensError, ValueError):
-    """A fingerprint is damaged, not signed as it must be, or of another model."""
+    """A fingerprint is damaged, lacks a valid signature, or is of another model."""
 
 
 class JudgeError(CnaLensError, RuntimeError):
-    """An endpoint that should judge or answer cannot be used: no package, key, model or server."""
+    """An endpoint cannot judge or answer: the package, key, model or server is missing."""
 
 
 class GenerationInterrupted(KeyboardInterrupt):
-    """Generation was interrupted; what had been finished is kept.
+    """Generation was interrupted; finished answers are kept.
 
     Attributes:
-        finished: the answers in the order of the prompts, None where an answer was not finished.
+        finished: the answers in the order of the prompts, None for an unfinished one.
     """
 
     def __init__(self, finished: list[str | None]) -> None:
@@ -54,4 +54,4 @@ class GenerationInterrupted(KeyboardInterrupt):
 
 
 class CnaLensWarning(UserWarning):
-    """Something that is allowed, but is rarely meant."""
+    """An allowed setting or state that is rarely intended."""

@@ -1,4 +1,4 @@
-"""Models: loaded, prompted, looked into, and run."""
+"""Models: loading, prompts, inner structure, and forward passes."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a model will need, from its configuration alone: memory, cards, and time."""
+"""Estimates of memory, cards and time for a model, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from cna_lens.models.trial.trial import obstacle_by_shapes, without_a_cache
 from cna_lens.results.scores import circuit_size
 
 RESERVE = 0.1
-"""The share of a card that its driver, libraries and the gaps between tensors take."""
+"""The share of a card for its driver, libraries, and the gaps between tensors."""
 
 _VECTORS = 8
-"""Numbers in float64 for each neuron: mean and deviations of two sets, and a merge's own."""
+"""Numbers in float64 for each neuron: mean and deviations of two sets, and of a merge."""
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What it takes to find a circuit in a model and to generate answers with it, in bytes.
+    """The resources for finding a circuit in a model and generating answers; sizes are in bytes.
 
     Attributes:
         model: its name.
         dtype: precision of weights and activations.
-        device: where it will run.
+        device: the kind of device it will run on.
         n_parameters: parameters of the Hugging Face model.
         n_neurons: MLP neurons in all layers.
         k: neurons of a circuit of 0.1 %.
-        weights: all parameters, with the copies a bridge makes of fused matrices.
-        embedding: the part of the weights that is looked up before the first block.
-        blocks: the part of each block.
+        weights: all parameters, with a bridge's copies of fused matrices.
+        embedding: the weights that are looked up before the first block.
+        blocks: the weights of each block.
         statistics: the sums over prompts.
-        batch: what discovery holds of one batch while one block runs, and what it reads.
+        batch: the activations of one batch while one block runs, and those that discovery reads.
         cache: keys and values of prompts and answers, and of one layer again while it grows.
-        decoding: what generation holds at most beside that: the batch, while it reads the prompts
-            and the answers' part of the cache is still empty, or the logits of a step.
+        decoding: the maximum of what generation holds beside the cache: the batch, while it reads
+            the prompts and the answers' part of the cache is still empty, or the logits of a step.
         flops: floating-point operations of discovery.
-        slower: what is slower than it could be with the libraries that are installed, and why; None
-            where shapes alone show nothing. `load_model` tries it out.
+        slower: the slow way that the installed libraries force, and why; None where shapes alone
+            show none. `load_model` tries the model out.
     """
 
     model: str
@@ -85,9 +85,9 @@ class Requirements:
         return self.weights + self.cache + self.decoding
 
     def cards(self, size: int) -> int | None:
-        """On how many cards of this many bytes both fit, blocks whole and in their order.
+        """Count the cards of this many bytes for discovery and generation, each block on one card.
 
-        None where not even one block fits a card, beside what is computed in it.
+        None where a card cannot hold one block and its computation.
         """
         free = int(size * (1 - RESERVE)) - max(self.statistics + self.batch, self.decoding)
         last = self.weights - self.embedding - sum(self.blocks)
@@ -103,7 +103,7 @@ class Requirements:
         return cards
 
     def seconds(self, flops_per_second: float) -> float:
-        """Time to find a circuit on hardware that sustains this rate."""
+        """Time to find a circuit at this sustained rate."""
         return self.flops / flops_per_second
 
 
@@ -117,35 +117,35 @@ def requirements(
     length: int = 64,
     new_tokens: int = 64,
 ) -> Requirements:
-    r"""Memory and time to find a circuit in a model and to generate with it, before it is loaded.
+    r"""Estimate memory and time to find a circuit in a model and to generate, before it is loaded.
 
     The model is built from its configuration without memory for its numbers, and wrapped by
-    TransformerLens; so the counts are those of the real one. With the batches that `find_circuit`
-    and `generate` choose by themselves where memory is no obstacle, P parameters that a token is
-    multiplied with (not the embeddings at both ends, nor experts it is not routed to), and n
-    prompts of t tokens, discovery takes
+    TransformerLens, so the counts are those of the real model. Batches are those that
+    `find_circuit` and `generate` choose where memory suffices. Let P be the number of parameters
+    that multiply a token (without the embeddings at both ends, and without experts that the token
+    is not routed to). For n prompts of t tokens, discovery takes
 
     $$2 P \, n \, t$$
 
-    operations; a shared prefix makes it less. No weights are read, nothing runs.
+    operations, and fewer with a shared prefix. No weights are read, and no forward pass runs.
 
     >>> needs = requirements("demo", device="cpu")
     >>> needs.n_parameters, needs.k, round(needs.weights / 2**20)
     (134515008, 46, 513)
 
     Args:
-        model: what `load_model` takes; of a name on the Hub only the configuration is fetched.
-        config: a config.json to use instead; `model` then is only a name.
-        dtype: precision of weights and activations; float32 is what `load_model` takes by itself.
-        device: where it will run, which decides the size of the batches.
+        model: a name or path for `load_model`; from the Hub only the configuration is downloaded.
+        config: a config.json to use instead; `model` is then only a name.
+        dtype: precision of weights and activations; float32 is the default of `load_model` too.
+        device: the kind of device, which determines the size of the batches.
         prompts: of both sets together, and those to answer.
         length: tokens of a prompt.
         new_tokens: tokens of an answer.
 
     Raises:
         InputError: a number below 1.
-        ModelError: the configuration cannot be had, is of quantised weights, or is of a model that
-            cna_lens could not use.
+        ModelError: the configuration is not available, is of quantised weights, or is of a model
+            that cna_lens cannot use.
     """
     for name, value in (("prompts", prompts), ("length", length), ("new_tokens", new_tokens)):
         if value < 1:
@@ -155,7 +155,7 @@ def requirements(
     )
     layout = layout_of(blueprint)
     if layout is None:
-        raise ModelError(f"the widths of {model} cannot be told from its configuration; load it")
+        raise ModelError(f"the configuration of {model} does not give its widths; load it")
     inner = cast("Any", blueprint).original_model
     embedding = list(inner.get_input_embeddings().parameters())
     on_cpu = device == "cpu"
@@ -188,22 +188,23 @@ def requirements(
 def _without_numbers(
     name: str, config: Any, dtype: torch.dtype
 ) -> tuple[HookedModel, int, int, str | None]:
-    """The model with shapes alone, through TransformerLens.
+    """Build the model with shapes alone, through TransformerLens.
 
-    And its numbers of parameters, in all and at the ends, counted before: the bridge of
-    TransformerLens 3 adds a bias to the LM head. And why it would keep no cache.
+    Returns:
+        The model, its number of parameters, the number at its ends, and why it would keep no cache.
+        Parameters are counted before wrapping: the bridge of TransformerLens 3 adds a bias to the
+        LM head.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import AutoModelForCausalLM
 
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
-            f"the weights of {name} are quantised, and their configuration does not tell their "
-            "size; give the configuration of the model before it was quantised"
+            f"the weights of {name} are quantised, and their configuration does not give their "
+            "size; pass the configuration of the model before it was quantised"
         )
     try:
-        # Tensors without numbers, but on the CPU: on the meta device a bridge refuses to split
-        # fused matrices.
+        # On the CPU, since a bridge refuses to split fused matrices on the meta device.
         with FakeTensorMode():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -219,7 +220,7 @@ def _without_numbers(
 
 
 def _without_storage(model: nn.Module) -> None:
-    """Plain parameters in place of the fake ones, the same where the same was, of no size."""
+    """Replace fake parameters by plain ones without storage; shared parameters stay shared."""
     plain: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -230,14 +231,14 @@ def _without_storage(model: nn.Module) -> None:
 
 
 def _at_the_ends(model: Any) -> int:
-    """Parameters of the embedding, which is looked up, and of the LM head, which is left out."""
+    """Count the parameters of the embedding, which is looked up, and of the unused LM head."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     sizes = {id(each): each.numel() for end in ends if end for each in end.parameters()}
     return sum(sizes.values())
 
 
 def _idle(model: HookedModel, name: str) -> float:
-    """Parameters of the experts that a token is not routed to."""
+    """Count the parameters of experts that a token is not routed to."""
     sparse = [site.experts for site in sparse_sites(model)]
     if not sparse:
         return 0.0
@@ -245,8 +246,8 @@ def _idle(model: HookedModel, name: str) -> float:
     per_token = getattr(config, "num_experts_per_tok", None)
     if not isinstance(per_token, int):
         raise ModelError(
-            f"the configuration of {name} has experts, but no num_experts_per_tok; add it, so that "
-            "the time can be told"
+            f"the configuration of {name} has experts, but no num_experts_per_tok; add it for an "
+            "estimate of the time"
         )
     return sum(
         (1 - per_token / experts.shape.count) * sum(map(torch.numel, experts.module.parameters()))

@@ -1,4 +1,4 @@
-"""What counts as a model, and what each has: a name, a device, hooks."""
+"""The models that cna_lens works on: their protocol, name, device and hooks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ OWN_HOOKS = (
     "transformers.utils.output_capturing",
     "cna_lens.models.trial.kv_cache",
 )
-"""Whose hooks belong to a model: what a bridge listens with, what Transformers leaves where it was
-once asked for hidden states, and the translation of the cache."""
+"""Modules whose hooks belong to a model: the bridge's, those that Transformers leaves after a
+request for hidden states, and the translation of the cache."""
 
 
 @runtime_checkable
 class HookedModel(Protocol):
-    """What cna_lens asks of a model; TransformerBridge and HookedTransformer both have it."""
+    """The interface that cna_lens needs; TransformerBridge and HookedTransformer have it."""
 
     cfg: Any
     tokenizer: Any
     hook_dict: Mapping[str, Any]
 
     def hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
-        """Temporary hooks, gone when the context ends."""
+        """Add hooks until the context ends."""
         ...
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """One forward pass."""
+        """Run one forward pass."""
         ...
 
 
@@ -41,13 +41,13 @@ def check_model(model: object) -> None:
     """Raise ModelError unless activations can be read and changed on this model."""
     if not isinstance(model, HookedModel):
         raise ModelError(
-            f"a {type(model).__name__} is no TransformerLens model; load it with "
+            f"a {type(model).__name__} is not a TransformerLens model; load it with "
             "cna_lens.load_model(name), or wrap it: "
             "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
         )
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"a {type(model).__name__} runs elsewhere, and its hooks can only read; "
+            f"a {type(model).__name__} runs in another process, and its hooks can only read; "
             "load the model into this process with cna_lens.load_model(name)"
         )
     if model.training or getattr(getattr(model, "original_model", None), "training", False):
@@ -55,7 +55,7 @@ def check_model(model: object) -> None:
 
 
 def model_name(model: HookedModel) -> str:
-    """The name under which the model was loaded."""
+    """Give the name under which the model was loaded."""
     return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
 
 
@@ -65,23 +65,23 @@ def is_bridge(model: HookedModel) -> bool:
 
 
 def input_device(model: HookedModel) -> torch.device:
-    """The device on which token ids are expected: that of the embedding."""
+    """Give the device of the embedding, on which token ids are expected."""
     return next(cast("nn.Module", model).parameters()).device
 
 
 def embedding_dtype(model: HookedModel) -> torch.dtype:
-    """The precision in which hidden states begin."""
+    """Give the precision of the embedding, in which hidden states begin."""
     return next(cast("nn.Module", model).parameters()).dtype
 
 
 def carries_hooks(model: HookedModel) -> bool:
-    """Whether the model has hooks that are not its libraries' own, on whatever module."""
+    """Whether any module has a hook that does not belong to the libraries."""
     return any(True for _ in _foreign_hooks(model))
 
 
 @contextmanager
 def without_hooks(model: HookedModel) -> Generator[None]:
-    """Run the model as if nobody had put a hook on it; afterwards every hook is where it was."""
+    """Take all foreign hooks off the model while the context lasts; then put them back in place."""
     points = list(model.hook_dict.values())
     listed = [list(point.fwd_hooks) for point in points]
     taken = list(_foreign_hooks(model))
@@ -107,10 +107,10 @@ def without_hooks(model: HookedModel) -> Generator[None]:
 
 
 def _foreign_hooks(model: HookedModel) -> Iterator[tuple[dict[int, Any], int]]:
-    """The hooks that are not the libraries' own: the dict that holds each, and its key there."""
+    """Yield each hook that does not belong to the libraries: its dict, and its key there."""
     points = set(model.hook_dict.values())
     for point in points:
-        # A caching hook is TransformerLens's too, but its user's to read.
+        # A caching hook comes from TransformerLens too, but its user reads it.
         own = {
             handle.hook.id
             for handle in point.fwd_hooks

@@ -116,8 +116,10 @@ def refused(model, message):
             call()
 
 
-def test_the_error_for_a_hugging_face_model_says_how_to_wrap_it():
-    refused(tiny.hugging_face("llama"), "LlamaForCausalLM is no TransformerLens model.*boot_trans")
+def test_a_plain_hugging_face_model_is_told_how_to_become_one():
+    refused(
+        tiny.hugging_face("llama"), "LlamaForCausalLM is not a TransformerLens model.*boot_trans"
+    )
 
 
 def test_a_model_that_runs_elsewhere_is_refused(llama):
@@ -135,7 +137,7 @@ def test_a_model_that_runs_elsewhere_is_refused(llama):
         def to_tokens(self, text):
             return llama.to_tokens(text)
 
-    refused(Remote(), "Remote runs elsewhere")
+    refused(Remote(), "Remote runs in another process")
 
 
 def test_a_model_in_training_mode_is_refused():

@@ -1,4 +1,4 @@
-"""An answer's log-probabilities, against one pass over the whole text."""
+"""An answer's log-probabilities, compared with one pass over the whole text."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from cna_lens import InputError, Layout, Neuron, steer
 WORDS = [*(f"w{token}" for token in range(62)), "user", "assistant"]
 
 
-def test_log_probs_of_an_answer_are_those_of_the_whole_text_at_once(llama):
+def test_log_probs_of_an_answer_equal_those_of_one_pass_over_the_text(llama):
     circuit = cna_lens.Circuit((Neuron(1, 3), Neuron(0, 5)), (1.0, 1.0), Layout((24, 24)))
     steering = lambda: steer(llama, circuit, -20.0)  # noqa: E731
     prompts, answers = [[5, 6], [7]], ["w8 w9 w3", "w4"]

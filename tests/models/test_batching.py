@@ -26,7 +26,7 @@ def test_buckets_hold_every_prompt_once_and_stay_within_the_budget(lengths, budg
 @example([5, 5], 10, 6)
 @given(LENGTHS, st.integers(1, 60), st.integers(1, 6))
 @settings(deadline=None)
-def test_prompts_run_with_those_of_like_length_and_no_bucket_is_split_in_vain(
+def test_prompts_of_similar_length_run_together_and_no_bucket_is_split_needlessly(
     lengths, budget, most
 ):
     buckets = length_buckets(lengths, token_budget=budget, max_prompts=most)
@@ -43,7 +43,7 @@ def test_without_limits_all_prompts_run_together():
 
 @given(PROMPTS, st.none() | st.integers(0, 9))
 @settings(deadline=None)
-def test_the_shared_prefix_is_that_of_the_slow_definition(prompts, at_most):
+def test_the_shared_prefix_equals_the_slow_definition(prompts, at_most):
     shortest = min(map(len, prompts))
     allowed = range(shortest if at_most is None else min(shortest, at_most + 1))
     expected = max(n for n in allowed if len({prompt[:n] for prompt in prompts}) == 1)
@@ -61,7 +61,7 @@ def test_a_common_beginning_is_found_whole(beginning, rest):
 @given(prompts=PROMPTS)
 @settings(deadline=None)
 def test_padding_adds_only_masked_tokens_on_its_side(prompts, side):
-    ids, mask = pad(prompts, 9, side)
+    ids, mask = pad(prompts, 9) if side == "right" else pad(prompts, 9, side)
     longest = max(map(len, prompts))
     for row, prompt in enumerate(prompts):
         filler, ones = [9] * (longest - len(prompt)), [1] * len(prompt)
@@ -69,9 +69,3 @@ def test_padding_adds_only_masked_tokens_on_its_side(prompts, side):
         right = side == "right"
         assert ids[row].tolist() == ([*prompt, *filler] if right else [*filler, *prompt])
         assert mask[row].tolist() == (ones + zeros if right else zeros + ones)
-
-
-def test_padding_is_on_the_right_unless_asked():
-    ids, mask = pad([(7,), (8, 9)], 0)
-    assert ids.tolist() == [[7, 0], [8, 9]]
-    assert mask.tolist() == [[1, 0], [1, 1]]

@@ -58,14 +58,14 @@ def test_a_folder_of_plain_files_is_a_data_set(tmp_path):
     assert read_prompts(str(tmp_path), split="train") == ["One?", "Two?"]
 
 
-def test_chat_messages_come_out_of_a_data_set_as_they_went_in(tmp_path):
+def test_chat_messages_of_a_data_set_are_unchanged(tmp_path):
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because"}]
     (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages, "id": 1}) + "\n")
     assert read_prompts(tmp_path, split="train") == [messages]
 
 
 def test_a_split_must_be_named(data_set):
-    with pytest.raises(InputError, match="has the splits train, test; name one of them"):
+    with pytest.raises(InputError, match="has the splits train, test; pass one of them"):
         read_prompts(data_set, column="Goal", config="harmful")
 
 
@@ -74,17 +74,17 @@ def test_a_split_must_be_named(data_set):
     [
         ({"config": "harmful", "split": "train"}, "no column 'prompt'; it has: Goal, Category"),
         ({"config": "harmful", "split": "train", "column": "goal"}, "it has: Goal, Category"),
-        ({"config": "harmful", "split": "dev"}, "cannot be loaded: .*dev"),
-        ({"config": "neutral", "split": "train"}, "cannot be loaded: .*neutral"),
-        ({"split": "train"}, "cannot be loaded: .*harmful"),
+        ({"config": "harmful", "split": "dev"}, "cannot be loaded.*dev"),
+        ({"config": "neutral", "split": "train"}, "cannot be loaded.*neutral"),
+        ({"split": "train"}, "cannot be loaded.*harmful"),
     ],
 )
-def test_a_data_set_that_cannot_be_read_so_is_refused(data_set, arguments, telling):
+def test_wrong_arguments_for_a_data_set_are_refused(data_set, arguments, telling):
     with pytest.raises(InputError, match=f"(?s){telling}") as raised:
         read_prompts(data_set, **arguments)
     assert str(data_set) in str(raised.value)
 
 
-def test_an_empty_folder_is_no_data_set(tmp_path):
-    with pytest.raises(InputError, match="and as a data set it cannot be loaded"):
+def test_an_empty_folder_is_not_a_data_set(tmp_path):
+    with pytest.raises(InputError, match="and cannot be loaded as a data set"):
         read_prompts(tmp_path)

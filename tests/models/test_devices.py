@@ -1,4 +1,4 @@
-"""A model on two devices: everything of ours is where the layer it works on is."""
+"""A model on two devices: our tensors are on the device of their layer."""
 
 import pytest
 import reference
@@ -51,7 +51,7 @@ def same_logits(models, context):
         assert not torch.equal(logits[0], models[1](IDS))
 
 
-def test_the_second_device_is_one(both):
+def test_the_second_device_is_separate(both):
     model, _ = both
     with pytest.raises(RuntimeError, match="got tensors on cpu:1 and on cpu"):
         model.blocks[1].mlp.out.original_component.weight @ torch.ones(tiny.WIDTH)

@@ -1,4 +1,4 @@
-"""Neurons of routed experts: read as what reaches the output, beside those of dense layers."""
+"""Neurons of routed experts: their contribution to the output is read, beside dense layers."""
 
 import dataclasses
 from contextlib import suppress
@@ -76,7 +76,7 @@ def test_activations_are_route_weight_times_gated_activation_and_0_where_not_rou
     torch.testing.assert_close(stats.variance, expected.var(0), rtol=1e-3, atol=1e-6)
 
 
-def test_routing_is_reported_apart_from_activation(family, models):
+def test_routing_is_reported_separately_from_activation(family, models):
     stats = collect(models[family], PROMPTS)
     layout = stats.layout
     rows, ran = by_hand(family, PROMPTS, layout)
@@ -141,7 +141,7 @@ def test_batches_prefixes_and_merging_change_nothing(models):
             )
 
 
-def test_kept_activations_know_the_routing_too(models, tmp_path):
+def test_kept_activations_give_the_routing_too(models, tmp_path):
     model = models["qwen2_moe"]
     stats = collect(model, PROMPTS, batch_size=2)
     for folder in (None, tmp_path):
@@ -152,7 +152,7 @@ def test_kept_activations_know_the_routing_too(models, tmp_path):
 
 
 @pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm", "eager"])
-def test_logits_do_not_change_by_a_bit_where_nothing_is_steered(family, models, implementation):
+def test_logits_are_bit_identical_where_nothing_is_steered(family, models, implementation):
     model = models[family]
     own = model.original_model
     before = own.get_experts_implementation()
@@ -177,7 +177,7 @@ def test_logits_do_not_change_by_a_bit_where_nothing_is_steered(family, models, 
         own.set_experts_implementation(before)
 
 
-def test_nothing_stays_behind_after_an_exception(models):
+def test_no_hook_stays_after_an_exception(models):
     model = models["qwen2_moe"]
     names, hooks = set(model.hook_dict), reference.hooks(model)
     with suppress(RuntimeError), expert_hooks(model), expert_hooks(model):
@@ -199,7 +199,7 @@ def test_nothing_stays_behind_after_an_exception(models):
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
-def test_a_planted_neuron_of_an_expert_comes_back_first(family):
+def test_a_planted_neuron_of_an_expert_ranks_first(family):
     hf = tiny_moe.hugging_face(family)
     layout = cna_lens.Layout((32,) * 3, (cna_lens.Experts(4, 8),) * 3)
     rows, ran = by_hand(family, PROMPTS, layout)
@@ -255,7 +255,7 @@ def test_output_weights_are_the_lengths_of_each_experts_columns(models):
             assert float(scores.values[place]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_parts_of_a_contrast_sum_to_it_and_tell_routing_from_activation(mixtral):
+def test_the_parts_of_a_contrast_sum_to_it_and_separate_routing_from_activation(mixtral):
     positive, negative = collect(mixtral, PROMPTS), collect(mixtral, OTHERS)
     parts = [
         rank(positive, negative, ContrastPart(part)).values for part in ("activation", "routing")
@@ -267,13 +267,13 @@ def test_the_parts_of_a_contrast_sum_to_it_and_tell_routing_from_activation(mixt
         assert not bool(rank(*sets, ContrastPart("activation")).values[one_side].any())
     often = positive.routing.neuron_frequency == negative.routing.neuron_frequency
     assert not bool(parts[1][often].any())
-    # Twice as active where routed, as often: all of it is activation.
+    # Twice as active where routed, and routed as often: the whole contrast is activation.
     louder = dataclasses.replace(positive, mean=2 * positive.mean)
     activation = rank(louder, positive, ContrastPart("activation"))
     torch.testing.assert_close(activation.values, positive.mean)
 
 
-def test_what_cannot_be_reached_is_refused_by_name():
+def test_unreachable_experts_are_refused_with_the_reason():
     def refused(change, match, family="mixtral"):
         hf = tiny_moe.hugging_face(family)
         model = tiny_moe.booted(hf)
@@ -307,14 +307,14 @@ def test_what_cannot_be_reached_is_refused_by_name():
         block.original_component.experts = torch.nn.Linear(2, 2)
 
     refused(quantised, "MixtralExperts keeps down_proj quantised")
-    refused(normed, "normalises what each expert writes")
+    refused(normed, "normalises the output of each expert")
     refused(parallel, "spread over several processes")
     refused(offloaded, "offloaded")
     refused(residual, "has a part 'residual_mlp' beside its experts")
     refused(elsewhere, "has experts at experts", family="qwen2_moe")
 
 
-def test_experts_that_compute_something_else_are_not_read(monkeypatch):
+def test_experts_whose_output_differs_from_their_weights_are_not_read(monkeypatch):
     model = tiny_moe.bridge("olmoe")
     experts = model.original_model.model.layers[2].original_component.mlp.original_component.experts
     own = experts.forward

@@ -16,7 +16,7 @@ def fresh():
 
 @pytest.fixture(scope="module")
 def uncut():
-    """What each prompt's answer would be if nothing ended it."""
+    """Give each prompt's answer without any stop."""
     hf = tiny.hugging_face("llama")
     return [reference.greedy(hf, ids, NEW, stops=()) for ids in PROMPTS]
 
@@ -31,7 +31,7 @@ def cut(answers, stops):
 
 
 def some_stops(answers):
-    """Tokens that end some answers at different places, one at once, and leave one alone."""
+    """Choose tokens that end answers at different places, one at its start, and one not at all."""
     first = {answer[0] for answer in answers}
     for one in sorted(first):
         for other in sorted({token for answer in answers for token in answer} - first):
@@ -42,11 +42,11 @@ def some_stops(answers):
 
 
 def one_stop(answers):
-    """A token that ends an answer in its middle, where something else would follow."""
+    """Choose a token that ends an answer in its middle, before a different token."""
     for answer in answers:
         for place in range(1, len(answer) - 1):
             stop = answer[place]
-            # The names of lower ones begin with those of special tokens.
+            # Names of lower tokens begin with names of special tokens.
             if stop >= 30 and stop not in answer[:place] and stop != answer[place + 1]:
                 return stop
     raise AssertionError("choose other prompts")
@@ -82,7 +82,7 @@ def test_the_end_of_a_turn_in_the_chat_template_stops_too(fresh, uncut):
     assert answers == texts(fresh, cut(uncut, (2, stop)))
 
 
-def test_a_word_behind_an_answer_that_is_no_special_token_stops_nothing(fresh, uncut):
+def test_a_word_after_an_answer_that_is_not_special_does_not_stop_it(fresh, uncut):
     word = one_stop(uncut)
     fresh.tokenizer.chat_template = (
         "{% for m in messages %}{{ m['content'] }} " + f"w{word}" + " {% endfor %}"
@@ -103,7 +103,7 @@ def counting(limit, error):
     return [("blocks.0.mlp.hook_post", hook)], passes
 
 
-def test_an_interrupt_keeps_what_was_finished_and_leaves_no_hook(fresh, uncut):
+def test_an_interrupt_keeps_finished_answers_and_leaves_no_hook(fresh, uncut):
     before = reference.hooks(reference.settled(fresh))
     hooks, _ = counting(2 * NEW + 3, KeyboardInterrupt)
     with (
@@ -134,7 +134,7 @@ def test_an_interrupt_within_a_batch_keeps_the_answers_that_had_ended(fresh, unc
     ]
 
 
-def test_an_interrupt_inside_a_steered_context_gives_the_weights_back(llama):
+def test_an_interrupt_while_steering_restores_the_weights(llama):
     circuit = cna_lens.Circuit((cna_lens.Neuron(0, 2),), (1.0,), cna_lens.Layout((tiny.WIDTH,) * 2))
     before = reference.weights(llama)
     hooks, _ = counting(3, KeyboardInterrupt)
@@ -168,14 +168,14 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(llama, uncut, rows):
 
 @pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("at", [2, 5, NEW])
-def test_memory_that_runs_out_half_way_loses_no_answer(fresh, uncut, at):
+def test_running_out_of_memory_midway_loses_no_answer(fresh, uncut, at):
     stops = some_stops(uncut)
     fresh.original_model.generation_config.eos_token_id = list(stops)
     hooks, passes = counting(at, torch.OutOfMemoryError("CUDA out of memory"))
     with fresh.hooks(fwd_hooks=hooks):
         answers = cna_lens.generate(fresh, PROMPTS, max_new_tokens=NEW, batch_size=6)
     assert answers == texts(fresh, cut(uncut, stops))
-    # Of n passes the first n - 1 went well, and n - 1 tokens hold at most n - 2 and a stop.
+    # The first n - 1 of n passes succeed; their n - 1 tokens hold at most n - 2 and a stop.
     finished = sum(len(answer) <= at - 2 for answer in cut(uncut, stops))
     assert passes[at] == (6 - finished + 1) // 2
 

@@ -1,4 +1,4 @@
-"""A model that cannot be had: what is raised says what to do."""
+"""Errors for models that cannot be loaded name the fix."""
 
 from pathlib import Path
 
@@ -12,17 +12,18 @@ import cna_lens
 NAME = "owner/model"
 
 
+def move_hub(monkeypatch, url):
+    files = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+
+
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
     """The Hub on this machine, an empty cache, and a client that does not wait between tries."""
     with HubServer(folder) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        # Clients made before keep the address that was theirs.
+        move_hub(monkeypatch, server.url)
+        # Existing clients keep their old address.
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -43,16 +44,16 @@ def test_a_model_on_the_hub_is_loaded_by_its_name(hub):
     assert cna_lens.weights_hash(model) == cna_lens.weights_hash(tiny.hugging_face("llama"))
 
 
-def test_a_name_that_nobody_has_is_told_from_one_that_is_gated(hub):
+def test_an_unknown_name_and_a_gated_model_have_different_errors(hub):
     hub.refusal = (404, "RepoNotFound")
-    refused("has no model of this name, or hides it. Check the name.*hf auth login")
+    refused("has no public model of this name. Check the name.*hf auth login")
     hub.refusal = (403, "GatedRepo")
     refused(f"ask for consent. Give it at {hub.url}/{NAME}, then log in with `hf auth login`")
 
 
-def test_a_download_that_breaks_off_can_be_gone_on_with(hub):
+def test_an_interrupted_download_can_be_continued(hub):
     hub.cut_weights = True
-    refused("the connection broke off.*What has been fetched is kept: call again")
+    refused("the connection broke off.*Downloaded parts are kept: call again")
     hub.cut_weights = False
     assert cna_lens.load_model(NAME, device="cpu").cfg.model_name == NAME
 
@@ -62,24 +63,32 @@ def full_disk(*_, **__):
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_full_disk_says_where_downloads_are_kept(monkeypatch):
+def test_a_full_disk_names_the_download_folder(monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full_disk)
     refused("no space is left on the disk.*set HF_HOME")
 
 
-def test_offline_the_message_names_the_cache_and_the_way_around(hub, monkeypatch):
+def test_offline_the_error_names_the_cache_and_the_workaround(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    refused("not whole in the cache.*HF_HUB_OFFLINE forbids.*hf download owner/model --local-dir")
-
-
-def test_a_hub_that_cannot_be_reached_is_no_missing_model(hub, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}",
+    refused(
+        "not complete in the cache.*HF_HUB_OFFLINE forbids.*hf download owner/model --local-dir"
     )
+
+
+def test_an_unreachable_hub_is_not_reported_as_a_missing_model(hub, monkeypatch):
+    move_hub(monkeypatch, "http://127.0.0.1:9")
     refused("http://127.0.0.1:9 cannot be reached: check the network.*hf download owner/model")
+
+
+@pytest.fixture
+def gguf(tmp_path, monkeypatch):
+    """A .gguf file without a model in it, and an empty cache that must stay so."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(cna_lens.models.loading.load, "cache_folder", lambda: cache)
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + bytes(64))
+    yield file
+    assert list(cache.iterdir()) == []
 
 
 @pytest.fixture
@@ -101,35 +110,27 @@ def test_a_model_in_several_shards_is_loaded_as_one(sharded):
     assert cna_lens.weights_hash(model) == cna_lens.weights_hash(tiny.hugging_face("llama"))
 
 
-def test_a_shard_that_is_missing_is_named(sharded):
+def test_a_missing_shard_is_named(sharded):
     lost = shards(sharded)[1]
     (sharded / lost).unlink()
     refused(f"{lost}, which model.safetensors.index.json names, is not in the folder", sharded)
 
 
-def test_a_shard_that_was_cut_short_is_named(sharded):
+def test_a_truncated_shard_is_named(sharded):
     cut = sharded / shards(sharded)[1]
     cut.write_bytes(cut.read_bytes()[:-8])
     refused(f": {cut.name} cannot be read.*delete it, and copy or download it again", sharded)
 
 
-def test_a_folder_without_a_configuration_says_what_is_expected(sharded):
+def test_an_error_for_a_folder_without_a_configuration_lists_what_is_expected(sharded):
     (sharded / "config.json").unlink()
     refused("Expected 'demo', a Hub name.*config.json", sharded)
 
 
-def test_a_gguf_file_that_is_none_says_so_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cna_lens.models.loading.load, "cache_folder", lambda: tmp_path / "cache")
-    gguf = tmp_path / "broken.gguf"
-    gguf.write_bytes(b"GGUF" + bytes(64))
+def test_an_invalid_gguf_file_is_refused_and_leaves_nothing(gguf):
     refused("Expected 'demo', a Hub name.*or a .gguf file", gguf)
-    assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_full_disk_where_a_gguf_file_is_unpacked_says_how_to_move_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(cna_lens.models.loading.load, "cache_folder", lambda: tmp_path / "cache")
+def test_a_full_disk_while_a_gguf_file_is_unpacked_names_the_cache_folder(gguf, monkeypatch):
     monkeypatch.setattr(cna_lens.models.loading.load, "_dequantise", full_disk)
-    gguf = tmp_path / "large.gguf"
-    gguf.write_bytes(b"GGUF")
     refused("no space is left.*XDG_CACHE_HOME", gguf)
-    assert list((tmp_path / "cache").iterdir()) == []

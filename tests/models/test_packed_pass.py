@@ -1,6 +1,5 @@
-"""Prompts packed in rows give what they give alone, or run alone."""
+"""Prompts packed in rows give the same as alone, or run alone."""
 
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -12,9 +11,9 @@ from hypothesis import given, settings, strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, Lfm2Config, OPTConfig
 
 import cna_lens
-import cna_lens.models.running.packing
 from cna_lens.discovery import Reader
 from cna_lens.models import SharedPrefix, shared_prefix_length
+from cna_lens.models.running import memory, packing
 from cna_lens.models.running.packing import cannot_pack
 
 POST = "blocks.{}.mlp.hook_post"
@@ -27,21 +26,21 @@ PACKING = ("llama", "qwen2", "gpt2", "phi3")
 
 @pytest.fixture(autouse=True)
 def try_it_always(monkeypatch):
-    """So few prompts would not be worth the trial."""
-    monkeypatch.setattr(cna_lens.models.running.packing, "WORTH_TRYING", 10**6)
+    """Try packing even for a few prompts, which would not be worth the trial."""
+    monkeypatch.setattr(packing, "WORTH_TRYING", 10**6)
 
 
 @pytest.fixture
 def tokens_run(monkeypatch):
     """The shape of every forward pass after the prefix, the trial's first."""
     shapes = []
-    trunk = cna_lens.models.running.packing.forward_trunk
+    trunk = packing.forward_trunk
 
     def counted(model, ids, *args):
         shapes.append(tuple(ids.shape))
         return trunk(model, ids, *args)
 
-    monkeypatch.setattr(cna_lens.models.running.packing, "forward_trunk", counted)
+    monkeypatch.setattr(packing, "forward_trunk", counted)
     return shapes
 
 
@@ -50,10 +49,7 @@ def boot(config, architecture):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for parameter in hf.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(6)
+    tiny.make_weights_matter(hf)
     return reference.boot(hf)
 
 
@@ -69,8 +65,7 @@ def models_and_wide(models):
     return models | {"gemma3 wide": wide_gemma3()}
 
 
-def tiny_layout():
-    return cna_lens.Layout((tiny.WIDTH, tiny.WIDTH))
+CIRCUIT = cna_lens.Circuit((cna_lens.Neuron(0, 2),), (2.0,), cna_lens.Layout((tiny.WIDTH,) * 2))
 
 
 def assert_same_statistics(found, expected):
@@ -94,7 +89,7 @@ def why_not(model, prompts, longest=30):
 
 @pytest.mark.parametrize("family", PACKING)
 @pytest.mark.parametrize("position", [-1, -2, 0, 3, 6])
-def test_packed_prompts_give_what_each_gives_alone(models, family, position, tokens_run):
+def test_packed_prompts_give_the_same_as_alone(models, family, position, tokens_run):
     prompts = [prompt for prompt in PROMPTS if len(prompt) > position]
     found = cna_lens.collect(models[family], prompts, position=position)
     assert len(tokens_run) == 2
@@ -114,7 +109,7 @@ def test_packed_prompts_give_what_each_gives_alone(models, family, position, tok
 )
 def test_packing_changes_nothing(models_and_wide, family, prompts, row_tokens, position):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cna_lens.models.running.packing, "ROW_TOKENS", row_tokens)
+        patch.setattr(packing, "ROW_TOKENS", row_tokens)
         found = cna_lens.collect(models_and_wide[family], prompts, position=position)
     alone = cna_lens.collect(
         models_and_wide[family], prompts, position=position, share_prefix=False
@@ -144,20 +139,20 @@ def test_the_circuit_is_the_same(models, family):
     ],
     ids=["one token", "one prompt", "prefixes", "identical", "all identical", "one word"],
 )
-def test_prompts_that_are_special(models, prompts):
+def test_special_sets_of_prompts(models, prompts):
     for family in tiny.FAMILIES:
         found = cna_lens.collect(models[family], prompts)
         expected = reference.activations(tiny.hugging_face(family), prompts)
         torch.testing.assert_close(found.mean, expected.mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_what_prompts_begin_with_is_computed_once(llama, tokens_run):
+def test_the_common_beginning_of_prompts_is_computed_once(llama, tokens_run):
     cna_lens.collect(llama, PROMPTS)
     how, write = 3 + 1 + 1 + 1 + 1 + 1 + 2 + 2 - 1, 1 + 1 + 1 + 1 + 1
     assert tokens_run == [(2, 6), (1, how + write)]
 
 
-def test_rows_are_no_longer_than_is_good_for_attention(llama, tokens_run):
+def test_rows_stay_within_the_limit_for_attention(llama, tokens_run):
     prompts = [
         [*TEMPLATE, first, second, third]
         for first in range(35, 50)
@@ -167,29 +162,29 @@ def test_rows_are_no_longer_than_is_good_for_attention(llama, tokens_run):
     cna_lens.collect(llama, prompts)
     ((rows, length),) = tokens_run[1:]
     assert rows > 1
-    assert length <= cna_lens.models.running.packing.ROW_TOKENS
+    assert length <= packing.ROW_TOKENS
 
 
 @pytest.mark.parametrize("options", [{"share_prefix": False}, {"batch_size": 8}])
-def test_prompts_run_alone_where_that_is_asked_for(llama, tokens_run, options):
+def test_prompts_run_alone_on_request(llama, tokens_run, options):
     cna_lens.collect(llama, PROMPTS, **options)
     assert [rows for rows, _ in tokens_run] == [len(PROMPTS)]
 
 
-def test_little_to_gain_is_not_worth_a_trial(llama, tokens_run, monkeypatch):
+def test_a_small_gain_is_not_worth_a_trial(llama, tokens_run, monkeypatch):
     saved = sum(map(len, PROMPTS)) - len(PROMPTS) * len(TEMPLATE) - 16
-    monkeypatch.setattr(cna_lens.models.running.memory, "CPU_TOKENS", 8 * saved + 1)
-    monkeypatch.setattr(cna_lens.models.running.packing, "WORTH_TRYING", 8)
+    monkeypatch.setattr(memory, "CPU_TOKENS", 8 * saved + 1)
+    monkeypatch.setattr(packing, "WORTH_TRYING", 8)
     cna_lens.collect(llama, PROMPTS)
     assert tokens_run == [(len(PROMPTS), 6)]
-    monkeypatch.setattr(cna_lens.models.running.memory, "CPU_TOKENS", 8 * saved)
+    monkeypatch.setattr(memory, "CPU_TOKENS", 8 * saved)
     cna_lens.collect(llama, PROMPTS)
     assert tokens_run[1:] == [(2, 6), (1, 16)]
 
 
 @pytest.mark.parametrize("row_tokens", [6, 96])
 def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
-    monkeypatch.setattr(cna_lens.models.running.packing, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(packing, "ROW_TOKENS", row_tokens)
     kept = cna_lens.collect(llama, PROMPTS, keep="all")
     expected = reference.activations(tiny.hugging_face("llama"), PROMPTS)
     torch.testing.assert_close(kept.matrix().double(), expected, rtol=1e-5, atol=1e-6)
@@ -198,10 +193,10 @@ def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
 @pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_batch_of_rows_that_does_not_fit_is_halved(llama, limit, monkeypatch):
-    monkeypatch.setattr(cna_lens.models.running.packing, "ROW_TOKENS", 6)
+    monkeypatch.setattr(packing, "ROW_TOKENS", 6)
     expected = cna_lens.collect(llama, PROMPTS, batch_size=1)
     tried = []
-    trunk = cna_lens.models.running.packing.forward_trunk
+    trunk = packing.forward_trunk
 
     def cramped(model, ids, *args):
         tried.append(len(ids))
@@ -209,7 +204,7 @@ def test_a_batch_of_rows_that_does_not_fit_is_halved(llama, limit, monkeypatch):
             raise torch.OutOfMemoryError
         return trunk(model, ids, *args)
 
-    monkeypatch.setattr(cna_lens.models.running.packing, "forward_trunk", cramped)
+    monkeypatch.setattr(packing, "forward_trunk", cramped)
     assert_same_statistics(cna_lens.collect(llama, PROMPTS), expected)
     assert tried[0] == 2
     assert tried[1] > limit
@@ -220,27 +215,16 @@ def by_hook_point(model):
     return model.hooks(fwd_hooks=[(POST.format(0), lambda activation, hook: None)])
 
 
-@contextmanager
 def by_torch(model):
-    handle = model.original_model.model.layers[1].register_forward_hook(lambda *_: None)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return model.original_model.model.layers[1].register_forward_hook(lambda *_: None)
 
 
-@contextmanager
 def by_torch_before(model):
-    handle = model.original_model.register_forward_pre_hook(partial(lambda *_: None))
-    try:
-        yield
-    finally:
-        handle.remove()
+    return model.original_model.register_forward_pre_hook(partial(lambda *_: None))
 
 
 def by_steering(model):
-    circuit = cna_lens.Circuit((cna_lens.Neuron(0, 2),), (2.0,), tiny_layout())
-    return cna_lens.steer(model, circuit, -3.0, positions="last_prompt")
+    return cna_lens.steer(model, CIRCUIT, -3.0, positions="last_prompt")
 
 
 @pytest.mark.parametrize("hooked", [by_hook_point, by_torch, by_torch_before, by_steering])
@@ -257,7 +241,7 @@ def test_hooks_see_one_prompt_a_row(llama, hooked, tokens_run):
     assert tokens_run[-1] == (1, 16)
 
 
-def test_a_model_that_was_once_asked_for_hidden_states_packs():
+def test_a_model_packs_after_a_request_for_hidden_states():
     model = tiny.bridge("llama")
     with torch.no_grad():
         model.original_model(torch.tensor([[5, 6]]), output_hidden_states=True)
@@ -265,15 +249,14 @@ def test_a_model_that_was_once_asked_for_hidden_states_packs():
 
 
 def test_steering_by_weights_packs(llama, tokens_run):
-    circuit = cna_lens.Circuit((cna_lens.Neuron(0, 2),), (2.0,), tiny_layout())
-    with cna_lens.steer(llama, circuit, -3.0):
+    with cna_lens.steer(llama, CIRCUIT, -3.0):
         found = cna_lens.collect(llama, PROMPTS)
         assert tokens_run[-1] == (1, 16)
         assert_same_statistics(found, cna_lens.collect(llama, PROMPTS, share_prefix=False))
 
 
 @pytest.mark.parametrize("family", PACKING)
-def test_models_that_heed_a_mask_of_trees_pack(models, family):
+def test_models_that_respect_a_tree_mask_pack(models, family):
     assert why_not(models[family], PROMPTS) is None
 
 
@@ -296,6 +279,15 @@ def test_transformer_lenss_own_hooks_allow_packing():
     assert "hook" in why_not(model, PROMPTS)
 
 
+def test_a_reader_looks_up_its_sites_once(llama, monkeypatch):
+    reader, looked = cna_lens.discovery.activations.reader, []
+    for name in ("site_hook_names", "sparse_sites"):
+        found = getattr(reader, name)(llama, *(["mlp.hook_post"] if "names" in name else []))
+        monkeypatch.setattr(reader, name, lambda *_, found=found: looked.append(1) or found)
+    cna_lens.collect(llama, PROMPTS, batch_size=2)
+    assert len(looked) == 2
+
+
 def test_a_window_wider_than_a_row_allows_packing(models_and_wide, tokens_run):
     model = models_and_wide["gemma3 wide"]
     found = cna_lens.collect(model, PROMPTS)
@@ -306,7 +298,7 @@ def test_a_window_wider_than_a_row_allows_packing(models_and_wide, tokens_run):
 @pytest.mark.parametrize(
     ("dtype", "packs"), [(torch.bfloat16, True), (torch.float16, True), (torch.float32, False)]
 )
-def test_what_half_precision_rounds_away_does_not_matter(llama, dtype, packs):
+def test_rounding_in_half_precision_allows_packing(llama, dtype, packs):
     def read(rows, places):
         by_itself = torch.ones(tiny.WIDTH, dtype=dtype)
         return torch.stack([by_itself, 1.02 * by_itself, by_itself])
@@ -348,11 +340,11 @@ UNABLE = {
         lambda: boot(
             BloomConfig(vocab_size=64, hidden_size=16, n_layer=2, n_head=2), "BloomForCausalLM"
         ),
-        "refuses a mask of trees",
+        "refuses a tree mask",
     ),
     "positions it does not heed": (
         lambda: without_positions(tiny.bridge("llama")),
-        "reads a prompt otherwise",
+        "computes a prompt differently",
     ),
     "a convolution": (
         lambda: boot(
@@ -368,7 +360,7 @@ UNABLE = {
             ),
             "Lfm2ForCausalLM",
         ),
-        "cannot let go of an answer",
+        "cannot drop a finished answer",
     ),
 }
 
@@ -381,7 +373,7 @@ def without_positions(model):
 
 @pytest.mark.filterwarnings("ignore::cna_lens.CnaLensWarning")
 @pytest.mark.parametrize("kind", UNABLE)
-def test_a_model_that_cannot_says_why_and_runs_its_prompts_alone(kind, tokens_run):
+def test_a_model_that_cannot_pack_says_why_and_runs_prompts_alone(kind, tokens_run):
     make, reason = UNABLE[kind]
     model = make()
     assert reason in why_not(model, PROMPTS)
@@ -392,7 +384,7 @@ def test_a_model_that_cannot_says_why_and_runs_its_prompts_alone(kind, tokens_ru
 
 
 @pytest.mark.real_model
-def test_texts_that_part_within_a_word_give_what_each_gives_alone(demo, tokens_run):
+def test_texts_that_differ_within_a_word_give_the_same_as_alone(demo, tokens_run):
     """A tokenizer cuts "whisk" and "whisper" elsewhere, and "I" from "Iceland"."""
     texts = [
         f"How do I{rest}"

@@ -10,7 +10,7 @@ MOST = st.integers(1, 20)
 
 
 def distinct_tokens(prompts):
-    """The slow definition: one token for each beginning, and one for each prompt's end."""
+    """Slow definition: one token for each beginning, and one for the end of each prompt."""
     return len({ids[:n] for ids in prompts for n in range(1, len(ids))}) + len(prompts)
 
 
@@ -85,7 +85,7 @@ def test_padding_is_masked_and_sees_itself_alone(prompts, most):
 
 @given(PROMPTS)
 @settings(deadline=None)
-def test_prompts_alone_stand_in_the_order_given(prompts):
+def test_prompts_alone_keep_the_given_order(prompts):
     rows = alone(prompts)
     packed = PackedTokens.of([[prompts[place] for place in row.prompts] for row in rows], pad_id=9)
     assert packed.is_plain

@@ -11,7 +11,7 @@ from cna_lens import Circuit, Layout, Neuron
 CIRCUIT = Circuit(
     (Neuron(1, 3), Neuron(0, 2), Neuron(0, 7)), (3.0, 2.0, 1.0), Layout((tiny.WIDTH,) * 2)
 )
-# Where each scope steers a prompt of p tokens that an answer of any length follows.
+# The steered places of each scope, for a prompt of p tokens and an answer of any length.
 PLACES = {
     "all": lambda p: slice(None),
     "prompt": lambda p: slice(0, p),
@@ -24,7 +24,7 @@ rows = st.tuples(st.lists(tokens, min_size=1, max_size=7), st.lists(tokens, min_
 
 
 def slow(family, prompt, answer, scope, multiplier=3.0):
-    """The logits of prompt and answer in one pass, changed only where the scope says."""
+    """Compute the logits of prompt and answer in one pass, changed only at the scope's places."""
     hf = tiny.hugging_face(family)
     change = reference.scale_at(CIRCUIT, multiplier, PLACES[scope](len(prompt)))
     with reference.changed(hf, change):
@@ -52,7 +52,7 @@ def assert_same(found, expected):
     st.sampled_from(["left", "right"]),
     st.lists(rows, min_size=1, max_size=4),
 )
-def test_prompt_and_answer_in_one_pass_where_the_lengths_are_stated(
+def test_stated_lengths_place_the_scope_in_a_pass_over_prompt_and_answer(
     models, family, scope, side, batch
 ):
     ids, mask = padded([[*prompt, *answer] for prompt, answer in batch], side)
@@ -68,7 +68,7 @@ def test_prompt_and_answer_in_one_pass_where_the_lengths_are_stated(
 
 @scopes
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_plain_pass_is_taken_to_be_all_prompt(model, scope, side):
+def test_a_plain_pass_counts_as_all_prompt(model, scope, side):
     family = model.cfg.model_name.removeprefix("tiny-")
     texts = [[5, 6, 7, 8], [30, 31]]
     ids, mask = padded(texts, side)
@@ -80,13 +80,13 @@ def test_a_plain_pass_is_taken_to_be_all_prompt(model, scope, side):
 
 @scopes
 @pytest.mark.parametrize("entry", ["bridge", "hugging face"])
-def test_a_cache_that_grows_token_by_token_knows_where_the_prompt_ended(model, scope, entry):
+def test_a_growing_cache_keeps_the_prompts_end(model, scope, entry):
     family = model.cfg.model_name.removeprefix("tiny-")
     prompt, answer = [5, 6, 7, 8], [30, 31, 32]
     expected = slow(family, prompt, answer, scope)
     hf = model.original_model
     with torch.no_grad(), cna_lens.steer(model, CIRCUIT, 3.0, positions=scope, via="hooks"):
-        # Twice, as one context may see many prompts, and of another length before.
+        # Two prompts of different lengths, since one context may see many.
         for text in ([9, 9], prompt):
             cache, found = None, []
             for new in ([text], *([[token]] for token in answer)):
@@ -118,7 +118,7 @@ PREFIXED = [[*range(33, 39), *prompt] for prompt in PROMPTS]
 
 @scopes
 @pytest.mark.parametrize("prompts", [PROMPTS, PREFIXED], ids=["alone", "prefixed"])
-def test_generation_in_batches_steers_where_the_scope_says(model, scope, prompts):
+def test_generation_in_batches_steers_at_the_scopes_places(model, scope, prompts):
     family = model.cfg.model_name.removeprefix("tiny-")
     with cna_lens.steer(model, CIRCUIT, -6.0, positions=scope, via="hooks"):
         answers = cna_lens.generate(model, prompts, max_new_tokens=6)
@@ -132,7 +132,7 @@ def test_generation_in_batches_steers_where_the_scope_says(model, scope, prompts
 
 @scopes
 @pytest.mark.parametrize("entry", ["bridge", "hugging face"])
-def test_the_models_own_generation_steers_where_the_scope_says(model, scope, entry):
+def test_the_models_own_generation_steers_at_the_scopes_places(model, scope, entry):
     family = model.cfg.model_name.removeprefix("tiny-")
     prompt = PROMPTS[0]
     ids = torch.tensor([prompt])
@@ -167,7 +167,7 @@ def test_padding_belongs_to_no_scope(llama, scope, side):
         assert not steered[mask == 0].any()
 
 
-def test_the_scopes_differ_in_what_they_do_to_an_answer():
+def test_the_scopes_have_different_effects_on_an_answer():
     prompt, answer = PROMPTS[0], PROMPTS[1]
     last = [slow("llama", prompt, answer, scope)[-1] for scope in PLACES]
     for i, one in enumerate(last):

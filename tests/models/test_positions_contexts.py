@@ -24,7 +24,9 @@ def run(model, *ids):
 def test_an_input_that_grows_without_a_cache_is_refused(llama, scope):
     with cna_lens.steer(llama, CIRCUIT, 0.0, positions=scope):
         run(llama, *PROMPT)
-        with pytest.raises(cna_lens.InputError, match="use the cache, or state it with"):
+        with pytest.raises(
+            cna_lens.InputError, match="use the cache, or state the prompt's length"
+        ):
             run(llama, *PROMPT, 9)
 
 
@@ -38,7 +40,7 @@ def test_the_models_own_generation_without_a_cache_is_refused(llama, scope):
         llama.generate(ids, max_new_tokens=3, use_past_kv_cache=False, verbose=False)
 
 
-def test_an_input_that_grows_is_welcome_where_the_prompts_length_is_stated(llama):
+def test_a_growing_input_is_accepted_where_the_prompts_length_is_stated(llama):
     hf = tiny.hugging_face("llama")
     with (
         cna_lens.steer(llama, CIRCUIT, 3.0, positions="last_prompt"),
@@ -49,7 +51,7 @@ def test_an_input_that_grows_is_welcome_where_the_prompts_length_is_stated(llama
             torch.testing.assert_close(run(llama, *ids), reference.logits(hf, ids))
 
 
-def test_other_prompts_of_any_length_are_prompts_of_their_own(llama):
+def test_other_prompts_of_any_length_count_as_new_prompts(llama):
     hf = tiny.hugging_face("llama")
     with cna_lens.steer(llama, CIRCUIT, 3.0, positions="last_prompt"):
         for ids in (PROMPT, PROMPT, [9, 6, 7, 8, 30], PROMPT[:2], [*PROMPT, 9, 30]):
@@ -59,7 +61,7 @@ def test_other_prompts_of_any_length_are_prompts_of_their_own(llama):
             torch.testing.assert_close(run(llama, *ids), expected)
 
 
-def test_a_new_context_remembers_nothing_of_the_last_one(llama):
+def test_a_new_context_forgets_the_last_one(llama):
     for ids in (PROMPT, [*PROMPT, 9]):
         with cna_lens.steer(llama, CIRCUIT, 0.0, positions="prompt"):
             run(llama, *ids)
@@ -74,7 +76,7 @@ def test_prompt_lengths_for_another_number_of_rows_are_refused(llama):
         run(llama, *PROMPT)
 
 
-def test_prompt_lengths_hold_only_within_their_context(llama):
+def test_prompt_lengths_apply_only_within_their_context(llama):
     with cna_lens.steer(llama, CIRCUIT, 0.0, positions="prompt"):
         expected = run(llama, *PROMPT)
         with suppress(ValueError), cna_lens.prompt_lengths([1]):
@@ -87,7 +89,7 @@ def test_prompt_lengths_hold_only_within_their_context(llama):
 
 
 @scopes
-def test_a_pass_that_does_not_tell_where_the_prompt_ends_is_refused(llama, scope):
+def test_a_pass_that_does_not_state_the_prompts_end_is_refused(llama, scope):
     with (
         cna_lens.steer(llama, CIRCUIT, 0.0, positions=scope),
         pytest.raises(cna_lens.ModelError, match="use positions='all'"),
@@ -96,7 +98,7 @@ def test_a_pass_that_does_not_tell_where_the_prompt_ends_is_refused(llama, scope
         llama.blocks[0].mlp(torch.ones(1, 4, 16))
 
 
-def test_a_pass_that_failed_tells_the_next_one_nothing(llama):
+def test_a_failed_pass_does_not_affect_the_next_one(llama):
     def fail(activation, hook):
         raise KeyError
 

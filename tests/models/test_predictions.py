@@ -1,4 +1,4 @@
-"""Predictions against the plain model, one text at a time."""
+"""Predictions, compared with the plain model, one text at a time."""
 
 import pytest
 import reference
@@ -27,7 +27,7 @@ def plain(model, text):
     ),
 )
 @settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
-def test_predictions_are_those_of_one_text_at_a_time(model, start, rest):
+def test_predictions_equal_those_of_one_text_at_a_time(model, start, rest):
     texts = [
         Text((*start, *more), len(start) + min(behind, len(more)), len(start) + 1)
         for more, behind in rest
@@ -39,20 +39,20 @@ def test_predictions_are_those_of_one_text_at_a_time(model, start, rest):
         torch.testing.assert_close(found[place], plain(model, text), atol=2e-5, rtol=0)
 
 
-def test_a_word_counts_by_its_own_log_probability(llama):
+def test_predicted_log_probs_are_those_of_the_tokens(llama):
     text = Text((1, 5, 6, 7), 2, 2)
     expected = plain(llama, text)[[0, 1], [6, 7]]
     (found,) = predictions.predicted_log_probs(llama, [text])
     torch.testing.assert_close(found, expected)
 
 
-def test_a_text_of_which_nothing_is_predicted_has_no_rows(llama):
+def test_a_text_without_predicted_tokens_has_no_rows(llama):
     found = dict(predictions.predictions(llama, [Text((5, 6), 2, 2), Text((5, 6), 1, 2)]))
     assert found[0].shape == (0, 64)
     assert found[1].shape == (1, 64)
 
 
-def test_batches_hold_to_the_number_of_predictions(llama, monkeypatch):
+def test_batches_stay_within_the_number_of_predictions(llama, monkeypatch):
     monkeypatch.setattr(predictions, "predictions_at_once", lambda _: 6)
     texts = [Text((1, *[5 + i] * 4), 1, 1) for i in range(5)]
     batches = predictions._batches(llama, texts, range(5))
@@ -89,7 +89,7 @@ def test_a_single_text_that_does_not_fit_raises(llama, monkeypatch):
         list(predictions.predictions(llama, [Text((1, 5), 1, 1)]))
 
 
-def test_what_is_no_lack_of_memory_is_not_tried_again():
+def test_other_errors_than_lack_of_memory_are_not_tried_again():
     tried = []
 
     def broken(batch):
@@ -123,7 +123,7 @@ def test_answers_follow_their_prompts_in_the_chat_template(chat_model):
     assert text == Text((*before, 6, 7), len(before), len(before))
 
 
-def test_prompts_are_predicted_from_where_the_template_hands_over(chat_model):
+def test_prompts_are_predicted_from_the_end_of_the_templates_opening(chat_model):
     short, long = prompts_alone(chat_model, ["w5", "w6 w7"])
     assert short.ids[short.predicted_from] == 5
     assert long.ids[long.predicted_from :][:2] == (6, 7)

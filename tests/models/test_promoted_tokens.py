@@ -1,4 +1,4 @@
-"""What a neuron writes, by hand from the weights of each family."""
+"""The tokens that a neuron promotes, computed by hand from the weights of each family."""
 
 import pytest
 import reference
@@ -10,7 +10,7 @@ from cna_lens import InputError, Neuron
 
 
 def by_hand(original, neuron):
-    """The row through the final norm and the unembedding of the Hugging Face model, in float64."""
+    """Apply the final norm and the unembedding of the Hugging Face model to the row, in float64."""
     weight = tiny.down_projections(original)[neuron.layer].weight.detach().double()
     row = weight[neuron.index] if weight.shape[0] == tiny.WIDTH else weight[:, neuron.index]
     if hasattr(original, "transformer"):
@@ -33,7 +33,7 @@ def test_promoted_tokens_are_the_rows_logits_by_hand(family, neuron):
     original = tiny.hugging_face(family)
     with torch.no_grad():
         for place, parameter in enumerate(original.parameters()):
-            # Norms of 1 and biases of 0 would hide whether they count.
+            # Norms of 1 and biases of 0 would hide an error.
             if parameter.ndim == 1:
                 generator = torch.Generator().manual_seed(place)
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)

@@ -60,13 +60,13 @@ def test_prompts_are_read_in_order_whatever_the_file(write, name, content):
     assert read_prompts(path) == read_prompts(str(path)) == ["One, two?", "Größe vier."]
 
 
-def test_a_named_column_is_taken_even_beside_a_prompt_column(write):
+def test_a_named_column_is_read_even_beside_a_prompt_column(write):
     rows = [{"prompt": "a", "goal": "b"}, {"prompt": "c", "goal": "d"}]
     assert read_prompts(write("p.jsonl", lines(*rows)), column="goal") == ["b", "d"]
     assert read_prompts(write("p.csv", "prompt,goal\na,b\nc,d"), column="goal") == ["b", "d"]
 
 
-def test_chat_messages_stand_under_messages(write):
+def test_chat_messages_are_read_from_the_key_messages(write):
     path = write("p.jsonl", lines({"id": 7, "messages": MESSAGES}))
     assert read_prompts(path) == [MESSAGES]
 
@@ -75,7 +75,7 @@ def test_a_prompt_in_quotes_may_span_lines(write):
     assert read_prompts(write("p.csv", 'prompt\n"one\ntwo"\n')) == ["one\ntwo"]
 
 
-def test_a_paragraph_separator_is_no_new_line_in_json_lines(write):
+def test_a_paragraph_separator_is_not_a_new_line_in_json_lines(write):
     path = write("p.jsonl", json.dumps("one\u2028two", ensure_ascii=False))
     assert read_prompts(path) == ["one\u2028two"]
 
@@ -92,8 +92,8 @@ def test_an_unquoted_comma_does_not_cut_a_prompt_short(write):
         ("p.txt", " \n\t\n", None, "holds no prompts"),
         ("p.jsonl", "", None, "holds no prompts"),
         ("p.csv", "prompt\n", None, "holds no prompts"),
-        ("p.jsonl", '"a"\n{"prompt": \n', None, r"p\.jsonl, line 2, is no JSON"),
-        ("p.jsonl", '"a"\n\n\nplain\n', None, r"p\.jsonl, line 4, is no JSON"),
+        ("p.jsonl", '"a"\n{"prompt": \n', None, r"p\.jsonl, line 2, is not JSON"),
+        ("p.jsonl", '"a"\n\n\nplain\n', None, r"p\.jsonl, line 4, is not JSON"),
         ("p.jsonl", "5", None, "holds 5, expected strings or objects"),
         ("p.jsonl", '["a"]', None, "expected strings or objects"),
         ("p.jsonl", lines({"a": "x", "b": "y"}), None, "has no column 'prompt'; it has: a, b"),
@@ -106,7 +106,7 @@ def test_an_unquoted_comma_does_not_cut_a_prompt_short(write):
         ("p.csv", "prompt\n" + "x" * 200_000, None, r"cannot be read as \.csv.*field"),
     ],
 )
-def test_what_holds_no_prompts_is_refused(write, name, content, column, telling):
+def test_a_file_without_valid_prompts_is_refused(write, name, content, column, telling):
     path = write(name, content)
     with pytest.raises(InputError, match=telling) as raised:
         read_prompts(path, column=column)
@@ -115,7 +115,7 @@ def test_what_holds_no_prompts_is_refused(write, name, content, column, telling)
 
 @pytest.mark.parametrize("value", [5, 1.5, True, {"text": "x"}, ["x"]])
 @pytest.mark.usefixtures("without_type_checks")
-def test_a_prompt_that_is_no_text_is_refused(write, value):
+def test_a_prompt_that_is_not_text_is_refused(write, value):
     path = write("p.jsonl", lines({"prompt": value}))
     with pytest.raises(InputError, match=r"p\.jsonl"):
         read_prompts(path)

@@ -21,12 +21,12 @@ FACTUAL = ("capitals", "agreement")
 
 
 def folded(prompt):
-    """A prompt without its case and punctuation, in any script."""
+    """Remove case and punctuation from a prompt, in any script."""
     return " ".join(re.sub(r"[^\w\s]", " ", prompt.casefold()).split())
 
 
 def everything():
-    """Every packaged prompt, with where it stands."""
+    """Yield every packaged prompt with its place."""
     for name in SIZES:
         chosen = prompt_set(name)
         for side in ("positive", "negative"):
@@ -48,7 +48,7 @@ def test_the_diverse_prompts_are_forty():
     assert len(diverse_prompts()) == 40
 
 
-def test_no_prompt_stands_anywhere_twice():
+def test_no_prompt_occurs_twice():
     seen = {}
     for place, prompt in everything():
         key = folded(prompt)
@@ -135,7 +135,7 @@ def test_an_unknown_set_is_refused_with_the_known_ones():
         prompt_set("refusals")
 
 
-def test_the_repr_says_what_a_set_is_for():
+def test_the_repr_gives_the_purpose_of_a_set():
     chosen = prompt_set("refusal")
     assert "'refusal', 100 positive, 100 negative" in repr(chosen)
     assert chosen.purpose in repr(chosen)

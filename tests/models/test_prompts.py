@@ -7,7 +7,7 @@ import torch
 import cna_lens
 from cna_lens.models import encode
 
-# Begins with the beginning-of-sequence token itself, as Llama's and Gemma's templates do.
+# Starts with the beginning-of-sequence token, like the templates of Llama and Gemma.
 TEMPLATE = (
     "w1 {% for m in messages %}w3 {{ m['role'] }} {{ m['content'] }} w2 {% endfor %}"
     "{% if add_generation_prompt %}w3 assistant{% endif %}"
@@ -26,7 +26,7 @@ def ids(model, *prompts, **options):
     return list(encode(model, list(prompts), **options).ids)
 
 
-def test_every_word_of_the_tests_is_one_token_of_its_own(model):
+def test_every_word_of_the_tests_is_a_separate_token(model):
     words = [f"w{token}" for token in range(62)]
     for text, expected in [
         *((word, [token]) for token, word in enumerate(words)),
@@ -36,21 +36,21 @@ def test_every_word_of_the_tests_is_one_token_of_its_own(model):
 
 
 @pytest.mark.parametrize("text", ["w5", "w5 w6 w7", "w30 unknown w31"])
-def test_plain_strings_are_encoded_as_the_model_itself_does(model, text):
+def test_plain_strings_are_encoded_as_by_the_model_itself(model, text):
     assert ids(model, text) == [tuple(model.to_tokens(text)[0].tolist())]
 
 
-def test_a_plain_string_gets_one_beginning_also_where_it_brings_its_own(model):
+def test_a_plain_string_with_a_beginning_gets_no_second_one(model):
     with_its_own = ids(model, "w1 w5 w6")
     assert with_its_own == [(1, 5, 6)]
     assert ids(model, "w5 w6")[0] in {(1, 5, 6), (5, 6)}
 
 
-def test_only_the_beginning_is_made_one(llama):
+def test_only_a_doubled_beginning_is_removed(llama):
     assert ids(llama, "w5 w1 w1 w6") == [(1, 5, 1, 1, 6)]
 
 
-def test_a_template_that_brings_its_beginning_gets_no_second_one(chatty):
+def test_a_template_with_a_beginning_gets_no_second_one(chatty):
     assert ids(chatty, "w5 w6") == [(1, 3, USER, 5, 6, 2, 3, ASSISTANT)]
 
 
@@ -59,7 +59,7 @@ def test_a_template_without_a_beginning_gets_none(chatty):
     assert ids(chatty, "w5 w6") == [(3, USER, 5, 6, 2, 3, ASSISTANT)]
 
 
-def test_strings_messages_token_ids_and_tensors_say_the_same(chatty):
+def test_strings_messages_token_ids_and_tensors_are_encoded_alike(chatty):
     message = [{"role": "user", "content": "w5 w6"}]
     tokens = [1, 3, USER, 5, 6, 2, 3, ASSISTANT]
     encoded = encode(chatty, ["w5 w6", message, tokens, tuple(tokens), torch.tensor(tokens)])
@@ -67,7 +67,7 @@ def test_strings_messages_token_ids_and_tensors_say_the_same(chatty):
     assert encoded.record.count == 5
 
 
-def test_several_messages_stand_in_their_order(chatty):
+def test_several_messages_keep_their_order(chatty):
     system = {"role": "user", "content": "w30"}
     answer = {"role": "assistant", "content": "w31"}
     question = {"role": "user", "content": "w32"}
@@ -81,14 +81,14 @@ def test_messages_that_end_with_the_assistant_are_continued(chatty):
     assert ids(chatty, begun) == [(1, 3, USER, 5, 2, 3, ASSISTANT, 7, 8)]
 
 
-def test_chat_false_takes_strings_as_they_are_and_messages_through_the_template(chatty):
+def test_chat_false_leaves_strings_plain_and_puts_messages_into_the_template(chatty):
     message = [{"role": "user", "content": "w5"}]
     plain, templated = ids(chatty, "w5", message, chat=False)
     assert plain == (1, 5)
     assert templated == (1, 3, USER, 5, 2, 3, ASSISTANT)
 
 
-def test_auto_is_the_template_where_there_is_one(chatty, llama):
+def test_auto_uses_the_template_where_there_is_one(chatty, llama):
     assert ids(chatty, "w5") == ids(chatty, "w5", chat=True) != ids(chatty, "w5", chat=False)
     assert ids(llama, "w5") == ids(llama, "w5", chat=False)
 
@@ -131,7 +131,7 @@ def test_a_circuit_found_with_the_template_records_it(chatty):
         (torch.tensor(5), r"prompts\[0\] is a Tensor"),
     ],
 )
-def test_what_is_no_prompt_is_refused(chatty, prompt, message):
+def test_invalid_prompts_are_refused(chatty, prompt, message):
     with pytest.raises(cna_lens.InputError, match=message):
         ids(chatty, prompt)
 
@@ -144,6 +144,6 @@ def test_a_string_needs_a_tokenizer_and_token_ids_do_not():
         ids(model, "w5")
 
 
-def test_an_empty_string_is_refused_where_nothing_stands_before_it(models):
+def test_an_empty_string_is_refused_where_it_has_no_tokens(models):
     with pytest.raises(cna_lens.InputError, match=r"prompts\[0\] has no tokens"):
         ids(models["qwen2"], "")

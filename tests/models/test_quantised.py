@@ -1,4 +1,4 @@
-"""Down projections without plain weights: hooks read and steer them, weights are refused."""
+"""Quantised down projections: hooks read and steer them; methods on their weights are refused."""
 
 import pytest
 import reference
@@ -15,7 +15,7 @@ LEVELS = 15
 
 
 class PackedLinear(nn.Linear):
-    """Four bits a weight, two weights a byte in one column, as bitsandbytes stores them."""
+    """Stores four bits for each weight, two weights in a byte, like bitsandbytes."""
 
     def __init__(self, linear):
         super().__init__(linear.in_features, linear.out_features, bias=False)
@@ -32,7 +32,7 @@ class PackedLinear(nn.Linear):
 
 
 class Float8Linear(nn.Linear):
-    """Eight bits a weight and one scale, as in DeepSeek's checkpoints."""
+    """Stores eight bits for each weight and one scale, like DeepSeek's checkpoints."""
 
     def __init__(self, linear):
         super().__init__(linear.in_features, linear.out_features, bias=False)
@@ -46,7 +46,7 @@ class Float8Linear(nn.Linear):
 
 
 class IntegerLinear(nn.Module):
-    """A whole number and a scale for each weight, under other names, as GPTQ's layers have them."""
+    """Stores integers and scales under other names, like GPTQ's layers."""
 
     def __init__(self, linear):
         super().__init__()
@@ -88,7 +88,7 @@ def find(model, **options):
     )
 
 
-def test_discovery_reads_what_the_quantised_layer_reads(model, kind):
+def test_discovery_reads_the_input_of_the_quantised_layer(model, kind):
     found = find(model)
     positive, negative = (
         reference.activations(plain(kind), prompts).mean(0) for prompts in (POSITIVE, NEGATIVE)
@@ -101,7 +101,7 @@ def test_discovery_reads_what_the_quantised_layer_reads(model, kind):
     assert found.scores == pytest.approx(expected, rel=1e-4)
 
 
-def test_steering_takes_hooks_and_changes_what_the_layer_reads(model, kind):
+def test_steering_uses_hooks_and_changes_the_layers_input(model, kind):
     chosen = find(model)
     ids = torch.tensor([IDS])
     with torch.no_grad(), cna_lens.steer(model, chosen, 0.0) as steering:
@@ -115,7 +115,7 @@ def test_steering_takes_hooks_and_changes_what_the_layer_reads(model, kind):
     assert (expected - reference.logits(hf, IDS)).abs().max() > 1e-2
 
 
-def test_steering_by_weights_and_a_ranking_by_them_say_why_they_cannot(model, kind):
+def test_steering_and_ranking_by_weights_are_refused_with_the_reason(model, kind):
     with (
         pytest.raises(cna_lens.ModelError, match=f"layer 0 is no plain matrix .{KINDS[kind]}"),
         cna_lens.steer(model, find(model), 0.0, via="weights"),

@@ -1,4 +1,4 @@
-"""Memory and time from a configuration, beside what the loaded model has."""
+"""Estimates from a configuration, compared with the loaded model."""
 
 import json
 
@@ -37,7 +37,7 @@ def config(tmp_path):
 
 # The bridge copies the fused matrices of GPT-2, Pythia and Phi-3, and Gemma 4 ties more than one.
 @pytest.mark.parametrize("name", ["Llama", "GPT-2", "Pythia", "Phi-3", "OPT", "Gemma 4", "GLM"])
-def test_the_counts_are_those_of_the_model_that_is_loaded(name, tmp_path):
+def test_the_counts_equal_those_of_the_loaded_model(name, tmp_path):
     family = next(family for family in FAMILIES if family.name == name)
     loaded = tiny_model(family)
     loaded.plain.config.save_pretrained(tmp_path)
@@ -74,7 +74,7 @@ def test_llama_8b_has_the_parameters_and_the_circuit_of_the_paper(config):
 
 
 @pytest.mark.parametrize("family", tiny_moe.FAMILIES)
-def test_experts_count_as_neurons_and_compute_where_tokens_are_routed(family, tmp_path):
+def test_experts_count_as_neurons_and_compute_only_routed_tokens(family, tmp_path):
     hf = tiny_moe.hugging_face(family)
     hf.config.save_pretrained(tmp_path)
     needs = cna_lens.requirements("x", config=tmp_path / "config.json", length=1, prompts=1)
@@ -90,7 +90,7 @@ def test_experts_count_as_neurons_and_compute_where_tokens_are_routed(family, tm
     assert needs.n_neurons == cna_lens.collect(tiny_moe.booted(hf), [[5]]).layout.n_neurons
 
 
-def test_a_mixture_that_does_not_say_how_many_experts_compute_is_asked(config):
+def test_a_mixture_without_its_number_of_experts_per_token_is_refused(config):
     shape = tiny_moe.BY_TYPE["deepseek_v3"].shape
     fields = {**shape, "model_type": "deepseek_v3", "num_experts_per_tok": None}
     with pytest.raises(cna_lens.ModelError, match="of x has experts, but no num_experts_per_tok"):
@@ -104,7 +104,7 @@ def test_a_folder_is_a_model_too(folder):
     assert cna_lens.requirements(folder).n_neurons == 2 * tiny.WIDTH
 
 
-def test_batches_are_those_of_the_processor(folder):
+def test_batches_depend_on_the_device(folder):
     on_cpu = cna_lens.requirements(folder, device="cpu", prompts=1000, length=16)
     on_gpu = cna_lens.requirements(folder, device="cuda", prompts=1000, length=16)
     assert on_gpu.batch / on_cpu.batch == pytest.approx(16_000 / 768, rel=1e-6)
@@ -138,7 +138,7 @@ def test_blocks_are_put_on_cards_whole_and_in_their_order(needs, cards):
     assert needs.cards(round(80 / (1 - RESERVE))) == cards
 
 
-def test_what_is_needed_is_the_sum_of_its_parts():
+def test_the_memory_needed_is_the_sum_of_its_parts():
     needs = needs_of(1, [2, 4], 8, statistics=16, batch=32, cache=64, decoding=128)
     assert (needs.discovery, needs.generation) == (15 + 16 + 32, 15 + 64 + 128)
 
@@ -152,12 +152,12 @@ def test_what_is_needed_is_the_sum_of_its_parts():
         ({"model_type": "no-such-type"}, "could not be loaded"),
     ],
 )
-def test_a_model_that_could_not_be_used_is_refused_before_it_is_loaded(config, fields, message):
+def test_an_unusable_model_is_refused_before_it_is_loaded(config, fields, message):
     with pytest.raises(cna_lens.ModelError, match=message):
         cna_lens.requirements("x", config=config(**fields))
 
 
-def test_a_configuration_that_is_not_there_is_named():
+def test_a_missing_configuration_is_named():
     with pytest.raises(cna_lens.ModelError, match=r"nowhere\.json"):
         cna_lens.requirements("x", config="nowhere.json")
 
@@ -168,7 +168,7 @@ def test_numbers_below_one_are_refused(folder, number):
         cna_lens.requirements(folder, **{number: 0})
 
 
-def test_what_would_be_slower_is_told_by_shapes_alone(config, monkeypatch):
+def test_shapes_alone_show_a_slow_way(config, monkeypatch):
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
     llama = config(**LLAMA_8B)

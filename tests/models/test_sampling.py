@@ -29,7 +29,7 @@ def test_sampled_answers_do_not_depend_on_how_prompts_are_batched(
     assert sample(models[family], prompts, seed=seed, batch_size=batch_size) == one_by_one
 
 
-def test_the_first_prompts_answer_does_not_depend_on_those_behind_it(model):
+def test_an_answer_does_not_depend_on_later_prompts(model):
     answers = sample(model, PROMPTS)
     for count in (1, 2, 3):
         assert sample(model, PROMPTS[:count]) == answers[:count]
@@ -50,18 +50,18 @@ def test_sampling_leaves_torchs_own_generator_alone(llama):
     assert sample(llama, PROMPTS) == answers
 
 
-def test_every_token_of_an_answer_is_a_draw_of_its_own(llama):
-    # So hot that all tokens are about as likely: the same draw again would give the same token.
+def test_every_token_of_an_answer_is_drawn_separately(llama):
+    # At this temperature all tokens are about equally likely; a repeated draw repeats its token.
     answers = sample(llama, PROMPTS, temperature=1e6, max_new_tokens=12)
     assert max(len(set(answer.split())) for answer in answers) > 3
 
 
-def test_the_same_prompt_many_times_gets_answers_of_its_own(llama):
+def test_repeated_prompts_get_different_answers(llama):
     assert len(set(sample(llama, [PROMPTS[0]] * 10))) > 5
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_tokens_are_drawn_as_often_as_the_model_says(llama, temperature):
+def test_tokens_are_drawn_with_the_models_probabilities(llama, temperature):
     n = 2000
     logits = reference.logits(tiny.hugging_face("llama"), PROMPTS[0]).double()[-1]
     chances = (logits / temperature).softmax(-1)
@@ -86,7 +86,7 @@ def test_a_low_temperature_is_greedy(model):
     assert sample(model, PROMPTS, temperature=2.0) != greedy
 
 
-def test_a_prompts_answer_does_not_depend_on_where_it_stands(model):
+def test_an_answer_does_not_depend_on_its_prompts_place(model):
     answers = sample(model, PROMPTS)
     assert sample(model, PROMPTS[::-1]) == answers[::-1]
     assert [sample(model, [prompt])[0] for prompt in PROMPTS] == answers

@@ -1,4 +1,4 @@
-"""Activations at every token, against the model asked one prompt and one neuron at a time."""
+"""Activations at every token, compared with one prompt and one neuron at a time."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def alone(model, prompt, neuron):
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1, 2])
-def test_each_token_and_neuron_is_what_one_prompt_alone_gives(model, batch_size):
+def test_each_activation_equals_that_of_one_prompt_alone(model, batch_size):
     found = cna_lens.token_activations(model, NEURONS, PROMPTS, batch_size=batch_size)
     assert found.neurons == tuple(NEURONS)
     for prompt, tokens, values in zip(PROMPTS, found.tokens, found.values, strict=True):
@@ -36,7 +36,7 @@ def test_each_token_and_neuron_is_what_one_prompt_alone_gives(model, batch_size)
         torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_within_steer_they_are_the_steered_models(llama):
+def test_within_steer_activations_are_the_steered_models(llama):
     circuit = cna_lens.Circuit((Neuron(1, 3),), (1.0,), Layout((24, 24)))
     plain = cna_lens.token_activations(llama, circuit, PROMPTS)
     with steer(llama, circuit, 3.0, via="hooks"):
@@ -51,7 +51,7 @@ def test_no_hook_stays_behind(llama):
     assert reference.hooks(llama) == before
 
 
-def test_the_strongest_prompts_come_first_by_the_tokens_behind_their_first():
+def test_the_strongest_prompts_come_first_by_tokens_after_the_first():
     nan = float("nan")
     rows = ([900.0, 1.0, -9.0], [nan], [800.0, nan, 4.0], [-1.0])
     found = cna_lens.TokenActivations(
@@ -86,7 +86,7 @@ def test_a_circuit_of_another_shape_is_refused(llama):
 
 
 class Pieces:
-    """Decodes as tokenizers do: word starts, parts of characters, tokens without a text."""
+    """A tokenizer with word starts, parts of characters, and tokens without text."""
 
     raw = ("▁the", "<0xE2>", "<s>", "▁", "Ġa")
     text = ("the", "\ufffd", "", "", " a")

@@ -1,4 +1,4 @@
-"""A model is judged by what it does: the broken are refused or warned about, the whole are not."""
+"""The trial judges a model by its behaviour: it refuses broken models or warns about them."""
 
 import warnings
 from functools import partial
@@ -18,7 +18,7 @@ PROMPTS = [[1, 5, 6, 7, 8, 9, 20], [1, 5, 6, 7, 8, 9, 21, 22], [1, 5, 6, 7, 8, 9
 
 @pytest.fixture
 def broken():
-    """A bridge of a test's own, to be broken."""
+    """A separate bridge for a test to break."""
     return tiny.untried_bridge("llama")
 
 
@@ -31,17 +31,21 @@ def attentions(model):
 
 
 def replace(component, **methods):
-    """On the component alone; a bridge's own assignment would reach what it wraps as well."""
+    """Replace methods of the component alone; a bridge's assignment would also reach its module."""
     vars(component).update(methods)
+
+
+def replace_cache_update(model, update):
+    for attention in attentions(model):
+        replace(attention, _update_kv_cache=update)
 
 
 def keep_nothing(k, v, **kwargs):
     return k, v
 
 
-def test_an_empty_cache_is_warned_about_once_and_changes_no_answer(llama, broken):
-    for attention in attentions(broken):
-        replace(attention, _update_kv_cache=keep_nothing)
+def test_an_empty_cache_gives_one_warning_and_changes_no_answer(llama, broken):
+    replace_cache_update(broken, keep_nothing)
     with pytest.warns(CnaLensWarning) as said:
         found = answers(broken)
     assert found == answers(llama)
@@ -54,30 +58,31 @@ def test_an_empty_cache_is_warned_about_once_and_changes_no_answer(llama, broken
 
 
 @pytest.mark.parametrize("weight", [0.0, torch.nan])
-def test_an_empty_cache_is_seen_where_logits_cannot_tell(broken, weight):
+def test_an_empty_cache_is_seen_where_logits_show_nothing(broken, weight):
     broken.original_model.lm_head.weight.data[:] = weight
-    for attention in attentions(broken):
-        replace(attention, _update_kv_cache=keep_nothing)
+    replace_cache_update(broken, keep_nothing)
     with pytest.warns(CnaLensWarning, match="holds 0 tokens .* about 20 times slower"):
         assert tried(broken).cache is None
 
 
-def test_a_cache_that_computes_something_else_is_not_used(llama, broken):
+def test_a_cache_that_changes_the_logits_is_not_used(llama, broken):
     for attention in attentions(broken):
         update = attention._update_kv_cache
 
         def louder(k, v, update=update, **kwargs):
             keys, values = update(k, v, **kwargs)
-            # What is read from the cache, not what was computed just now.
+            # Scales the cached keys, not the new ones.
             return torch.cat([keys[..., : -k.shape[-2], :] * 1.5, k], dim=-2), values
 
         replace(attention, _update_kv_cache=louder)
-    with pytest.warns(CnaLensWarning, match="otherwise with its cache than without|holds 0 tokens"):
+    with pytest.warns(
+        CnaLensWarning, match="differently with its cache than without|holds 0 tokens"
+    ):
         found = answers(broken)
     assert found == answers(llama)
 
 
-def test_an_attention_that_is_scaled_wrongly_is_refused_with_its_layer(broken):
+def test_a_wrongly_scaled_attention_is_refused_with_its_layer(broken):
     attention = attentions(broken)[1]
     forward = attention.forward
 
@@ -90,10 +95,10 @@ def test_an_attention_that_is_scaled_wrongly_is_refused_with_its_layer(broken):
         cna_lens.collect(broken, PROMPTS)
 
 
-def test_logits_that_differ_behind_the_last_layer_are_refused(broken):
+def test_logits_that_differ_after_the_last_layer_are_refused(broken):
     forward = broken.unembed.forward
     replace(broken.unembed, forward=lambda *args, **kwargs: forward(*args, **kwargs).flip(-1))
-    with pytest.raises(ModelError, match="it differs behind the last layer"):
+    with pytest.raises(ModelError, match="it differs after the last layer"):
         answers(broken)
 
 
@@ -105,22 +110,22 @@ def test_a_hook_point_of_the_right_width_at_the_wrong_place_is_refused(monkeypat
     monkeypatch.setitem(GatedMLPBridge.hook_aliases, "hook_post", "hook_in")
     wrong = tiny.untried_bridge("llama", d_mlp=16)
     assert wrong.hook_dict["blocks.0.mlp.hook_post"] is wrong.blocks[0].mlp.hook_in
-    with pytest.raises(ModelError, match=r"blocks\.0\.mlp\.hook_post .* not what the down proj"):
+    with pytest.raises(ModelError, match=r"blocks\.0\.mlp\.hook_post .* not the input of layer 0"):
         cna_lens.collect(wrong, PROMPTS)
 
 
 # The bridge of TransformerLens 3 keeps no cache of MPT at all.
 if families.TRANSFORMER_LENS_4:
 
-    def test_a_padded_prompt_that_is_read_otherwise_shares_no_prefix():
+    def test_no_prefix_is_shared_where_padding_changes_a_prompt():
         family = next(family for family in families.RUNNABLE if family.name == "MPT")
-        with pytest.warns(CnaLensWarning, match="padding is behind a shared prefix.*about twice"):
+        with pytest.warns(CnaLensWarning, match="padding follows a shared prefix.*about twice"):
             trial = tried(tiny_model(family).model)
         assert trial.no_cache is None
 
 
 class ByTheNewName(torch.nn.Module):
-    """An attention that its layer hands the cache as `cache`, which the bridge does not read."""
+    """An attention that takes the cache as `cache`, a name that the bridge does not read."""
 
     def __init__(self, attention):
         super().__init__()
@@ -131,7 +136,7 @@ class ByTheNewName(torch.nn.Module):
 
 
 def rename_the_cache(model):
-    """What Transformers 5.24 did to TransformerLens 4.3, with any version of them."""
+    """Rename the cache as Transformers 5.24 did, with any version of the libraries."""
     forward = model.original_model.forward
     keyword = tried(tiny.untried_bridge("llama")).cache
 
@@ -147,7 +152,7 @@ def rename_the_cache(model):
         layer.original_component.self_attn = ByTheNewName(layer.original_component.self_attn)
 
 
-def test_a_cache_that_is_handed_on_by_another_name_is_translated(llama, broken):
+def test_a_cache_with_another_name_is_translated(llama, broken):
     rename_the_cache(broken)
     trial = tried(broken)
     assert (trial.cache, trial.no_cache, trial.no_sharing) == ("cache", None, None)
@@ -160,7 +165,7 @@ def test_a_cache_that_is_handed_on_by_another_name_is_translated(llama, broken):
     assert all(positions == 1 for _, positions in calls[2:]), calls
 
 
-def test_the_translation_is_no_hook_of_a_stranger(broken):
+def test_the_translation_does_not_count_as_a_foreign_hook(broken):
     rename_the_cache(broken)
     tried(broken)
     assert all(attention._forward_pre_hooks for attention in attentions(broken))
@@ -176,17 +181,16 @@ def test_the_translation_stays_beside_a_users_hook(llama, broken):
     assert answers(broken) == answers(llama)
 
 
-def test_where_no_way_to_a_cache_works_no_translation_stays(broken):
+def test_no_translation_stays_where_no_cache_works(broken):
     rename_the_cache(broken)
-    for attention in attentions(broken):
-        replace(attention, _update_kv_cache=keep_nothing)
+    replace_cache_update(broken, keep_nothing)
     before = [len(attention._forward_pre_hooks) for attention in attentions(broken)]
     with pytest.warns(CnaLensWarning, match="holds 0 tokens"):
         tried(broken)
     assert [len(attention._forward_pre_hooks) for attention in attentions(broken)] == before
 
 
-def test_hooks_on_a_model_take_no_part_and_stay_in_their_order(broken):
+def test_hooks_are_off_during_the_trial_and_stay_in_their_order(broken):
     calls = []
 
     def note(name, value, hook):
@@ -229,24 +233,24 @@ def test_a_model_is_tried_once(broken):
     assert passes == []
 
 
-def test_mixed_precision_around_the_first_use_accuses_nobody(broken):
+def test_mixed_precision_around_the_first_use_gives_no_warning(broken):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert tried(broken).no_sharing is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_no_precision_is_accused(family, dtype):
+def test_no_precision_gives_a_warning(family, dtype):
     assert tried(tiny.untried_bridge(family, dtype=dtype)).no_sharing is None
 
 
-def test_weights_that_are_no_numbers_are_told_by_their_activations(broken):
+def test_weights_that_are_not_numbers_raise_by_their_activations(broken):
     broken.original_model.model.layers[0].mlp.up_proj.weight.data[:] = torch.nan
     with pytest.raises(cna_lens.ActivationError, match="layer 0, 1"):
         cna_lens.collect(broken, PROMPTS)
 
 
-def test_loading_refuses_a_bridge_that_computes_something_else(folder, monkeypatch):
+def test_loading_refuses_a_bridge_that_disagrees_with_its_model(folder, monkeypatch):
     from transformer_lens.model_bridge.generalized_components import GatedMLPBridge
 
     forward = GatedMLPBridge.forward
@@ -257,7 +261,7 @@ def test_loading_refuses_a_bridge_that_computes_something_else(folder, monkeypat
         cna_lens.load_model(folder, device="cpu")
 
 
-def test_a_model_that_cannot_run_alone_is_warned_about(broken):
+def test_a_model_that_cannot_run_alone_gives_a_warning(broken):
     broken.original_model.forward = partial(_only_through, broken, broken.original_model.forward)
     with pytest.warns(CnaLensWarning, match=r"cannot be compared .*\(ValueError: not alone\)"):
         assert tried(broken).no_sharing is None
@@ -279,9 +283,9 @@ def test_rows_leave_a_batch_of_a_hybrid_whose_cache_cannot_drop_them():
     family = next(family for family in families.RUNNABLE if family.name == "LFM2")
     model = tiny_model(family).model
     prompts = [[9, 14, 30, word] for word in range(3, 60, 4)]
-    with pytest.warns(CnaLensWarning, match="cannot let go of an answer that is finished"):
+    with pytest.warns(CnaLensWarning, match="cannot drop a finished answer"):
         first = cna_lens.generate(model, prompts, max_new_tokens=1)
-    # What some rows say first ends their answers.
+    # The first token of one row ends some answers.
     model.tokenizer.eos_token_id = model.tokenizer.convert_tokens_to_ids(first[0])
     together = cna_lens.generate(model, prompts, max_new_tokens=6)
     assert together == [
@@ -290,7 +294,7 @@ def test_rows_leave_a_batch_of_a_hybrid_whose_cache_cannot_drop_them():
     assert {len(answer.split()) for answer in together} >= {0, 6}
 
 
-def test_a_down_projection_that_is_not_called_is_warned_about(llama, broken):
+def test_a_down_projection_that_is_not_called_gives_a_warning(llama, broken):
     out = broken.blocks[1].mlp.out
     replace(out, forward=lambda x: torch.nn.functional.linear(out.hook_in(x), out.weight))
     with pytest.warns(CnaLensWarning, match=r"blocks\.1\.mlp\.hook_post .* which is not called"):
@@ -298,9 +302,8 @@ def test_a_down_projection_that_is_not_called_is_warned_about(llama, broken):
     assert found == answers(llama)
 
 
-def test_memory_that_runs_out_is_no_want_of_a_cache(broken):
-    for attention in attentions(broken):
-        replace(attention, _update_kv_cache=run_out)
+def test_lack_of_memory_is_not_taken_for_lack_of_a_cache(broken):
+    replace_cache_update(broken, run_out)
     with pytest.raises(torch.OutOfMemoryError):
         tried(broken)
 

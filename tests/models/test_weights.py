@@ -10,14 +10,14 @@ import cna_lens
 
 
 def parameters(**tensors):
-    """A module whose parameters stand in the order given."""
+    """Make a module with its parameters in the given order."""
     module = nn.Module()
     for name, tensor in tensors.items():
         module.register_parameter(name, nn.Parameter(tensor))
     return module
 
 
-# Of GPT-2 and Phi-3 the bridge splits the fused matrices.
+# The bridge splits the fused matrices of GPT-2 and Phi-3.
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
 def test_a_bridge_and_the_model_it_wraps_have_one_hash(family):
     wrapped = cna_lens.weights_hash(tiny.bridge(family))
@@ -29,7 +29,7 @@ def test_the_same_weights_loaded_again_have_the_same_hash(model):
     assert cna_lens.weights_hash(again) == cna_lens.weights_hash(model)
 
 
-def test_running_a_model_leaves_its_hash(model):
+def test_running_a_model_keeps_its_hash(model):
     before = cna_lens.weights_hash(model)
     cna_lens.generate(model, [[5, 6]], max_new_tokens=2)
     assert cna_lens.weights_hash(model) == before
@@ -85,7 +85,7 @@ def test_neither_order_nor_memory_layout_matter():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_steering_by_weights_changes_the_hash_and_gives_it_back(dtype):
+def test_steering_by_weights_changes_the_hash_and_restores_it(dtype):
     model = tiny.bridge("llama", dtype=dtype)
     circuit = cna_lens.Circuit(
         (cna_lens.Neuron(1, 3), cna_lens.Neuron(0, 2)),

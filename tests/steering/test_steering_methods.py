@@ -124,7 +124,7 @@ def test_another_model_is_refused(llama, models, make):
             method.at(models["gpt2"], strength),
         ):
             pass
-        with pytest.raises(cna_lens.ModelError, match="no TransformerLens model"):
+        with pytest.raises(cna_lens.ModelError, match="not a TransformerLens model"):
             method.at(tiny.hugging_face("llama"), strength).__enter__()
 
 

@@ -148,5 +148,5 @@ def test_hooks_steer_where_weights_cannot_be_scaled(make, obstacle):
 
 
 def test_a_plain_hugging_face_model_cannot_be_steered():
-    with pytest.raises(cna_lens.ModelError, match="no TransformerLens model"):
+    with pytest.raises(cna_lens.ModelError, match="not a TransformerLens model"):
         enter(tiny.hugging_face("llama"), circuit(), 0.0)

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cna_lens.discovery.activations.experts import ExpertReadout
 from cna_lens.discovery.activations.means import Reducer
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.expert_hooks import expert_hooks
-from cna_lens.models.inside.sites import Site, site_hook_names, sparse_sites
+from cna_lens.models.inside.sites import LayerSites, Site, site_hook_names, sparse_sites
 from cna_lens.models.prompts.encoding import EncodedPrompts, TokenIds, pad_token_id
-from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets
+from cna_lens.models.running.batching import BatchSize, check_batch_size
 from cna_lens.models.running.forward import SharedPrefix
-from cna_lens.models.running.memory import run_in_halves, token_budget
+from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.packing import PackedTokens, Row, alone, forward_rows, rows_for
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.results.layout import HOOK_SITE, Layout
@@ -210,7 +209,6 @@ class Reader:
         prefix = self.prefix(prompts, min(places))
         suffixes = [ids[prefix.length :] for ids in prompts]
         rows = self._rows(suffixes, prefix)
-        buckets = self.buckets([row.length for row in rows], prefix, token_budget)
 
         def run(batch: list[int]) -> tuple[list[int], Reading]:
             found = [prompt for row in batch for prompt in rows[row].prompts]
@@ -222,13 +220,18 @@ class Reader:
                 )
             return found, reading
 
-        with tqdm(
-            total=len(prompts), desc="collecting", unit="prompt", disable=not self.progress
-        ) as bar:
-            for _, (found, reading) in run_in_halves(buckets, run):
-                check_finite(reading.activations, reading.layout, model_name(self.model))
-                yield found, reading
-                bar.update(len(found))
+        for _, (found, reading) in run_in_batches(
+            self.model,
+            [row.length for row in rows],
+            run,
+            desc="collecting",
+            batch_size=self.batch_size,
+            progress=self.progress,
+            prefix_length=prefix.length,
+            counts=[len(row.prompts) for row in rows],
+        ):
+            check_finite(reading.activations, reading.layout, model_name(self.model))
+            yield found, reading
 
     def places(self, prompts: Sequence[TokenIds]) -> list[int]:
         """Where the token to read stands in each prompt."""
@@ -240,18 +243,6 @@ class Reader:
             return SharedPrefix(0)
         return SharedPrefix.of(self.model, prompts, at_most)
 
-    def buckets(
-        self,
-        lengths: Sequence[int],
-        prefix: SharedPrefix,
-        budget: Callable[[HookedModel, int], int],
-    ) -> list[list[int]]:
-        """Which rows of these lengths run together, padded within a budget of tokens."""
-        if self.batch_size == "auto":
-            longest = prefix.length + max(lengths)
-            return length_buckets(lengths, token_budget=budget(self.model, longest))
-        return length_buckets(lengths, max_prompts=self.batch_size)
-
     def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
         if not self.share_prefix or self.batch_size != "auto":
             return alone(suffixes)
@@ -262,19 +253,26 @@ class Reader:
             read=lambda rows, places: self._run(rows, places, prefix).activations,
         )
 
+    # A bridge makes its dictionary of hook points anew each time, so each reader looks once.
+    @cached_property
+    def _names(self) -> tuple[str | None, ...]:
+        return tuple(
+            name if self.layer in (None, layer) else None
+            for site in self.sites
+            for layer, name in enumerate(site_hook_names(self.model, site))
+        )
+
+    @cached_property
+    def _sparse(self) -> tuple[LayerSites, ...]:
+        return sparse_sites(self.model) if HOOK_SITE in self.sites else ()
+
     def _run(
         self, rows: Sequence[Sequence[TokenIds]], places: Sequence[int], prefix: SharedPrefix
     ) -> Reading:
         packed = PackedTokens.of(rows, pad_token_id(self.model))
         in_rows, columns = torch.tensor(packed.rows), torch.tensor(packed.at(places))
-        sparse = sparse_sites(self.model) if HOOK_SITE in self.sites else ()
-        experts = ExpertReadout(sparse, in_rows * packed.ids.shape[1] + columns)
-        names = tuple(
-            name if self.layer in (None, layer) else None
-            for site in self.sites
-            for layer, name in enumerate(site_hook_names(self.model, site))
-        )
-        readout = Readout(names, in_rows, columns, tuple(packed.ids.shape), experts)
+        experts = ExpertReadout(self._sparse, in_rows * packed.ids.shape[1] + columns)
+        readout = Readout(self._names, in_rows, columns, tuple(packed.ids.shape), experts)
         hooked = self.model.hooks(fwd_hooks=readout.fwd_hooks())
         with torch.no_grad(), suppress(EverythingRead), hooked, experts.reading():
             forward_rows(self.model, packed, prefix)

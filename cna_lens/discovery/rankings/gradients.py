@@ -11,17 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.errors import ActivationError, ModelError
 from cna_lens.metrics.first_token import Values
-from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.prompts.encoding import EncodedPrompts, pad_token_id
-from cna_lens.models.running.batching import pad
+from cna_lens.models.prompts.encoding import EncodedPrompts
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
-from cna_lens.models.running.memory import gradient_token_budget, run_in_halves
+from cna_lens.models.running.memory import gradient_token_budget, run_in_batches
 from cna_lens.models.running.positions import prompt_lengths
 
 Result = TypeVar("Result")
@@ -134,48 +132,50 @@ def over_batches(
     run: Callable[[GradientBatch], Result],
     desc: str,
 ) -> Iterator[Result]:
-    """What `run` gives for each batch of the prompts.
+    """Yield the result of `run` for each batch of the prompts.
 
-    Batches hold prompts of like length, within the memory that a backward pass takes; one that
-    does not fit is halved.
+    Batches hold prompts of similar length, within the memory of a backward pass; a batch that does
+    not fit is halved.
 
     Args:
         reader: the model, the token to read, and how to batch.
         prompts: encoded prompts.
-        run: what to do with a batch.
-        desc: what the progress bar says.
+        run: called with each batch.
+        desc: label of the progress bar.
 
     Raises:
         InputError: the position is outside a prompt.
     """
-    places = reader.places(prompts.ids)
-    device = input_device(reader.model)
+    model, places = reader.model, reader.places(prompts.ids)
     # Tensors made in inference mode cannot be differentiated through.
     with torch.inference_mode(False):
         prefix = reader.prefix(prompts.ids, min(places))
 
     @torch.inference_mode(False)
     def run_batch(rows: list[int]) -> Result:
-        ids, mask = pad(
-            [prompts.ids[row][prefix.length :] for row in rows], pad_token_id(reader.model)
-        )
+        ids, mask = prefix.pad(model, [prompts.ids[row] for row in rows])
         batch = GradientBatch(
-            model=reader.model,
+            model=model,
             prompts=rows,
-            ids=ids.to(device),
-            mask=prefix.mask(mask).to(device),
+            ids=ids,
+            mask=mask,
             prefix=prefix,
             read=torch.tensor([places[row] - prefix.length for row in rows]),
             last=torch.tensor([len(prompts.ids[row]) - 1 - prefix.length for row in rows]),
         )
         return run(batch)
 
-    lengths = [len(ids) - prefix.length for ids in prompts.ids]
-    buckets = reader.buckets(lengths, prefix, gradient_token_budget)
-    with tqdm(total=len(prompts.ids), desc=desc, unit="prompt", disable=not reader.progress) as bar:
-        for rows, result in run_in_halves(buckets, run_batch):
-            yield result
-            bar.update(len(rows))
+    for _, result in run_in_batches(
+        model,
+        [len(ids) - prefix.length for ids in prompts.ids],
+        run_batch,
+        desc=desc,
+        batch_size=reader.batch_size,
+        progress=reader.progress,
+        prefix_length=prefix.length,
+        budget=gradient_token_budget,
+    ):
+        yield result
 
 
 @dataclass(frozen=True)

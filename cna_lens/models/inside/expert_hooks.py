@@ -1,4 +1,4 @@
-"""Hook points for experts' neurons: those that HookedTransformer has, given to a bridge."""
+"""Hook points for experts' neurons on a bridge, as HookedTransformer has them."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from cna_lens.errors import ModelError
 from cna_lens.models.hooked_model import HookedModel, is_bridge
 from cna_lens.models.inside.experts import FusedExperts, HookedExperts
 from cna_lens.models.inside.routing import ROUTED, Routed, Router
-from cna_lens.models.inside.sites import LayerSites, hook_name, neuron_sites
+from cna_lens.models.inside.sites import LayerSites, hook_name, sparse_sites
 from cna_lens.results.neurons import MLP
 
-# What runs behind a layer's experts, and may replace their output.
+# Runs after a layer's experts, and may replace their output.
 Behind = Callable[[LayerSites, Tensor, Router, Tensor], Tensor | None]
 NamedHook = tuple[str, Callable[..., None]]
 
-# The hook points of bridges' experts, for as long as a context has given them some.
+# The hook points of bridges' experts, while a context provides them.
 _points: WeakKeyDictionary[nn.Module, Sequence[Any]] = WeakKeyDictionary()
 
 
 @contextmanager
 def expert_hooks(model: HookedModel) -> Generator[None]:
-    r"""Give the neurons of each expert a hook point, for the length of the context.
+    r"""Give the neurons of each expert a hook point while the context lasts.
 
     `blocks.{l}.mlp.experts.{e}.hook_post` holds the expert's gated activations [routed, d_mlp] for
-    the tokens that are routed to it, as HookedTransformer's of that name does; `scale` and `set_to`
-    name it. Shared experts, which models spell differently, are at
+    the tokens that are routed to it, like HookedTransformer's hook point of that name; `scale` and
+    `set_to` use this name. Shared experts, whose name differs between models, are at
     `blocks.{l}.mlp.shared_experts.hook_post`. `steer` and `collect` enter this context themselves.
 
         with cna_lens.expert_hooks(model), model.hooks(fwd_hooks=cna_lens.scale(circuit, 0.0)):
             logits = model(tokens)
 
-    A bridge's model goes on to run its experts by its own implementation, whichever that is, so
-    that nothing changes by a bit where nothing is steered. Where a hook changes activations, what
-    the difference writes is added to the output of the layer's experts, which is linear in them:
+    A bridge's model runs its experts with its own implementation, so the output is bit-identical
+    where no hook changes an activation. Where a hook does, the effect of the change is added to the
+    output of the layer's experts, which is linear in the activations:
 
     $$y_t \leftarrow y_t + \sum_e w_{t,e} \, (a'_{t,e} - a_{t,e}) \, W^{\text{out}}_e.$$
 
-    In half precision the sum is as exact as y is.
+    In half precision the sum is as exact as y.
 
     Args:
-        model: a TransformerBridge or HookedTransformer; nothing happens to one without experts.
+        model: a TransformerBridge or HookedTransformer; a model without experts is left alone.
 
     Raises:
         ModelError: a layer's experts cannot be reached.
     """
-    sites = [site for site in neuron_sites(model) if site.experts is not None]
+    sites = sparse_sites(model)
     if not sites:
         yield
         return
@@ -74,23 +74,19 @@ def _forget(points: Mapping[str, Any]) -> None:
 
 @contextmanager
 def behind_experts(sites: Sequence[LayerSites], run: Behind) -> Generator[None]:
-    """Call a function with each layer's hidden states, routing and output, behind its experts.
+    """Call a function with each layer's hidden states, routing and output, after its experts.
 
     Args:
-        sites: layers; those whose experts are fused are heard.
-        run: given the layer, the hidden states, the routing and the output; what it returns takes
-            the output's place, unless that is None.
+        sites: layers; only fused experts are followed.
+        run: takes the layer, the hidden states, the routing and the output; a tensor that it
+            returns replaces the output.
     """
-    handles: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for site in sites:
             if isinstance(site.experts, FusedExperts):
                 hook = partial(_call, site=site, run=run)
-                handles.append(site.experts.module.register_forward_hook(hook))
+                stack.enter_context(site.experts.module.register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _call(
@@ -109,7 +105,7 @@ def _call(
 def through_point(
     module: nn.Module, expert: int, activations: Float[Tensor, "routed d_mlp"], routed: Routed
 ) -> Float[Tensor, "routed d_mlp"]:
-    """A bridge's expert's activations as the hooks on its hook point leave them."""
+    """Pass the activations of a bridge's expert through the hooks on its hook point."""
     point = _points[module][expert]
     if not point.fwd_hooks and not point.bwd_hooks:
         return activations
@@ -178,14 +174,14 @@ def _registry(model: HookedModel) -> dict[str, Any]:
     registry = getattr(model, "_hook_registry", None)
     if not isinstance(registry, dict):
         raise ModelError(
-            "this TransformerLens keeps a bridge's hook points where cna_lens does not know; use "
+            "cna_lens does not know where this TransformerLens keeps a bridge's hook points; use "
             "transformer-lens>=3.9,<5"
         )
     return cast("dict[str, Any]", registry)
 
 
 def _routing_hooks(site: LayerSites, points: Mapping[str, Any]) -> list[NamedHook]:
-    """Hooks that write into hook points' contexts which tokens they hold, with what weights."""
+    """Make hooks that write tokens and route weights into the hook points' contexts."""
     if isinstance(site.experts, HookedExperts):
         return _hooked_routing(site, site.experts, points)
     if site.dense is None:

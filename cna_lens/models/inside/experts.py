@@ -1,9 +1,9 @@
-"""Experts: what the routed experts of one layer compute, and whether it can be reached.
+"""The routed experts of one layer: their computation, and whether it can be reached.
 
 Transformers keeps the experts of a layer as one module with three-dimensional weights, and runs it
-by whichever implementation was chosen for the hardware. Its convention (`transformers.integrations.
-moe.use_experts_implementation`) says how the weights lie, whatever the model is called; a module
-that does not follow it is refused.
+with an implementation for the hardware. Its convention (`transformers.integrations.moe.
+use_experts_implementation`) fixes the layout of the weights for all models; a module that does not
+follow it is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FusedExperts:
     def activations(
         self, hidden: Float[Tensor, "token d_model"], expert: int
     ) -> Float[Tensor, "token d_mlp"]:
-        """The input of one expert's down projection, for hidden states that are routed to it."""
+        """Compute the input of one expert's down projection, for the tokens routed to it."""
         module, name = self.module, _up_projection(self.module)
         weight = getattr(module, name)[expert]
         bias = getattr(module, f"{name}_bias")[expert] if self._has_bias else None
@@ -56,9 +56,9 @@ class FusedExperts:
     def written(
         self, activations: Float[Tensor, "token d_mlp"], expert: int
     ) -> Float[Tensor, "token d_model"]:
-        """What activations add to the residual stream, by the columns of those that are not 0.
+        """Multiply activations with the down projection; columns of zeros are left out.
 
-        In float32 at least, since it is the small difference of two outputs.
+        At least in float32, since the result is the small difference of two outputs.
         """
         columns = (activations != 0).any(0).nonzero().squeeze(1)
         weight = self.module.down_proj[expert]
@@ -67,7 +67,7 @@ class FusedExperts:
         return activations[:, columns].to(precise) @ rows.to(precise)
 
     def bias(self, expert: int) -> Float[Tensor, " d_model"] | float:
-        """What one expert writes whatever its activations are."""
+        """Give the bias of one expert's down projection, 0 without one."""
         return self.module.down_proj_bias[expert] if self._has_bias else 0.0
 
 
@@ -90,28 +90,28 @@ class HookedExperts:
 
     @property
     def normalises(self) -> bool:
-        """Whether the weights of a token's experts are made to sum to 1."""
+        """Whether the route weights of each token are scaled to sum to 1."""
         return bool(getattr(self.module.cfg, "norm_topk_prob", False))
 
 
 def experts_of(layer_mlp: object) -> Any:
-    """The routed experts' module in a layer's MLP, unwrapped; None where it has none."""
+    """Find the module of the routed experts in a layer's MLP, unwrapped; None without one."""
     return unwrapped(getattr(unwrapped(layer_mlp), "experts", None))
 
 
 def unwrapped(component: object) -> Any:
-    """The Hugging Face module in a bridge's component."""
+    """Give the Hugging Face module inside a bridge's component."""
     while isinstance(inner := getattr(component, "original_component", None), nn.Module):
         component = inner
     return component
 
 
 def why_unreachable(layer_mlp: object) -> str | None:
-    """Why the neurons of a layer's experts cannot be reached; None where they can."""
+    """Say why the neurons of a layer's experts cannot be reached; None where they can."""
     block = unwrapped(layer_mlp)
     experts = experts_of(layer_mlp)
     if experts is None:
-        return f"{type(block).__name__} has no experts that could be told from its router"
+        return f"{type(block).__name__} has no part 'experts'"
     if reason := _why_unknown(experts):
         return f"its {type(experts).__name__} {reason}"
     known = {"experts", SHARED_GATE, *ROUTER_PARTS, *SHARED_PARTS}
@@ -125,7 +125,7 @@ def _why_unknown(experts: Any) -> str | None:
     if not hasattr(experts, "_apply_gate") or not hasattr(experts, "is_transposed"):
         return "is not run through Transformers' registry of expert implementations"
     if getattr(experts, "has_post_expert_norm", False):
-        return "normalises what each expert writes"
+        return "normalises the output of each expert"
     if getattr(experts, "_is_expert_parallel", False):
         return "is spread over several processes"
     for name in (_up_projection(experts), "down_proj"):

@@ -1,4 +1,4 @@
-"""Down projections: what neurons are multiplied with, and how many neurons that makes."""
+"""Down projections: the matrices that multiply neurons, and the number of neurons they imply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cna_lens.results.neurons import MLP, Experts
 
 
 def layout_of(model: HookedModel) -> Layout | None:
-    """The model's neurons, before it has run; None where a layer's width cannot be told."""
+    """Count the model's neurons before it has run; None where a layer's width is unknown."""
     widths: list[int] = []
     experts: list[Experts] = []
     for site in neuron_sites(model):
@@ -30,13 +30,13 @@ def layout_of(model: HookedModel) -> Layout | None:
 
 @dataclass(frozen=True)
 class DownProjection:
-    """The matrix that an MLP's neurons are multiplied with.
+    """The matrix that multiplies an MLP's neurons.
 
     Attributes:
-        parameter: the parameter, or the one that holds it for all experts.
-        neuron_dim: the dimension of the matrix that neurons lie on, 1 for nn.Linear's
-            [d_model, d_mlp], 0 for the [d_mlp, d_model] of GPT-2 and HookedTransformer.
-        expert: which of the parameter's matrices it is; None where it is the parameter.
+        parameter: the matrix, or the parameter that holds the matrices of all experts.
+        neuron_dim: the neurons' dimension of the matrix: 1 for nn.Linear's [d_model, d_mlp], 0 for
+            the [d_mlp, d_model] of GPT-2 and HookedTransformer.
+        expert: the index of the matrix in the parameter; None where the parameter is the matrix.
     """
 
     parameter: Tensor
@@ -45,7 +45,7 @@ class DownProjection:
 
     @property
     def weight(self) -> Tensor:
-        """The matrix, in the parameter's memory."""
+        """The matrix; it shares the parameter's memory."""
         return self.parameter if self.expert is None else self.parameter[self.expert]
 
     @property
@@ -55,7 +55,7 @@ class DownProjection:
 
 
 def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
-    """The down projection of one MLP, None where it is no plain matrix, as a quantised one."""
+    """Find the down projection of one MLP; None where it is not a plain matrix (quantised)."""
     projection = projection_module(model, mlp)
     if isinstance(w_out := getattr(projection, "W_out", None), nn.Parameter):
         return DownProjection(w_out, 0)
@@ -74,7 +74,7 @@ def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
 
 
 def projection_kind(model: HookedModel, mlp: MLP) -> str:
-    """What a down projection is, for messages: "Linear4bit with torch.uint8 weights"."""
+    """Describe a down projection for messages: "Linear4bit with torch.uint8 weights"."""
     projection = projection_module(model, mlp)
     weight = getattr(projection, "weight", None)
     kind = f" with {weight.dtype} weights" if isinstance(weight, Tensor) else ""
@@ -82,7 +82,7 @@ def projection_kind(model: HookedModel, mlp: MLP) -> str:
 
 
 def projection_module(model: HookedModel, mlp: MLP) -> Any:
-    """What holds the weights: a linear layer, all experts, or HookedTransformer's whole MLP."""
+    """Find the weights' module: a linear layer, all experts, or HookedTransformer's whole MLP."""
     module = getattr(cast("Any", model).blocks[mlp.layer], "mlp", None)
     if mlp.expert is not None:
         experts = experts_of(module)
@@ -91,14 +91,14 @@ def projection_module(model: HookedModel, mlp: MLP) -> Any:
         return module
     shared = (part for name in SHARED_PARTS if (part := getattr(module, name, None)))
     module = next(shared, module)
-    # A layer without experts, in a model whose other layers have them, calls it dense_out. The
-    # MLP's own W_out is made anew each time, and raises where weights are quantised.
+    # A dense layer of a model with experts calls its projection dense_out. The MLP's own W_out is
+    # made anew each time, and raises where weights are quantised.
     out = getattr(module, "out", None) or getattr(module, "dense_out", None)
     return getattr(out, "original_component", None)
 
 
 def _is_plain_matrix(weight: object) -> TypeGuard[Tensor]:
-    """Whether the numbers of a weight are those it stands for, without scales beside them."""
+    """Whether a weight is a floating-point matrix, without scales beside it."""
     if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter):
         return False
     return weight.ndim == 2 and weight.is_floating_point() and weight.element_size() > 1

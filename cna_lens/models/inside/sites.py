@@ -1,7 +1,7 @@
-"""Sites: where a model's MLP neurons are, and whether they are what they seem.
+"""Sites: the hook points of a model's MLP neurons.
 
 A model is anything with TransformerLens's hooks: a TransformerBridge (4.x, 3.9) or a
-HookedTransformer (3.9). Nothing here asks for a class; what is needed is looked up.
+HookedTransformer (3.9). Features are looked up on the model, never inferred from its class.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from cna_lens.results.neurons import MLP
 Site = Literal[
     "mlp.hook_post", "hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post"
 ]
-"""Where activations are read: the neurons, or d_model wide what a block reads and writes."""
+"""Where activations are read: at the neurons, or at a block's input and outputs [d_model]."""
 
 EXPERT_HOOK = re.compile(r"blocks\.\d+\.mlp\.(experts\.\d+|shared_experts)\.hook_post")
 
 
 def hook_name(mlp: MLP | int, layout: Layout | None = None) -> str:
-    """The name of the hook point of an MLP's neurons.
+    """Give the name of the hook point of an MLP's neurons.
 
-    The experts' are those of TransformerLens's HookedTransformer. `expert_hooks` gives them to a
-    bridge, together with those of the shared experts, which models spell differently.
+    Experts have the names of TransformerLens's HookedTransformer. `expert_hooks` gives a bridge
+    these hook points, and those of shared experts, whose name differs between models.
 
     >>> hook_name(3)
     'blocks.3.mlp.hook_post'
@@ -49,7 +49,7 @@ def hook_name(mlp: MLP | int, layout: Layout | None = None) -> str:
 
     Args:
         mlp: a layer, or one MLP.
-        layout: the model's; without one no layer is taken to have experts.
+        layout: the model's; without one, every layer is dense.
     """
     layer, expert = MLP(mlp) if isinstance(mlp, int) else mlp
     if expert is not None:
@@ -60,7 +60,7 @@ def hook_name(mlp: MLP | int, layout: Layout | None = None) -> str:
 
 
 def is_expert_hook(name: str) -> bool:
-    """Whether `hook_name` gives this name to experts, shared or not.
+    """Whether `hook_name` gives this name to routed or shared experts.
 
     >>> is_expert_hook("blocks.0.mlp.experts.1.hook_post"), is_expert_hook("blocks.0.mlp.hook_post")
     (True, False)
@@ -73,11 +73,11 @@ class LayerSites:
     """Where the neurons of one layer are.
 
     Attributes:
-        layer: which layer.
+        layer: the layer's number.
         dense: the hook point of the neurons that every token passes: of a dense MLP, or of the
-            shared experts, as the model spells it; None where the layer has none.
+            shared experts, under the model's own name; None where the layer has none.
         experts: the routed experts; None where the layer has none.
-        shared_gate: weighs the shared experts' output, by its sigmoid; None where nothing does.
+        shared_gate: its sigmoid weights the shared experts' output; None without a gate.
     """
 
     layer: int
@@ -87,18 +87,18 @@ class LayerSites:
 
     @property
     def mlps(self) -> tuple[MLP, ...]:
-        """The layer's MLPs, in the order in which their neurons stand on the axis."""
+        """The layer's MLPs, in the order of their neurons on the axis."""
         dense = () if self.dense is None else (MLP(self.layer),)
         count = 0 if self.experts is None else self.experts.shape.count
         return (*dense, *(MLP(self.layer, expert) for expert in range(count)))
 
 
 def neuron_sites(model: HookedModel) -> tuple[LayerSites, ...]:
-    """Where the neurons of each layer are, those of experts among them.
+    """Find the neurons of each layer, with those of experts.
 
     Raises:
         ModelError: the model is remote, has no MLP, or has neurons that cannot be reached. No layer
-            and no expert is skipped in silence.
+            and no expert is skipped silently.
     """
     check_model(model)
     points = model.hook_dict
@@ -112,7 +112,7 @@ def neuron_sites(model: HookedModel) -> tuple[LayerSites, ...]:
 
 
 def sparse_sites(model: HookedModel) -> tuple[LayerSites, ...]:
-    """Where the neurons of the layers with experts are.
+    """Find the neurons of the layers with experts.
 
     Raises:
         ModelError: as `neuron_sites`.
@@ -121,7 +121,7 @@ def sparse_sites(model: HookedModel) -> tuple[LayerSites, ...]:
 
 
 def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
-    """The hook point of each layer of a dense model, None for a layer that has no MLP.
+    """Give the hook point of each layer of a dense model, None for a layer without an MLP.
 
     Raises:
         ModelError: as `neuron_sites`, and where a layer has experts.
@@ -130,19 +130,19 @@ def mlp_hook_names(model: HookedModel) -> tuple[str | None, ...]:
     if sparse := [site.layer for site in sites if site.experts is not None]:
         raise ModelError(
             f"layer {sparse[0]} of {model_name(model)} is a sparse mixture of experts, whose "
-            "neurons are not reached this way; collect, steer, and the rankings contrast, "
-            "standardized and output_weighted reach them"
+            "neurons cannot be used here; use collect, steer, or the rankings contrast, "
+            "standardized and output_weighted"
         )
     return tuple(site.dense for site in sites)
 
 
 def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
-    """The hook point of each layer at a site, None for a layer that has none there.
+    """Give the hook point of each layer at a site, None for a layer without one.
 
     A layer with experts has no hook point for its neurons; see `sparse_sites`.
 
     Raises:
-        ModelError: no layer has one, or the model's activations cannot be reached.
+        ModelError: no layer has a hook point there, or activations cannot be reached.
     """
     if site == "mlp.hook_post":
         return tuple(each.dense if each.experts is None else None for each in neuron_sites(model))
@@ -157,14 +157,14 @@ def site_hook_names(model: HookedModel, site: Site) -> tuple[str | None, ...]:
 
 
 def residual_writes(model: HookedModel) -> tuple[str, ...]:
-    """The hook points of all that is ever added up in the residual stream.
+    """Give the hook points of everything that is added to the residual stream.
 
-    The first block's input, and what each attention and each MLP writes, after a norm on the output
-    where there is one. `hook_resid_mid` would not do: on a bridge it is only a copy of the stream,
-    which the MLP's norm reads.
+    These are the first block's input, and the output of each attention and each MLP, after a norm
+    on the output where there is one. `hook_resid_mid` does not serve: on a bridge it is only a copy
+    of the stream, for the MLP's norm.
 
     Raises:
-        ModelError: something is written that has no hook point.
+        ModelError: an addition has no hook point.
     """
     sites = ["hook_attn_out", "hook_mlp_out"]
     if getattr(model.cfg, "attn_only", False):
@@ -175,9 +175,8 @@ def residual_writes(model: HookedModel) -> tuple[str, ...]:
     check_model(model)
     if missing := [name for name in names if name not in model.hook_dict]:
         raise ModelError(
-            f"{model_name(model)} has no hook point {missing[0]}, so that what is written there to "
-            "the residual stream cannot be reached; use a decoder with attention and an MLP in "
-            "each block"
+            f"{model_name(model)} has no hook point {missing[0]}, so this part of the residual "
+            "stream cannot be reached; use a decoder with attention and an MLP in each block"
         )
     return names
 
@@ -193,20 +192,20 @@ def _layer_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> L
     if bridged and (hidden := _experts_elsewhere(block)):
         raise ModelError(
             f"layer {layer} of {model_name(model)} has experts at {hidden}, beside its MLP; their "
-            "neurons cannot be reached, use another model"
+            "neurons cannot be reached; use another model"
         )
     if name in points:
         return LayerSites(layer, name)
     if any(other.startswith(mlp) for other in points):
         raise ModelError(
             f"layer {layer} of {model_name(model)} has an MLP without the hook point {name}; "
-            "its neurons cannot be reached"
+            "its neurons cannot be reached; use another model"
         )
     return LayerSites(layer, None)
 
 
 def _sparse_sites(model: HookedModel, layer: int, points: Mapping[str, Any]) -> LayerSites:
-    """Of a bridge's layer whose hook_post is no more than the output of all its experts."""
+    """Find the sites of a bridge's layer whose hook_post is only the output of all its experts."""
     mlp = cast("Any", model).blocks[layer].mlp
     inner = unwrapped(mlp)
     shared = next((part for part in SHARED_PARTS if hasattr(inner, part)), None)

@@ -1,4 +1,4 @@
-"""The identity of a model's weights."""
+"""A model's weights: their names, their hash, and the edits that a context has made to them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from cna_lens.results.neurons import AnyNeuron
 
 _BRIDGE_INFIX = "._original_component"
 
+# The neurons whose weights a context has scaled, by model, while the context lasts.
+_edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
+
 
 def weights_hash(model: HookedModel | nn.Module) -> str:
-    """SHA-256 over the sorted names, dtypes, shapes and bytes of a model's parameters.
+    """Compute SHA-256 over the sorted names, dtypes, shapes and bytes of a model's parameters.
 
-    Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. Loading
-    the same weights again in the same way gives the same hash. Through a bridge it is that of the
-    Hugging Face model alone, unless the bridge splits fused matrices (GPT-2, Phi-3); a
-    HookedTransformer stores weights under other names and in other shapes.
+    Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. The same
+    weights, loaded in the same way, have the same hash. A bridge has the hash of its Hugging Face
+    model, unless it splits fused matrices (GPT-2, Phi-3). A HookedTransformer has another hash: it
+    stores weights under other names and in other shapes.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named_weights(model).items()):
@@ -35,25 +38,21 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
 
 
 def named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
-    """A model's parameters, by the names of the Hugging Face model where a bridge wraps one."""
+    """Give a model's parameters, by the names of the Hugging Face model inside a bridge."""
     module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
     weights: dict[str, Tensor] = {
         name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()
     }
-    # TransformerLens 3.9 gives an LM head without a bias one of zeros, which computes the same.
+    # TransformerLens 3.9 adds a bias of zeros to an LM head without one, which changes no logit.
     added = weights.get("lm_head.bias")
     if added is not None and not bool(added.any()):
         del weights["lm_head.bias"]
     return weights
 
 
-# Models whose weights a context has scaled, and the neurons, for as long as it lasts.
-_edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
-
-
 @contextmanager
 def editing(model: HookedModel, neurons: Iterable[AnyNeuron]) -> Generator[None]:
-    """Note that the weights of these neurons are scaled, for the length of the context."""
+    """Record that the weights of these neurons are scaled while the context lasts."""
     edits = _edits.setdefault(cast("nn.Module", model), [])
     edits.append(frozenset(neurons))
     try:
@@ -63,5 +62,5 @@ def editing(model: HookedModel, neurons: Iterable[AnyNeuron]) -> Generator[None]
 
 
 def edited_neurons(model: HookedModel) -> frozenset[AnyNeuron]:
-    """The neurons that some surrounding context has scaled by their weights."""
+    """Give the neurons whose weights a surrounding context has scaled."""
     return frozenset[AnyNeuron]().union(*_edits.get(cast("nn.Module", model), []))

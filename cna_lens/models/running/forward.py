@@ -1,4 +1,4 @@
-"""One forward pass, the same call for a bridge and a HookedTransformer, and shared prefixes."""
+"""Forward passes with one call for a bridge and a HookedTransformer, and shared prefixes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge, model_name
-from cna_lens.models.prompts.encoding import TokenIds
-from cna_lens.models.running.batching import shared_prefix_length
+from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
+from cna_lens.models.running.batching import pad, shared_prefix_length
 from cna_lens.models.running.positions import needs_whole_prompts, prompt_lengths
 from cna_lens.models.trial.kv_cache import new_cache
 from cna_lens.models.trial.trial import tried
@@ -27,12 +27,12 @@ MIN_SHARED_PREFIX = 4
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """The keys and values of the tokens that all prompts begin with, computed once.
+    """The keys and values of the common beginning of all prompts, computed once.
 
     Attributes:
         length: the number of tokens, 0 where nothing is shared.
         cache: their keys and values for a batch of one, None where nothing is shared.
-        reason: why nothing is shared although prompts have a common prefix, None otherwise.
+        reason: why a common prefix is not shared, None otherwise.
     """
 
     length: int
@@ -43,7 +43,7 @@ class SharedPrefix:
     def of(
         cls, model: HookedModel, prompts: Sequence[TokenIds], at_most: int | None = None
     ) -> SharedPrefix:
-        """Compute the common prefix of the prompts, where the model can continue from one.
+        """Compute the common prefix of the prompts, where the model can continue from it.
 
         Args:
             model: the model.
@@ -58,13 +58,13 @@ class SharedPrefix:
             _log.info("%s: no prefix is shared, since %s", model_name(model), reason)
             return cls(0, reason=reason)
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))
-        # Every prompt goes on after the prefix, so that none of its tokens is a prompt's last.
+        # Every prompt continues after the prefix, so the prefix holds no prompt's last token.
         with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
             _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
         return cls(length, cache)
 
     def expand(self, batch: int) -> Any:
-        """A copy of the cache for a batch, that a forward pass may extend; None for no prefix."""
+        """Copy the cache for a batch; a forward pass may extend the copy. None for no prefix."""
         if self.cache is None:
             return None
         cache = copy.deepcopy(self.cache)
@@ -72,10 +72,10 @@ class SharedPrefix:
         return cache
 
     def read_only(self) -> Any:
-        """The cache for one forward pass of any batch, which leaves it as it is.
+        """Give a cache for one forward pass of any batch, which does not change it.
 
-        The prefix is repeated for one layer at a time and nothing behind it is kept, so that a
-        batch takes no memory for keys and values of all layers. None for no prefix.
+        It repeats the prefix for one layer at a time and keeps no later token, so a batch needs no
+        memory for the keys and values of all layers. None for no prefix.
         """
         if self.cache is None:
             return None
@@ -84,16 +84,29 @@ class SharedPrefix:
         return cache
 
     def mask(self, own: Int64[Tensor, "batch pos"]) -> Int64[Tensor, "batch whole_pos"]:
-        """The mask of a batch, with the prefix in front."""
+        """Put the prefix in front of a batch's mask."""
         return torch.cat([own.new_ones((len(own), self.length)), own], dim=1)
+
+    def pad(
+        self, model: HookedModel, prompts: Sequence[TokenIds]
+    ) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, "batch whole_pos"]]:
+        """Right-pad the tokens behind the prefix; the mask covers the prefix too.
+
+        Args:
+            model: gives the padding token and the device.
+            prompts: whole prompts, with the prefix.
+        """
+        ids, mask = pad([prompt[self.length :] for prompt in prompts], pad_token_id(model))
+        device = input_device(model)
+        return ids.to(device), self.mask(mask).to(device)
 
     def tree_mask(
         self, sees: Bool[Tensor, "row pos pos"], dtype: torch.dtype
     ) -> Float[Tensor, "row 1 pos whole_pos"]:
-        """What is added to attention scores: each token sees the prefix and what is given."""
+        """Additive attention mask: each token sees the prefix and the allowed tokens."""
         prefix = sees.new_ones((*sees.shape[:2], self.length))
         hidden = ~torch.cat([prefix, sees], dim=2)[:, None]
-        # Eager attention adds the mask, so that one of booleans would hide nothing.
+        # Eager attention adds the mask, so a boolean mask would hide nothing.
         return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
@@ -114,7 +127,7 @@ WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 
 def sliding_window(model: HookedModel) -> int | None:
-    """The number of positions a token can look back in a layer with a window, None without one."""
+    """Width of the attention window, in tokens; None for a model without one."""
     if not is_bridge(model):
         return getattr(model.cfg, "window_size", None)
     config = cast("Any", model).original_model.config.get_text_config()
@@ -138,8 +151,8 @@ def _bridge_pass(
         # By a number instead of positions Gemma 4 would also leave them out of its last layers.
         last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         kwargs["logits_to_keep"] = last if logits_to_keep is None else logits_to_keep
-    # With a mask TransformerLens lets GPT-1 see later tokens; without one, padding on the right
-    # changes nothing for the tokens before it.
+    # With a mask, TransformerLens lets GPT-1 see later tokens. Without one, padding on the right
+    # does not change the tokens before it.
     if not can.reads_mask:
         del kwargs["attention_mask"]
     return model.forward(ids, **kwargs)
@@ -152,14 +165,15 @@ def forward_trunk(
     cache: Any = None,
     position_ids: Int64[Tensor, "batch pos"] | None = None,
 ) -> None:
-    """Run the model for what its hooks see; no logits are kept.
+    """Run the model for its hooks; no logits are kept.
 
     Args:
         model: the model.
         ids: token ids, right padded, without a shared prefix.
         mask: 1 on real tokens, over the prefix and the ids; or one from `SharedPrefix.tree_mask`.
         cache: keys and values of the prefix, from `SharedPrefix.read_only`.
-        position_ids: each token's place in its prompt, where that is not its place in the row.
+        position_ids: each token's place in its prompt, where that differs from its place in the
+            row.
     """
     if not is_bridge(model):
         tried(model)
@@ -177,7 +191,7 @@ def forward_logits(
     cache: Any,
     first: int,
 ) -> Float[Tensor, "batch kept_pos d_vocab"]:
-    """The logits from one position on; the unembedding is not computed for those before.
+    """Compute the logits from one position on; earlier positions are not unembedded.
 
     Args:
         model: the model.
@@ -207,7 +221,7 @@ def forward_with_cache(
     mask: Int64[Tensor, "batch whole_pos"],
     cache: Any,
 ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
-    """The logits of the last position, and the keys and values up to it."""
+    """Compute the logits of the last position, and the keys and values up to it."""
     cache = new_cache(model) if cache is None else cache
     logits = _bridge_pass(
         model,

@@ -1,4 +1,4 @@
-"""Generate answers, in batches, equal to what one prompt at a time would give."""
+"""Generate answers in batches, equal to those of one prompt at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad
 from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
 from cna_lens.models.running.decoding import Chooser, decoder_for, needs_equal_lengths, seeds_of
 from cna_lens.models.running.forward import SharedPrefix, sliding_window
-from cna_lens.models.running.memory import answers_at_once, halved, is_out_of_memory
+from cna_lens.models.running.memory import answers_at_once, halved
 from cna_lens.models.running.positions import prompt_lengths
 
 _log = logging.getLogger(__name__)
@@ -37,11 +39,11 @@ def generate(
 ) -> list[str]:
     """Answer prompts, in their order; inside `steer`, with the steered model.
 
-    Prompts run in left-padded batches of like length with their masks and a KV cache; a common
-    prefix is computed once and finished answers leave the batch. An answer ends before its first
-    end-of-turn token. In float32 the answers are those of one prompt at a time, sampled ones too:
-    each prompt draws from a generator of its own, whatever stands beside it. A prompt given
-    several times is sampled anew each time.
+    Prompts of similar length run in left-padded batches, with their masks and a KV cache. A common
+    prefix is computed once, and finished answers leave the batch. An answer ends before its first
+    end-of-turn token. In float32 the answers equal those of one prompt at a time. This holds for
+    sampling too, since each prompt has its own random generator; repeated prompts get different
+    samples.
 
     >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
     ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
@@ -51,8 +53,8 @@ def generate(
     Args:
         model: a TransformerBridge or HookedTransformer.
         prompts: strings, lists of chat messages, or token ids; see `cna_lens.models.encode`.
-        max_new_tokens: tokens of an answer at most.
-        temperature: 0 takes the likeliest token, above 0 samples.
+        max_new_tokens: maximum number of tokens of an answer.
+        temperature: 0 takes the most likely token, above 0 samples.
         seed: for sampling.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: answers at once; "auto" fits them to the free memory.
@@ -65,31 +67,24 @@ def generate(
     """
     check_model(model)
     check_batch_size(batch_size)
-    check_settings(max_new_tokens, temperature)
-    encoded = encode(model, prompts, chat=chat).ids
-    _check_context(model, encoded, max_new_tokens)
-    prefix = _prefix(model, encoded, max_new_tokens) if share_prefix else SharedPrefix(0)
-    choose = Chooser(temperature, seeds_of(encoded, seed))
-    stops = end_of_turn_ids(model)
-    waiting = _batches(model, encoded, max_new_tokens, batch_size)
-    finished: list[str | None] = [None] * len(encoded)
-    with tqdm(total=len(encoded), desc="generating", bar_format=_BAR, disable=not progress) as bar:
+    request = _Request.of(model, prompts, max_new_tokens, temperature, seed, chat)
+    prefix = request.prefix() if share_prefix else SharedPrefix(0)
+    waiting = request.batches(batch_size)
+    n = len(request.encoded)
+    finished: list[str | None] = [None] * n
+    with tqdm(total=n, desc="generating", bar_format=_BAR, disable=not progress) as bar:
         speed = _Speed(bar)
         try:
             while waiting:
                 batch = waiting.pop(0)
                 try:
-                    for row, answer, is_finished in _answers(
-                        model, encoded, batch, prefix, choose, stops, max_new_tokens, speed
-                    ):
+                    for row, answer, is_finished in request.answers(batch, prefix, speed):
                         if is_finished:
                             finished[row] = _text(model, answer)
                             bar.update()
                 except Exception as error:
-                    if not is_out_of_memory(error) or len(batch) == 1:
-                        raise
                     left = [row for row in batch if finished[row] is None]
-                    waiting = halved(len(batch), [left, *waiting])
+                    waiting = halved(error, len(batch), [left, *waiting])
         except KeyboardInterrupt:
             raise GenerationInterrupted(finished) from None
     return [text for text in finished if text is not None]
@@ -104,21 +99,21 @@ def stream(
     seed: int = 0,
     chat: Chat = "auto",
 ) -> Iterator[str]:
-    """The answer that `generate` gives, as it is written: all of its text after each token.
+    """Yield the full answer so far after each token; the last text is the answer of `generate`.
 
-    A character whose bytes are not all written yet is held back. Bad settings are refused at
-    once, not when the first text is asked for.
+    A character is held back until all of its bytes are generated. Invalid settings raise at once,
+    before the first text is requested.
 
     >>> *_, answer = stream(tiny_model, "w5 w6", max_new_tokens=4, chat=False)
     >>> [answer] == generate(tiny_model, ["w5 w6"], max_new_tokens=4, chat=False)
     True
 
     Args:
-        model: a TransformerBridge or HookedTransformer; steered as long as it is when the next
-            text is asked for.
+        model: a TransformerBridge or HookedTransformer; each text uses the steering that is active
+            when it is requested.
         prompt: a string, a list of chat messages, or token ids.
-        max_new_tokens: tokens of an answer at most.
-        temperature: 0 takes the likeliest token, above 0 samples.
+        max_new_tokens: maximum number of tokens of an answer.
+        temperature: 0 takes the most likely token, above 0 samples.
         seed: for sampling.
         chat: put a string into the chat template; "auto" where the tokenizer has one.
 
@@ -126,16 +121,10 @@ def stream(
         InputError: a bad prompt or settings.
     """
     check_model(model)
-    check_settings(max_new_tokens, temperature)
-    encoded = encode(model, [prompt], chat=chat).ids
-    _check_context(model, encoded, max_new_tokens)
-    choose = Chooser(temperature, seeds_of(encoded, seed))
-    stops = end_of_turn_ids(model)
+    request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat)
 
     def texts() -> Iterator[str]:
-        for _, answer, is_finished in _answers(
-            model, encoded, [0], SharedPrefix(0), choose, stops, max_new_tokens
-        ):
+        for _, answer, is_finished in request.answers([0], SharedPrefix(0)):
             text = _text(model, answer)
             yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
 
@@ -150,101 +139,115 @@ def check_settings(max_new_tokens: int, temperature: float) -> None:
         raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
 
 
-def _check_context(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> None:
-    context = getattr(model.cfg, "n_ctx", None)
-    longest = max(map(len, encoded))
-    if context and longest + max_new_tokens > context:
-        raise InputError(
-            f"the longest prompt has {longest} tokens and its answer up to {max_new_tokens}, the "
-            f"model's context holds {context}; lower max_new_tokens, or shorten the prompt"
-        )
+@dataclass(frozen=True)
+class _Request:
+    """Encoded prompts to answer, with the settings of one call."""
 
+    model: HookedModel
+    encoded: tuple[TokenIds, ...]
+    max_new_tokens: int
+    choose: Chooser
+    stops: frozenset[int]
 
-def _prefix(model: HookedModel, encoded: Sequence[TokenIds], max_new_tokens: int) -> SharedPrefix:
-    # The padding between prefix and prompt takes up places in a sliding window, so that a row
-    # would see less of its past than alone.
-    window = sliding_window(model)
-    longest = max(map(len, encoded)) + max_new_tokens
-    if window is not None and window < longest:
+    @classmethod
+    def of(
+        cls,
+        model: HookedModel,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        chat: Chat,
+    ) -> _Request:
+        check_settings(max_new_tokens, temperature)
+        encoded = encode(model, prompts, chat=chat).ids
+        choose = Chooser(temperature, seeds_of(encoded, seed))
+        request = cls(model, encoded, max_new_tokens, choose, end_of_turn_ids(model))
+        context = getattr(model.cfg, "n_ctx", None)
+        if context and request.longest > context:
+            raise InputError(
+                f"the longest prompt has {request.longest - max_new_tokens} tokens and its answer "
+                f"up to {max_new_tokens}; the model's context holds {context}; lower "
+                "max_new_tokens, or shorten the prompt"
+            )
+        return request
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        return max(map(len, self.encoded)) + self.max_new_tokens
+
+    def prefix(self) -> SharedPrefix:
+        # Padding between prefix and prompt fills places of a sliding window, so a row would see
+        # less of its past than alone.
+        window = sliding_window(self.model)
+        if window is None or window >= self.longest:
+            return SharedPrefix.of(self.model, self.encoded)
         _log.info(
             "%s: no prefix is shared, since its window of %d is shorter than %d tokens",
-            model_name(model),
+            model_name(self.model),
             window,
-            longest,
+            self.longest,
         )
         return SharedPrefix(0)
-    return SharedPrefix.of(model, encoded)
 
+    def batches(self, batch_size: BatchSize) -> list[list[int]]:
+        if batch_size == "auto":
+            batch_size = answers_at_once(self.model, self.longest)
+        lengths = [len(ids) for ids in self.encoded]
+        if not needs_equal_lengths(self.model):
+            return length_buckets(lengths, max_prompts=batch_size)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        of_length = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
+        return [
+            rows[start : start + batch_size]
+            for rows in of_length
+            for start in range(0, len(rows), batch_size)
+        ]
 
-def _batches(
-    model: HookedModel,
-    encoded: Sequence[TokenIds],
-    max_new_tokens: int,
-    batch_size: BatchSize,
-) -> list[list[int]]:
-    lengths = [len(ids) for ids in encoded]
-    if batch_size == "auto":
-        batch_size = answers_at_once(model, max(lengths) + max_new_tokens)
-    if not needs_equal_lengths(model):
-        return length_buckets(lengths, max_prompts=batch_size)
-    rows_of_length: dict[int, list[int]] = {}
-    for row, length in enumerate(lengths):
-        rows_of_length.setdefault(length, []).append(row)
-    return [
-        rows[start : start + batch_size]
-        for _, rows in sorted(rows_of_length.items())
-        for start in range(0, len(rows), batch_size)
-    ]
+    @torch.no_grad()
+    def answers(
+        self, batch: Sequence[int], prefix: SharedPrefix, speed: _Speed | None = None
+    ) -> Iterator[tuple[int, TokenIds, bool]]:
+        """Yield each answer of a batch after each token, and whether it is finished.
 
-
-@torch.no_grad()
-def _answers(
-    model: HookedModel,
-    encoded: Sequence[TokenIds],
-    batch: Sequence[int],
-    prefix: SharedPrefix,
-    choose: Chooser,
-    stops: frozenset[int],
-    max_new_tokens: int,
-    speed: _Speed | None = None,
-) -> Iterator[tuple[int, TokenIds, bool]]:
-    """Yield each answer of a batch after each token, and whether it is finished.
-
-    What is finished leaves the batch, and the others go on.
-    """
-    device = input_device(model)
-    ids, mask = pad(
-        [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
-    )
-    rows = list(batch)
-    written: dict[int, list[int]] = {row: [] for row in rows}
-    decoder = decoder_for(model, prefix)
-    with prompt_lengths([len(encoded[row]) for row in rows], rows):
-        logits = decoder.start(ids.to(device), mask.to(device))
-    while True:
-        tokens = choose(logits, rows, step=len(written[rows[0]]))
-        if speed is not None:
-            speed.add(len(tokens))
-        going: list[int] = []
-        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if token not in stops:
-                written[row].append(token)
-                if len(written[row]) < max_new_tokens:
-                    going.append(place)
-                    yield row, tuple(written[row]), False
-                    continue
-            yield row, tuple(written[row]), True
-        if not going:
-            return
-        if len(going) < len(rows):
-            decoder.keep(torch.tensor(going, device=device))
-            rows = [rows[place] for place in going]
+        Finished answers leave the batch.
+        """
+        model, encoded = self.model, self.encoded
+        device = input_device(model)
+        ids, mask = pad(
+            [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
+        )
+        rows = list(batch)
+        written: dict[int, list[int]] = {row: [] for row in rows}
+        decoder = decoder_for(model, prefix)
         with prompt_lengths([len(encoded[row]) for row in rows], rows):
-            logits = decoder.step(torch.tensor([written[row][-1] for row in rows], device=device))
+            logits = decoder.start(ids.to(device), mask.to(device))
+        while True:
+            tokens = self.choose(logits, rows, step=len(written[rows[0]]))
+            if speed is not None:
+                speed.add(len(tokens))
+            going: list[int] = []
+            for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+                if token not in self.stops:
+                    written[row].append(token)
+                    if len(written[row]) < self.max_new_tokens:
+                        going.append(place)
+                        yield row, tuple(written[row]), False
+                        continue
+                yield row, tuple(written[row]), True
+            if not going:
+                return
+            if len(going) < len(rows):
+                decoder.keep(torch.tensor(going, device=device))
+                rows = [rows[place] for place in going]
+            last = torch.tensor([written[row][-1] for row in rows], device=device)
+            with prompt_lengths([len(encoded[row]) for row in rows], rows):
+                logits = decoder.step(last)
 
 
 def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's, the model's, and the chat template's."""
+    """Collect the tokens that end an answer: of the tokenizer, the model and the chat template."""
     tokenizer = model.tokenizer
     settings = getattr(getattr(model, "original_model", None), "generation_config", None)
     found: set[int] = set()
@@ -257,7 +260,7 @@ def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
 
 
 def _template_end(tokenizer: Any) -> set[int]:
-    """The special token that the chat template puts right behind an answer."""
+    """Find the special token that the chat template puts right after an answer."""
     if getattr(tokenizer, "chat_template", None) is None:
         return set()
     text: str = tokenizer.apply_chat_template(
@@ -271,16 +274,16 @@ def _template_end(tokenizer: Any) -> set[int]:
 
 def _text(model: HookedModel, answer: TokenIds) -> str:
     if model.tokenizer is None:
-        raise InputError("the model has no tokenizer, so that its answers have no text")
+        raise InputError("the model has no tokenizer to decode its answers; set model.tokenizer")
     return str(model.tokenizer.decode(list(answer), skip_special_tokens=True))
 
 
-# Answers of a batch tend to end together, so that a rate of answers would jump about.
+# Answers of a batch tend to end together, so a rate in answers would jump.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} answers [{elapsed}{postfix}]"
 
 
 class _Speed:
-    """Tokens per second, beside the bar of finished answers."""
+    """Shows tokens per second beside the bar of finished answers."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar

@@ -1,4 +1,4 @@
-"""How many tokens fit into one forward pass."""
+"""How many tokens fit into one forward pass, and the loop that runs prompts in such batches."""
 
 from __future__ import annotations
 
@@ -9,93 +9,103 @@ from typing import TypeVar, cast
 import psutil
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from cna_lens.errors import CnaLensWarning
 from cna_lens.models.hooked_model import HookedModel, input_device
-from cna_lens.models.running.batching import halves
+from cna_lens.models.running.batching import BatchSize, length_buckets
 
 Result = TypeVar("Result")
 
 CPU_TOKENS = 768
-"""On a CPU larger batches are slower: their activations no longer fit the caches."""
+"""Larger batches are slower on a CPU: their activations no longer fit the caches."""
 
 GPU_TOKENS = 32_768
-"""On a GPU larger batches gain nothing: the matrix units are busy."""
+"""Larger batches gain nothing on a GPU: its matrix units are busy."""
 
 CPU_ANSWERS = 64
-"""On a CPU the weights are read once for each step, however many answers share it."""
+"""Answers share one read of the weights for each step; more of them gain little on a CPU."""
 
 GPU_ANSWERS = 256
-"""On a GPU steps stop being bound by reading the weights at about this many answers."""
+"""From about this many answers on, reading the weights no longer limits a step on a GPU."""
 
 CPU_PREDICTIONS = 1024
-"""On a CPU more distributions over the vocabulary at once only fill memory."""
+"""More distributions over the vocabulary at once only fill the memory of a CPU."""
 
 GPU_PREDICTIONS = 16_384
 
 
 def token_budget(model: HookedModel, longest: int) -> int:
-    """Tokens of one padded batch that fit half of the free memory, and that run fast.
-
-    Counts, for each token, the hidden states and both halves of the MLP that one block holds at a
-    time, and the attention scores of `longest` positions, which the bridge computes in full.
+    """Tokens of one padded batch that fit half of the free memory and run fast.
 
     Args:
         model: the model.
         longest: tokens of the longest prompt, with its prefix.
     """
-    device = input_device(model)
-    fits = _free_bytes(device) // 2 // bytes_per_token(model, longest)
-    return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
-
-
-def bytes_per_token(model: HookedModel, longest: int) -> int:
-    """What one block holds at a time for each token of a batch, see `token_budget`."""
-    cfg = model.cfg
-    floats = 8 * int(cfg.d_model) + 4 * int(cfg.d_mlp or 4 * cfg.d_model)
-    scores = 3 * int(cfg.n_heads) * longest
-    return _itemsize(model) * floats + 4 * scores
+    return _tokens_that_fit(model, longest, bytes_per_token(model, longest))
 
 
 def gradient_token_budget(model: HookedModel, longest: int) -> int:
-    """Tokens of one padded batch whose graph, kept for the backward pass, fits half the memory.
+    """Tokens of one padded batch whose graph for the backward pass fits half of the free memory.
 
-    Counts, for each token and block, the hidden states, both halves of the MLP with their
-    products, the activations and gradients that are read, and the attention scores of `longest`
-    positions.
+    The graph keeps every block, and the activations and gradients that are read: twice the numbers
+    of a forward pass.
 
     Args:
         model: the model.
         longest: tokens of the longest prompt, with its prefix.
     """
-    device = input_device(model)
+    per_block = bytes_per_token(model, longest, copies=2)
+    return _tokens_that_fit(model, longest, int(model.cfg.n_layers) * per_block)
+
+
+def bytes_per_token(model: HookedModel, longest: int, copies: int = 1) -> int:
+    """Bytes that one block holds for each token of a batch while it runs.
+
+    Counts the hidden states, both halves of the MLP, and the attention scores of `longest`
+    positions, which the bridge computes in full. `copies` multiplies all but the scores.
+    """
     cfg = model.cfg
-    floats = 16 * int(cfg.d_model) + 8 * int(cfg.d_mlp or 4 * cfg.d_model)
+    floats = 8 * int(cfg.d_model) + 4 * int(cfg.d_mlp or 4 * cfg.d_model)
     scores = 3 * int(cfg.n_heads) * longest
-    per_token = int(cfg.n_layers) * (_itemsize(model) * floats + 4 * scores)
-    fits = _free_bytes(device) // 2 // per_token
-    return max(longest, min(fits, CPU_TOKENS if device.type == "cpu" else GPU_TOKENS))
+    return copies * _itemsize(model) * floats + 4 * scores
 
 
 def answers_at_once(model: HookedModel, longest: int) -> int:
     """Answers that can be generated together, by the memory of their keys and values.
 
-    Finished answers leave the batch by a copy of the cache, so that it is counted twice.
+    Finished answers leave the batch through a copy of the cache, so the cache counts twice.
 
     Args:
         model: the model.
         longest: tokens of the longest prompt and its answer.
     """
-    device = input_device(model)
-    fits = _free_bytes(device) // 2 // (2 * cache_bytes_per_token(model) * longest)
-    return max(1, min(fits, CPU_ANSWERS if device.type == "cpu" else GPU_ANSWERS))
+    per_answer = 2 * cache_bytes_per_token(model) * longest
+    return max(1, _that_fit(model, per_answer, CPU_ANSWERS, GPU_ANSWERS))
 
 
 def cache_bytes_per_token(model: HookedModel) -> int:
-    """Keys and values of one token in all layers."""
+    """Bytes of one token's keys and values in all layers."""
     cfg = model.cfg
     heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
     return _itemsize(model) * 2 * int(cfg.n_layers) * heads * int(cfg.d_head)
+
+
+def predictions_at_once(model: HookedModel) -> int:
+    """Next-token distributions that fit a quarter of the free memory, with their copies."""
+    per_prediction = 2 * 4 * 3 * int(model.cfg.d_vocab)
+    return max(1, _that_fit(model, per_prediction, CPU_PREDICTIONS, GPU_PREDICTIONS))
+
+
+def _tokens_that_fit(model: HookedModel, longest: int, size: int) -> int:
+    return max(longest, _that_fit(model, size, CPU_TOKENS, GPU_TOKENS))
+
+
+def _that_fit(model: HookedModel, size: int, on_cpu: int, on_gpu: int) -> int:
+    """Count things of `size` bytes that fit half of the free memory and run fast."""
+    device = input_device(model)
+    fits = _free_bytes(device) // 2 // size
+    return min(fits, on_cpu if device.type == "cpu" else on_gpu)
 
 
 def _itemsize(model: HookedModel) -> int:
@@ -108,19 +118,49 @@ def _free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def predictions_at_once(model: HookedModel) -> int:
-    """Next-token distributions that fit a quarter of the free memory, with their copies."""
-    device = input_device(model)
-    fits = _free_bytes(device) // 4 // (4 * 3 * int(model.cfg.d_vocab))
-    return max(1, min(fits, CPU_PREDICTIONS if device.type == "cpu" else GPU_PREDICTIONS))
+def run_in_batches(
+    model: HookedModel,
+    lengths: Sequence[int],
+    run: Callable[[list[int]], Result],
+    *,
+    desc: str,
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+    prefix_length: int = 0,
+    budget: Callable[[HookedModel, int], int] = token_budget,
+    counts: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], Result]]:
+    """Run rows of tokens in batches of like length, see `run_in_halves`.
+
+    Args:
+        model: the model.
+        lengths: tokens of each row, without a shared prefix.
+        run: called with the places of a batch's rows.
+        desc: label of the progress bar.
+        batch_size: rows of each batch; "auto" fits them to the budget.
+        progress: show a progress bar that counts prompts.
+        prefix_length: tokens of the shared prefix.
+        budget: gives the tokens of one padded batch, from the model and its longest row.
+        counts: prompts in each row, one each by default.
+    """
+    if batch_size == "auto":
+        longest = prefix_length + max(lengths)
+        batches = length_buckets(lengths, token_budget=budget(model, longest))
+    else:
+        batches = length_buckets(lengths, max_prompts=batch_size)
+    counts = [1] * len(lengths) if counts is None else counts
+    with tqdm(total=sum(counts), desc=desc, unit="prompt", disable=not progress) as bar:
+        for batch, result in run_in_halves(batches, run):
+            yield batch, result
+            bar.update(sum(counts[row] for row in batch))
 
 
 def run_in_halves(
     batches: Sequence[list[int]], run: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
-    """Each batch with its result; one that does not fit is halved, and so are those after it.
+    """Yield each batch with its result; halve a batch that does not fit, and those after it.
 
-    Nothing that was finished is done again. A batch of one that does not fit raises.
+    No finished batch runs again. A batch of one that does not fit raises.
     """
     waiting = list(batches)
     while waiting:
@@ -128,30 +168,35 @@ def run_in_halves(
         try:
             result = run(batch)
         except Exception as error:
-            if not is_out_of_memory(error) or len(batch) == 1:
-                raise
-            waiting = halved(len(batch), [batch, *waiting])
+            waiting = halved(error, len(batch), [batch, *waiting])
             continue
         yield batch, result
 
 
-def halved(size: int, batches: Sequence[list[int]]) -> list[list[int]]:
-    """Every batch cut in two, for when one of this size did not fit the memory.
+def halved(error: Exception, size: int, batches: Sequence[list[int]]) -> list[list[int]]:
+    """Cut every batch in two, after a batch of this size ran out of memory.
+
+    Raises:
+        Exception: the error itself, where memory did not run out or the batch has one row.
 
     Warns:
-        CnaLensWarning: what was cut, and how to be spared it.
+        CnaLensWarning: names the batch size that fits at once.
     """
+    if not _is_out_of_memory(error) or size == 1:
+        raise error
     warnings.warn(
         f"a batch of {size} did not fit the memory, so that it and those after it run in halves; "
         f"batch_size={max(1, size // 2)} spares you the attempt",
         CnaLensWarning,
         stacklevel=4,
     )
-    return [half for batch in batches for half in halves(batch)]
+    middles = [(len(batch) + 1) // 2 for batch in batches]
+    parts = zip(batches, middles, strict=True)
+    return [half for batch, at in parts for half in (batch[:at], batch[at:]) if half]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in the machine."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or in the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

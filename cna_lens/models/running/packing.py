@@ -1,4 +1,4 @@
-"""Several prompts in one row of tokens, in which what they have in common stands once."""
+"""Pack prompts that begin alike into one row of tokens, which holds their common beginning once."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ from cna_lens.models.running.forward import SharedPrefix, forward_trunk, sliding
 from cna_lens.models.running.memory import token_budget
 from cna_lens.models.trial.trial import tried
 
+_log = logging.getLogger(__name__)
+
+ROW_TOKENS = 96
+"""Longer rows share more, but attention in a row grows with its square; 80 to 128 cost the same."""
+
+WORTH_TRYING = 8
+"""Packing must save an eighth of a full pass, since it is first tried on a few tokens."""
+
+TRIED_TOKENS = 4
+"""Tokens of each prompt in that trial."""
+
+# Runs rows of prompts, and gives the activations at one place of each prompt.
+Read = Callable[[Sequence[Sequence[TokenIds]], Sequence[int]], Float[Tensor, "prompt neuron"]]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,12 +52,12 @@ class Row:
 
 
 def alone(prompts: Sequence[TokenIds]) -> list[Row]:
-    """Each prompt in a row of its own."""
+    """Put each prompt into a row of its own."""
     return [Row((place,), len(ids)) for place, ids in enumerate(prompts)]
 
 
 def pack(prompts: Sequence[TokenIds], most: int) -> list[Row]:
-    """Prompts that begin alike, in rows of at most `most` tokens.
+    """Pack prompts that begin alike into rows of at most `most` tokens.
 
     A prompt longer than that gets a row of its own.
 
@@ -64,9 +78,9 @@ def pack(prompts: Sequence[TokenIds], most: int) -> list[Row]:
 
 
 def _shared(before: TokenIds, ids: TokenIds) -> int:
-    """The number of leading tokens that two prompts share, their last ones always left out.
+    """Count the leading tokens that two prompts share, without the last token of either.
 
-    So each prompt has a token of its own, and none is an empty path.
+    Each prompt thus keeps a token of its own.
     """
     inner = list(zip(before[:-1], ids[:-1], strict=False))
     return next((place for place, (a, b) in enumerate(inner) if a != b), len(inner))
@@ -74,7 +88,7 @@ def _shared(before: TokenIds, ids: TokenIds) -> int:
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """Rows of tokens, each a forest: a token sees itself and those before it in its prompt.
+    """Rows of tokens; each token attends to itself and to the tokens before it in its prompt.
 
     >>> packed = PackedTokens.of([[(5, 6, 7), (5, 6, 8)], [(9,)]], pad_id=0)
     >>> packed.ids.tolist()
@@ -90,7 +104,7 @@ class PackedTokens:
         ids: token ids, right padded.
         mask: 1 on real tokens.
         rows: the row of each prompt.
-        columns: where in its row the tokens of each prompt stand.
+        columns: the columns of each prompt's tokens in its row.
     """
 
     ids: Int64[Tensor, "row pos"]
@@ -100,7 +114,7 @@ class PackedTokens:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[TokenIds]], pad_id: int) -> PackedTokens:
-        """Lay out rows of prompts, each row in the order in which `pack` has them."""
+        """Lay out rows of prompts; each row keeps the order that `pack` gives."""
         tokens, columns = zip(*map(_lay_out, rows), strict=True)
         ids, mask = pad(tokens, pad_id)
         return cls(
@@ -112,22 +126,22 @@ class PackedTokens:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each row holds one prompt alone."""
+        """Whether each row holds a single prompt."""
         return len(self.rows) == len(self.ids)
 
     def at(self, places: Sequence[int]) -> list[int]:
-        """The column of one token of each prompt, by its place in the prompt."""
+        """Give the column of one token of each prompt, from its place in the prompt."""
         return [path[place] for path, place in zip(self.columns, places, strict=True)]
 
     def order(self) -> Int64[Tensor, "row pos"]:
-        """The place of each token in its prompt."""
+        """Give each token's place in its prompt."""
         order = torch.zeros_like(self.ids)
         for row, path in zip(self.rows, self.columns, strict=True):
             order[row, list(path)] = torch.arange(len(path))
         return order
 
     def sees(self) -> Bool[Tensor, "row pos pos"]:
-        """Which tokens each token attends to; padding sees itself."""
+        """Mark the tokens that each token attends to; padding attends to itself."""
         sees = torch.eye(self.ids.shape[1], dtype=torch.bool).repeat(len(self.ids), 1, 1)
         for row, path in zip(self.rows, self.columns, strict=True):
             at = torch.tensor(path)
@@ -136,7 +150,7 @@ class PackedTokens:
 
 
 def _lay_out(prompts: Sequence[TokenIds]) -> tuple[TokenIds, list[tuple[int, ...]]]:
-    """One row's tokens, and where among them those of each prompt stand."""
+    """Give the tokens of one row, and the columns of each prompt's tokens."""
     tokens: TokenIds = ()
     columns: list[tuple[int, ...]] = []
     before, path = (), ()
@@ -149,36 +163,16 @@ def _lay_out(prompts: Sequence[TokenIds]) -> tuple[TokenIds, list[tuple[int, ...
     return tokens, columns
 
 
-_log = logging.getLogger(__name__)
-
-
-Read = Callable[
-    [Sequence[Sequence[TokenIds]], Sequence[int]],
-    Float[Tensor, "prompt neuron"],
-]
-
-
-ROW_TOKENS = 96
-"""Longer rows share more, but attention in a row grows with its square; 80 to 128 cost the same."""
-
-
-WORTH_TRYING = 8
-"""Packing has to save an eighth of a full pass: it is first tried on a few tokens of its own."""
-
-
-TRIED_TOKENS = 4
-
-
 def rows_for(
     model: HookedModel, suffixes: Sequence[TokenIds], prefix: SharedPrefix, read: Read
 ) -> list[Row]:
-    """Prompts packed with those that begin alike, where that saves time and changes nothing.
+    """Pack prompts that begin alike, where packing saves time and changes no activation.
 
     Args:
         model: the model.
-        suffixes: the prompts' tokens behind the prefix.
-        prefix: what they all begin with.
-        read: runs rows of prompts, and gives the activations at a place in each.
+        suffixes: the prompts' tokens after the prefix.
+        prefix: the common beginning of all prompts.
+        read: runs rows of prompts, and gives the activations at one place of each prompt.
     """
     single, packed = alone(suffixes), pack(suffixes, ROW_TOKENS)
     saved = sum(row.length for row in single) - sum(row.length for row in packed)
@@ -194,16 +188,16 @@ def rows_for(
 def cannot_pack(
     model: HookedModel, suffixes: Sequence[TokenIds], longest: int, read: Read
 ) -> str | None:
-    """Why a model cannot run several prompts in one row; None where it can.
+    """Say why a model cannot run several prompts in one row; None where it can.
 
-    Whether a model heeds a mask of trees and its positions is not for its configuration to say: it
-    is seen on a few tokens, in which the same prompt stands alone and beside another.
+    The configuration does not say whether a model respects a tree mask and given positions. A trial
+    on a few tokens shows it: the same prompt runs alone and beside another.
 
     Args:
         model: the model.
-        suffixes: the prompts' tokens behind the prefix.
+        suffixes: the prompts' tokens after the prefix.
         longest: tokens of the longest row, with the prefix.
-        read: runs rows of prompts, and gives the activations at a place in each.
+        read: runs rows of prompts, and gives the activations at one place of each prompt.
     """
     if reason := tried(model).no_sharing:
         return reason
@@ -217,20 +211,20 @@ def cannot_pack(
     try:
         _, beside, by_itself = read([[first, last], [last]], places)
     except Exception as error:
-        return f"{model_name(model)} refuses a mask of trees: {error}"
+        return f"{model_name(model)} refuses a tree mask: {error}"
     tolerance = torch.finfo(by_itself.dtype).eps ** 0.5
     if (beside - by_itself).norm() <= tolerance * by_itself.norm():
         return None
-    return f"{model_name(model)} reads a prompt otherwise when another is in its row"
+    return f"{model_name(model)} computes a prompt differently when another is in its row"
 
 
 def forward_rows(model: HookedModel, packed: PackedTokens, prefix: SharedPrefix) -> None:
-    """Run rows of prompts behind their prefix, for what the model's hooks see.
+    """Run rows of prompts after their prefix, for the hooks on the model.
 
     Args:
-        model: the model; one for which `cannot_pack` is None where a row holds several prompts.
+        model: the model; `cannot_pack` must be None for it where a row holds several prompts.
         packed: the rows.
-        prefix: what all prompts begin with.
+        prefix: the common beginning of all prompts.
     """
     device = input_device(model)
     if packed.is_plain:

@@ -1,4 +1,4 @@
-"""Which tokens are steered: everything, the prompt, its last token, or what is generated."""
+"""Which tokens are steered: all, the prompt, its last token, or the generated ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _prompt_lengths: ContextVar[Int64[Tensor, " batch"] | None] = ContextVar(
 
 
 def check_positions(positions: str) -> None:
-    """Raise InputError unless the positions have a name that is known."""
+    """Raise InputError unless this is the name of a scope."""
     if positions not in get_args(Positions):
         raise InputError(
             f"positions is {positions!r}, expected one of {', '.join(get_args(Positions))}"
@@ -36,16 +36,16 @@ def check_positions(positions: str) -> None:
 def prompt_lengths(
     lengths: Sequence[int] | Int[Tensor, " batch"], rows: Sequence[int] | None = None
 ) -> Generator[None]:
-    """Say how many tokens of each row are its prompt, for forward passes within this context.
+    """State the prompt length of each row, for forward passes within this context.
 
-    Steering at single positions needs to know where a prompt ends. `cna_lens.generate` says so
-    itself, and a plain forward pass or a call of the model's own `generate` is taken to begin
-    with the prompt; a forward pass over prompt and answer together needs this context.
+    Steering at single positions needs to know where a prompt ends. `cna_lens.generate` states it
+    by itself. A plain forward pass, or a call of the model's own `generate`, is assumed to begin
+    with the prompt. A forward pass over prompt and answer together needs this context.
 
     Args:
         lengths: real tokens of each row's prompt, without padding.
-        rows: which prompt each row belongs to, where rows leave the batch between passes; their
-            places in the batch unless given.
+        rows: the prompt that each row belongs to, where rows leave the batch between passes; by
+            default their places in the batch.
     """
     token = _prompt_lengths.set(torch.as_tensor(lengths, dtype=torch.long))
     rows_token = _rows.set(None if rows is None else tuple(rows))
@@ -58,7 +58,7 @@ def prompt_lengths(
 
 @contextmanager
 def whole_prompts() -> Generator[None]:
-    """Have no prefix computed apart: what happens in it depends on the tokens behind it."""
+    """Disable prefix sharing: steering here depends on later tokens."""
     token = _whole_prompts.set(True)
     try:
         yield
@@ -67,12 +67,12 @@ def whole_prompts() -> Generator[None]:
 
 
 def needs_whole_prompts() -> bool:
-    """Whether a surrounding context has asked for whole prompts."""
+    """Whether a surrounding context disables prefix sharing."""
     return _whole_prompts.get()
 
 
 def stated_prompt_lengths() -> Int64[Tensor, " batch"] | None:
-    """What the surrounding `prompt_lengths` says, None outside of one."""
+    """Give the lengths that the surrounding `prompt_lengths` states; None outside of one."""
     return _prompt_lengths.get()
 
 
@@ -82,7 +82,7 @@ def steered_positions(
     new: int,
     lengths: Int64[Tensor, " batch"],
 ) -> Bool[Tensor, "batch pos"]:
-    """Which of the last `new` positions are steered.
+    """Mark the positions that are steered, among the last `new` ones.
 
     >>> mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])  # left padded
     >>> steered_positions("last_prompt", mask, new=4, lengths=torch.tensor([2, 3]))
@@ -91,7 +91,7 @@ def steered_positions(
 
     Args:
         positions: the scope.
-        mask: 1 on real tokens, over what is cached and what is new.
+        mask: 1 on real tokens, over cached and new positions.
         new: the number of positions that the forward pass computes.
         lengths: real tokens of each row's prompt.
     """
@@ -110,13 +110,13 @@ def steered_positions(
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What is known of a forward pass.
+    """One forward pass, and the positions that are steered in it.
 
     Attributes:
-        mask: 1 on real tokens, over what is cached and what is new.
-        steered: which of the positions it computes are steered.
+        mask: 1 on real tokens, over cached and new positions.
+        steered: marks the steered positions, among those that the pass computes.
         lengths: real tokens of each row's prompt.
-        rows: which prompt each row belongs to.
+        rows: the prompt that each row belongs to.
         begins: whether nothing is cached yet.
     """
 
@@ -127,7 +127,7 @@ class ForwardPass:
     begins: bool
 
     def token(self, position: int) -> Bool[Tensor, "batch pos"]:
-        """Where this pass computes one token of each prompt; -1 is the prompt's last."""
+        """Mark one token of each prompt in this pass; -1 is the prompt's last."""
         order = self.mask.long().cumsum(1) - 1
         lengths = self.lengths.to(self.mask.device)
         place = lengths + position if position < 0 else torch.full_like(lengths, position)
@@ -135,17 +135,17 @@ class ForwardPass:
 
 
 class PositionTracker:
-    """Follows the forward passes, and knows for each which of its positions are steered."""
+    """Follows the forward passes, and works out the steered positions of each."""
 
     def __init__(self, positions: Positions) -> None:
-        """Begin before the first pass."""
+        """Start before the first pass."""
         self.scope: Positions = positions
         self.lengths: Int64[Tensor, " batch"] | None = None
         self.previous: Tensor | None = None
         self.forward_pass: ForwardPass | None = None
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Work out the steered positions of the forward pass that begins."""
+        """Work out the steered positions at the start of a forward pass."""
         inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
         inputs = args[0] if inputs is None else inputs
         batch, new = inputs.shape[:2]
@@ -158,7 +158,7 @@ class PositionTracker:
             lengths = self._inferred_lengths(inputs, mask, past)
         if len(lengths) != batch:
             raise InputError(
-                f"there are {len(lengths)} prompt lengths for a batch of {batch}; give one a row"
+                f"there are {len(lengths)} prompt lengths for a batch of {batch}; give each row one"
             )
         rows = _rows.get() or tuple(range(batch))
         if len(rows) != batch:
@@ -167,33 +167,33 @@ class PositionTracker:
         self.forward_pass = ForwardPass(mask, steered, lengths, rows, begins=past == 0)
 
     def after(self, *_: Any) -> None:
-        """The forward pass has ended."""
+        """Note that the forward pass has ended."""
         self.forward_pass = None
 
     def pass_of(self, activation: Float[Tensor, "batch pos width"]) -> ForwardPass:
-        """The forward pass that an activation belongs to.
+        """Give the forward pass that an activation belongs to.
 
         Raises:
-            ModelError: the pass did not say what its prompts are.
+            ModelError: the pass did not state its prompts.
         """
         return self._pass_where(lambda found: found.steered.shape == activation.shape[:2])
 
     def pass_over(self, n_tokens: int) -> ForwardPass:
-        """The forward pass that holds so many tokens, batch and position on one axis.
+        """Give the forward pass with this number of tokens, batch and position on one axis.
 
         Raises:
-            ModelError: the pass did not say what its prompts are.
+            ModelError: the pass did not state its prompts.
         """
         return self._pass_where(lambda found: found.steered.numel() == n_tokens)
 
     def _pass_where(self, fits: Callable[[ForwardPass], bool]) -> ForwardPass:
         found = self.forward_pass
         if found is None or not fits(found):
-            mend = "" if self.scope == "all" else ", or use positions='all'"
+            fix = "" if self.scope == "all" else ", or use positions='all'"
             raise ModelError(
                 f"this steering (positions={self.scope!r}) needs to know where the prompt ends, "
-                "and this pass does not tell; run the model by calling it or by cna_lens.generate"
-                f"{mend}"
+                "and this pass does not state it; call the model itself or cna_lens.generate"
+                f"{fix}"
             )
         return found
 
@@ -204,9 +204,9 @@ class PositionTracker:
         self.previous = inputs
         if grown is not None and _extends_by_one(inputs, grown):
             raise InputError(
-                f"positions={self.scope!r}: this pass repeats the one before with one token more, "
-                "and without a KV cache it cannot be told whether that token is prompt or answer; "
-                "use the cache, or state it with cna_lens.prompt_lengths(...)"
+                f"positions={self.scope!r}: this pass repeats the last with one more token, and "
+                "without a KV cache that token may belong to the prompt or to the answer; use the "
+                "cache, or state the prompt's length with cna_lens.prompt_lengths(...)"
             )
         self.lengths = mask.sum(1)
         return self.lengths

@@ -1,33 +1,35 @@
-"""What a model expects next: distributions over the vocabulary, along texts that are given."""
+"""Next-token distributions along given texts (teacher forcing)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel, input_device, model_name
-from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
-from cna_lens.models.running.batching import pad, shared_prefix_length
+from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
+from cna_lens.models.running.batching import shared_prefix_length
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
 from cna_lens.models.running.memory import predictions_at_once, run_in_halves, token_budget
 from cna_lens.models.running.positions import prompt_lengths
 
 LogProbs = Float[Tensor, "predicted d_vocab"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens that are given, of which the later ones are predicted.
+    """Given tokens, of which the later ones are predicted.
 
     Attributes:
         ids: the token ids.
-        predicted_from: the place of the first token that is predicted, at least 1.
-        prompt_length: how many of the tokens are the prompt; steering asks for it.
+        predicted_from: the place of the first predicted token, at least 1.
+        prompt_length: number of tokens that are the prompt, for steering at single positions.
     """
 
     ids: TokenIds
@@ -35,21 +37,28 @@ class Text:
     prompt_length: int
 
     @property
+    def predicted(self) -> TokenIds:
+        """The tokens that are predicted."""
+        return self.ids[self.predicted_from :]
+
+    @property
     def n_predicted(self) -> int:
-        """How many of its tokens are predicted."""
-        return len(self.ids) - self.predicted_from
+        """Number of tokens that are predicted."""
+        return len(self.predicted)
 
 
 def answers_after_prompts(
     model: HookedModel, prompts: Sequence[Prompt], answers: Sequence[str], *, chat: Chat = "auto"
 ) -> list[Text]:
-    """Each prompt, in the chat template, and its answer, which is predicted.
+    """Encode each prompt, in the chat template, with its answer; the answer is predicted.
 
     Raises:
-        InputError: not one answer for each prompt, or together longer than the context.
+        InputError: there is not one answer for each prompt, or both together exceed the context.
     """
     if len(prompts) != len(answers):
-        raise InputError(f"there are {len(prompts)} prompts and {len(answers)} answers")
+        raise InputError(
+            f"there are {len(prompts)} prompts and {len(answers)} answers; give each prompt one"
+        )
     texts = [
         Text(prompt + _tokens(model, answer), len(prompt), len(prompt))
         for prompt, answer in zip(encode(model, prompts, chat=chat).ids, answers, strict=True)
@@ -67,8 +76,8 @@ def answers_after_prompts(
 def prompts_alone(
     model: HookedModel, prompts: Sequence[Prompt], *, chat: Chat = "auto"
 ) -> list[Text]:
-    """Each prompt, predicted from where the chat template hands over to the user."""
-    # Two more prompts, so that what is common to all is the template even where there is only one.
+    """Encode each prompt; its tokens are predicted from the end of the chat template's opening."""
+    # With two more prompts, the common beginning is the template even for a single prompt.
     template = shared_prefix_length(encode(model, [*prompts, "a", "b"], chat=chat).ids)
     return [
         Text(ids, min(max(template, 1), len(ids)), len(ids))
@@ -78,16 +87,15 @@ def prompts_alone(
 
 def _tokens(model: HookedModel, text: str) -> TokenIds:
     if model.tokenizer is None:
-        raise InputError("the model has no tokenizer, so that answers cannot be encoded")
+        raise InputError("the model has no tokenizer to encode answers; set model.tokenizer")
     return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int, LogProbs]]:
-    r"""Log-probabilities of the next token, along each text.
+    r"""Yield the log-probabilities of the next token along each text, with the text's place.
 
-    Row t is $\log p(\cdot \mid x_{<s+t})$ in float32, where s is the place of the first token that
-    is predicted. Texts come in the order in which they are computed, each with its place among
-    those given; one of which nothing is predicted has no rows.
+    Row t is $\log p(\cdot \mid x_{<s+t})$ in float32, where s is the place of the first predicted
+    token. Texts come in the order of computation. A text without predicted tokens has no rows.
 
     Raises:
         ModelError: a log-probability is not a number.
@@ -97,7 +105,7 @@ def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int
         yield place, torch.zeros((0, int(model.cfg.d_vocab)))
     if not places:
         return
-    # The first prediction is made at the token before, which must not be in the prefix.
+    # The token before the first predicted one gives its prediction, so it must follow the prefix.
     prefix = SharedPrefix.of(
         model,
         [_read(texts[place]) for place in places],
@@ -117,33 +125,41 @@ def predictions(model: HookedModel, texts: Sequence[Text]) -> Iterator[tuple[int
             yield place, log_probs
 
 
-def predicted_log_probs(
-    model: HookedModel, texts: Sequence[Text]
-) -> list[Float[Tensor, " predicted"]]:
-    """The log-probability of each token that is predicted, text by text, on the CPU."""
-    found: dict[int, Float[Tensor, " predicted"]] = {}
-    for place, log_probs in predictions(model, texts):
-        text = texts[place]
-        said = torch.tensor(text.ids[text.predicted_from :], dtype=torch.long)
-        rows = torch.arange(text.n_predicted)
-        found[place] = log_probs[rows.to(log_probs.device), said.to(log_probs.device)].cpu()
+def for_each_text(
+    model: HookedModel, texts: Sequence[Text], run: Callable[[Text, LogProbs], Result]
+) -> list[Result]:
+    """Call a function with each text and its `predictions`; results are in the order of the texts.
+
+    Raises:
+        ModelError: a log-probability is not a number.
+    """
+    found = {place: run(texts[place], log_probs) for place, log_probs in predictions(model, texts)}
     return [found[place] for place in range(len(texts))]
 
 
+def predicted_log_probs(
+    model: HookedModel, texts: Sequence[Text]
+) -> list[Float[Tensor, " predicted"]]:
+    """Give the log-probability of each predicted token, text by text, on the CPU."""
+
+    def of_tokens(text: Text, log_probs: LogProbs) -> Float[Tensor, " predicted"]:
+        tokens = torch.tensor(text.predicted, dtype=torch.long, device=log_probs.device)
+        return log_probs.gather(1, tokens[:, None]).squeeze(1).cpu()
+
+    return for_each_text(model, texts, of_tokens)
+
+
 def _read(text: Text) -> TokenIds:
-    """The tokens that run through the model; nothing is predicted from the last one."""
+    """Give the tokens that run through the model; the last one predicts nothing."""
     return text.ids[:-1]
 
 
 def _run(model: HookedModel, batch: Sequence[Text], prefix: SharedPrefix) -> list[LogProbs]:
-    ids, mask = pad([_read(text)[prefix.length :] for text in batch], pad_token_id(model))
+    ids, mask = prefix.pad(model, [_read(text) for text in batch])
     starts = [text.predicted_from - 1 - prefix.length for text in batch]
     first = min(starts)
-    device = input_device(model)
     with torch.no_grad(), prompt_lengths([text.prompt_length for text in batch]):
-        logits = forward_logits(
-            model, ids.to(device), prefix.mask(mask).to(device), prefix.read_only(), first
-        )
+        logits = forward_logits(model, ids, mask, prefix.read_only(), first)
     return [
         logits[row, start - first :][: text.n_predicted].float().log_softmax(-1)
         for row, (text, start) in enumerate(zip(batch, starts, strict=True))
@@ -151,7 +167,7 @@ def _run(model: HookedModel, batch: Sequence[Text], prefix: SharedPrefix) -> lis
 
 
 def _batches(model: HookedModel, texts: Sequence[Text], places: Sequence[int]) -> list[list[int]]:
-    """Texts of like shape, within the budgets of tokens and of predictions."""
+    """Group texts of similar shape, within the budgets of tokens and of predictions."""
     budget = token_budget(model, max(len(texts[place].ids) for place in places))
     at_once = predictions_at_once(model)
     batches: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""How likely each token of an answer is, without steering and with it."""
+"""The log-probability of each token of an answer, without and with steering."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
-from cna_lens.models.running.predictions import Text, answers_after_prompts, predictions
-from cna_lens.models.tokens.token_texts import token_texts
+from cna_lens.models.running.predictions import LogProbs, Text, answers_after_prompts, for_each_text
+from cna_lens.models.tokens.token_texts import check_k, token_texts
 
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """What the model expected where a token stands.
+    """The model's prediction at the place of one token.
 
     Attributes:
         log_prob: of the token, in nats.
-        rank: how many tokens were likelier.
-        likeliest: the likeliest tokens with their log-probabilities, likeliest first.
+        rank: how many tokens were more likely.
+        likeliest: the most likely tokens with their log-probabilities, most likely first.
     """
 
     log_prob: float
@@ -35,12 +35,12 @@ class TokenPrediction:
 
 @dataclass(frozen=True)
 class AnswerLogProbs:
-    """An answer's tokens, and how the model expects each without and with steering.
+    """An answer's tokens, and the model's prediction of each without and with steering.
 
     Attributes:
         tokens: the answer's tokens, as text.
-        unsteered: of each token, without steering.
-        steered: of each token, with it.
+        unsteered: the prediction of each token without steering.
+        steered: the prediction of each token with steering.
     """
 
     tokens: tuple[str, ...]
@@ -49,7 +49,7 @@ class AnswerLogProbs:
 
     @property
     def change(self) -> tuple[float, ...]:
-        """What steering adds to each token's log-probability, in nats."""
+        """Change of each token's log-probability through steering, in nats."""
         pairs = zip(self.unsteered, self.steered, strict=True)
         return tuple(steered.log_prob - unsteered.log_prob for unsteered, steered in pairs)
 
@@ -63,7 +63,7 @@ def answer_log_probs(
     k: int = 10,
     chat: Chat = "auto",
 ) -> list[AnswerLogProbs]:
-    r"""The log-probability of each token of given answers, $\log p(y_t \mid x, y_{<t})$.
+    r"""Compute the log-probability of each token of given answers, $\log p(y_t \mid x, y_{<t})$.
 
     Teacher-forced: both models read the same answer. Cost: two forward passes over each prompt
     and its answer.
@@ -75,44 +75,34 @@ def answer_log_probs(
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        steering: makes the context in which the model is steered, such as
+        steering: gives the context in which the model is steered, such as
             `lambda: steer(model, circuit, 0.0)`.
         prompts: strings, lists of chat messages, or token ids.
         answers: one for each prompt.
-        k: how many of the likeliest tokens to keep at each place.
+        k: how many of the most likely tokens to keep at each place.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
 
     Raises:
-        InputError: not one answer for each prompt, one without tokens, together longer than the
-            context, or k out of range.
+        InputError: there is not one answer for each prompt, an answer has no tokens, a prompt and
+            its answer exceed the context, or k is out of range.
     """
-    size = int(model.cfg.d_vocab)
-    if not 1 <= k <= size:
-        raise InputError(f"k is {k}, expected 1 to {size}, the number of tokens")
+    check_k(model, k)
     texts = answers_after_prompts(model, prompts, answers, chat=chat)
     for place, text in enumerate(texts):
         if not text.n_predicted:
             raise InputError(f"answer {place} is {answers[place]!r}, which has no tokens")
-    unsteered = _predicted(model, texts, k)
+
+    def expected(text: Text, log_probs: LogProbs) -> tuple[TokenPrediction, ...]:
+        pairs = zip(log_probs.cpu(), text.predicted, strict=True)
+        return tuple(_prediction(model, row, token, k) for row, token in pairs)
+
+    unsteered = for_each_text(model, texts, expected)
     with steering():
-        steered = _predicted(model, texts, k)
+        steered = for_each_text(model, texts, expected)
     return [
-        AnswerLogProbs(token_texts(model, text.ids[text.predicted_from :]), before, after)
+        AnswerLogProbs(token_texts(model, text.predicted), before, after)
         for text, before, after in zip(texts, unsteered, steered, strict=True)
     ]
-
-
-def _predicted(
-    model: HookedModel, texts: Sequence[Text], k: int
-) -> list[tuple[TokenPrediction, ...]]:
-    found: dict[int, tuple[TokenPrediction, ...]] = {}
-    for place, log_probs in predictions(model, texts):
-        said = texts[place].ids[texts[place].predicted_from :]
-        found[place] = tuple(
-            _prediction(model, row, token, k)
-            for row, token in zip(log_probs.cpu(), said, strict=True)
-        )
-    return [found[place] for place in range(len(texts))]
 
 
 def _prediction(

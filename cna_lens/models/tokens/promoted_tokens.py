@@ -1,4 +1,4 @@
-"""Which tokens a neuron writes up and down: its row of the down projection, through the unembed."""
+"""The tokens that a neuron promotes and suppresses: its output weights through the unembedding."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.tokens.token_texts import token_texts
+from cna_lens.models.tokens.token_texts import check_k, token_texts
 from cna_lens.results.neurons import Neuron
 
 
 @dataclass(frozen=True)
 class TokenLogit:
-    """A token and the logit that a neuron writes for it.
+    """A token and the logit that a neuron gives it.
 
     Attributes:
         token: its text.
         token_id: its id.
-        logit: up to one positive factor for all tokens.
+        logit: relative; one positive factor is common to all tokens.
     """
 
     token: str
@@ -34,7 +34,7 @@ class TokenLogit:
 
 @dataclass(frozen=True)
 class PromotedTokens:
-    """The tokens that a neuron makes likelier when it is active, and those it makes less likely.
+    """The tokens that an active neuron makes more likely, and those that it makes less likely.
 
     Attributes:
         model: the model's name.
@@ -52,17 +52,17 @@ class PromotedTokens:
 def promoted_tokens(
     model: HookedModel, neuron: Neuron | tuple[int, int], k: int = 10
 ) -> PromotedTokens:
-    r"""Read what a neuron writes to the residual stream with the model's own unembedding.
+    r"""Project a neuron's output weights onto the vocabulary, with the model's own unembedding.
 
-    With the row $w$ that the neuron's activation is multiplied with, the final norm and the
-    unembedding as one map $f$, and $w$ scaled to a mean square of 1, the logits are
+    Let $w$ be the neuron's row of the down projection, scaled to a mean square of 1, and $f$ the
+    final norm followed by the unembedding. The logits are
 
     $$\frac{1}{2} \left( f(w) - f(-w) \right)$$
 
-    so that biases cancel. Where the block has a norm on its MLP's output, $w$ passes it first. It
-    is the direct effect alone: what later layers make of $w$ is left out, and so is the size of
-    the residual stream, which divides every logit alike. A negative activation turns the table
-    around.
+    so biases cancel. Where the block has a norm on its MLP's output, $w$ passes through it first.
+    This is the direct effect alone: it leaves out how later layers use $w$, and the norm of the
+    residual stream, which divides every logit by the same factor. A negative activation swaps
+    promoted and suppressed tokens.
 
     Source: the logit lens (nostalgebraist, 2020), applied to neurons (Geva et al., 2022,
     arXiv 2203.14680). Cost: no forward pass.
@@ -78,30 +78,17 @@ def promoted_tokens(
 
     Raises:
         InputError: the model has no such neuron, or k is out of range.
-        ModelError: the down projection cannot be told, or is 0 there.
+        ModelError: the down projection is unknown, or its row is 0.
     """
-    layer, index = neuron
-    size = int(model.cfg.d_vocab)
-    if not 1 <= k <= size:
-        raise InputError(f"k is {k}, expected 1 to {size}, the number of tokens")
-    logits = _logits(model, _row(model, Neuron(layer, index)), layer)
-    up, down = (logits.topk(k, largest=largest) for largest in (True, False))
-    return PromotedTokens(
-        model_name(model),
-        Neuron(layer, index),
-        *(
-            tuple(
-                TokenLogit(text, token, logit)
-                for text, token, logit in zip(
-                    token_texts(model, side.indices.tolist()),
-                    side.indices.tolist(),
-                    side.values.tolist(),
-                    strict=True,
-                )
-            )
-            for side in (up, down)
-        ),
-    )
+    neuron = Neuron(*neuron)
+    check_k(model, k)
+    logits = _logits(model, _row(model, neuron), neuron.layer)
+
+    def extreme(*, largest: bool) -> tuple[TokenLogit, ...]:
+        values, ids = (part.tolist() for part in logits.topk(k, largest=largest))
+        return tuple(map(TokenLogit, token_texts(model, ids), ids, values))
+
+    return PromotedTokens(model_name(model), neuron, extreme(largest=True), extreme(largest=False))
 
 
 def _row(model: HookedModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
@@ -113,7 +100,7 @@ def _row(model: HookedModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
     projection = None if names[neuron.layer] is None else down_projection(model, neuron.mlp)
     if projection is None:
         raise ModelError(
-            f"the down projection of layer {neuron.layer} of {model_name(model)} cannot be told"
+            f"the down projection of layer {neuron.layer} of {model_name(model)} is unknown"
         )
     if not 0 <= neuron.index < projection.width:
         raise InputError(
@@ -133,6 +120,8 @@ def _logits(
     after_mlp = getattr(parts.blocks[layer], "ln2_post", None)
     direction = (row / size.to(row))[None, None]
 
+    # Not TransformerLens's `logit_readout`: 3.9 lacks it, it refuses quantised unembeddings, and
+    # it applies the soft cap of Gemma 2, in which biases would no longer cancel.
     def unembedded(x: Tensor) -> Tensor:
         if after_mlp is not None:
             x = after_mlp(x)

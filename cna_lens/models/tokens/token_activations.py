@@ -1,4 +1,4 @@
-"""The activations of chosen neurons at every token of prompts, to be looked at."""
+"""The activations of chosen neurons at every token of prompts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
-from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.matching import check_circuit
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
-from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
-from cna_lens.models.running.forward import forward_trunk
-from cna_lens.models.running.memory import run_in_halves, token_budget
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
+from cna_lens.models.running.batching import BatchSize, check_batch_size
+from cna_lens.models.running.forward import SharedPrefix, forward_trunk
+from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.tokens.token_texts import token_texts
 from cna_lens.results.circuit import Circuit
@@ -32,11 +31,11 @@ OfPrompt = Float[Tensor, "_ neuron"]
 
 @dataclass(frozen=True, eq=False)
 class TokenActivations:
-    """What some neurons do at every token of some prompts.
+    """The activations of some neurons at every token of some prompts.
 
     Attributes:
         model: the model's name.
-        neurons: which neurons the last axis of `values` holds.
+        neurons: the neurons on the last axis of `values`.
         tokens: the tokens of each prompt, as text.
         values: the activations at each prompt's tokens.
     """
@@ -47,7 +46,7 @@ class TokenActivations:
     values: tuple[OfPrompt, ...]
 
     def __post_init__(self) -> None:
-        """Refuse activations that do not belong to these tokens and neurons."""
+        """Require one activation for each token and neuron."""
         shapes = [tuple(values.shape) for values in self.values]
         expected = [(len(tokens), len(self.neurons)) for tokens in self.tokens]
         if shapes != expected:
@@ -55,11 +54,11 @@ class TokenActivations:
 
     @property
     def peaks(self) -> tuple[float, ...]:
-        """The first neuron's largest activation on each prompt, behind the prompt's first token.
+        """The first neuron's largest activation on each prompt, after the prompt's first token.
 
-        At the first token some neurons are a hundred times as active as anywhere else, whatever
-        the prompt (Sun et al., Massive Activations in Large Language Models, 2024). It counts
-        only where a prompt has no other one.
+        On every prompt, some neurons are a hundred times as active at the first token as anywhere
+        else (Sun et al., Massive Activations in Large Language Models, 2024). The first token
+        counts only in a prompt of one token.
         """
         behind_first = [
             values[1:, 0] if len(values) > 1 else values[:, 0] for values in self.values
@@ -67,7 +66,7 @@ class TokenActivations:
         return tuple(float(values.nan_to_num(-torch.inf).max()) for values in behind_first)
 
     def strongest(self, n: int = 10) -> TokenActivations:
-        """The prompts on which the first neuron is most active, by `peaks`, most active first."""
+        """Select the prompts on which the first neuron peaks highest, highest first."""
         order = torch.tensor(self.peaks).sort(descending=True, stable=True).indices[:n].tolist()
         return TokenActivations(
             self.model,
@@ -93,11 +92,11 @@ def token_activations(
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> TokenActivations:
-    """The activation of each of some neurons at every token of each prompt.
+    """Read the activations of chosen neurons at every token of each prompt.
 
-    Inside `steer` it is what the steered model does; the neurons that are steered themselves are
-    read after the change. Values that are not finite are kept as they are. Cost: one forward pass
-    a prompt; only the chosen neurons are kept.
+    Inside `steer` they are the steered model's; steered neurons are read after the change. Values
+    that are not finite are kept as they are. Cost: one forward pass for each prompt; only the
+    chosen neurons are kept.
 
     >>> found = token_activations(tiny_model, [Neuron(1, 3)], [[5, 6, 7]])
     >>> found.tokens, found.values[0].shape
@@ -112,29 +111,24 @@ def token_activations(
         progress: show a progress bar.
 
     Raises:
-        InputError: bad prompts, no neurons, or one that the model does not have.
-        CircuitMismatchError: a circuit of a model of another shape.
+        InputError: the prompts are invalid, or there is no neuron, or the model lacks one.
+        CircuitMismatchError: the circuit is of a model with another shape.
         ModelError: the model's neurons cannot be reached.
     """
     check_batch_size(batch_size)
     names = mlp_hook_names(model)
     chosen = _checked(model, neurons)
     ids = encode(model, prompts, chat=chat).ids
-    lengths = list(map(len, ids))
-    buckets = (
-        length_buckets(lengths, token_budget=token_budget(model, max(lengths)))
-        if batch_size == "auto"
-        else length_buckets(lengths, max_prompts=batch_size)
-    )
     values: dict[int, OfPrompt] = {}
-
-    def run(batch: list[int]) -> list[OfPrompt]:
-        return _read(model, [ids[place] for place in batch], chosen, names)
-
-    with tqdm(total=len(ids), desc="reading", unit="prompt", disable=not progress) as bar:
-        for batch, found in run_in_halves(buckets, run):
-            values |= dict(zip(batch, found, strict=True))
-            bar.update(len(batch))
+    for batch, found in run_in_batches(
+        model,
+        list(map(len, ids)),
+        lambda batch: _read(model, [ids[place] for place in batch], chosen, names),
+        desc="reading",
+        batch_size=batch_size,
+        progress=progress,
+    ):
+        values |= dict(zip(batch, found, strict=True))
     return TokenActivations(
         model=model_name(model),
         neurons=chosen,
@@ -169,7 +163,7 @@ def _read(
     neurons: tuple[Neuron, ...],
     names: tuple[str | None, ...],
 ) -> list[OfPrompt]:
-    ids, mask = pad(prompts, pad_token_id(model))
+    ids, mask = SharedPrefix(0).pad(model, prompts)
     read = torch.empty((*ids.shape, len(neurons)))
     columns: dict[int, list[int]] = {}
     for column, neuron in enumerate(neurons):
@@ -184,8 +178,7 @@ def _read(
         for layer in columns
         if (name := names[layer]) is not None
     ]
-    device = input_device(model)
     lengths = list(map(len, prompts))
     with torch.no_grad(), prompt_lengths(lengths), model.hooks(fwd_hooks=hooks):
-        forward_trunk(model, ids.to(device), mask.to(device))
+        forward_trunk(model, ids, mask)
     return [read[row, :length].clone() for row, length in enumerate(lengths)]

@@ -1,1 +1,1 @@
-"""A model is tried out before it is relied on."""
+"""Trials of a model before it is used."""

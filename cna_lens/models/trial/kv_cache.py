@@ -1,8 +1,8 @@
-"""The KV cache, by whatever name Transformers and TransformerLens call it.
+"""The KV cache, under the argument names of Transformers and TransformerLens.
 
-This is the only module that knows how the two disagree. Transformers 5.24 hands the cache from
-layer to layer as `cache`, where the attention of TransformerLens 4.3 reads `past_key_values`: the
-cache stays empty, and each token sees itself alone. `hand_cache_on` translates. It can go when
+Only this module knows that the two names differ. Transformers 5.24 passes the cache from layer to
+layer as `cache`, but the attention of TransformerLens 4.3 reads `past_key_values`. The cache then
+stays empty, and each token sees only itself. `hand_cache_on` translates. It can be removed when
 TransformerLens reads `cache`.
 """
 
@@ -17,25 +17,25 @@ from torch import nn
 from cna_lens.models.hooked_model import HookedModel
 
 Keyword = Literal["past_key_values", "cache"]
-"""The argument under which a model's forward takes a cache."""
+"""The argument through which a model's forward takes a cache."""
 
 WAYS_TO_CACHE: tuple[tuple[Keyword, bool], ...] = (
     ("past_key_values", False),
     ("cache", False),
     ("cache", True),
 )
-"""How a bridge may be made to use a cache: the argument's name, and whether it is translated."""
+"""Ways to make a bridge use a cache: the argument's name, and whether it is translated."""
 
 
 def new_cache(model: HookedModel) -> Any:
-    """An empty Hugging Face cache, with layers as the model's configuration asks for."""
+    """Make an empty Hugging Face cache, with the layers of the model's configuration."""
     from transformers import DynamicCache
 
     return DynamicCache(config=cast("Any", model).original_model.config)
 
 
 def cached_tokens(cache: Any) -> int:
-    """How many tokens a cache holds: Transformers' cache, or TransformerLens's own."""
+    """Count the tokens in a cache of Transformers or of TransformerLens."""
     if cache is None:
         return 0
     if hasattr(cache, "get_seq_length"):
@@ -44,7 +44,7 @@ def cached_tokens(cache: Any) -> int:
 
 
 def cache_among(arguments: Mapping[str, Any]) -> Any:
-    """The cache among the arguments of a forward pass, by what it can do; None without one."""
+    """Find the cache among the arguments of a forward pass, by its methods; None without one."""
     return next((value for value in arguments.values() if _is_cache(value)), None)
 
 
@@ -53,15 +53,15 @@ def _is_cache(value: object) -> bool:
 
 
 def keeps_keys_and_values(cache: Any) -> bool:
-    """Whether keys and values are all that a filled cache keeps of each layer's past."""
+    """Whether a filled cache keeps keys and values, and no other state, of every layer."""
     return all(isinstance(getattr(layer, "keys", None), torch.Tensor) for layer in cache.layers)
 
 
 def hand_cache_on(model: HookedModel) -> Callable[[], None]:
-    """Let the bridge's attention read the cache that Transformers hands it by another name.
+    """Let the bridge's attention read the cache that Transformers passes under another name.
 
-    A hook before each attention that looks the cache up by its old name alone. It changes nothing
-    where the old name is given. It stays on the model; the function returned takes it off.
+    Adds a hook before each attention that reads only the old name. The hook does nothing where the
+    old name is given. It stays on the model; the returned function removes it.
     """
     handles = [
         module.register_forward_pre_hook(_by_the_old_name, with_kwargs=True)
@@ -77,7 +77,7 @@ def hand_cache_on(model: HookedModel) -> Callable[[], None]:
 
 
 def hands_cache_on(hook: object) -> bool:
-    """Whether a hook is the one that `hand_cache_on` sets; no other can pass for it."""
+    """Whether a hook is the one that `hand_cache_on` adds, by identity."""
     return hook is _by_the_old_name
 
 

@@ -1,9 +1,10 @@
-"""The Hugging Face model inside a bridge, as it computes without the bridge."""
+"""The Hugging Face model inside a bridge, computing without the bridge."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,14 +18,13 @@ from cna_lens.models.inside.experts import unwrapped
 
 @dataclass(frozen=True, eq=False)
 class PlainModel:
-    """A copy of a bridge's model in which each module is Transformers' own again.
+    """A copy of a bridge's model that consists of Transformers' own modules.
 
-    The copies share their parameters with the bridge, so that they take no memory, and carry no
-    hooks.
+    The copies share their parameters with the bridge, so they take no memory. They carry no hooks.
 
     Attributes:
         module: the whole model.
-        copies: each module of Transformers that the bridge wraps or keeps, with its copy.
+        copies: the copy of each Transformers module that the bridge wraps or keeps.
     """
 
     module: nn.Module
@@ -32,23 +32,23 @@ class PlainModel:
 
     @classmethod
     def inside(cls, model: HookedModel) -> PlainModel:
-        """Take the modules out of their wrappers, without touching the bridge."""
+        """Copy the modules without their wrappers; the bridge stays as it is."""
         copies: dict[nn.Module, nn.Module] = {}
         return cls(_plain(cast("Any", model).original_model, copies), copies)
 
     def logits(self, ids: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits of every position, of whole prompts without padding."""
+        """Compute the logits of every position, for whole prompts without padding."""
         return self.module(ids, use_cache=False).logits
 
     def first_layer_that_differs(
         self, model: HookedModel, ids: Int64[Tensor, "batch pos"], tolerance: float
     ) -> int | None:
-        """The first layer whose output is not the bridge's; None where all are.
+        """Find the first layer whose output differs from the bridge's; None where all agree.
 
         Args:
             model: the bridge.
             ids: token ids, without padding.
-            tolerance: relative error that is rounding.
+            tolerance: relative error that counts as rounding.
         """
         blocks = list(cast("Any", model).blocks)
         own = [self.copies[unwrapped(block)] for block in blocks]
@@ -62,7 +62,7 @@ class PlainModel:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """The norm of the difference, in norms of what is expected; 0 where both are 0."""
+    """Divide the norm of the difference by that of the expected tensor; 0 where both are 0."""
     scale = expected.double().norm()
     error = (found.to(expected.device).double() - expected.double()).norm()
     return float(error / scale) if scale else float(error)
@@ -71,7 +71,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def _plain(wrapped: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
     module = cast("nn.Module", unwrapped(wrapped))
     if module not in copies:
-        # Before its children, which may hold it.
+        # Stored before its children are copied, since they may hold this module.
         copies[module] = plain = copy.copy(module)
         own = vars(module)
         vars(plain).update(
@@ -84,19 +84,14 @@ def _plain(wrapped: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
     return copies[module]
 
 
-def _outputs(modules: list[nn.Module], run: Any) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
+def _outputs(modules: list[nn.Module], run: Callable[[], object]) -> list[Tensor]:
+    found: dict[nn.Module, Tensor] = {}
 
-    def keep(place: int) -> Any:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            found[place] = output[0] if isinstance(output, tuple) else output
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        found[module] = output[0] if isinstance(output, tuple) else output
 
-        return note
-
-    handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(module.register_forward_hook(note))
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [found[place] for place in range(len(modules))]
+    return [found[module] for module in modules]

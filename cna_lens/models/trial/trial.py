@@ -1,8 +1,8 @@
-"""A model is tried out once, before it is relied on: what it does counts, not what it is called.
+"""The trial of a model, once before its first use: observed behaviour counts, not names.
 
-A few short forward passes see whether the bridge computes what its Hugging Face model computes,
-whether `hook_post` is what the down projection reads, and whether the model can go on from a cache.
-What every other module asks about a model's abilities, it asks here.
+A few short forward passes test whether the bridge agrees with its Hugging Face model, whether
+`hook_post` is the input of the down projection, and whether the model can continue from a cache.
+All other modules ask here about a model's abilities.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from textwrap import shorten
@@ -45,27 +45,26 @@ from cna_lens.results.neurons import MLP
 from cna_lens.results.provenance import library_versions
 
 PROMPT = (11, 7, 23, 5, 17, 3)
-"""Any tokens do, and so few that their passes take less time than reading one prompt set."""
+"""Any tokens serve; so few take less time than reading one prompt set."""
 
-OTHERWISE = "computes otherwise with its cache than without"
+OTHERWISE = "computes differently with its cache than without"
 
 DEPRECATED = "the argument that takes its cache is deprecated"
 
 PREFIX = 4
-"""Tokens of the prompt that are read into the cache first."""
+"""The number of the prompt's tokens that are cached first."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a model was seen to do.
+    """The abilities that a model showed.
 
     Attributes:
-        cache: the argument under which its forward takes a cache; None where it cannot go on from
-            one.
-        no_cache: why it cannot go on from a cache; None where it can.
-        no_sharing: why several prompts cannot go on from one prefix; None where they can.
-        keeps_logits: whether it computes the logits of chosen positions alone.
-        reads_mask: whether a mask without padding leaves its logits as they are.
+        cache: the argument through which its forward takes a cache; None where no cache works.
+        no_cache: why it cannot continue from a cache; None where it can.
+        no_sharing: why several prompts cannot continue from one prefix; None where they can.
+        keeps_logits: whether it can compute the logits of chosen positions alone.
+        reads_mask: whether a mask without padding leaves its logits unchanged.
     """
 
     cache: Keyword | None
@@ -81,17 +80,17 @@ _trials: WeakKeyDictionary[nn.Module, Trial] = WeakKeyDictionary()
 
 
 def tried(model: HookedModel) -> Trial:
-    """What a model can do, tried out the first time it is asked for.
+    """Try a model out on the first call, and give its abilities.
 
-    Hooks on the model do not take part. The model is left as it was, but for the translation of
-    `kv_cache.hand_cache_on` where nothing else lets it use its cache.
+    Hooks on the model are off during the trial. The model does not change, except for the
+    translation of `kv_cache.hand_cache_on` where its cache works in no other way.
 
     Raises:
-        ModelError: the bridge does not compute what its Hugging Face model computes, or a hook
-            point is not what the down projection reads.
+        ModelError: the bridge disagrees with its Hugging Face model, or a hook point differs from
+            the input of the down projection.
 
     Warns:
-        CnaLensWarning: a fast way cannot be taken, or the bridge cannot be compared.
+        CnaLensWarning: the model cannot use a fast way, or the bridge cannot be compared.
     """
     module = cast("nn.Module", model)
     if module not in _trials:
@@ -109,9 +108,9 @@ def tried(model: HookedModel) -> Trial:
 
 
 def obstacle_by_shapes(model: HookedModel) -> str | None:
-    """Why a model without numbers would not keep a cache; None where shapes show no reason.
+    """Say why a model without numbers would not keep a cache; None where shapes show no reason.
 
-    For a bridge made under torch's `FakeTensorMode`, which must be in force.
+    For a bridge made under torch's `FakeTensorMode`, which must be active.
     """
     ids = torch.zeros((1, PREFIX), dtype=torch.long)
     reason: str | None = None
@@ -125,7 +124,7 @@ def obstacle_by_shapes(model: HookedModel) -> str | None:
                 reason = _not_held(model, cache, PREFIX)
         except FutureWarning:
             continue
-        # Without numbers a model may stop for reasons that it has not with them.
+        # Without numbers, a model may fail for reasons of its own.
         except Exception:
             return None
         if reason is None:
@@ -134,23 +133,23 @@ def obstacle_by_shapes(model: HookedModel) -> str | None:
 
 
 def what_is_slower(trial: Trial) -> str | None:
-    """What is slower on a model than it could be, and why; None where nothing is."""
+    """Say what is slow on a model, and why; None where nothing is."""
     if trial.no_cache:
         return without_a_cache(trial.no_cache)
     if trial.no_sharing:
         return (
-            f"{trial.no_sharing}, so that what prompts have in common is computed for each of "
+            f"{trial.no_sharing}, so the common beginning of prompts is computed for each of "
             "them: discovery is about twice slower"
         )
     return None
 
 
 def without_a_cache(reason: str) -> str:
-    """What it costs that a model keeps no cache."""
+    """State the cost of a model without a cache."""
     return (
-        f"{reason}, so that generation computes the whole text again for each token, about 20 "
-        "times slower, and discovery what prompts have in common for each of them, about twice "
-        "slower"
+        f"{reason}, so generation computes the whole text again for each token, about 20 times "
+        "slower, and discovery computes the common beginning of prompts for each of them, about "
+        "twice slower"
     )
 
 
@@ -180,7 +179,7 @@ def _try_bridge(model: HookedModel) -> Trial:
         ) from error
     keeps_logits = _keeps_logits(model, ids)
     if not reads_mask:
-        reason = f"{_plain_name(model)} reads the mask of a batch otherwise than it should"
+        reason = f"{_plain_name(model)} misreads the attention mask of a batch"
         return Trial(None, reason, reason, keeps_logits, reads_mask)
     keyword, no_cache, no_sharing = _ways_to_cache(model, ids, whole)
     return Trial(keyword, no_cache, no_sharing, keeps_logits, reads_mask)
@@ -200,13 +199,13 @@ def _prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
 
 
 def _tolerance(logits: Tensor) -> float:
-    """Far above what rounding does, far below what another computation does."""
+    """Relative error far above rounding, and far below that of another computation."""
     # Models compute norms and softmax in float32, whatever their weights are.
     return max(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits agree; a constant in all of them changes nothing, and NaN cannot be told."""
+    """Whether logits agree up to a constant; logits that are not finite count as equal."""
     if not bool(torch.isfinite(expected).all()):
         return True
     found, expected = (logits - logits.mean(-1, keepdim=True) for logits in (found, expected))
@@ -220,11 +219,11 @@ def _logits(
 
 
 def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_vocab"], bool]:
-    """The bridge's logits, and whether a mask leaves them alone.
+    """Compute the bridge's logits, and whether a mask leaves them unchanged.
 
     Raises:
-        ModelError: they are not those of the Hugging Face model, with a mask or without; or a hook
-            point is not what the down projection reads.
+        ModelError: they differ from the Hugging Face model's, with a mask and without; or a hook
+            point differs from the input of the down projection.
     """
     with _hook_points_checked(model):
         masked = _logits(model, ids, attention_mask=torch.ones_like(ids))[0]
@@ -233,12 +232,12 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
         expected = plain.logits(ids)[0]
     except torch.OutOfMemoryError:
         raise
-    # Whatever keeps the model from running alone, the bridge itself may be right.
+    # The bridge may be right even where the model cannot run alone.
     except Exception as error:
         warnings.warn(
             f"{model_name(model)} cannot be compared with the Hugging Face model inside it, which "
-            f"does not run alone ({_said(error)}); compare the logits of a prompt "
-            "yourself before you rely on it",
+            f"does not run alone ({_said(error)}); compare the logits of a prompt yourself before "
+            "you use it",
             CnaLensWarning,
             stacklevel=5,
         )
@@ -249,7 +248,7 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
     if _same(unmasked, expected):
         return unmasked, False
     layer = plain.first_layer_that_differs(model, ids, _tolerance(expected))
-    where = "behind the last layer" if layer is None else f"from layer {layer} on"
+    where = "after the last layer" if layer is None else f"from layer {layer} on"
     raise ModelError(
         f"the TransformerBridge of {model_name(model)} does not compute what its Hugging Face "
         f"model computes: it differs {where}; {_mend(model)}"
@@ -258,18 +257,18 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
 
 @contextmanager
 def _hook_points_checked(model: HookedModel) -> Generator[None]:
-    """Make sure that in a forward pass each layer's `hook_post` is what the down projection reads.
+    """Require in a forward pass that each `hook_post` is the input of the down projection.
 
     On a bridge it is compared with the projection's input. A HookedTransformer multiplies with the
-    matrix inside its MLP: there what it would write is compared with the MLP's output.
+    matrix inside its MLP, so there the product is compared with the MLP's output.
 
     Raises:
-        ModelError: it is not.
+        ModelError: they differ.
     """
     try:
         names = {site.layer: site.dense for site in neuron_sites(model) if site.dense is not None}
     except ModelError:
-        # Whoever asks for neurons will meet this error.
+        # A later request for neurons raises this error.
         names: dict[int, str] = {}
     hooked: dict[int, Tensor] = {}
     passed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -281,21 +280,18 @@ def _hook_points_checked(model: HookedModel) -> Generator[None]:
         passed[layer] = args[0], output
 
     modules = {layer: projection_module(model, MLP(layer)) for layer in names}
-    handles = [
-        module.register_forward_hook(partial(note_module, layer=layer))
-        for layer, module in modules.items()
-        if isinstance(module, nn.Module)
-    ]
-    try:
-        with model.hooks([(name, partial(note_hook, layer=at)) for at, name in names.items()]):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for layer, module in modules.items():
+            if isinstance(module, nn.Module):
+                note = partial(note_module, layer=layer)
+                stack.enter_context(module.register_forward_hook(note))
+        hooks = [(name, partial(note_hook, layer=at)) for at, name in names.items()]
+        stack.enter_context(model.hooks(hooks))
+        yield
     if unseen := sorted(names.keys() - (hooked.keys() & passed.keys())):
         warnings.warn(
-            f"{names[unseen[0]]} of {model_name(model)} cannot be compared with what the down "
-            "projection reads, which is not called; compare them yourself before you rely on it",
+            f"{names[unseen[0]]} of {model_name(model)} cannot be compared with the input of the "
+            "down projection, which is not called; compare them yourself before you use it",
             CnaLensWarning,
             stacklevel=6,
         )
@@ -309,13 +305,13 @@ def _hook_points_checked(model: HookedModel) -> Generator[None]:
             right = fits and _agree(hooked[layer] @ projection.W_out + projection.b_out, written)
         if not right:
             raise ModelError(
-                f"{names[layer]} of {model_name(model)} is not what the down projection of layer "
-                f"{layer} reads, so that its neurons cannot be reached; {_mend(model)}"
+                f"{names[layer]} of {model_name(model)} is not the input of layer {layer}'s down "
+                f"projection, so its neurons cannot be reached; {_mend(model)}"
             )
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether activations are the same; some models read all tokens of a batch on one axis."""
+    """Whether activations agree; some models have all tokens of a batch on one axis."""
     if not bool(torch.isfinite(expected).all()):
         return True
     if found.numel() != expected.numel():
@@ -335,7 +331,7 @@ def _keeps_logits(model: HookedModel, ids: Tensor) -> bool:
 def _ways_to_cache(
     model: HookedModel, ids: Tensor, whole: Tensor
 ) -> tuple[Keyword | None, str | None, str | None]:
-    """The argument that takes a cache which works, and what then stands against its uses."""
+    """Find the argument of a cache that works, and the obstacles to caching and to sharing."""
     reasons: list[str] = []
     for keyword, translated in WAYS_TO_CACHE:
         undo = hand_cache_on(model) if translated else None
@@ -345,7 +341,7 @@ def _ways_to_cache(
         reasons.append(no_cache)
         if undo is not None:
             undo()
-    # What is deprecated says nothing of the model.
+    # A deprecated argument says nothing about the model.
     reason = next((reason for reason in reasons if reason != DEPRECATED), DEPRECATED)
     return None, reason, reason
 
@@ -353,7 +349,7 @@ def _ways_to_cache(
 def _obstacles(
     model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
 ) -> tuple[str | None, str | None]:
-    """What stands against generating with a cache, and against sharing one."""
+    """Find the obstacles to generating with a cache, and to sharing one."""
     try:
         with _deprecation_raised(keyword):
             no_sharing = _obstacle_to_sharing(model, ids, whole, keyword)
@@ -362,7 +358,7 @@ def _obstacles(
         return DEPRECATED, DEPRECATED
     except torch.OutOfMemoryError:
         raise
-    # A model that takes no cache says so in many ways.
+    # Models without a cache raise many kinds of errors.
     except Exception as error:
         reason = f"{_plain_name(model)} takes no cache ({_said(error)})"
         return reason, reason
@@ -385,7 +381,7 @@ def _not_held(model: HookedModel, cache: Any, tokens: int) -> str | None:
 def _obstacle_to_sharing(
     model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
 ) -> str | None:
-    """Why prompts of unequal length cannot go on from one prefix; None where they can."""
+    """Say why prompts of unequal length cannot continue from one prefix; None where they can."""
     cache = new_cache(model)
     prefix = ids[:, :PREFIX]
     _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
@@ -400,18 +396,20 @@ def _obstacle_to_sharing(
     obstacle = _obstacle_from(cache, model, ids, whole, keyword)
     if obstacle != OTHERWISE:
         return obstacle
-    return f"{_plain_name(model)} reads a prompt otherwise where padding is behind a shared prefix"
+    return (
+        f"{_plain_name(model)} computes a prompt differently where padding follows a shared prefix"
+    )
 
 
 def _obstacle_to_cache(
     model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
 ) -> str | None:
-    """Why generating with a cache does not give what the whole text gives; None where it does."""
+    """Say why a cache changes the logits of the whole text; None where it does not."""
     cache = new_cache(model)
     obstacle = _obstacle_from(cache, model, ids, whole, keyword)
     if obstacle not in (None, OTHERWISE):
         return obstacle
-    # Where logits cannot tell, as where they are all the same, the number of tokens does.
+    # Logits that are all equal show nothing; the number of cached tokens does.
     if reason := _not_held(model, cache, ids.shape[1] + 1):
         return reason
     return obstacle and f"{_plain_name(model)} {obstacle}"
@@ -420,9 +418,9 @@ def _obstacle_to_cache(
 def _obstacle_from(
     cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
 ) -> str | None:
-    """Why answers cannot go on from a cache; None where they give what the whole text gives.
+    """Say why answers cannot continue from a cache; None where logits equal the whole text's.
 
-    What `generate` does: of two rows, one of them padded, one leaves and the other goes a step
+    Follows `generate`: of two rows, one of them padded, one leaves, and the other goes one step
     further.
     """
     past = cached_tokens(cache)
@@ -434,7 +432,7 @@ def _obstacle_from(
     try:
         cache.batch_select_indices(torch.tensor([1], device=ids.device))
     except AttributeError:
-        return f"the cache of {_plain_name(model)} cannot let go of an answer that is finished"
+        return f"the cache of {_plain_name(model)} cannot drop a finished answer"
     mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
     stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
     return None if _same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
@@ -443,12 +441,12 @@ def _obstacle_from(
 def _with_cache(
     model: HookedModel, ids: Tensor, mask: Tensor, cache: Any, keyword: Keyword
 ) -> Float[Tensor, "batch d_vocab"]:
-    """The logits of the last position."""
+    """Compute the logits of the last position."""
     return _logits(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
 
 
 def _said(error: Exception) -> str:
-    """An error in a line; what libraries write may go on for pages."""
+    """Shorten an error to a line; libraries may write pages."""
     return shorten(f"{type(error).__name__}: {error}", 200)
 
 

@@ -1,4 +1,4 @@
-"""The packaged adapters: the demo model taught to refuse, which makes a matched pair with it."""
+"""The packaged adapters, which teach the demo model to refuse: a matched pair with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADAPTER_SHA256 = {
 
 
 def merge_adapter(model: Any, name: str) -> Any:
-    """The Hugging Face model with an adapter's weights added to its own.
+    """Merge an adapter's weights into the Hugging Face model.
 
     Args:
         model: the demo model in float32, in which the adapter was trained.
@@ -34,7 +34,7 @@ def merge_adapter(model: Any, name: str) -> Any:
     if not weights.is_file() or _sha256(weights) != ADAPTER_SHA256[name]:
         raise ModelError(f"{weights} is missing or altered; reinstall cna_lens")
     with warnings.catch_warnings():
-        # peft asks for an attribute that Transformers has deprecated: nothing a caller can mend.
+        # peft reads an attribute that Transformers has deprecated; a caller cannot change that.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         adapted = cast("Any", PeftModel.from_pretrained(model, str(weights.parent)))
     return adapted.merge_and_unload()

@@ -1,4 +1,4 @@
-"""The packaged prompt sets, written for this project: short requests without operational detail."""
+"""The packaged prompt sets: short requests without operational detail, written for this project."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class PromptSet:
     """Prompts that show a behaviour, and prompts that do not.
 
     Attributes:
-        name: what `prompt_set` calls it.
-        purpose: what it is for.
+        name: its name in `prompt_set`.
+        purpose: its use.
         positive: prompts that show the behaviour.
         negative: prompts that do not, matched to the positive ones.
-        targets: for factual tasks, the next token that each positive prompt calls for.
-        foils: for factual tasks, the next token that each negative prompt calls for.
+        targets: for factual tasks, the correct next token of each positive prompt.
+        foils: for factual tasks, the correct next token of each negative prompt.
     """
 
     name: str
@@ -51,7 +51,7 @@ PURPOSES = {
 
 
 def prompt_set(name: str) -> PromptSet:
-    """One of the packaged prompt sets.
+    """Read one of the packaged prompt sets.
 
     >>> prompt_set("refusal_small")  # doctest: +ELLIPSIS
     PromptSet('refusal_small', 8 positive, 8 negative: ...)
@@ -76,7 +76,7 @@ def prompt_set(name: str) -> PromptSet:
 
 
 def diverse_prompts() -> tuple[str, ...]:
-    """40 prompts with nothing in common, on which universal neurons are found.
+    """Read the 40 unrelated prompts on which universal neurons are found.
 
     >>> len(diverse_prompts())
     40
