@@ -59,13 +59,17 @@ def converted(source: Path) -> Notebook:
 
 
 def executed(source: Path) -> Notebook:
-    """The notebook of a source with its outputs, run in an empty folder by this interpreter.
+    """The notebook of a source with its outputs, run by this interpreter; raises what `run` does."""
+    return run(converted(source), source.name)
+
+
+def run(notebook: Notebook, name: str) -> Notebook:
+    """Run a notebook's cells in an empty folder and keep their outputs; `name` is for errors.
 
     Raises:
         CellExecutionError: a cell failed.
-        ValueError: a cell said something on its standard error, beside its progress.
+        ValueError: a cell wrote to its standard error, beside its progress.
     """
-    notebook = converted(source)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as sockets:
         # A TCP port that was free when it was chosen may be taken when the kernel binds it.
         kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
@@ -81,7 +85,7 @@ def executed(source: Path) -> Notebook:
         )
         client.execute(env=os.environ | SETTINGS)
     notebook.metadata["language_info"] = {"name": "python"}
-    return without_progress(notebook, source.name)
+    return without_progress(notebook, name)
 
 
 def without_progress(notebook: Notebook, name: str) -> Notebook:
