@@ -52,6 +52,7 @@ class DocsExtension(Extension):
     """Shows the output of code, turns doctests into code, draws formulas and links public names."""
 
     def __init__(self, **options: Any) -> None:
+        """Take the settings that .zensical.toml gives."""
         self.config = {"runs": [[], "the pages whose code is run, by their paths below docs"]}
         super().__init__(**options)
 
@@ -76,6 +77,7 @@ class Outputs(Preprocessor):
     """Puts behind each Python block of a page what it printed and showed."""
 
     def __init__(self, md: Markdown, runs: list[str]) -> None:
+        """Take the pages that are run."""
         super().__init__(md)
         self.runs = runs
 

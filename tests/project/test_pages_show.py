@@ -75,7 +75,7 @@ def test_a_block_that_fails_stops_the_build_with_page_and_line(code, line, error
 
 
 def test_a_warning_of_a_block_stops_the_build():
-    with pytest.raises(ValueError, match=r"page\.md said on its standard error: .*few prompts"):
+    with pytest.raises(ValueError, match=r"page\.md wrote to its standard error: .*few prompts"):
         html("```python\nimport warnings\nwarnings.warn('few prompts')\n```\n")
 
 
