@@ -23,8 +23,8 @@ TransformerLens 4, against the plain Hugging Face model, run one prompt at a tim
 and cache. A family "works" where all of this holds:
 """
 _TABLE_NOTE = """\
-The widths are those of the tiny model's layers. Where no prefix is shared, what prompts have in
-common at the beginning is computed for each of them; the results are the same."""
+The widths are those of the tiny model's layers. Where no prefix is shared, the common
+beginning of prompts is computed for each of them; the results are the same."""
 _MIXTURES = """\
 ## Mixtures of experts
 
