@@ -167,7 +167,7 @@ def outputs(page: str, blocks: list[Block]) -> list[str]:
     Raises:
         ValueError: a block failed, with the page and the line, or wrote to its standard error.
     """
-    content = json.dumps([[code for code, _ in blocks], package_hash()])
+    content = json.dumps([[code for code, _ in blocks], sources_hash()])
     kept = KEPT / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
@@ -201,15 +201,15 @@ def output_html(output: nbformat.NotebookNode) -> str:
     data = output.get("data", {})
     if "text/html" in data:
         return data["text/html"]
-    text = html.escape(output.get("text") or data["text/plain"])
-    return f'<pre class="output"><code>{text.rstrip()}</code></pre>'
+    text = html.escape((output.get("text") or data["text/plain"]).rstrip())
+    return f'<pre class="output"><code>{text}</code></pre>' if text else ""
 
 
 @cache
-def package_hash() -> str:
-    """Return a hash of all that belongs to the package."""
+def sources_hash() -> str:
+    """Return a hash of the package's files and of this one."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "cna_lens").rglob("*")):
+    for path in sorted([*(ROOT / "cna_lens").rglob("*"), FilePath(__file__)]):
         if path.is_file() and path.suffix != ".pyc":
             digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode())
             digest.update(path.read_bytes())

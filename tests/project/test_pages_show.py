@@ -55,6 +55,10 @@ def test_an_object_shows_its_own_html():
     assert "<svg></svg>" in html(f"```python\n{code}```\n")
 
 
+def test_a_block_that_prints_only_spaces_shows_nothing():
+    assert shown(html("```python\nprint(' ')\n```\n")) == []
+
+
 def test_a_page_that_is_not_listed_shows_no_output():
     assert shown(html(PAGE, runs=())) == []
 
@@ -92,7 +96,7 @@ def test_a_second_build_runs_nothing_until_the_code_or_the_package_changes(monke
     assert len(ran) == 1
     html(PAGE.replace("x = 6", "x = 7"))
     assert len(ran) == 2
-    monkeypatch.setattr(extension, "package_hash", lambda: "another package")
+    monkeypatch.setattr(extension, "sources_hash", lambda: "another package")
     html(PAGE)
     assert len(ran) == 3
 
