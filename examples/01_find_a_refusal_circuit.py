@@ -18,9 +18,9 @@
 # %% [markdown]
 # ## A model and two sets of prompts
 #
-# A model is loaded by its name: one on the Hugging Face Hub, a local folder, a .gguf file. This
-# one is SmolLM2-135M-Instruct, taught to refuse harmful requests by a small adapter that is part
-# of the package.
+# A model is loaded by its name on the Hugging Face Hub, a local folder or a .gguf file. This one
+# is SmolLM2-135M-Instruct, taught to refuse harmful requests by a small adapter that is part of
+# the package.
 
 # %%
 import cna_lens
@@ -33,8 +33,8 @@ prompts = cna_lens.prompt_set("refusal")
 prompts
 
 # %% [markdown]
-# Each harmful request has a benign one of its form and length, so that what differs is the harm
-# and not the wording:
+# Each harmful request is paired with a benign one of the same form and length, so that the two
+# differ in harm and not in wording:
 
 # %%
 print(prompts.positive[0])
@@ -53,8 +53,8 @@ circuit.save("refusal_circuit.json")  # Circuit.load reads it back
 circuit
 
 # %% [markdown]
-# It crowds into the last layers. That says little about refusal: activations are largest there,
-# whatever the prompts. `02_is_it_real` tells the two apart.
+# Most of the circuit is in the last layers. This says little about refusal: activations are
+# largest there, whatever the prompts. `02_is_it_real` separates the two explanations.
 
 # %%
 viz.layers(circuit)
@@ -62,9 +62,9 @@ viz.layers(circuit)
 # %% [markdown]
 # ## Ablate it
 #
-# `steer` multiplies the neurons' activations while its context lasts; 0 ablates them. The
-# requests are held-out ones. Beside the circuit goes a control: as many random neurons of the
-# same layers. An evaluation keeps labels, scores and hashes of the answers, and no text.
+# `steer` multiplies the neurons' activations inside a context; 0 ablates them. The requests are
+# held out from discovery. The control is as many random neurons of the same layers. An evaluation
+# keeps labels, scores and hashes of the answers, but no text.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation").positive[::4]
@@ -88,8 +88,8 @@ print(*verdicts(answers), sep="\n")
 # %% [markdown]
 # ## Is there nothing, then?
 #
-# Whether an answer is a refusal is one bit. The log-odds that it begins like one say more, and
-# need no generation: how much does ablation change them, request by request?
+# Whether an answer is a refusal is one bit. The log-odds that it begins like a refusal say more,
+# and need no generation. How much does ablation change them for each request?
 
 # %%
 for name in ("circuit, m = 0", "random control, m = 0"):
@@ -99,11 +99,11 @@ for name in ("circuit, m = 0", "random control, m = 0"):
 # %% [markdown]
 # ## The answer
 #
-# The contrast finds neurons that differ, and says where they are. In this model ablating them, as
-# the paper does, ends no refusals. It lowers the log-odds of a refusal's first token by about a
-# nat, more than random neurons of the same layers do, and by far too little to change what is
-# said. In the large models of the paper it ends most refusals; of a model of your own you will
-# not know before you have looked, at the control too.
+# The contrast finds neurons that differ, and says where they are. In this model, ablating them as
+# the paper does ends no refusals. It lowers the log-odds of a refusal's first token by about a
+# nat, more than random neurons of the same layers do, but far too little to change the answer. In
+# the large models of the paper it ends most refusals. For a model of your own, measure it, and
+# the control too.
 #
 # Next: `02_is_it_real` asks how sure the circuit itself is, `03_compare_methods` whether another
 # method does better.

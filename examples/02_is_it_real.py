@@ -4,9 +4,9 @@
 # **Some neurons always differ most between two sets of prompts. How many of a circuit's would
 # have been there anyway?**
 #
-# Four questions to a circuit, with no forward passes beyond those that found it: would shuffled
-# labels have given one too, would other prompts have given another, is it late in the model
-# because the behaviour is, and do random neurons do the same? About a minute on a CPU.
+# This notebook asks four questions about a circuit: would shuffled labels have given one too,
+# would other prompts have given another, is it late in the model because the behaviour is, and do
+# random neurons do the same? Only the last needs further forward passes. About a minute on a CPU.
 
 # %%
 import cna_lens
@@ -21,15 +21,14 @@ universal = cna_lens.universal_neurons(model)
 selection = cna_lens.Selection(fraction=0.001, universal=universal)
 
 # %% [markdown]
-# `keep="all"` keeps every prompt's activations, so that what follows is arithmetic on them.
-# `Selection` says how a circuit is chosen, here as the paper does; every question below repeats
-# that choice.
+# `keep="all"` keeps every prompt's activations, so the next steps are arithmetic on them.
+# `Selection` says how a circuit is chosen, here as in the paper; each question below repeats that
+# choice.
 #
 # ## Would shuffled labels have given one too?
 #
-# Shuffle "harmful" and "benign" over the prompts many times. Left: how many neurons then reach
-# the circuit's weakest difference. Right: how many neurons reach a p-value, against what chance
-# gives.
+# Shuffle the labels "harmful" and "benign" many times. Left: how many neurons then reach the
+# circuit's weakest difference. Right: how many neurons reach a p-value, compared with chance.
 
 # %%
 null = cna_lens.null_distribution(positive, negative, selection, n_permutations=300)
@@ -42,9 +41,9 @@ print("share of the circuit that shuffled labels would fill:", null.chance_share
 
 # %% [markdown]
 # Every neuron of the circuit differs, and shuffled labels would fill about a hundredth of it. But
-# so does a third of all neurons: in a model that was taught to refuse, harmful and benign
-# requests are easy to tell apart. 46 neurons are where we stopped counting, and not where the
-# difference ends.
+# a third of all neurons differ too: in a model that was taught to refuse, harmful and benign
+# requests are easy to tell apart. We stopped counting at 46 neurons; the difference does not end
+# there.
 #
 # ## Would other prompts have given another?
 #
@@ -61,10 +60,10 @@ print("a resample of all prompts, with the circuit:", stability.jaccard)
 print("neurons in every resample:", len(stability.core()), "of", len(stability.circuit))
 
 # %% [markdown]
-# A Jaccard index of .6 is three quarters of the neurons shared. So somebody else's eight prompts
-# a side, the size of the paper's smaller sets, give another circuit by a quarter. The clearer the
-# behaviour, the steadier the circuit: before this model was taught to refuse, the same figure was
-# .31 (see *Findings*).
+# A Jaccard index of .6 means that three quarters of the neurons are shared. So eight other prompts
+# a side, the size of the paper's smaller sets, replace a quarter of the circuit. The clearer the
+# behaviour, the more stable the circuit: before this model was taught to refuse, the same figure
+# was .31 (see *Findings*).
 #
 # ## Is it late because refusal is?
 #
@@ -79,10 +78,10 @@ viz.layers(place)
 place
 
 # %% [markdown]
-# As it is, nine tenths of the circuit lie in the last three layers, and so do nine tenths of what
-# shuffled labels find. Scaled, it is spread over the second half of the layers, and so are they.
-# In every row "share" and "shuffled labels" are alike: where the circuit lies says nothing of
-# refusal.
+# Without scaling, nine tenths of the circuit lie in the last three layers, and so do nine tenths
+# of the neurons that shuffled labels find. With scaling, both are spread over the second half of
+# the layers. In every row "share" and "shuffled labels" are alike: the location of the circuit
+# says nothing about refusal.
 #
 # ## Do random neurons do the same?
 #
@@ -104,11 +103,10 @@ for name, neurons in circuits.items():
 # ## The answer
 #
 # The circuit is real: its neurons differ by more than chance, other prompts find most of them
-# again, and ablating them does what random neurons do not. Two things that are easily read into
-# it are not there: that these 46 are *the* neurons, when thousands differ as surely, and that
-# refusal is late in the model. And the controls differ among themselves; one draw could have been
-# the one that did nothing. Report a circuit with its null, its stability, and more than one
-# control.
+# again, and ablating them has an effect that random neurons do not have. But two conclusions would
+# be wrong: that these 46 are *the* neurons, since thousands differ as surely, and that refusal is
+# late in the model. The controls also differ among themselves, and a single draw could have been
+# one without effect. Report a circuit with its null, its stability, and more than one control.
 #
 # Whether a real difference is enough to change what the model says is another question:
 # `01_find_a_refusal_circuit` asked it.

@@ -3,9 +3,9 @@
 #
 # **What takes most refusals away, and what does it cost elsewhere?**
 #
-# A method that ends refusals by ending language has ended refusals. So five ways to steer are run
-# on the same requests, and judged by two things at once: the refusals that are left, and how far
-# the model is moved on benign requests. About a minute and a half on a CPU.
+# A method can also end refusals by ending language. So five ways to steer are run on the same
+# requests, and judged by two measures at once: the remaining refusals, and the change of the model
+# on benign requests. About a minute and a half on a CPU.
 
 # %%
 from dataclasses import replace
@@ -23,10 +23,10 @@ positive, negative = prompts.positive[::5], prompts.negative[::5]
 # ## Five methods
 #
 # Every method is a value with a name and a context `at(model, strength)`. Two of them change
-# neurons: the paper's, which zeroes 0.1 % of them everywhere, and one that asks more of the
-# ranking and less of the ablation. RelP is a gradient through the model, and knows which neurons
-# argue *for* a refusal; 1 % of them are set to their means on benign requests, at the last prompt
-# token only.
+# neurons: the paper's, which zeroes 0.1 % of them everywhere, and one with a better ranking and a
+# milder ablation. RelP is a gradient through the model, whose sign shows which neurons make a
+# refusal likelier. The strongest of these, 1 % of all neurons, are set to their means on benign
+# requests, at the last prompt token only.
 
 # %%
 contrast = cna_lens.find_circuit(model, positive, negative)
@@ -54,8 +54,8 @@ methods = [
 # %% [markdown]
 # ## The comparison
 #
-# Ten harmful requests, and ten that only sound harmful. With a `path=` an interrupted comparison
-# goes on where it was.
+# There are ten harmful requests, and ten that only sound harmful. With a `path=` an interrupted
+# comparison resumes.
 
 # %%
 evaluation = cna_lens.prompt_set("refusal_evaluation")
@@ -81,11 +81,11 @@ comparison.to_frame().set_index("method")[columns].iloc[1:].round(1)
 # %% [markdown]
 # ## The answer
 #
-# The log-odds and the answers disagree. RelP's neurons take the first token thirteen nats away
-# from a refusal, and nine of ten requests are refused all the same: there are many ways to begin
-# one. Only CAA at every layer ends refusals, and the KL divergence says how: some four nats per
-# token, a hundred times that of RelP, and the quality of what is said falls with it. Look at both
-# columns, or you will publish the babble.
+# The log-odds and the answers disagree. RelP's neurons move the first token thirteen nats away from
+# a refusal, and nine of ten requests are still refused: there are many ways to begin a refusal.
+# Only CAA at every layer ends refusals, and the KL divergence shows how: it is some four nats per
+# token, a hundred times that of RelP, and the quality of the answers falls too. Look at both
+# columns, or you may publish babble.
 #
 # Directional ablation went the wrong way: with a direction from 20 pairs nearly all of the
 # harmless requests are refused too. From all 100 pairs it is among the better methods (see

@@ -60,10 +60,10 @@ viz.overlap(overlap)
 overlap
 
 # %% [markdown]
-# The capitals' circuit has stayed: more than four fifths of its neurons are the same in both
-# models. That of refusal has not: the two share no more than either shares with the capitals,
-# which is what circuits of this model have in common whatever they are about. Random circuits,
-# even in the same layers, are too low a bar for that; a circuit for another task is a better one.
+# The circuit of capitals has stayed: more than four fifths of its neurons are the same in both
+# models. The circuit of refusal has not: the two share no more neurons than either shares with the
+# circuit of capitals, which is the overlap of any two circuits of this model. Random circuits, even
+# in the same layers, are too weak a control for this; a circuit for another task is a better one.
 #
 # ## Do they do the same?
 #
@@ -82,9 +82,9 @@ for name, model in models.items():
 # %% [markdown]
 # ## The answer
 #
-# New ones, here. The contrast between harmful and benign requests runs over other neurons once
-# the model refuses, and only these lower the log-odds of a refusal in it, by half a nat; those of
-# the base model do nothing there. What the training did not touch has kept its neurons.
+# Here new neurons carry it. Once the model refuses, other neurons differ between harmful and benign
+# requests. Only these lower the log-odds of a refusal in it, by half a nat; the neurons of the base
+# model do nothing there. The task that was not trained has kept its neurons.
 #
 # The paper reports 17 and 28 of 200 neurons shared between base and instruct models for refusal,
 # and more for capitals in both. This pair is a small one and its training a narrow one, the

@@ -1,4 +1,4 @@
-"""Notebooks from py:percent sources: converted, run and exported, the same way each time."""
+"""Convert py:percent sources to notebooks, run them and export them reproducibly."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FOLDER = Path(__file__).parent
 SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
 
 NOT_RUN = "skip-execution"
-"""The tag of cells that readers run and we do not, such as those that install something."""
+"""Tag of cells that only readers run, such as cells that install something."""
 
 LARGEST = 1_500_000
-"""Bytes of a notebook with its outputs; CircuitsVis alone is 1.3 million."""
+"""Most bytes of a notebook with its outputs; CircuitsVis alone takes 1.3 million."""
 
 SECONDS = 600
 
 SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
-"""Nothing is fetched, and that progress bars are text here is no news."""
+"""Fetch nothing, and hide the warning that progress bars are text here."""
 
 PROGRESS = re.compile(r"[^\r\n]*(\d+%\||\d+it )[^\r\n]*\[[^\r\n]*\]|[\r\n]|\x1b\[A")
 
@@ -44,11 +44,11 @@ OFFLINE_TEMPLATE = {
         "<style>.jp-InputArea-editor { overflow-x: auto; }</style>{% endblock %}"
     )
 }
-"""JupyterLab's page without scripts from other servers, and with wide code to be scrolled."""
+"""JupyterLab's page without scripts from other servers; wide code can be scrolled."""
 
 
 def converted(source: Path) -> Notebook:
-    """The notebook of a source, without outputs."""
+    """Return the notebook of a source, without outputs."""
     read = jupytext.read(source, fmt="py:percent")
     cells = [_cell(place, cell) for place, cell in enumerate(read.cells, start=1)]
     metadata = {
@@ -59,13 +59,17 @@ def converted(source: Path) -> Notebook:
 
 
 def executed(source: Path) -> Notebook:
-    """The notebook of a source with its outputs, run in an empty folder by this interpreter.
+    """Run a source and return its notebook with outputs."""
+    return run(converted(source), source.name)
+
+
+def run(notebook: Notebook, name: str) -> Notebook:
+    """Run a notebook's cells in an empty folder with this interpreter; `name` is for errors.
 
     Raises:
         CellExecutionError: a cell failed.
-        ValueError: a cell said something on its standard error, beside its progress.
+        ValueError: a cell wrote to its standard error, beside its progress.
     """
-    notebook = converted(source)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as sockets:
         # A TCP port that was free when it was chosen may be taken when the kernel binds it.
         kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
@@ -81,15 +85,15 @@ def executed(source: Path) -> Notebook:
         )
         client.execute(env=os.environ | SETTINGS)
     notebook.metadata["language_info"] = {"name": "python"}
-    return without_progress(notebook, source.name)
+    return without_progress(notebook, name)
 
 
 def without_progress(notebook: Notebook, name: str) -> Notebook:
-    """The notebook without the bars of what has long come to an end."""
+    """Return the notebook without progress bars."""
     for cell in code_cells(notebook):
         said = [output for output in cell.outputs if output.get("name") == "stderr"]
         if left := PROGRESS.sub("", "".join(output.text for output in said)).strip():
-            raise ValueError(f"{name} said on its standard error: {left}")
+            raise ValueError(f"{name} wrote to its standard error: {left}")
         cell.outputs = [output for output in cell.outputs if output not in said]
     return notebook
 
@@ -111,12 +115,12 @@ def written(notebook: Notebook, source: Path) -> Path:
 
 
 def read(source: Path) -> Notebook:
-    """The notebook that was written beside a source."""
+    """Read the notebook that was written beside a source."""
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
 
 
 def page(notebook: Notebook, title: str) -> str:
-    """The notebook as one HTML file that asks for nothing from the network."""
+    """Return the notebook as one HTML file that requests nothing from the network."""
     exporter = HTMLExporter(
         template_file="offline.html.j2", extra_loaders=[DictLoader(OFFLINE_TEMPLATE)]
     )
@@ -125,7 +129,7 @@ def page(notebook: Notebook, title: str) -> str:
 
 
 def code_cells(notebook: Notebook) -> list[Notebook]:
-    """The cells that are run."""
+    """Return the cells that are run."""
     return [
         cell
         for cell in notebook.cells
@@ -134,7 +138,7 @@ def code_cells(notebook: Notebook) -> list[Notebook]:
 
 
 def silent_cells(notebook: Notebook) -> list[str]:
-    """The first lines of cells that end in an expression and show nothing."""
+    """Return the first lines of cells that end in an expression and show nothing."""
     return [
         cell.source.splitlines()[0]
         for cell in code_cells(notebook)
