@@ -1,4 +1,4 @@
-"""Thresholds: all numbers that decide whether a finding counts."""
+"""Thresholds: how large a check's statistic must be to indicate tampering."""
 
 from __future__ import annotations
 
