@@ -29,8 +29,12 @@ LARGEST = 1_500_000
 
 SECONDS = 600
 
-SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
-"""Fetch nothing, and hide the warning that progress bars are text here."""
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+    "GOMP_SPINCOUNT": "1000",
+}
+"""Fetch nothing, hide the warning that progress bars are text here, and do not spin for long."""
 
 PROGRESS = re.compile(r"[^\r\n]*(\d+%\||\d+it )[^\r\n]*\[[^\r\n]*\]|[\r\n]|\x1b\[A")
 
