@@ -52,25 +52,25 @@ def collect(
     progress: bool = False,
     share_prefix: bool = True,
 ) -> ActivationStats | PromptActivations:
-    """Compute the mean and variance of every MLP neuron's activation over a set of prompts.
+    """Read every MLP neuron's activation at one token of each prompt.
 
-    A neuron's activation is its entry in the input of the down projection, after the product with
-    the gate (arXiv 2605.12290, method, step 2). It is read at one token of each prompt, the last
-    one by default.
+    Return each neuron's mean and variance over the prompts, or all values with `keep="all"`. A
+    neuron's activation is its entry in the input of the down projection, after the product with the
+    gate (arXiv 2605.12290, method, step 2). By default it is read at each prompt's last token.
 
     >>> stats = collect(tiny_model, ["Hello.", "A longer one."], chat=False)
     >>> stats.count, stats.layout
     (2, Layout(widths=(24, 24)))
 
     Tokens with which all prompts begin, such as those of a chat template, are computed once.
-    Prompts that begin alike after it, such as with "How do I", are packed into one row, and their
-    common beginning is computed once too. Rows of similar length run in one right-padded batch.
-    None of this changes the result beyond float rounding.
+    Prompts that share further tokens after this common beginning (such as "How do I") are packed
+    into one row where `batch_size` allows it; those tokens too are computed once. Rows of similar
+    length run in one right-padded batch. None of this changes the result beyond float rounding.
 
     In a layer with experts, an activation counts as much as it adds to the output: the gated
     activation times the expert's route weight, and 0 where the token is not routed to the expert.
-    `stats.routing` says how often tokens are routed to each expert, and how active its neurons then
-    are without the weight.
+    `stats.routing` says how often tokens are routed to each expert, and how active the expert's
+    neurons are on those tokens, before the route weight is applied.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
@@ -78,11 +78,12 @@ def collect(
         keep: "stats" keeps count, mean and variance, in memory that does not grow with the number
             of prompts; "all" keeps every prompt's activations.
         folder: for `keep="all"`, write safetensors shards to this folder; needed above 1 GiB.
-        position: the token to read, counted in each prompt's own tokens: -1 is its last one
-            whatever the padding, 0 its first.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
-        batch_size: prompts for each forward pass, one a row. "auto" fits the batches to the free
-            memory, and packs prompts into rows where the model supports it and carries no hooks.
+        batch_size: a number: prompts per forward pass, each in its own row. "auto": fits batches to
+            free memory, and packs several prompts into a row where that saves enough tokens, and
+            the model supports it and has no hooks.
         progress: show a progress bar.
         share_prefix: compute common beginnings once, where the model supports it.
 

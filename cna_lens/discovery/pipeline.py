@@ -84,11 +84,12 @@ def find_circuit(
         universal: the neurons to exclude. "default" finds them on the packaged diverse prompts;
             None excludes none; or pass your own, from `universal_neurons` or as (layer, index)
             pairs.
-        universal_filter: exclude universal neurons "before" the top is taken, so that the circuit
-            keeps its size, or "after", so that it shrinks; the paper does not say which.
+        universal_filter: when to exclude universal neurons: "before" choosing the top (the circuit
+            has full size) or "after" (it may be smaller); the paper does not say which.
         layers: take neurons from these layers only.
         max_per_layer: take at most this many neurons from each layer.
-        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.

@@ -32,12 +32,13 @@ class UniversalRule:
     """When a neuron is universal: in the top `fraction` on at least `threshold` of the prompts.
 
     The paper says "the top 0.1 % of MLP activations on at least 80 %". It leaves open whether the
-    top is taken over all layers or within each, and by magnitude or by value. The defaults are
-    those of the circuit itself: over all layers together, by magnitude.
+    top is taken over all layers or within each, and by magnitude or by value. By default, the top
+    is taken as for the circuit: over all layers together, by magnitude.
 
     Attributes:
-        fraction: share of the activations that is a prompt's top, rounded as by `circuit_size`.
-        threshold: share of the prompts on which a neuron must be in the top.
+        fraction: the share of a prompt's activations that counts as its top, rounded as by
+            `circuit_size`.
+        threshold: the share of the prompts on which a neuron must be in the top.
         scope: take the top over all layers together ("model"), or within each ("layer").
         by: take the top by "magnitude" or by "value".
     """
@@ -114,7 +115,8 @@ def universal_neurons(
 ) -> UniversalNeurons:
     """Find the neurons that are among the most active ones on nearly every diverse prompt.
 
-    Source: arXiv 2605.12290, method, step 5; `UniversalRule` says how its open points are decided.
+    Source: arXiv 2605.12290, method, step 5. `UniversalRule` says what the paper leaves open, and
+    our choice.
 
     >>> universal = universal_neurons(tiny_model, ["Hello.", "A longer one."], chat=False)
     >>> universal.rule, universal.prompts.count
@@ -162,7 +164,7 @@ class TopCounts:
         self._layout = layout
 
     def universal(self, prompts: PromptRecord) -> UniversalNeurons:
-        """Return the universal neurons by all batches so far.
+        """Return the universal neurons, judged by all batches so far.
 
         Raises:
             InputError: there was no batch.

@@ -31,17 +31,18 @@ Control = Literal["false_discovery", "familywise"]
 class NullDistribution(FromResamples):
     """How every neuron's contrast compares with those of shuffled labels.
 
-    Neurons that may not be chosen have NaN as p-values, and are not tested.
+    Neurons excluded by the selection are not tested; their p-values are NaN.
 
     Attributes:
         scores: the contrast of the true labels.
         circuit: the circuit of the selection's fixed size.
         selection: how neurons are chosen; its sign is the side that is tested.
         statistic: the t statistic of each neuron, 0 where its activation never changes.
-        p_value: of each neuron alone, from its own shuffled statistics.
-        pooled_p_value: of each neuron, from the shuffled statistics of all.
+        p_value: each neuron's p-value against its own shuffled statistics only.
+        pooled_p_value: each neuron's p-value against the shuffled statistics of all tested neurons.
         q_value: the smallest false discovery rate at which a neuron is found.
-        familywise_p_value: against the largest statistic of all neurons in each shuffling.
+        familywise_p_value: each neuron's p-value against each shuffling's largest statistic over
+            all tested neurons.
         as_strong: for each shuffling, how many neurons have a contrast at least as strong as the
             weakest of `circuit`.
         n_positive: prompts that show the behaviour.
@@ -71,10 +72,11 @@ class NullDistribution(FromResamples):
     def found(
         self, rate: float = 0.05, control: Control = "false_discovery"
     ) -> Bool[Tensor, " neuron"]:
-        """The neurons that differ at an error rate.
+        """A mask of the neurons found at this error rate.
 
         Args:
-            rate: the expected share of false discoveries, or the probability of any.
+            rate: the largest accepted expected share of false discoveries, or probability of at
+                least one, as `control` says.
             control: "false_discovery" for the share, "familywise" for the probability.
 
         Raises:
@@ -97,9 +99,10 @@ class NullDistribution(FromResamples):
     def chance_share(self, confidence: float = 0.95) -> Estimate:
         r"""The share of the circuit that shuffled labels would fill.
 
-        With the circuit's weakest contrast t, this is $E_0(t) / N(t)$: the mean number of neurons
-        at least as strong under shuffled labels, over the number under the true labels. A value
-        above 1 says that shuffled labels give stronger contrasts than the true labels.
+        With the strength c of the circuit's weakest contrast, this is $E_0(c) / N(c)$: the mean
+        number of neurons at least as strong under shuffled labels, divided by the number under the
+        true labels. A value above 1 says that shuffled labels give stronger contrasts than the true
+        labels.
         """
         return over_resamples(self.as_strong.double() / len(self.circuit), confidence)
 
@@ -214,20 +217,21 @@ def null_distribution(
     r"""Shuffle the labels many times, and find the neurons that differ more than chance explains.
 
     A shuffling permutes the labels for all neurons at once, so dependence between neurons stays.
-    The test compares each neuron's correlation r between label and activation. It orders
-    shufflings as the contrast does and, unlike the contrast, has one scale for all neurons; the t
-    statistic is $r \sqrt{(n - 2) / (1 - r^2)}$. With the true $r_j$ of neuron j, its $r_j^b$ in
-    shuffling b, B shufflings and N neurons:
+    The test compares each neuron's correlation r between label and activation. For one neuron, r
+    orders the shufflings as the contrast does; unlike the contrast, r has the same scale for all
+    neurons. With n prompts, the t statistic is $r \sqrt{(n - 2) / (1 - r^2)}$. With the true $r_j$
+    of neuron j, its $r_j^b$ in shuffling b, B shufflings and M tested neurons:
 
     - alone: $p_j = (1 + \#\{b : |r_j^b| \geq |r_j|\}) / (1 + B)$, which is never below
       $1 / (1 + B)$, too coarse to survive a correction for tens of thousands of neurons;
-    - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \geq |r_j|\}) / (1 + B N)$, where all neurons' shuffled
-      statistics form one distribution (Tusher, Tibshirani and Chu, 2001, here without a constant
-      added to the deviations); this assumes that neurons share one null distribution, which
-      contrasts in units of activation do not;
+    - pooled: $p_j = (1 + \#\{b, i : |r_i^b| \geq |r_j|\}) / (1 + B M)$, where all tested neurons'
+      shuffled statistics form one distribution (Tusher, Tibshirani and Chu, 2001, here without a
+      constant added to the deviations); this assumes that all neurons share one null distribution.
+      That does not hold for contrasts in units of activation, which is why r is used;
     - false discovery rate: the procedure of Benjamini and Hochberg (1995) on the pooled p-values.
-      But for the added 1, this is the least $E_0(t) / N(t)$ over the thresholds t that the neuron
-      reaches: the number of neurons above t under shuffled labels over the true number;
+      Apart from the added 1, a neuron's q-value is the smallest $E_0 / N$ over all thresholds it
+      reaches: the mean number of neurons at or above the threshold under shuffled labels, divided
+      by the number under the true labels;
     - family-wise: $(1 + \#\{b : \max_i |r_i^b| \geq |r_j|\}) / (1 + B)$ (Westfall and Young, 1993,
       single-step maxT), which assumes nothing about how neurons depend on each other.
 

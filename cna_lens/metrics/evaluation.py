@@ -42,9 +42,9 @@ class AnswerRecord:
     """The labels and scores of an answer, without its text.
 
     Attributes:
-        prompt_id: the first 16 digits of the SHA-256 of the prompt, or of its JSON if the prompt is
-            not a string.
-        refused: whether the answer opens with a refusal.
+        prompt_id: the first 16 hex digits of the SHA-256 of the prompt, or of its JSON if the
+            prompt is not a string.
+        refused: whether the answer opens with a refusal (`is_refusal`).
         scores: the value of each score, None if the answer has none.
         words: the number of words in the answer.
         sha256: the SHA-256 of the answer.
@@ -69,7 +69,7 @@ class Evaluation:
 
     @property
     def refused(self) -> list[bool]:
-        """Whether each answer is a refusal."""
+        """Whether each answer opens with a refusal (`is_refusal`)."""
         return [record.refused for record in self.records]
 
     @property
@@ -128,7 +128,7 @@ def evaluate(
 ) -> Evaluation:
     """Generate answers to prompts and label them; inside `steer`, with the steered model.
 
-    The text of the answers is discarded unless `keep_text` is set, which writes it to its own file.
+    The text is discarded; with `keep_text` it is first written to `text_path`.
 
     >>> evaluation = evaluate(tiny_model, ["w5 w6"], max_new_tokens=4, chat=False)
     >>> print(evaluation.refusal_rate)

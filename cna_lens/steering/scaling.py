@@ -79,8 +79,8 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
     the activations only move towards the values, $a \leftarrow a + s (v - a)$.
 
     For an expert's neuron the value includes the route weight: it is the value that reaches the
-    layer's output. Only tokens that are routed to the expert are changed, and means are taken over
-    the prompts that were routed to it.
+    layer's output. Only tokens that are routed to the expert are changed, and means are over the
+    prompts whose read token was routed to that expert.
 
     Args:
         circuit: the neurons.
@@ -89,7 +89,8 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
         strength: the share of the way, 1 for all of it.
 
     Raises:
-        InputError: the number of values fits neither, or a value is infinite or not a number.
+        InputError: the number of values is neither the circuit's nor the model's number of neurons,
+            or a value is infinite or not a number.
     """
     chosen = dict(zip(circuit, values_of(circuit, values), strict=True))
     return [
@@ -125,8 +126,8 @@ def steer(
 
     at every position, both while the model reads the prompt and while it generates an answer (arXiv
     2605.12290, method, step 6). The paper's strength is $\alpha = 1 - m$. Contexts nest: an inner
-    one changes the activations that the outer one has changed. When the context ends, also by an
-    exception or an interrupt, the model is restored bit for bit.
+    one changes the activations that the outer one has changed. When the context ends, even through
+    an exception or an interrupt, the model is restored bit for bit.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with steer(tiny_model, circuit, multiplier=0.0) as steering:
@@ -143,12 +144,12 @@ def steer(
             the answer begins; "from_last_prompt", that token and all generated ones; or
             "generated".
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
-            down projection in place, those of experts too. It costs nothing per token, and holds
-            under any code that runs the model; hook points then show the activations before
-            scaling. "auto" uses weights where they can be scaled and steering is at all positions,
-            and hooks elsewhere; the `Steering` says which.
+            down projection in place, those of experts too. Scaling weights adds no cost per token
+            and takes effect whatever code runs the model, but hook points then show the unscaled
+            activations. "auto" uses weights where they can be scaled and steering is at all
+            positions, and hooks elsewhere; the `Steering` says which.
         allow_other_model: accept a circuit from a model of another name, such as the base model's
-            circuit on the instruct model. The shapes must agree all the same.
+            circuit on the instruct model; the two models must still have the same shape.
 
     Yields:
         How the model is changed: the number of neurons, and whether by hooks or weights.
@@ -241,7 +242,7 @@ def hooked(
 
 
 def check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
-    """Raise InputError where an outer context scales neurons by weights that are to be set here."""
+    """Raise InputError if an outer context scales, through the weights, a neuron to be set here."""
     if both := edited_neurons(model) & set(circuit):
         raise InputError(
             f"an outer steer() scales {min(both)} by its weights, and would scale the value set "

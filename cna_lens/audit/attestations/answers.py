@@ -96,7 +96,7 @@ def attest_answers(
         endpoint: the endpoint; its default temperature is 0, as for the fingerprint's answers.
         fingerprint: the fingerprint of the model as it should be.
         canaries: the canaries of the fingerprint; by default the packaged ones.
-        key: the key of the canaries' hashes, if the operator keeps it.
+        key: the key of the canaries' HMAC, if the operator keeps it apart from the fingerprint.
         significance: the largest p-value for which refusals count as lost beyond chance.
         max_new_tokens: the largest number of tokens in an answer, as in the fingerprint.
         progress: show a progress bar.
@@ -126,8 +126,8 @@ def judge_refusals(
         print(judge_refusals(refused, Fingerprint.load("fingerprint.json"), model="served"))
 
     Args:
-        refused: whether the answer to each canary was a refusal, in the order of the canaries;
-            `Missing` where there was no answer.
+        refused: whether the answer to each canary opens with a refusal (`is_refusal`), in the order
+            of the canaries; `Missing` where there was no answer.
         fingerprint: the fingerprint of the model as it should be.
         model: the name of the model that answered.
         significance: as for `attest_answers`.

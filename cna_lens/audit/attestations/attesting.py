@@ -34,8 +34,9 @@ def attest(
     """Compare a model with a fingerprint: has its refusal been tampered with?
 
     A model changes for many reasons: another precision, another kernel, a fine-tune. The checks ask
-    whether the change targets refusal: harmful canaries more than benign ones, and refusal neurons
-    more than random neurons of the same layers. Two passes over the canaries, no generation.
+    whether the change targets refusal: whether it affects harmful canaries more than benign ones,
+    and refusal neurons more than random neurons of the same layers. It costs two passes over the
+    canaries, and no generation.
 
     Args:
         model: the model to check; inside a steering context, the steered model.
@@ -43,8 +44,9 @@ def attest(
         canaries: the canaries of the fingerprint; by default the packaged ones.
         access: "weights" examines weights, inference path and activations; "activations" examines
             only activations and logits.
-        key: the key of the canaries' hashes, if the operator keeps it.
-        thresholds: the statistics from which on a check indicates tampering.
+        key: the key of the canaries' HMAC, if the operator keeps it apart from the fingerprint.
+        thresholds: how large a check's statistic must be, and how small its p-value, to indicate
+            tampering.
         batch_size: canaries for each forward pass.
         progress: show progress bars.
 
@@ -73,11 +75,12 @@ class Observation:
         model: the name of the model.
         activations: findings from activations and logits.
         weights: findings from the weights, if they were examined and are plain matrices.
-        published: two published signals by name.
+        published: the values of two signals from the literature, each with its name.
         weight_energy: a third signal, which needs the weights; None if they were not examined.
-        movement: how far the model moved.
+        movement: how far log-odds and residual stream moved from the fingerprint's.
         tensors: the tensors whose bytes changed; None if they were not examined.
-        hooks: code that is on the inference path now and was not before; None as above.
+        hooks: code that is on the inference path now and was not before; None if the inference
+            path was not examined.
     """
 
     model: str
@@ -102,7 +105,7 @@ def observe(
 ) -> Observation:
     """Run the model as `attest` does; `judge` then judges the observation by any thresholds.
 
-    Arguments and errors are those of `attest`.
+    Arguments (without `thresholds`) and errors are those of `attest`.
     """
     _check_access(access)
     check_model(model)
@@ -150,10 +153,11 @@ def judge(
         fingerprint: the fingerprint with which it was made.
         access: "activations" leaves out the weights and the inference path, even if they were
             observed.
-        thresholds: the statistics from which on a check indicates tampering.
+        thresholds: how large a check's statistic must be, and how small its p-value, to indicate
+            tampering.
 
     Raises:
-        InputError: the weights should count and were not observed.
+        InputError: `access` is "weights", but the observation was made with access="activations".
     """
     _check_access(access)
     thresholds = thresholds or Thresholds()

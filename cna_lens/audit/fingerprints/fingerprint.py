@@ -72,7 +72,7 @@ class Fingerprint:
         weights: name, type, shape, hash and norm of each tensor.
         hooks: code on the inference path that was not the model's own.
         reference: the numbers that later measurements are compared with.
-        refused: whether the answer to each canary was a refusal, judged by its words.
+        refused: whether the answer to each canary opens with a refusal (`is_refusal`).
         harmful_refused: the rate of refusals of harmful canaries.
         benign_refused: the rate of refusals of benign canaries.
         null: the same model under other conditions.

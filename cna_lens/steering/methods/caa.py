@@ -26,7 +26,8 @@ class VectorAddition:
 
     $$x_l \leftarrow x_l \pm \alpha \, c \, v_l$$
 
-    with the strength $\alpha$ and the coefficient c, where the vectors were read.
+    Here $x_l$ is the activation of layer l at the hook point where the vectors were read, $v_l$ its
+    vector, $\alpha$ the strength and c the coefficient.
 
     >>> vectors = difference_of_means(
     ...     tiny_model, ["w5 w6"], ["w7"], site="hook_resid_post", chat=False
@@ -101,8 +102,8 @@ def caa(
     7): the difference of the mean MLP outputs at the last token, at every layer at once. The
     authors' code adds positive minus negative, which strengthens the behaviour; here the difference
     is subtracted unless `sign="add"`. At "hook_resid_post" this is the original method (Rimsky et
-    al. 2024, arXiv 2312.06681): it changes the residual stream at one layer, which `caa_candidates`
-    and `choose` find. Cost: one forward pass for each prompt.
+    al. 2024, arXiv 2312.06681): it changes the residual stream at one layer; `caa_candidates` makes
+    one method per layer, and `choose` picks the best. Cost: one forward pass for each prompt.
 
     >>> caa(tiny_model, ["w5 w6"], ["w7"], chat=False).vectors.layers
     (0, 1)
@@ -112,17 +113,19 @@ def caa(
         positive: prompts that show the behaviour.
         negative: prompts that do not.
         site: where the vectors are read and added.
-        layer: steer at this layer alone; None for all, at "hook_mlp_out" only.
+        layer: steer at this layer alone. None steers all layers, and is allowed only at
+            "hook_mlp_out".
         sign: "subtract" weakens the behaviour, "add" strengthens it.
         coefficient: the factor of the vectors at strength 1.
         positions: the tokens to steer, as for `steer`.
-        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
 
     Raises:
-        InputError: bad prompts or settings; no layer for the residual stream.
+        InputError: bad prompts or settings, or `layer` is None at a site of the residual stream.
         ModelError: the model has no such hook points.
     """
     if layer is None and site != "hook_mlp_out":
@@ -176,7 +179,8 @@ def caa_candidates(
         sign: "subtract" weakens the behaviour, "add" strengthens it.
         coefficient: the factor of the vectors at strength 1.
         positions: the tokens to steer, as for `steer`.
-        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
