@@ -33,7 +33,8 @@ reproduce-smollm2: setup
 notebooks: setup
 	$(VENV)/bin/python -m examples
 
-# The documentation, into out/docs, with the notebooks as pages; a broken link or reference stops it.
+# The documentation, into out/docs, with the notebooks as pages; a broken link or reference stops it,
+# and so does code on a page that fails. The first build runs that code, for about three minutes.
 docs: setup
 	$(VENV)/bin/python -m zensical build --config-file .zensical.toml --clean --strict
 	$(VENV)/bin/python -m examples --html out/docs/notebooks
@@ -55,12 +56,13 @@ test-ray: setup
 
 # The notebooks, run from their sources.
 test-notebooks: setup
-	$(VENV)/bin/pytest -m notebooks
+	$(VENV)/bin/$(PYTEST) -m notebooks
 
 # The tests that run a model, on the last TransformerLens that has HookedTransformer, and those that
-# need it: that class, and SAELens.
+# need it: that class, and SAELens. TESTS=core leaves it at the method itself.
+test-tl3: TESTS = not browser and not notebooks
 test-tl3: $(VENV_TL3)/.package
-	$(VENV_TL3)/bin/$(PYTEST) -m 'not browser and not notebooks'
+	$(VENV_TL3)/bin/$(PYTEST) -m '$(TESTS)'
 
 # The core on the locked versions, the lowest that are declared, and the newest of everything; what
 # came of it goes into docs/compatibility.md.

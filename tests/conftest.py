@@ -141,13 +141,15 @@ CORE = {
 
 
 def pytest_itemcollected(item):
-    if item.path.name in CORE and not item.get_closest_marker("real_model"):
+    of_the_core = item.path.name in CORE or item.path.parent.name == "tl3"
+    if of_the_core and not item.get_closest_marker("real_model"):
         item.add_marker("core")
 
 
 def pytest_ignore_collect(collection_path, config):
     """The other files may import what only an extra brings."""
-    only_core = config.option.markexpr == "core" and collection_path.name.startswith("test_")
+    is_test = collection_path.name.startswith("test_") and collection_path.parent.name != "tl3"
+    only_core = config.option.markexpr == "core" and is_test
     return True if only_core and collection_path.name not in CORE else None
 
 

@@ -26,6 +26,13 @@ def test_repr_is_one_line_print_has_80_columns_and_html_is_well_formed():
         assert "http" not in result._repr_html_()
 
 
+def test_in_a_notebook_a_summary_is_the_same_text(monkeypatch):
+    circuit = results.circuit()
+    text = str(circuit)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(circuit) == text != ""
+
+
 def test_the_html_of_a_circuit_holds_every_neuron_and_counts_each_layer():
     circuit = results.circuit()
     parsed = Parsed(circuit._repr_html_())

@@ -19,7 +19,10 @@ ROWS = 20
 def plain_text(summary: Summary) -> str:
     """Show title, facts, a bar for each layer with neurons, and the first rows of the table."""
     out = StringIO()
-    console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False)
+    # In a notebook rich would show the text itself, and leave nothing to return.
+    console = Console(
+        file=out, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(_text(summary.title))
     facts = RichTable(show_header=False, box=None, pad_edge=False)
     for name, value in summary.facts:
