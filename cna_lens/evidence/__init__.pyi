@@ -24,11 +24,12 @@ from .overlap import (
     jaccard as jaccard,
     transfer as transfer,
 )
-from .resampling import PromptSets as PromptSets, bootstrap as bootstrap
+from .resampling import ActivationSets as ActivationSets, bootstrap as bootstrap
 from .selection import Selection as Selection
 
 __all__ = [
     "Ablations",
+    "ActivationSets",
     "LateShare",
     "LayerCounts",
     "Localization",
@@ -37,7 +38,6 @@ __all__ = [
     "NullCurves",
     "NullDistribution",
     "Overlap",
-    "PromptSets",
     "Selection",
     "SizeStability",
     "Stability",

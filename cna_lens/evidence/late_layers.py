@@ -13,8 +13,8 @@ from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import LayerCounts
 from cna_lens.evidence.resampling import (
+    ActivationSets,
     FromResamples,
-    PromptSets,
     bootstrap,
     check_counts,
     over_resamples,
@@ -202,7 +202,7 @@ def localization(
     if scale not in get_args(Scale):
         raise InputError(f"scale is {scale!r}, expected one of {get_args(Scale)}")
     chosen = selection or Selection()
-    sets = PromptSets(positive, negative, paired)
+    sets = ActivationSets(positive, negative, paired)
     scores = sets.scores()
     layer_scale = _layer_scale(sets, scale)
     generator = torch.Generator().manual_seed(seed)
@@ -275,7 +275,7 @@ def _divided(scores: NeuronScores, layer_scale: Float64[Tensor, " layer"] | None
     )
 
 
-def _layer_scale(sets: PromptSets, scale: Scale) -> Float64[Tensor, " layer"]:
+def _layer_scale(sets: ActivationSets, scale: Scale) -> Float64[Tensor, " layer"]:
     squares = torch.zeros(sets.layout.n_neurons, dtype=torch.float64)
     for block, activations in sets.columns():
         values = activations - activations.mean(0) if scale == "std" else activations

@@ -14,7 +14,7 @@ from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import NullCurves, thinned
 from cna_lens.evidence.permutations import count_shuffled, label_permutations, true_correlations
-from cna_lens.evidence.resampling import FromResamples, PromptSets, check_counts, over_resamples
+from cna_lens.evidence.resampling import ActivationSets, FromResamples, check_counts, over_resamples
 from cna_lens.evidence.selection import Selection
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.rendering import Cell, Table, neuron_table
@@ -265,7 +265,7 @@ def null_distribution(
     """
     check_counts(n_permutations=n_permutations)
     chosen = selection or Selection()
-    sets = PromptSets(positive, negative, paired)
+    sets = ActivationSets(positive, negative, paired)
     scores = sets.scores()
     circuit = chosen.circuit(scores)
     tested = chosen.candidates(sets.layout)

@@ -14,8 +14,8 @@ from cna_lens.discovery.activations.per_prompt import PromptActivations
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import SizeStability, StabilityCurves
 from cna_lens.evidence.resampling import (
+    ActivationSets,
     FromResamples,
-    PromptSets,
     Resamples,
     bootstrap,
     check_counts,
@@ -194,7 +194,7 @@ def stability(
     """
     check_counts(n_resamples=n_resamples)
     chosen = selection or Selection()
-    sets = PromptSets(positive, negative, paired)
+    sets = ActivationSets(positive, negative, paired)
     available = min(sets.n_positive, sets.n_negative)
     tried = _checked_sizes(sizes, available)
     circuit = chosen.circuit(sets.scores())

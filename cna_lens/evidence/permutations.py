@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.evidence.resampling import PromptSets, counts, shuffled_labels
+from cna_lens.evidence.resampling import ActivationSets, counts, shuffled_labels
 from cna_lens.evidence.selection import Selection
 
 ROUNDING = 1e-10
@@ -24,7 +24,7 @@ ENTRIES = 1 << 22
 Labels = Float64[Tensor, "permutation prompt"]
 
 
-def label_permutations(sets: PromptSets, at_most: int, seed: int) -> tuple[Labels, bool]:
+def label_permutations(sets: ActivationSets, at_most: int, seed: int) -> tuple[Labels, bool]:
     """Permutations of the labels, 1 for positive and 0 for negative, and whether they are all.
 
     All are taken once where there are no more than `at_most`; otherwise `at_most` are drawn.
@@ -106,7 +106,7 @@ class ShuffledCounts:
     as_strong: Int64[Tensor, " permutation"]
 
 
-def true_correlations(sets: PromptSets) -> Float64[Tensor, " neuron"]:
+def true_correlations(sets: ActivationSets) -> Float64[Tensor, " neuron"]:
     """Each neuron's correlation with the labels as they are."""
     labels = torch.zeros((1, sets.n_positive + sets.n_negative), dtype=torch.float64)
     labels[:, : sets.n_positive] = 1
@@ -118,7 +118,7 @@ def true_correlations(sets: PromptSets) -> Float64[Tensor, " neuron"]:
 
 
 def count_shuffled(
-    sets: PromptSets,
+    sets: ActivationSets,
     labels: Labels,
     selection: Selection,
     tested: Bool[Tensor, " neuron"],

@@ -45,7 +45,7 @@ class Resamples:
 
 
 @dataclass(frozen=True)
-class PromptSets:
+class ActivationSets:
     """The kept activations of two sets of prompts.
 
     Attributes:
@@ -166,7 +166,7 @@ class FromResamples(Evidence):
 
 
 def bootstrap(
-    sets: PromptSets, n: int, generator: torch.Generator, size: int | None = None
+    sets: ActivationSets, n: int, generator: torch.Generator, size: int | None = None
 ) -> Resamples:
     """Draw prompts with replacement, each side from its own set; pairs stay together.
 
@@ -185,7 +185,7 @@ def bootstrap(
 
 
 def disjoint_sets(
-    sets: PromptSets, n: int, generator: torch.Generator, size: int
+    sets: ActivationSets, n: int, generator: torch.Generator, size: int
 ) -> tuple[Resamples, Resamples]:
     """Draw n times two discovery sets without a common prompt, `size` prompts of each side."""
     positive = _orders(n, sets.n_positive, generator)
@@ -197,7 +197,7 @@ def disjoint_sets(
     return first, second
 
 
-def shuffled_labels(sets: PromptSets, n: int, generator: torch.Generator) -> Resamples:
+def shuffled_labels(sets: ActivationSets, n: int, generator: torch.Generator) -> Resamples:
     """Shuffle labels among all prompts, or swap them within pairs where the sets are paired."""
     total = sets.n_positive + sets.n_negative
     if sets.paired:
@@ -247,7 +247,7 @@ def check_counts(**counts: int) -> None:
             raise InputError(f"{name} is {count}, expected at least 1")
 
 
-def _sides(sets: PromptSets, positive: Tensor, negative: Tensor) -> Resamples:
+def _sides(sets: ActivationSets, positive: Tensor, negative: Tensor) -> Resamples:
     total = sets.n_positive + sets.n_negative
     return Resamples(counts(positive, total), counts(negative + sets.n_positive, total))
 

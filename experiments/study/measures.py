@@ -13,7 +13,7 @@ import torch
 
 import cna_lens
 from cna_lens import InputError, Selection
-from cna_lens.evidence import PromptSets, bootstrap
+from cna_lens.evidence import ActivationSets, bootstrap
 from cna_lens.metrics import (
     Evaluation,
     Judge,
@@ -176,7 +176,7 @@ def _over_resamples(
 
 
 @contextmanager
-def _contrast(bench: Bench, found: Discovery) -> Generator[tuple[PromptSets, Selection]]:
+def _contrast(bench: Bench, found: Discovery) -> Generator[tuple[ActivationSets, Selection]]:
     """Every prompt's activations, in files that end with the context, and the selection."""
     if found.ranking != "contrast":
         raise InputError(
@@ -185,7 +185,7 @@ def _contrast(bench: Bench, found: Discovery) -> Generator[tuple[PromptSets, Sel
     with tempfile.TemporaryDirectory(prefix="cna-lens-", dir=bench.folder) as folder:
         positive, negative = bench.activations(found, Path(folder))
         yield (
-            PromptSets(positive, negative),
+            ActivationSets(positive, negative),
             Selection(
                 k=found.k or circuit_size(positive.layout.n_neurons, found.fraction),
                 sign=found.sign,

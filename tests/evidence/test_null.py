@@ -9,7 +9,7 @@ from kept import kept, noise
 
 import cna_lens
 from cna_lens import InputError, Selection, null_distribution
-from cna_lens.evidence import PromptSets
+from cna_lens.evidence import ActivationSets
 from cna_lens.evidence.permutations import count_at_least, label_permutations
 
 POSITIVE = [[9.0, 1.0, 5.0], [8.0, 3.0, 5.0]]
@@ -81,7 +81,7 @@ def test_p_values_are_those_of_a_slow_loop(sign, paired):
 
     true = torch.tensor([1.0] * n + [0.0] * n)
     observed = statistics(true)
-    labels, _ = label_permutations(PromptSets(*sides, paired), draws, 3)
+    labels, _ = label_permutations(ActivationSets(*sides, paired), draws, 3)
     shuffled = torch.stack([statistics(row) for row in labels])
     tested = [neuron for neuron in range(8) if neuron != excluded]
     for neuron in tested:
@@ -119,7 +119,7 @@ def test_the_share_by_chance_counts_contrasts_as_strong_as_the_circuits_weakest(
     sides = kept(positive, (5, 7)), kept(negative, (5, 7))
     null = null_distribution(*sides, Selection(k=3), paired=paired, n_permutations=30)
     weakest = abs(null.circuit.scores[-1])
-    labels, _ = label_permutations(PromptSets(*sides, paired), 30, 0)
+    labels, _ = label_permutations(ActivationSets(*sides, paired), 30, 0)
     rows = torch.cat([positive, negative]).double()
     contrasts = [rows[row == 1].mean(0) - rows[row == 0].mean(0) for row in labels]
     assert null.as_strong.tolist() == [int((each.abs() >= weakest).sum()) for each in contrasts]

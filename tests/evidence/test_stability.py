@@ -16,7 +16,7 @@ from cna_lens import (
     rank,
     stability,
 )
-from cna_lens.evidence import PromptSets, bootstrap
+from cna_lens.evidence import ActivationSets, bootstrap
 from cna_lens.evidence.resampling import Resamples, disjoint_sets, shuffled_labels
 
 WIDTHS = (4, 0, 6)
@@ -55,7 +55,7 @@ def slow_circuits(rows, resamples, selection, widths):
 def test_the_circuit_of_each_resample_is_what_rank_and_top_take(selection, paired):
     # Whole numbers, so that ties are common.
     rows = (noise(10, 10, 1) * 2).round()
-    sets = PromptSets(kept(rows[:5], WIDTHS), kept(rows[5:], WIDTHS), paired)
+    sets = ActivationSets(kept(rows[:5], WIDTHS), kept(rows[5:], WIDTHS), paired)
     generator = torch.Generator().manual_seed(0)
     for resamples in (
         bootstrap(sets, 40, generator),
@@ -91,7 +91,7 @@ def test_ties_are_broken_as_top_breaks_them(values, k):
 
 
 def test_many_resamples_in_pieces_are_the_same_circuits(monkeypatch):
-    sets = PromptSets(kept(noise(6, 20, 2)), kept(noise(6, 20, 3)))
+    sets = ActivationSets(kept(noise(6, 20, 2)), kept(noise(6, 20, 3)))
     resamples = bootstrap(sets, 30, torch.Generator().manual_seed(0))
     whole = sets.circuits(resamples, Selection(k=4))
     monkeypatch.setattr("cna_lens.evidence.resampling.ENTRIES", 70)
@@ -99,7 +99,7 @@ def test_many_resamples_in_pieces_are_the_same_circuits(monkeypatch):
 
 
 def test_resamples_draw_each_side_from_its_own_set():
-    sets = PromptSets(kept(noise(5, 3, 4)), kept(noise(8, 3, 5)))
+    sets = ActivationSets(kept(noise(5, 3, 4)), kept(noise(8, 3, 5)))
     generator = torch.Generator().manual_seed(0)
     drawn = bootstrap(sets, 300, generator)
     assert set(drawn.positive.sum(1).tolist()) == {5.0}
@@ -118,7 +118,7 @@ def test_resamples_draw_each_side_from_its_own_set():
 
 
 def test_paired_prompts_stay_together():
-    sets = PromptSets(kept(noise(6, 3, 4)), kept(noise(6, 3, 5)), paired=True)
+    sets = ActivationSets(kept(noise(6, 3, 4)), kept(noise(6, 3, 5)), paired=True)
     generator = torch.Generator().manual_seed(0)
     for drawn in (bootstrap(sets, 50, generator), *disjoint_sets(sets, 50, generator, 3)):
         assert torch.equal(drawn.positive[:, :6], drawn.negative[:, 6:])
@@ -129,7 +129,7 @@ def test_paired_prompts_stay_together():
 
 
 def test_shuffled_labels_go_to_any_prompt_equally_often():
-    sets = PromptSets(kept(noise(3, 2, 4)), kept(noise(6, 2, 5)))
+    sets = ActivationSets(kept(noise(3, 2, 4)), kept(noise(6, 2, 5)))
     shuffled = shuffled_labels(sets, 3000, torch.Generator().manual_seed(0))
     assert set(shuffled.positive.sum(1).tolist()) == {3.0}
     assert torch.equal(shuffled.positive + shuffled.negative, torch.ones(3000, 9))
@@ -141,7 +141,7 @@ def test_shuffled_labels_go_to_any_prompt_equally_often():
 def test_frequencies_and_jaccards_are_those_of_a_slow_loop():
     rows = noise(16, 10, 6)
     rows[:8, 3] += 1.5
-    sets = PromptSets(kept(rows[:8], WIDTHS, shards=2), kept(rows[8:], WIDTHS))
+    sets = ActivationSets(kept(rows[:8], WIDTHS, shards=2), kept(rows[8:], WIDTHS))
     selection = Selection(k=3)
     found = stability(sets.positive, sets.negative, selection, n_resamples=60, sizes=[2, 5], seed=9)
     layout = Layout(WIDTHS)

@@ -20,7 +20,7 @@ from cna_lens.results.provenance import Source
 R = TypeVar("R", bound=Reducer)
 
 
-class PromptSets(NamedTuple):
+class EncodedSets(NamedTuple):
     """The token ids of the prompts that show a behaviour, and of those that do not."""
 
     positive: EncodedPrompts
@@ -29,7 +29,7 @@ class PromptSets(NamedTuple):
 
 def encode_sets(
     model: HookedModel, positive: Sequence[Prompt], negative: Sequence[Prompt], chat: Chat
-) -> PromptSets:
+) -> EncodedSets:
     """Turn both sets into token ids.
 
     Raises:
@@ -38,7 +38,7 @@ def encode_sets(
     Warns:
         CnaLensWarning: a prompt stands in one set twice, or in both.
     """
-    sets = PromptSets(
+    sets = EncodedSets(
         encode(model, positive, chat=chat, name="positive"),
         encode(model, negative, chat=chat, name="negative"),
     )
@@ -48,7 +48,7 @@ def encode_sets(
 
 def read_both(
     reader: Reader,
-    sets: PromptSets,
+    sets: EncodedSets,
     reducer: Callable[[Source], R],
     also: Sequence[tuple[EncodedPrompts, Reducer]] = (),
 ) -> tuple[R, R]:

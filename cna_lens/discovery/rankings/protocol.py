@@ -12,7 +12,7 @@ from torch import Tensor
 from cna_lens.discovery.activations.means import ActivationStats, Reducer, RunningMoments
 from cna_lens.discovery.activations.per_prompt import KeptActivations, PromptActivations
 from cna_lens.discovery.activations.reader import Reader
-from cna_lens.discovery.activations.sets import PromptSets, read_both
+from cna_lens.discovery.activations.sets import EncodedSets, read_both
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import EncodedPrompts
@@ -169,7 +169,7 @@ def read_sets(
         negative: encoded prompts that do not.
         also: other prompts to run in the same stream, each with what receives their activations.
     """
-    sets = PromptSets(positive, negative)
+    sets = EncodedSets(positive, negative)
     if ranking.needs == "activations":
         keepers = read_both(reader, sets, KeptActivations, also)
         kept = keepers[0].kept(), keepers[1].kept()
