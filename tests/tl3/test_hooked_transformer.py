@@ -171,7 +171,7 @@ def test_directional_ablation_equals_erasing_from_the_weights(hooked):
 
 
 def test_lm_eval_is_refused_since_no_hugging_face_model_is_inside(hooked):
-    with pytest.raises(cna_lens.ModelError, match="a HookedTransformer wraps none; load tiny-hook"):
+    with pytest.raises(cna_lens.ModelError, match="HookedTransformer wraps none; load tiny-hook"):
         run_lm_eval(hooked, "arc_easy")
 
 
