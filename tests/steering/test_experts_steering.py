@@ -294,5 +294,5 @@ def test_half_precision_is_steered_as_exactly_as_it_is_computed():
     assert (expected - before).norm() > 3 * rounding
     for via in ("hooks", "weights"):
         with steer(half, circuit, 0.0, via=via):
-            # How much bfloat16 rounds depends on torch's version.
-            assert (logits_of(half).float() - expected).norm() < 1.5 * rounding
+            # It was 0.2 of it with torch 2.13, and 0.99 with torch 2.6.
+            assert (logits_of(half).float() - expected).norm() < 1.25 * rounding
