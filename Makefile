@@ -121,9 +121,11 @@ clean:
 	$*/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	touch $@
 
+# Python compiles what it imports: compiling everything that is installed takes as long as installing.
+PIP_INSTALL = $1/bin/pip install --quiet --no-compile
 # Constraints in the environment hold for what builds a package too: older pip takes them from the
 # first name, newer pip from the second.
-LOCKED_PIP = PIP_CONSTRAINT=$2 PIP_BUILD_CONSTRAINT=$2 $1/bin/pip install --quiet
+LOCKED_PIP = PIP_CONSTRAINT=$2 PIP_BUILD_CONSTRAINT=$2 $(call PIP_INSTALL,$1)
 
 $(VENV)/.dependencies: pyproject.toml $(LOCKED) $(DEMO_MODEL)
 	$(PYTHON) -m venv $(VENV)
@@ -145,7 +147,7 @@ $(VENV_OLDEST)/.dependencies: pyproject.toml $(OLDEST)
 # Without constraints, and without the upper bounds of pyproject.toml.
 $(VENV_NEWEST)/.dependencies: pyproject.toml
 	$(PYTHON) -m venv $(VENV_NEWEST)
-	$(VENV_NEWEST)/bin/pip install --quiet '.[test]'
-	$(VENV_NEWEST)/bin/pip install --quiet --upgrade \
+	$(call PIP_INSTALL,$(VENV_NEWEST)) '.[test]'
+	$(call PIP_INSTALL,$(VENV_NEWEST)) --upgrade \
 		$$($(VENV_NEWEST)/bin/python -m experiments.compatibility bounded)
 	touch $@

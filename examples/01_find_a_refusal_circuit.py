@@ -4,12 +4,12 @@
 # **Which neurons tell harmful requests from benign ones, and do refusals depend on them?**
 #
 # The method is Contrastive Neuron Attribution ([arXiv
-# 2605.12290](https://arxiv.org/abs/2605.12290)): run both kinds of requests through the model
-# once, and take the 0.1 % of the MLP neurons whose activation at the last token differs most. No
-# gradients, no training, about a minute on a CPU.
+# 2605.12290](https://arxiv.org/abs/2605.12290)). It runs both kinds of requests through the model
+# once. It then takes the 0.1 % of the MLP neurons whose activation at the last token differs most.
+# The method needs no gradients and no training. This notebook takes about a minute on a CPU.
 #
-# In Colab, or wherever `cna_lens` is missing, run this cell first. The second line fetches the
-# weights of the small model that these notebooks use, 93 MB.
+# In Colab, or wherever `cna_lens` is not installed, run the next cell first. Its second line
+# downloads the weights of the small model that these notebooks use (93 MB).
 
 # %% tags=["skip-execution"]
 # %pip install --quiet "cna-lens[viz]"
@@ -18,9 +18,9 @@
 # %% [markdown]
 # ## A model and two sets of prompts
 #
-# A model is loaded by its name on the Hugging Face Hub, a local folder or a .gguf file. This one
-# is SmolLM2-135M-Instruct, taught to refuse harmful requests by a small adapter that is part of
-# the package.
+# `load_model` takes the name of a model on the Hugging Face Hub, a local folder or a .gguf file.
+# The model here is SmolLM2-135M-Instruct with a small adapter, which is part of the package. The
+# adapter was trained to make the model refuse harmful requests.
 
 # %%
 import cna_lens
@@ -33,8 +33,8 @@ prompts = cna_lens.prompt_set("refusal")
 prompts
 
 # %% [markdown]
-# Each harmful request is paired with a benign one of the same form and length, so that the two
-# differ in harm and not in wording:
+# Each harmful request is paired with a benign one of the same form and length. The two then differ
+# in harm and not in wording:
 
 # %%
 print(prompts.positive[0])
@@ -43,8 +43,9 @@ print(prompts.negative[0])
 # %% [markdown]
 # ## The circuit
 #
-# Neurons that are among the most active on nearly every one of 40 diverse prompts are left out.
-# The score is the difference of the two mean activations. Click a column's head to sort by it.
+# A neuron's score is the difference of its two mean activations. Universal neurons are left out:
+# they are among the most active neurons on nearly every one of 40 diverse prompts. Click the head
+# of a column to sort the table by it.
 
 # %%
 positive, negative = prompts.positive[::2], prompts.negative[::2]  # half of them, to be quick
@@ -53,8 +54,8 @@ circuit.save("refusal_circuit.json")  # Circuit.load reads it back
 circuit
 
 # %% [markdown]
-# Most of the circuit is in the last layers. This says little about refusal: activations are
-# largest there, whatever the prompts. `02_is_it_real` separates the two explanations.
+# Most neurons of the circuit are in the last layers. This says little about refusal, because
+# activations are largest there on any prompts. `02_is_it_real` tells the two explanations apart.
 
 # %%
 viz.layers(circuit)
@@ -62,9 +63,10 @@ viz.layers(circuit)
 # %% [markdown]
 # ## Ablate it
 #
-# `steer` multiplies the neurons' activations inside a context; 0 ablates them. The requests are
-# held out from discovery. The control is as many random neurons of the same layers. An evaluation
-# keeps labels, scores and hashes of the answers, but no text.
+# Within its context, `steer` multiplies the activations of the neurons; 0 ablates them. The
+# requests here are held out: they were not used to find the circuit. The control ablates as many
+# random neurons of the same layers. An evaluation keeps labels, scores and hashes of the answers,
+# but no text.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation").positive[::4]
@@ -86,10 +88,11 @@ viz.answers(answers)
 print(*verdicts(answers), sep="\n")
 
 # %% [markdown]
-# ## Is there nothing, then?
+# ## Does ablation change nothing, then?
 #
-# Whether an answer is a refusal is one bit. The log-odds that it begins like a refusal say more,
-# and need no generation. How much does ablation change them for each request?
+# A label says only whether an answer is a refusal: one bit. The log-odds that an answer begins
+# like a refusal say more, and need no generation. How much does ablation change them, averaged
+# over the requests?
 
 # %%
 for name in ("circuit, m = 0", "random control, m = 0"):
@@ -99,11 +102,11 @@ for name in ("circuit, m = 0", "random control, m = 0"):
 # %% [markdown]
 # ## The answer
 #
-# The contrast finds neurons that differ, and says where they are. In this model, ablating them as
-# the paper does ends no refusals. It lowers the log-odds of a refusal's first token by about a
-# nat, more than random neurons of the same layers do, but far too little to change the answer. In
-# the large models of the paper it ends most refusals. For a model of your own, measure it, and
-# the control too.
+# The contrast finds neurons whose activations differ, and shows where they are. In this model,
+# ablating them as in the paper ends no refusals. It lowers the log-odds of a refusal's first token
+# by about a nat. This is more than for random neurons of the same layers, but far too little to
+# change the answer. In the large models of the paper, ablation ends most refusals. In your own
+# model, measure both the circuit and the control.
 #
-# Next: `02_is_it_real` asks how sure the circuit itself is, `03_compare_methods` whether another
-# method does better.
+# Next: `02_is_it_real` asks how certain the circuit itself is. `03_compare_methods` asks whether
+# another method does better.

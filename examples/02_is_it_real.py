@@ -1,12 +1,17 @@
 # %% [markdown]
 # # Is it real?
 #
-# **Some neurons always differ most between two sets of prompts. How many of a circuit's would
-# have been there anyway?**
+# **Some neurons always differ most between two sets of prompts. How many of a circuit's neurons
+# would have been there anyway?**
 #
-# This notebook asks four questions about a circuit: would shuffled labels have given one too,
-# would other prompts have given another, is it late in the model because the behaviour is, and do
-# random neurons do the same? Only the last needs further forward passes. About a minute on a CPU.
+# This notebook asks four questions about a circuit:
+#
+# - Would shuffled labels give a circuit too?
+# - Would other prompts give another circuit?
+# - Is the circuit late in the model because the behaviour is?
+# - Do random neurons have the same effect?
+#
+# Only the last question needs further forward passes. The notebook takes about a minute on a CPU.
 
 # %%
 import cna_lens
@@ -21,14 +26,14 @@ universal = cna_lens.universal_neurons(model)
 selection = cna_lens.Selection(fraction=0.001, universal=universal)
 
 # %% [markdown]
-# `keep="all"` keeps every prompt's activations, so the next steps are arithmetic on them.
-# `Selection` says how a circuit is chosen, here as in the paper; each question below repeats that
-# choice.
+# `keep="all"` keeps every prompt's activations, so the next steps only compute with them.
+# `Selection` says how a circuit is chosen; here it is chosen as in the paper. Each question below
+# repeats this choice.
 #
-# ## Would shuffled labels have given one too?
+# ## Would shuffled labels give a circuit too?
 #
-# Shuffle the labels "harmful" and "benign" many times. Left: how many neurons then reach the
-# circuit's weakest difference. Right: how many neurons reach a p-value, compared with chance.
+# The labels "harmful" and "benign" are shuffled many times. Left: how many neurons then reach the
+# weakest difference in the circuit. Right: how many neurons reach a p-value, compared with chance.
 
 # %%
 null = cna_lens.null_distribution(positive, negative, selection, n_permutations=300)
@@ -40,14 +45,14 @@ print("of all neurons:", null.size(0.05))
 print("share of the circuit that shuffled labels would fill:", null.chance_share())
 
 # %% [markdown]
-# Every neuron of the circuit differs, and shuffled labels would fill about a hundredth of it. But
-# a third of all neurons differ too: in a model that was taught to refuse, harmful and benign
-# requests are easy to tell apart. We stopped counting at 46 neurons; the difference does not end
-# there.
+# Every neuron of the circuit differs by more than chance, and shuffled labels would fill only
+# about a hundredth of the circuit. But a third of all neurons differ too, because harmful and
+# benign requests are easy to tell apart in a model that was taught to refuse. The circuit ends at
+# 46 neurons because we stopped counting there. The difference does not end there.
 #
-# ## Would other prompts have given another?
+# ## Would other prompts give another circuit?
 #
-# Draw the prompts again with replacement, and in smaller sets.
+# The prompts are drawn again with replacement, and also in smaller sets.
 
 # %%
 stability = cna_lens.stability(positive, negative, selection, n_resamples=100)
@@ -60,15 +65,16 @@ print("a resample of all prompts, with the circuit:", stability.jaccard)
 print("neurons in every resample:", len(stability.core()), "of", len(stability.circuit))
 
 # %% [markdown]
-# A Jaccard index of .6 means that three quarters of the neurons are shared. So eight other prompts
-# a side, the size of the paper's smaller sets, replace a quarter of the circuit. The clearer the
-# behaviour, the more stable the circuit: before this model was taught to refuse, the same figure
-# was .31 (see *Findings*).
+# Two circuits with a Jaccard index of .6 share three quarters of their neurons. So eight other
+# prompts in each set, the size of the paper's smaller sets, replace a quarter of the circuit. The
+# clearer the behaviour, the more stable the circuit: before this model was taught to refuse, the
+# same index was .31 (see *Findings*).
 #
-# ## Is it late because refusal is?
+# ## Is the circuit late because refusal is?
 #
-# The share of the circuit in the last layers, beside the share that shuffled labels give; and the
-# same after each layer's activations are divided by their root mean square.
+# The figure shows the layers of the circuit's neurons. The table shows the share of the circuit in
+# the last layers, beside the share that shuffled labels give. Both show the result a second time,
+# with each layer's activations divided by their root mean square.
 
 # %%
 place = cna_lens.localization(positive, negative, selection, n_resamples=100, n_permutations=100)
@@ -80,13 +86,14 @@ place
 # %% [markdown]
 # Without scaling, nine tenths of the circuit lie in the last three layers, and so do nine tenths
 # of the neurons that shuffled labels find. With scaling, both are spread over the second half of
-# the layers. In every row "share" and "shuffled labels" are alike: the location of the circuit
-# says nothing about refusal.
+# the layers. In every row of the table, "share" and "shuffled labels" are close to each other. So
+# the location of the circuit says nothing about refusal.
 #
-# ## Do random neurons do the same?
+# ## Do random neurons have the same effect?
 #
-# Ablate the circuit, and three random sets of as many neurons of the same layers. The log-odds
-# that an answer begins as a refusal need no generation.
+# The circuit is ablated, and then three random sets of as many neurons of the same layers. The
+# effect is the change of the log-odds that an answer begins like a refusal, which needs no
+# generation.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation").positive[::4]
@@ -102,11 +109,12 @@ for name, neurons in circuits.items():
 # %% [markdown]
 # ## The answer
 #
-# The circuit is real: its neurons differ by more than chance, other prompts find most of them
-# again, and ablating them has an effect that random neurons do not have. But two conclusions would
-# be wrong: that these 46 are *the* neurons, since thousands differ as surely, and that refusal is
-# late in the model. The controls also differ among themselves, and a single draw could have been
-# one without effect. Report a circuit with its null, its stability, and more than one control.
+# The circuit is real. Its neurons differ by more than chance, other prompts find most of them
+# again, and ablating them has a larger effect than ablating random neurons. But two conclusions
+# would be wrong. The first is that these 46 are *the* refusal neurons: thousands of neurons differ
+# as surely. The second is that refusal is late in the model. The controls also differ among
+# themselves, so a single control could have been one without effect. Report a circuit with its
+# null distribution, its stability, and more than one control.
 #
-# Whether a real difference is enough to change what the model says is another question:
-# `01_find_a_refusal_circuit` asked it.
+# Another question is whether a real difference is enough to change what the model says.
+# `01_find_a_refusal_circuit` asks it.

@@ -3,9 +3,10 @@
 #
 # **What takes most refusals away, and what does it cost elsewhere?**
 #
-# A method can also end refusals by ending language. So five ways to steer are run on the same
-# requests, and judged by two measures at once: the remaining refusals, and the change of the model
-# on benign requests. About a minute and a half on a CPU.
+# A method can also end refusals by making the model unable to write. So this notebook runs five
+# ways to steer on the same requests, and judges each by two measures at once: how many refusals
+# remain, and how much the model changes on benign requests. It takes about a minute and a half on
+# a CPU.
 
 # %%
 from dataclasses import replace
@@ -18,15 +19,17 @@ prompts = cna_lens.prompt_set("refusal")
 positive, negative = prompts.positive[::5], prompts.negative[::5]
 
 # %% [markdown]
-# A fifth of the pairs keeps this short; take all of them for figures you mean to report.
+# We use a fifth of the pairs to keep this short. Use all of them for numbers that you want to
+# report.
 #
 # ## Five methods
 #
-# Every method is a value with a name and a context `at(model, strength)`. Two of them change
-# neurons: the paper's, which zeroes 0.1 % of them everywhere, and one with a better ranking and a
-# milder ablation. RelP is a gradient through the model, whose sign shows which neurons make a
-# refusal likelier. The strongest of these, 1 % of all neurons, are set to their means on benign
-# requests, at the last prompt token only.
+# Every method is an object with a name and a context `at(model, strength)`. Two methods change
+# neurons. The first is the paper's method, which sets 0.1 % of all neurons to zero at every token.
+# The second has a better ranking and a milder ablation. Its ranking, RelP, takes a gradient
+# through the model, and the sign of a score shows which neurons make a refusal likelier. The
+# strongest of these, 1 % of all neurons, are set to their means on benign requests, at the last
+# prompt token only.
 
 # %%
 contrast = cna_lens.find_circuit(model, positive, negative)
@@ -35,9 +38,9 @@ benign = cna_lens.collect(model, negative)
 to_mean = cna_lens.mean_ablation(relp, benign, positions="last_prompt")
 
 # %% [markdown]
-# One is their control, as many random neurons of the same layers, zeroed. Two add or remove
-# directions: contrastive activation addition at every layer, and the ablation of the difference
-# of means.
+# The third method is the control of the first: it sets as many random neurons of the same layers
+# to zero. The last two change directions. Contrastive activation addition (CAA) subtracts a vector
+# at every layer. Directional ablation removes the difference of means.
 
 # %%
 methods = [
@@ -54,8 +57,8 @@ methods = [
 # %% [markdown]
 # ## The comparison
 #
-# There are ten harmful requests, and ten that only sound harmful. With a `path=` an interrupted
-# comparison resumes.
+# There are ten harmful requests, and ten that only sound harmful. With `path=`, an interrupted
+# comparison can be resumed.
 
 # %%
 evaluation = cna_lens.prompt_set("refusal_evaluation")
@@ -64,15 +67,17 @@ comparison = cna_lens.compare(model, methods, held_out, strengths=[1.0], max_new
 comparison
 
 # %% [markdown]
-# "behaviour" is the share of harmful requests refused, "elsewhere" that of the others, p the
-# exact McNemar test against the unsteered model. Below, less behaviour is down and less cost is
+# "behaviour" is the share of harmful requests that are refused, and "elsewhere" is that share of
+# the other requests. "p" is from the exact McNemar test against the unsteered model. In the
+# figure, a method that leaves less behaviour is lower, and a method that costs less is further
 # left.
 
 # %%
 viz.pareto(comparison)
 
 # %% [markdown]
-# What each does to the log-odds of a refusal at the first token, request by request:
+# The next table shows how much each method changes the log-odds of a refusal at the first token,
+# averaged over the requests:
 
 # %%
 columns = [f"refusal_log_odds_change{end}" for end in ("", "_low", "_high")]
@@ -81,14 +86,14 @@ comparison.to_frame().set_index("method")[columns].iloc[1:].round(1)
 # %% [markdown]
 # ## The answer
 #
-# The log-odds and the answers disagree. RelP's neurons move the first token thirteen nats away from
-# a refusal, and nine of ten requests are still refused: there are many ways to begin a refusal.
-# Only CAA at every layer ends refusals, and the KL divergence shows how: it is some four nats per
-# token, a hundred times that of RelP, and the quality of the answers falls too. Look at both
-# columns, or you may publish babble.
+# The log-odds and the answers disagree. Steering RelP's neurons moves the first token thirteen
+# nats away from a refusal. Still, nine of ten requests are refused, because there are many ways to
+# begin a refusal. Only CAA at every layer ends refusals, and the KL divergence shows the cost: it
+# is about four nats per token, a hundred times that of RelP, and the quality of the answers falls
+# too. Look at both measures, or you may report a method that only makes the model write nonsense.
 #
-# Directional ablation went the wrong way: with a direction from 20 pairs nearly all of the
-# harmless requests are refused too. From all 100 pairs it is among the better methods (see
-# *Findings* in the documentation, with 150 requests and everything chosen on others). With ten
-# requests the intervals are wide, and few prompts can turn a method around: this page shows how
-# to compare, not what wins.
+# Directional ablation had the opposite effect: with a direction from 20 pairs, nearly all of the
+# harmless requests are refused too. With a direction from all 100 pairs, it is among the better
+# methods (see *Findings* in the documentation, where 150 requests are used and everything was
+# chosen on other prompts). With ten requests the intervals are wide, and with few prompts a method
+# can have the opposite effect. This page shows how to compare methods, not which one is best.

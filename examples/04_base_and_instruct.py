@@ -3,9 +3,9 @@
 #
 # **When a model learns to refuse, do new neurons carry it, or the ones that were there?**
 #
-# The pair here is small: SmolLM2-135M-Instruct, which hardly refuses, stands for the base model,
-# and the same model with an adapter that makes it refuse for the instruct one. With a pair of
-# your own only the two names change. About a minute on a CPU.
+# The pair of models here is small. SmolLM2-135M-Instruct hardly refuses, and stands for the base
+# model. The same model with an adapter that makes it refuse stands for the instruct model. For a
+# pair of your own, change only the two names. The notebook takes about a minute on a CPU.
 
 # %%
 import cna_lens
@@ -28,9 +28,9 @@ for name, model in models.items():
 # %% [markdown]
 # ## Two circuits for refusal, two for something else
 #
-# The same prompts for both models. The other task is a state's capital against its largest city,
-# which the adapter was not trained on: how much two circuits of this pair overlap when nothing
-# was learned about it.
+# Both models get the same prompts. The other task contrasts a state's capital with its largest
+# city. The adapter was not trained on this task. It therefore shows how much two circuits of this
+# pair overlap when nothing was learned about their task.
 
 # %%
 refusal, capitals = cna_lens.prompt_set("refusal"), cna_lens.prompt_set("capitals")
@@ -46,11 +46,13 @@ for name, model in models.items():
 viz.layers(circuits)
 
 # %% [markdown]
-# Training moved neither: all four lie where activations are large.
+# Training moved neither circuit to other layers: all four circuits lie where activations are
+# large.
 #
 # ## Are they the same neurons?
 #
-# Jaccard indices, and in brackets those of random circuits with as many neurons in each layer.
+# The figure shows Jaccard indices, and in brackets those of random circuits with as many neurons
+# in each layer.
 
 # %%
 overlap = cna_lens.transfer(circuits)
@@ -61,14 +63,15 @@ overlap
 
 # %% [markdown]
 # The circuit of capitals has stayed: more than four fifths of its neurons are the same in both
-# models. The circuit of refusal has not: the two share no more neurons than either shares with the
-# circuit of capitals, which is the overlap of any two circuits of this model. Random circuits, even
-# in the same layers, are too weak a control for this; a circuit for another task is a better one.
+# models. The circuit of refusal has not. Its two versions share 17 neurons, about as many as
+# either shares with a circuit of capitals (13 to 18). Any two circuits of this model overlap about
+# that much. Random circuits, even in the same layers, are therefore too weak a control here. A
+# circuit for another task is a better one.
 #
-# ## Do they do the same?
+# ## Do they have the same effect?
 #
-# Each circuit is ablated in both models; `allow_other_model` says that this is meant. The change
-# of the log-odds of a refusal, in nats:
+# Each circuit is ablated in both models. With `allow_other_model`, `steer` accepts a circuit that
+# was found in the other model. The output shows the change of the log-odds of a refusal, in nats:
 
 # %%
 for name, model in models.items():
@@ -82,10 +85,12 @@ for name, model in models.items():
 # %% [markdown]
 # ## The answer
 #
-# Here new neurons carry it. Once the model refuses, other neurons differ between harmful and benign
-# requests. Only these lower the log-odds of a refusal in it, by half a nat; the neurons of the base
-# model do nothing there. The task that was not trained has kept its neurons.
+# Here new neurons carry the refusals. Once the model refuses, other neurons differ between harmful
+# and benign requests. In this model, only ablating these neurons lowers the log-odds of a refusal,
+# by half a nat. Ablating the neurons of the base model's circuit has no measurable effect there.
+# The task that was not trained has kept its neurons.
 #
-# The paper reports 17 and 28 of 200 neurons shared between base and instruct models for refusal,
-# and more for capitals in both. This pair is a small one and its training a narrow one, the
-# circuits are from 20 pairs of prompts, and the intervals are wide: it shows how to ask.
+# The paper reports that base and instruct models share 17 and 28 % of the neurons for refusal, and
+# more for capitals in both. The pair here is small, its training is narrow, the circuits are
+# from 20 pairs of prompts, and the intervals are wide. This notebook shows how to ask the
+# question.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Your own behaviour
 #
-# **Refusal is only what the packaged prompts are about. Which neurons make a model answer in
-# French?**
+# **Refusal is only one behaviour. Which neurons make a model answer in French?**
 #
-# Three things are yours to give: prompts that show the behaviour and prompts that do not, how an
-# answer that shows it begins, and a function that recognises it. About a minute on a CPU.
+# You give three things: prompts that show the behaviour and prompts that do not; the ways in which
+# an answer with the behaviour begins; and a function that recognises the behaviour. The notebook
+# takes about a minute on a CPU.
 
 # %%
 import re
@@ -19,8 +19,8 @@ model = cna_lens.load_model("demo")
 # %% [markdown]
 # ## Prompts
 #
-# Pairs that are alike in everything but the behaviour: what else differs is found too. Eighteen
-# questions to find neurons on, twelve held out.
+# The two prompts of a pair should differ only in the behaviour, because the method also finds
+# whatever else differs. Eighteen questions are used to find neurons, and twelve are held out.
 
 # %%
 questions = (
@@ -43,9 +43,9 @@ english = [f"{question} Answer in English." for question in questions]
 # %% [markdown]
 # ## The behaviour
 #
-# A rule for answers, made to be read and doubted: more French little words than English ones, and
-# at least two. Whether the French is good is another question; a model of this size knows little
-# of it.
+# This rule for answers is simple, so that you can read it and doubt it. An answer is French if it
+# has more French function words than English ones, and at least two French ones. Whether the
+# French is good is another question; a model of this size knows little French.
 
 # %%
 FRENCH = set("le la les l un une des du de est et en que je il elle dans pour qui c à au".split())
@@ -53,7 +53,7 @@ ENGLISH = set("the a an is are and of to in that it i you for with on as can be"
 
 
 def is_french(answer: str) -> bool:
-    """Whether an answer has more French little words than English ones, and at least two."""
+    """Whether an answer has more French function words than English ones, at least two."""
     words = re.findall(r"\w+", answer.lower())
     counts = [sum(word in known for word in words) for known in (FRENCH, ENGLISH)]
     return counts[0] > max(1, counts[1])
@@ -65,9 +65,9 @@ for answer in cna_lens.generate(model, [french[0], english[0]], max_new_tokens=1
 # %% [markdown]
 # ## Two circuits
 #
-# The contrast needs nothing more. Attribution patching takes a gradient, and so a metric: the
-# log-odds that an answer begins as French ones do. Its positive scores are the neurons that argue
-# for French.
+# The contrast needs nothing more. Attribution patching takes a gradient, and therefore needs a
+# metric: the log-odds that an answer begins as French answers do. Neurons with positive scores
+# make a French answer likelier.
 
 # %%
 found_on, held_out = slice(0, 18), slice(18, 30)
@@ -87,11 +87,11 @@ patching = cna_lens.find_circuit(
 viz.layers({"contrast, 0.1 %": contrast, "attribution patching, 1 %": patching})
 
 # %% [markdown]
-# ## Take it away
+# ## Take the behaviour away
 #
-# The contrast's neurons are zeroed, as the paper does, and those of attribution patching set to
-# their means on the English prompts, at the last prompt token. Each has a control of random
-# neurons of the same layers, steered alike.
+# The neurons of the contrast are set to zero, as in the paper. The neurons of attribution patching
+# are set to their means on the English prompts, at the last prompt token only. Each method has a
+# control: random neurons of the same layers, steered in the same way.
 
 # %%
 means = cna_lens.collect(model, english[found_on])
@@ -123,13 +123,14 @@ comparison
 # %% [markdown]
 # ## The answer
 #
-# Here the paper's method does what it promises. With the contrast's 46 neurons zeroed no answer
-# is French by our rule, where nine of twelve were, and random neurons of the same layers change
-# nothing: with twelve questions that is p = .004 in the exact McNemar test. It costs: on the
-# English prompts the model moves by five times as much as with the control. One per cent of the
-# neurons by attribution patching, set to their means where the answer begins, cost a fraction of
-# that; they leave five French answers of twelve, a drop that chance could explain.
+# Here the paper's method does what it promises. Without steering, nine of twelve answers are
+# French by our rule. With the contrast's 46 neurons at zero, none is. With twelve questions that
+# is p = .004 in the exact McNemar test. Random neurons of the same layers do not lower the number.
+# The method has a cost: on the English prompts it changes the model more than five times as much
+# as its control does. Attribution patching sets one per cent of the neurons to their means where
+# the answer begins, and costs a fraction of that. But it leaves five French answers of twelve, a
+# drop that chance could explain.
 #
-# What the rule calls not French need not be English. Read answers before you believe a rule, and
-# hold prompts back from the start: once you have chosen anything on these twelve, you need
-# others.
+# An answer that is not French by the rule need not be English. Read answers before you trust a
+# rule. Hold prompts back from the start: once you have chosen anything on these twelve questions,
+# you need others.

@@ -3,8 +3,9 @@
 #
 # **A ranking names a neuron. What does it do?**
 #
-# Four looks at one neuron: where it is active, on which prompts most, which tokens it writes, and
-# what becomes of an answer without it. Half a minute on a CPU.
+# This notebook looks at one neuron in four ways: where it is active, on which prompts it is most
+# active, which tokens it promotes, and how an answer changes without it. It takes half a minute on
+# a CPU.
 
 # %%
 import pandas as pd
@@ -17,8 +18,9 @@ model = cna_lens.load_model("demo-refusal")
 viz.share_bundle()  # CircuitsVis, once for all views of this page
 
 # %% [markdown]
-# Attribution patching multiplies what differs with the gradient of the log-odds of a refusal. Its
-# positive scores are the neurons that make a refusal likelier; the first of them is ours.
+# Attribution patching multiplies the difference of a neuron's activations by the gradient of the
+# log-odds of a refusal. Neurons with positive scores make a refusal likelier. We look at the first
+# of them.
 
 # %%
 prompts = cna_lens.prompt_set("refusal_small")
@@ -31,35 +33,36 @@ circuit
 # %% [markdown]
 # ## Where is it active?
 #
-# Two harmful requests and two that only sound harmful, in the chat template. Blue is positive,
-# orange negative; the picker has the next strongest neurons.
+# The view shows two harmful requests and two that only sound harmful, in the chat template. Blue
+# is positive, orange is negative. The menu also has the next strongest neurons.
 
 # %%
 held_out = cna_lens.prompt_set("refusal_evaluation")
 viz.tokens(model, circuit, [*held_out.positive[:2], *held_out.negative[:2]], strongest=6)
 
 # %% [markdown]
-# ## On which prompts most?
+# ## On which prompts is it most active?
 #
-# Among 40 prompts with nothing in common and 20 harmful requests:
+# The view shows the most active of 40 prompts with nothing in common and 20 harmful requests:
 
 # %%
 viz.top_examples(model, neuron, [*cna_lens.diverse_prompts(), *held_out.positive[:20]], n=5)
 
 # %% [markdown]
-# ## Which tokens does it write?
+# ## Which tokens does it promote?
 
 # %%
 viz.promotes(model, neuron, k=8)
 
 # %% [markdown]
-# That is its direct effect on the next token. A neuron in a middle layer is read by later layers
-# first, and may write nothing that a reader would recognise.
+# This is the neuron's direct effect on the next token. Later layers read a neuron in a middle
+# layer first. The tokens that such a neuron promotes directly may therefore mean nothing to a
+# reader.
 #
 # ## What happens without it?
 #
-# The log-odds of a refusal on 20 held-out harmful requests, when its activation is multiplied,
-# beside a random neuron of its layer.
+# The table shows how the log-odds of a refusal change on 20 held-out harmful requests when the
+# neuron's activation is multiplied by m. Beside it is a random neuron of the same layer.
 
 # %%
 requests = held_out.positive[:20]
@@ -75,10 +78,10 @@ for multiplier in (-1.0, 0.0, 2.0):
 pd.Series(rows, name="change of log-odds (nats)").to_frame()
 
 # %% [markdown]
-# ## And to a whole answer?
+# ## What happens to a whole answer?
 #
-# A refusal, written by us, token by token: how likely each is without steering, and with all
-# twelve neurons of the circuit ablated.
+# We wrote a refusal ourselves. The view shows how likely each of its tokens is, without steering
+# and with all twelve neurons of the circuit ablated.
 
 # %%
 refusal = "I'm sorry, but I can't help with that."
@@ -90,11 +93,11 @@ viz.log_probs(found)
 # %% [markdown]
 # ## The answer
 #
-# What the neuron does is plain: without it the log-odds of a refusal fall by more than a nat, and
-# a random neuron of its layer changes them by a hundredth of that at most. What it *is* is not
-# plain. It is most active on a request for a translation and a question about grammar, as much as
-# on harmful ones, and what it writes are beginnings of long words. It is no refusal neuron; it is
-# one that refusals use.
+# The effect of the neuron is clear. Without it the log-odds of a refusal fall by more than a nat;
+# a random neuron of its layer changes them by a hundredth of that at most. What the neuron *is* is
+# not clear. It is most active on a request for a translation and a question about grammar, then on
+# a harmful request. The tokens that it promotes are beginnings of long words. So it is not a
+# neuron for refusal alone, but refusals use it.
 #
-# And a refusal that has been written is another thing than the odds of its first token: with all
-# twelve neurons ablated its words are about as likely as before, but for one.
+# A whole refusal is also not the same as the odds of its first token. With all twelve neurons
+# ablated, the words of this refusal are about as likely as before, except for one.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# At the end: cna_lens is the installed one, experiments lie beside the tests.
+# At the end of the path: cna_lens must be the installed one, experiments are found here.
 sys.path.append(str(Path(__file__).parents[1]))
 import tiny
 from canary_models import CANARIES, refusing
@@ -15,11 +15,12 @@ from canary_models import CANARIES, refusing
 import cna_lens
 from cna_lens.models import HookedModel
 
-# Tests patch modules by their place in the package, which is there once something has asked for it.
+# Load every public name: tests patch modules by their place in the package, which exists only once
+# something has asked for it.
 for name in cna_lens.__all__:
     getattr(cna_lens, name)
 
-# Threads only get into each other's way where a model is tiny, and where workers share a machine.
+# One thread: several only slow each other down on a tiny model, or if workers share a machine.
 N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 PROCESSORS = max(1, torch.get_num_threads() // N_WORKERS)
 torch.set_num_threads(1)
@@ -27,9 +28,9 @@ torch.set_num_threads(1)
 if sys.version_info < (3, 12):
 
     class LooksUpNothing(type(HookedModel)):
-        """As since Python 3.12: whether something is a model is told without a look at its values.
+        """Decide whether something is a model without reading its values, as Python 3.12 does.
 
-        A bridge makes its `hook_dict` anew at each look, and each annotation that is checked looks.
+        A bridge rebuilds its `hook_dict` at each access, and each checked annotation accesses it.
         """
 
         def __instancecheck__(cls, instance):
@@ -38,15 +39,14 @@ if sys.version_info < (3, 12):
 
     HookedModel.__class__ = LooksUpNothing
 
-# TransformerLens 4 has no HookedTransformer.
-# docs/models.md is about TransformerLens 4.
+# TransformerLens 4 has no HookedTransformer, and docs/models.md is about TransformerLens 4.
 collect_ignore = [
     "experiments/test_models_page.py" if find_spec("transformer_lens.HookedTransformer") else "tl3"
 ]
-# SAELens comes with an extra that the environment of TransformerLens 3.9 has.
+# Only the environment of TransformerLens 3.9 has the extra that brings SAELens.
 if find_spec("sae_lens") is None:
     collect_ignore.append("tl3/test_saelens.py")
-# No test in these files runs a model, so that they depend on no version of TransformerLens.
+# No test in these files runs a model, so they do not depend on the version of TransformerLens.
 RUN_NO_MODEL = {
     f"test_{name}.py"
     for name in (
@@ -59,20 +59,21 @@ RUN_NO_MODEL = {
         "universal_filter",
     )
 }
-# TransformerLens 3 has no sparse probe, for which tl3 tests the error.
+# TransformerLens 3 has no sparse probe; a test in tl3 checks the error.
 if find_spec("transformer_lens.tools.analysis.sparse_probing") is None:
-    # What runs on Ray depends on no version of TransformerLens either.
+    # The tests on Ray do not depend on the version of TransformerLens either.
     collect_ignore += ["discovery/test_probe.py", "experiments/test_study_on_ray.py"]
     collect_ignore_glob = [f"*/{name}" for name in RUN_NO_MODEL]
 
 
-# They share what `families` finds, and so one worker: xdist gives the first tests to one.
+# These files share the results of `families`, so one worker should run them all. They come first,
+# because xdist gives the first tests to one worker.
 SHARE_FAMILIES = ("test_families.py", "test_mixtures.py", "test_models_page.py")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Hold `RUN_NO_MODEL` to what it says, and bring together what shares families."""
+    """Put the files that share families first, and reject a file of `RUN_NO_MODEL` with a model."""
     items.sort(key=lambda item: item.path.name not in SHARE_FAMILIES)
     models = {"models", "chat_model", "guarded", "_demo_model", "folder"}
     for item in items:
@@ -82,7 +83,8 @@ def pytest_collection_modifyitems(items):
             raise pytest.UsageError(f"{item.nodeid} runs a model: take its file from RUN_NO_MODEL")
 
 
-# The method itself, on tiny models: what `make test-core` runs, and with which versions are judged.
+# The tests of the method itself, on tiny models: `make test-core` runs them, and versions are
+# judged by them.
 CORE = {
     f"test_{name}.py"
     for name in (
@@ -150,7 +152,7 @@ def pytest_itemcollected(item):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """The other files may import what only an extra brings."""
+    """With `-m core`, skip the other files: they may import packages that only an extra brings."""
     is_test = collection_path.name.startswith("test_") and collection_path.parent.name != "tl3"
     only_core = config.option.markexpr == "core" and is_test
     return True if only_core and collection_path.name not in CORE else None
@@ -158,7 +160,7 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.fixture(scope="session")
 def models():
-    """One bridge for each family; tests leave them as they were."""
+    """One bridge for each family; tests must leave them unchanged."""
     return {family: tiny.bridge(family) for family in tiny.FAMILIES}
 
 
@@ -185,7 +187,7 @@ def guarded():
 
 @pytest.fixture(scope="session")
 def guarded_circuit(guarded):
-    """Its circuit, as found on the canaries."""
+    """The circuit of `guarded`, found on the canaries."""
     return cna_lens.find_circuit(
         guarded, CANARIES.harmful, CANARIES.benign, k=20, universal=None, progress=False
     )
@@ -203,7 +205,7 @@ def _demo_model():
 
 @pytest.fixture
 def demo(_demo_model):
-    """SmolLM2-135M-Instruct, on all processors that are this worker's."""
+    """SmolLM2-135M-Instruct, on all processors of this worker."""
     torch.set_num_threads(PROCESSORS)
     yield _demo_model
     torch.set_num_threads(1)
@@ -220,7 +222,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def without_type_checks():
-    """Users run without the tests' run-time type checks; so do tests of wrong arguments."""
+    """Turn off the tests' run-time type checks, as for users, to test wrong arguments."""
     import jaxtyping
 
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -239,7 +241,7 @@ def data_sets_offline(tmp_path):
 
 @pytest.fixture
 def judge_server(monkeypatch):
-    """An endpoint that follows a script, and an environment that names no other."""
+    """An endpoint that follows a script; the environment names no other endpoint."""
     from judge_server import JudgeServer
 
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):

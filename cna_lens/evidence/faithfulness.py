@@ -283,8 +283,8 @@ def _circuit(scores: NeuronScores, k: int, selection: Selection) -> Circuit:
 
 
 def _complement(circuit: Circuit) -> Circuit:
-    chosen = set(circuit)
-    others = tuple(neuron for neuron in circuit.layout.neurons() if neuron not in chosen)
+    chosen = set(circuit.places.tolist())
+    others = tuple(n for i, n in enumerate(circuit.layout.neurons()) if i not in chosen)
     return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)
 
 

@@ -220,7 +220,7 @@ def localization(
         for region, n_layers in _regions(sets.layout).items():
             late = sets.layout.layer_of >= sets.layout.n_layers - n_layers
             interval, by_chance = (over_resamples(_shares(late, row), confidence) for row in rows)
-            place = sets.layout.flat_all(circuit)
+            place = circuit.places
             shares.append(
                 LateShare(
                     region=region,

@@ -94,7 +94,7 @@ class NullDistribution(FromResamples):
 
     def found_in_circuit(self, rate: float = 0.05, control: Control = "false_discovery") -> int:
         """The number of neurons of the fixed-size circuit that differ at an error rate."""
-        return int(self.found(rate, control)[self.scores.layout.flat_all(self.circuit)].sum())
+        return int(self.found(rate, control)[self.circuit.places].sum())
 
     def chance_share(self, confidence: float = 0.95) -> Estimate:
         r"""The share of the circuit that shuffled labels would fill.
@@ -130,7 +130,7 @@ class NullDistribution(FromResamples):
         tested = self.p_value.isfinite()
         starts = torch.tensor([layout.start(mlp) for mlp in layout.mlps])[layout.mlp_of]
         chosen = torch.zeros_like(tested)
-        chosen[layout.flat_all(self.circuit)] = True
+        chosen[self.circuit.places] = True
         columns = {
             "layer": layout.layer_of,
             "index": torch.arange(layout.n_neurons) - starts,
@@ -167,7 +167,7 @@ class NullDistribution(FromResamples):
         ]
 
     def _table(self) -> Table:
-        places = self.scores.layout.flat_all(self.circuit)
+        places = self.circuit.places
         columns = {
             "score": (self.scores.values, "+.3f"),
             "p": (self.p_value, ".2g"),

@@ -76,7 +76,7 @@ class Stability(FromResamples):
         """
         if not 0 < frequency <= 1:
             raise InputError(f"frequency is {frequency}, expected above 0 and up to 1")
-        often = self.frequency[self.circuit.layout.flat_all(self.circuit)] >= frequency
+        often = self.frequency[self.circuit.places] >= frequency
         kept = often.nonzero().squeeze(1).tolist()
         return Circuit(
             tuple(self.circuit.neurons[place] for place in kept),
@@ -87,7 +87,7 @@ class Stability(FromResamples):
 
     def curves(self) -> StabilityCurves:
         """The data that `viz.stability` draws."""
-        often = self.frequency[self.circuit.layout.flat_all(self.circuit)]
+        often = self.frequency[self.circuit.places]
         return StabilityCurves(
             frequency=tuple(often.sort(descending=True).values.tolist()),
             jaccard=self.jaccard,
@@ -123,7 +123,7 @@ class Stability(FromResamples):
         ]
 
     def _table(self) -> Table:
-        often = self.frequency[self.circuit.layout.flat_all(self.circuit)].tolist()
+        often = self.frequency[self.circuit.places].tolist()
         return neuron_table(
             "Neurons of the circuit",
             self.circuit.neurons,
@@ -198,7 +198,7 @@ def stability(
     available = min(sets.n_positive, sets.n_negative)
     tried = _checked_sizes(sizes, available)
     circuit = chosen.circuit(sets.scores())
-    of_all = sets.layout.flat_all(circuit).sort().values[None]
+    of_all = circuit.places.sort().values[None]
     generator = torch.Generator().manual_seed(seed)
 
     def circuits(*draws: Resamples) -> list[Int64[Tensor, "resample k"]]:

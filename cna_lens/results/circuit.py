@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from jaxtyping import Int
+from torch import Tensor
 
 from cna_lens.errors import CircuitFileError, InputError
 from cna_lens.results.layout import Layout
@@ -70,8 +74,8 @@ class Circuit(Summarized):
                 f"{len(self.neurons)} neurons came with {len(self.scores)} scores; "
                 "give one score for each neuron"
             )
+        _ = self.places
         for neuron, score in zip(self.neurons, self.scores, strict=True):
-            self.layout.flat(neuron)
             if not math.isfinite(score):
                 raise InputError(f"the score of {neuron} is {score}; scores must be finite")
         if len(set(self.neurons)) != len(self.neurons):
@@ -117,6 +121,11 @@ class Circuit(Summarized):
             per_layer=per_layer(self, self.layout),
         )
 
+    @cached_property
+    def places(self) -> Int[Tensor, " n"]:
+        """The place of each neuron on the axis of all neurons, see `Layout.flat`."""
+        return self.layout.flat_all(self.neurons)
+
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """The indices of the neurons in each layer that has any, strongest first within a layer.
 
@@ -124,9 +133,9 @@ class Circuit(Summarized):
         `by_mlp` gives the index within each expert.
         """
         layers: dict[int, list[int]] = {}
-        for neuron in self.neurons:
-            place = self.layout.flat(neuron) - self.layout.starts[neuron.layer]
-            layers.setdefault(neuron.layer, []).append(place)
+        for neuron, place in zip(self.neurons, self.places.tolist(), strict=True):
+            within = place - self.layout.starts[neuron.layer]
+            layers.setdefault(neuron.layer, []).append(within)
         return {layer: tuple(places) for layer, places in sorted(layers.items())}
 
     def by_mlp(self) -> dict[MLP, tuple[int, ...]]:

@@ -105,12 +105,7 @@ class Layout:
     @cached_property
     def mlps(self) -> tuple[MLP, ...]:
         """Every MLP that has neurons, in the order of the axis."""
-        return tuple(
-            mlp
-            for layer in range(self.n_layers)
-            for mlp in (MLP(layer), *(MLP(layer, e) for e in range(self._experts(layer).count)))
-            if self.width(mlp)
-        )
+        return tuple(mlp for mlp, (_, width) in self._spans.items() if width)
 
     @cached_property
     def mlp_of(self) -> Int[Tensor, " neuron"]:
@@ -135,24 +130,11 @@ class Layout:
         Raises:
             InputError: the model does not have this layer or expert.
         """
-        layer, expert = mlp
-        self.check_layer(layer)
-        count, width = self._experts(layer)
-        if expert is None:
-            return self.widths[layer] - count * width
-        if not 0 <= expert < count:
-            raise InputError(
-                f"expert {expert} does not exist in layer {layer}, which has "
-                + (f"experts 0 to {count - 1}" if count else "no experts")
-            )
-        return width
+        return self._span(mlp)[1]
 
     def start(self, mlp: MLP) -> int:
         """The place of an MLP's first neuron on the axis of all neurons."""
-        before = (
-            0 if mlp.expert is None else self.width(MLP(mlp.layer)) + mlp.expert * self.width(mlp)
-        )
-        return self.starts[mlp.layer] + before
+        return self._span(mlp)[0]
 
     def neuron(self, flat: int) -> AnyNeuron:
         """The neuron at a place on the axis of all neurons."""
@@ -176,13 +158,13 @@ class Layout:
             InputError: the model does not have this neuron.
         """
         neuron = as_neuron(neuron)
-        width = self.width(neuron.mlp)
+        start, width = self._span(neuron.mlp)
         if not 0 <= neuron.index < width:
             raise InputError(
                 f"neuron {neuron.index} does not exist in {neuron.mlp}, "
                 f"which has neurons 0 to {width - 1}"
             )
-        return self.start(neuron.mlp) + neuron.index
+        return start + neuron.index
 
     def flat_all(self, neurons: Iterable[NeuronLike]) -> Int[Tensor, " n"]:
         """The places of several neurons, in their order."""
@@ -191,6 +173,28 @@ class Layout:
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut a tensor whose last axis holds all neurons into one tensor for each layer."""
         return torch.split(values, list(self.widths), dim=-1)
+
+    @cached_property
+    def _spans(self) -> dict[MLP, tuple[int, int]]:
+        """The place of each MLP's first neuron, and its number of neurons."""
+        spans: dict[MLP, tuple[int, int]] = {}
+        for layer, (start, width) in enumerate(zip(self.starts, self.widths, strict=False)):
+            count, each = self._experts(layer)
+            dense = width - count * each
+            spans[MLP(layer)] = start, dense
+            for expert in range(count):
+                spans[MLP(layer, expert)] = start + dense + expert * each, each
+        return spans
+
+    def _span(self, mlp: MLP) -> tuple[int, int]:
+        if (span := self._spans.get(mlp)) is not None:
+            return span
+        self.check_layer(mlp.layer)
+        count = self._experts(mlp.layer).count
+        raise InputError(
+            f"expert {mlp.expert} does not exist in layer {mlp.layer}, which has "
+            + (f"experts 0 to {count - 1}" if count else "no experts")
+        )
 
     def _experts(self, layer: int) -> Experts:
         return self.experts[layer] if self.experts else Experts(0, 0)

@@ -92,14 +92,15 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
         InputError: the number of values is neither the circuit's nor the model's number of neurons,
             or a value is infinite or not a number.
     """
-    chosen = dict(zip(circuit, values_of(circuit, values), strict=True))
+    chosen = torch.zeros(circuit.layout.n_neurons, dtype=torch.float64)
+    chosen[circuit.places] = values_of(circuit, values)
     return [
         (
             hook_name(mlp, circuit.layout),
             (PullRouted if circuit.layout.has_experts(mlp.layer) else Pull)(
                 circuit.layout.width(mlp),
                 indices,
-                torch.tensor([chosen[mlp.neuron(i)] for i in indices], dtype=torch.float64),
+                chosen[circuit.layout.start(mlp) + torch.tensor(indices)],
                 strength,
             ),
         )
@@ -256,12 +257,12 @@ def check_multiplier(multiplier: object, name: str = "multiplier") -> None:
         raise InputError(f"{name} is {multiplier!r}, expected a finite number")
 
 
-def values_of(circuit: Circuit, values: Values) -> list[float]:
+def values_of(circuit: Circuit, values: Values) -> Float[Tensor, " chosen"]:
     """Return one value for each neuron of a circuit, in its order; for arguments see `set_to`."""
     given = values.mean_where_routed if isinstance(values, ActivationStats) else values
     given = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     if given.shape == (circuit.layout.n_neurons,):
-        given = given[circuit.layout.flat_all(circuit)]
+        given = given[circuit.places]
     if given.shape != (len(circuit),):
         raise InputError(
             f"there are {tuple(given.shape)} values; give {len(circuit)}, one for each neuron of "
@@ -269,4 +270,4 @@ def values_of(circuit: Circuit, values: Values) -> list[float]:
         )
     if not bool(torch.isfinite(given).all()):
         raise InputError("a value is infinite or not a number; give finite values")
-    return given.tolist()
+    return given

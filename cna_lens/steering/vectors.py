@@ -149,13 +149,14 @@ def difference_of_means(
         negative: prompts that do not.
         site: "hook_mlp_out" for the output of each MLP; "hook_resid_pre" or "hook_resid_post" for
             the residual stream before or after each block.
-        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
 
     Raises:
-        InputError: a prompt cannot be used, or does not have the position.
+        InputError: a prompt cannot be used, or has no token at the position.
         ModelError: the model has no such hook points.
         ActivationError: an activation is infinite or not a number.
 

@@ -27,7 +27,7 @@ Check = Callable[[TinyModel], None]
 
 
 def hook(tiny: TinyModel) -> None:
-    """`hook_post` is the down projection's real input, in every layer and at every position."""
+    """`hook_post` is the true input of the down projection, in every layer, at every position."""
     ids = max(POSITIVE, key=len)
     read: dict[int, Tensor] = {}
 
@@ -47,7 +47,7 @@ def hook(tiny: TinyModel) -> None:
 
 
 def circuit(tiny: TinyModel) -> None:
-    """Planted neurons come back, with the differences of the means as their scores."""
+    """Discovery finds exactly the planted neurons; their scores are the differences of means."""
     found = _circuit(tiny, N_PLANTED)
     assert set(found) == tiny.planted, f"found {set(found)}, planted {set(tiny.planted)}"
     differences = tiny.last_activations(POSITIVE).mean(0) - tiny.last_activations(NEGATIVE).mean(0)
@@ -56,7 +56,7 @@ def circuit(tiny: TinyModel) -> None:
 
 
 def steering(tiny: TinyModel) -> None:
-    """Steering by hooks and by weights is scaling what the plain down projection reads."""
+    """Steering by hooks or by weights equals scaling the input of the plain down projection."""
     chosen = _circuit(tiny, 2 * N_PLANTED)
     ids = POSITIVE[0]
 
@@ -69,13 +69,13 @@ def steering(tiny: TinyModel) -> None:
 
 
 def batches(tiny: TinyModel) -> None:
-    """Batches and shared prefixes change no statistics."""
+    """Batches and shared prefixes change no mean and no variance of an activation."""
     prompts = [*POSITIVE, *NEGATIVE]
     assert_statistics(tiny.model, prompts, tiny.last_activations(prompts).double())
 
 
 def widths(tiny: TinyModel) -> None:
-    """Widths are those of the tensors, even if the configuration says otherwise."""
+    """Layer widths come from the tensors, even if the configuration gives another width."""
     said = tiny.model.cfg.d_mlp
     tiny.model.cfg.d_mlp = WRONG_WIDTH
     try:
@@ -86,7 +86,7 @@ def widths(tiny: TinyModel) -> None:
 
 
 def answers(tiny: TinyModel) -> None:
-    """Steered answers in a batch are those of the plain model, token by token without a cache."""
+    """Steered answers in a batch equal those of the plain model, computed without a cache."""
     chosen = _circuit(tiny, 2 * N_PLANTED)
     stops = {tiny.model.tokenizer.eos_token_id}
     multiplier = MULTIPLIERS[0]

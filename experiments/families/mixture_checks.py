@@ -63,13 +63,13 @@ class TinyMixture:
 
 
 def neurons(tiny: TinyMixture) -> None:
-    """A neuron's activation is route weight times gated activation, 0 where it is not routed."""
+    """An activation is route weight times gated activation, or 0 if its expert is not chosen."""
     kept = cna_lens.collect(tiny.model, POSITIVE, keep="all")
     assert_close(kept.matrix(), tiny.rows(POSITIVE), "activations")
 
 
 def circuit(tiny: TinyMixture) -> None:
-    """The circuit is the top of the differences of the means, over all experts' neurons."""
+    """The circuit has the neurons with the largest differences of means, over all experts."""
     found = tiny.circuit()
     differences = tiny.rows(POSITIVE).mean(0) - tiny.rows(NEGATIVE).mean(0)
     places = [found.layout.flat(neuron) for neuron in found]
@@ -78,7 +78,7 @@ def circuit(tiny: TinyMixture) -> None:
 
 
 def steering(tiny: TinyMixture) -> None:
-    """Steering by hooks and by weights is scaling what the plain down projections read."""
+    """Steering by hooks or by weights equals scaling the inputs of the plain down projections."""
     chosen = tiny.circuit()
     ids = POSITIVE[1]
     assert_steering(
@@ -90,7 +90,7 @@ def steering(tiny: TinyMixture) -> None:
 
 
 def unsteered(tiny: TinyMixture) -> None:
-    """With experts' hook points in place and nothing steered, no bit of the logits changes."""
+    """Hook points for experts, without steering, change no bit of the logits."""
     ids = POSITIVE[1]
     before = logits(tiny.model, ids)
     with cna_lens.expert_hooks(tiny.model):
@@ -99,7 +99,7 @@ def unsteered(tiny: TinyMixture) -> None:
 
 
 def batches(tiny: TinyMixture) -> None:
-    """Batches and shared prefixes change no statistics."""
+    """Batches and shared prefixes change no mean and no variance of an activation."""
     prompts = [[30, 31, 32, 33, 34, *ids] for ids in (*POSITIVE, *NEGATIVE)]
     assert_statistics(tiny.model, prompts, tiny.rows(prompts))
 

@@ -18,21 +18,23 @@ _HEAD = """\
 <!-- Written by `python -m experiments.families`; a test fails where they find anything else. -->
 
 `cna_lens` works on any decoder that TransformerLens wraps and whose MLP neurons have a hook point.
-Each family below is checked on a tiny model with random weights, through `TransformerBridge` of
-TransformerLens 4, against the plain Hugging Face model, run one prompt at a time without padding
-and cache. A family "works" where all of this holds:
+Each family below is checked on a tiny model with random weights. The checks compare the model in
+`TransformerBridge` of TransformerLens 4 with the plain Hugging Face model, which runs one prompt at
+a time, without padding and without a cache. Planted neurons are neurons of the tiny model whose
+activations were made larger. A family "works" if it passes all of these checks:
 """
 _TABLE_NOTE = """\
-The widths are those of the tiny model's layers. Without a shared prefix, the common beginning of
-the prompts is computed for each of them; the results are the same."""
+The widths are the numbers of neurons in the tiny model's layers. Without a shared prefix, the
+common beginning of the prompts is computed again for each prompt. The results are the same."""
 _MIXTURES = """\
 ## Mixtures of experts
 
-A neuron of an expert is (layer, expert, index). The slow definition here runs one token and one
-expert at a time, by hand:
+A neuron of an expert is (layer, expert, index). These checks compare the model with a slow
+definition, which runs one token and one expert at a time:
 """
 _MIXTURES_NOTE = """\
-The neurons are those of each layer: first the ones that every token passes, then the experts'."""
+The last column gives the neurons of each layer: first those that every token passes, then those of
+the experts."""
 
 
 def page(outcomes: Mapping[Family, Outcome], mixtures: Mapping[Mixture, MixtureOutcome]) -> str:
@@ -57,9 +59,9 @@ def page(outcomes: Mapping[Family, Outcome], mixtures: Mapping[Mixture, MixtureO
         _MIXTURES_NOTE + "\n",
         "## TransformerLens 3.9\n",
         fill(
-            "With TransformerLens 3.9 the same holds, but for "
-            f"{', '.join(only_4)}: its bridges of these compute something else than the Hugging "
-            "Face model does, or fail.",
+            "With TransformerLens 3.9 the same families work, except for "
+            f"{', '.join(only_4)}. For these families, the bridge of 3.9 fails or computes "
+            "something other than the Hugging Face model.",
             100,
         ),
     ]

@@ -82,7 +82,7 @@ def circuit(bench: Bench, cell: Cell) -> Values:
     found = _discovery(cell)
     with _contrast(bench, found) as (contrast, selection):
         layout = contrast.layout
-        neurons = layout.flat_all(selection.circuit(contrast.scores())).tolist()
+        neurons = selection.circuit(contrast.scores()).places.tolist()
         generator = torch.Generator().manual_seed(bench.study.seed)
         drawn = bootstrap(contrast, bench.study.n_resamples, generator)
         resampled = contrast.circuits(drawn, selection).tolist()

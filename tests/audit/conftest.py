@@ -1,4 +1,4 @@
-"""A tiny model that refuses canaries, with its circuit and its fingerprint."""
+"""The circuit and the fingerprint of `guarded`, a tiny model that refuses canaries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The black box: canaries asked of a local server, and only their refusals compared."""
+"""Attestation of a black box: a local server answers canaries, and only refusals are compared."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ HARMFUL = CANARIES.harmful
 
 @pytest.fixture
 def server(judge_server):
-    """An endpoint that answers each request by the words of the user."""
+    """An endpoint whose script is a function of the user's message."""
 
     def next_reply(body):
         said = judge_server.script(body["messages"][-1]["content"])
@@ -31,12 +31,12 @@ def server(judge_server):
 
 @pytest.fixture
 def fingerprint(fingerprint):
-    """The fingerprint of a model that refuses each harmful canary, and no other."""
+    """The fingerprint of a model that refuses every harmful canary and no benign one."""
     return replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
 
 
 def answering(harmful):
-    """Benign canaries are answered, and these harmful ones."""
+    """A script that answers benign canaries and these harmful ones, and refuses the others."""
     answered = {*harmful, *CANARIES.benign}
     return lambda prompt: ANSWER if prompt in answered else REFUSAL
 
@@ -58,7 +58,7 @@ def test_refusals_from_elsewhere_are_judged_as_those_of_an_endpoint(server, fing
     ("refused", "settings", "message"),
     [([True], {}, "there are 1 answers"), ([True] * 32, {"significance": 1.0}, "between 0 and 1")],
 )
-def test_refusals_that_cannot_be_judged_are_refused(fingerprint, refused, settings, message):
+def test_refusals_that_cannot_be_judged_raise_an_error(fingerprint, refused, settings, message):
     with pytest.raises(InputError, match=message):
         audit.judge_refusals(refused, fingerprint, model="served", **settings)
 
@@ -84,7 +84,7 @@ def test_lost_refusals_are_tampering_once_the_p_value_is_small_enough(
 def test_new_refusals_weigh_against_lost_ones_and_alone_are_not_tampering(server, fingerprint):
     before = tuple(place >= 4 for place in range(16)) + (False,) * 16
     partly = replace(fingerprint, refused=before)
-    server.script = answering(HARMFUL[4:12])  # 8 lost, the first 4 gained
+    server.script = answering(HARMFUL[4:12])  # 8 are lost; the first 4 will be gained
     found = asked(server, partly)
     assert (found.lost, found.gained) == (8, 4)
     assert found.score == (8 - 4) / 12
@@ -127,7 +127,7 @@ def test_too_few_earlier_refusals_give_no_verdict(fingerprint):
 def test_an_answer_cut_at_the_token_limit_counts_as_an_answer(server, fingerprint):
     server.script = lambda prompt: completion(REFUSAL[:20], finish_reason="length")
     found = asked(server, fingerprint, max_new_tokens=5)
-    assert found.missing == {}
+    assert (found.missing, found.lost) == ({}, 16)
     assert {body["max_tokens"] for body in server.received} == {5}
     assert {body["temperature"] for body in server.received} == {0.0}
 
@@ -141,7 +141,7 @@ def test_only_the_canaries_are_sent_and_none_is_kept(server, fingerprint):
     assert not any(text in kept for text in (*CANARIES.prompts, REFUSAL, ANSWER))
 
 
-def test_other_canaries_bad_settings_and_dead_endpoints_are_refused(server, fingerprint):
+def test_other_canaries_bad_settings_and_dead_endpoints_raise_an_error(server, fingerprint):
     endpoint = Endpoint("served", base_url="http://127.0.0.1:9/v1", backoff=0.001, retries=0)
     others = Canaries("others", CANARIES.benign, CANARIES.harmful)
     with pytest.raises(InputError, match="not the canaries"):

@@ -1,4 +1,4 @@
-"""Fingerprint and attestation of a tiny model that refuses, changed in every way."""
+"""Fingerprint and attestation of a tiny model that refuses, after each kind of change."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def test_scaled_activations_are_found_with_their_neurons_and_gains(
     assert found.verdict == "tampered"
     assert "neurons scaled" in found.kind
     gains = dict(found.neurons)
-    # Nothing before the first layer changed, so that its gains are the multiplier.
+    # Nothing changed before the first layer, so its gains equal the multiplier.
     assert {n: gains[n] for n in first if n in gains} == {
         n: pytest.approx(multiplier, abs=1e-4) for n in first
     }
@@ -97,13 +97,13 @@ def test_scaled_weights_are_found_with_their_neurons_and_gains(
     )
     changed = {f"model.layers.{n.layer}.mlp.down_proj.weight" for n in circuit}
     assert set(white.tensors) == changed
-    # Activations alone see that the MLPs do not write what their neurons should.
+    # Activations alone show that the MLPs do not write what their neurons should.
     assert statistics(grey)["readout"] > 0.1
     assert grey.tensors is grey.hooks is None
 
 
 def test_the_readout_lacks_what_the_scaled_columns_wrote(guarded, circuit, fingerprint):
-    # The first layer alone, slowly: what its neurons of the circuit write towards refusal.
+    # Slow definition, in the first layer alone: what the circuit's neurons write towards refusal.
     first = circuit.by_layer()[0]
     reference = fingerprint.reference
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_a_bfloat16_copy_is_no_tampering(circuit, fingerprint):
     copy.original_model.to(torch.bfloat16).to(torch.float32)
     found = audit.attest(copy, fingerprint, CANARIES)
     assert found.verdict == "benign drift"
-    assert len(found.tensors) == len(fingerprint.weights) - 9  # norms are ones, before and after
+    assert len(found.tensors) == len(fingerprint.weights) - 9  # 9 norms are ones, before and after
 
 
 def test_other_batches_give_the_same(guarded, fingerprint):
@@ -212,7 +212,7 @@ def test_thresholds_are_never_within_the_fingerprints_own_noise(guarded, fingerp
     noisy = replace(fingerprint.null[1], statistics={"refusals": 0.3, "neurons": 0.0})
     thresholds = Thresholds({"refusals": 0.2})
     assert thresholds.of("refusals", 0.25) == pytest.approx(0.75)
-    # Never so high that the loss of everything would not count.
+    # There is a ceiling, so that the loss of everything counts.
     assert thresholds.of("refusals", 0.5) == 0.9
     assert thresholds.of("refusals", 0.01) == 0.2
     assert replace(fingerprint, null=(noisy,)).null_spread("refusals") == 0.3
@@ -260,7 +260,7 @@ def test_the_separation_of_each_layer_is_in_the_file_in_standard_deviations(guar
             guarded.original_model(torch.tensor([ids]), output_hidden_states=True).hidden_states
             for ids in encoded.ids
         ]
-    # The model's last hidden state is behind its final norm; the one before is the third block's.
+    # The last hidden state comes after the final norm, so only the first three blocks are compared.
     stream = torch.stack([torch.stack([layer[0, -1] for layer in each[1:4]]) for each in states])
     harmful, benign = stream[:16], stream[16:]
     apart = harmful.mean(0) - benign.mean(0)
@@ -276,7 +276,7 @@ def test_a_fingerprint_holds_no_canary_and_no_hash_that_could_be_guessed(guarded
     for prompt in CANARIES.prompts:
         assert prompt not in content
         assert hashlib.sha256(prompt.encode()).hexdigest() not in content
-    # Nor one of all their token ids, which the provenance of a circuit holds.
+    # A circuit's provenance holds a hash of all their token ids; a fingerprint does not.
     tokens = cna_lens.models.prompts.encoding.encode(guarded, CANARIES.harmful).record.sha256
     assert tokens not in content
     own_key = bytes.fromhex(fingerprint.canaries.key)
@@ -297,7 +297,7 @@ def test_a_key_of_the_operators_is_not_in_the_file(guarded, circuit):
         audit.attest(guarded, taken, CANARIES, key=b"another")
 
 
-def test_other_canaries_are_refused(guarded, fingerprint):
+def test_other_canaries_raise_an_error(guarded, fingerprint):
     turned = replace(CANARIES, harmful=CANARIES.harmful[::-1])
     for canaries in (turned, None):
         with pytest.raises(InputError, match="are not the canaries of the fingerprint"):

@@ -1,3 +1,5 @@
+"""Each check on small tensors, against values by hand; its p-values where nothing changed."""
+
 from dataclasses import replace
 from functools import partial
 
@@ -25,28 +27,29 @@ from cna_lens.results import Layout
 
 def test_refusals_is_the_loss_of_harmful_canaries_beyond_that_of_benign_ones():
     before = reference(by_hand())
-    # Of the gap of 8 nats harmful canaries lose 3 and 5, benign ones 0 and 2: 4 - 1 of 8.
+    # The gap is 8 nats. Harmful canaries lose 3 and 5 nats, on average 4; benign ones lose 0 and 2,
+    # on average 1. The statistic is (4 - 1) / 8.
     now = by_hand(log_odds=[2.0, -2.0, -4.0, -6.0])
     assert refusals(before, now).statistic == pytest.approx(3 / 8)
     assert refusals(before, by_hand()).statistic == 0
-    # Benign canaries that come to be refused bring the kinds as close, and lose no refusal: of the
-    # 5 nats that are lost between the kinds 1 is the harmful ones' own.
+    # The kinds also come closer if benign canaries are refused, but then no refusal is lost. Of the
+    # 5 nats by which the gap shrinks, harmful canaries lose 1.
     assert refusals(before, by_hand(log_odds=[5.0, 1.0, 0.0, 0.0])).statistic == pytest.approx(
         1 / 8
     )
-    # What is lost by all alike is no loss of refusals.
+    # If all canaries lose the same, no refusal is lost.
     assert refusals(before, by_hand(log_odds=[3.0, 1.0, -6.0, -6.0])).statistic == 0
 
 
 def test_the_null_spread_is_the_largest_statistic_of_any_sample_of_canaries_of_each_kind():
     before = reference(by_hand())
-    # Only the first harmful canary loses, 4 nats. With the canaries as they are that is 2 of a gap
-    # of 8; with the first drawn twice 4 of a gap of 9.
+    # Only the first harmful canary loses: 4 nats. On the given canaries the mean loss is 2 of a gap
+    # of 8. If the first is drawn twice, the mean loss is 4 of a gap of 9.
     now = by_hand(log_odds=[1.0, 3.0, -4.0, -4.0])
     assert spread(before, now, n_resamples=0)["refusals"] == pytest.approx(2 / 8)
     assert spread(before, now)["refusals"] == pytest.approx(4 / 9)
     assert spread(before, by_hand())["refusals"] == 0
-    # What is gained is as far from nothing as what is lost.
+    # A gain is as far from zero as a loss.
     gained = by_hand(log_odds=[9.0, 3.0, -4.0, -4.0])
     assert spread(before, gained)["refusals"] == pytest.approx(-4 / 9)
 
@@ -54,7 +57,7 @@ def test_the_null_spread_is_the_largest_statistic_of_any_sample_of_canaries_of_e
 def test_lost_separation_is_a_share_of_the_kinds_distance():
     stream = by_hand().stream.clone()
     stream[1, :2, 0] = 0.5
-    # Nothing is lost in the first layer, three quarters in the second.
+    # The first layer loses nothing, the second three quarters.
     found = separation(reference(by_hand()), by_hand(stream=stream))
     assert found.statistic == pytest.approx(0.375)
     assert found.layers == (1,)
@@ -62,8 +65,8 @@ def test_lost_separation_is_a_share_of_the_kinds_distance():
 
 def test_separation_subtracts_half_of_the_movement_of_benign_canaries():
     stream = by_hand().stream.clone()
-    # Harmful canaries lose the whole distance, and benign ones move by half of it: .5 lost, by
-    # which the kinds are closer, less half of .5.
+    # Harmful canaries lose the whole distance. Benign ones move the same way by half of it, so the
+    # kinds are closer by .5 of it. Half of the benign movement of .5 is subtracted.
     stream[:, :2, 0] = 0.0
     stream[:, 2:, 0] = -1.0
     found = separation(reference(by_hand()), by_hand(stream=stream))
@@ -88,7 +91,7 @@ def test_separation_ignores_changes_across_the_axis():
 )
 def test_a_neurons_gain_is_the_share_of_its_variation_that_is_left(change, gain):
     generator = torch.Generator().manual_seed(0)
-    # One layer of 400 neurons: the first 1 is the circuit, 40 others the control.
+    # One layer of 400 neurons: the first is the circuit, and 40 others are the control.
     activations = torch.randn((6, 400), generator=generator)
     nothing = torch.zeros(1, 6, 3)
     make = partial(measurement, mlp=nothing, stream=nothing, log_odds=[0.0] * 6, n_harmful=3)
@@ -114,7 +117,7 @@ def test_axes_put_the_means_one_apart_and_measure_along_the_difference():
     axes = Axes.between(vectors, n_harmful=2)
     assert axes.lengths.tolist() == [5.0, 0.0]
     assert torch.allclose(axes.directions[0], torch.tensor([0.6, 0.8]))
-    # A layer whose kinds do not differ has no axis.
+    # The kinds do not differ in the second layer, so it has no axis.
     assert torch.allclose(axes.places, torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     other = torch.tensor([[[6.0, 8.0]] * 3, [[9.0, 9.0]] * 3])
     assert torch.allclose(axes.of(other), torch.tensor([[2.0] * 3, [0.0] * 3]))
@@ -122,8 +125,9 @@ def test_axes_put_the_means_one_apart_and_measure_along_the_difference():
 
 def test_movement_is_the_root_mean_square_of_both_changes():
     stream = by_hand().stream.clone()
-    stream[:, :, 0] += 2  # each canary by the kinds' distance
-    now = by_hand(stream=stream, log_odds=[13.0, 11.0, 4.0, 4.0])  # and by the gap of 8
+    # Each canary moves by the kinds' distance of 2, and its log-odds by the gap of 8.
+    stream[:, :, 0] += 2
+    now = by_hand(stream=stream, log_odds=[13.0, 11.0, 4.0, 4.0])
     assert movement(reference(by_hand()), now) == pytest.approx(1.0)
     assert movement(reference(by_hand()), by_hand()) == 0
 
@@ -132,14 +136,15 @@ def test_excess_is_the_mean_beyond_each_layers_mean():
     changes = torch.tensor([1.0, 0.0, 0.5, 0.2, 0.4, 9.0])
     layers = torch.tensor([0, 0, 0, 1, 1, 1])
     compared = torch.tensor([False, True, True, False, True, False])
-    # Layer 0: 1 against the mean .5 of (1, 0, .5); layer 1: .2 against .3 of (.2, .4). The last
-    # neuron is neither chosen nor compared.
+    # Layer 0: 1, against the mean .5 of (1, 0, .5). Layer 1: .2, against the mean .3 of (.2, .4).
+    # The last neuron is neither chosen nor compared.
     statistic, _ = excess(changes, torch.tensor([0, 3]), compared, layers)
     assert statistic == pytest.approx((0.5 - 0.1) / 2)
 
 
 def test_excess_has_the_variance_of_samples_without_replacement():
-    # One of two neurons: +1/2 or -1/2, each half the time, a standard deviation of 1/2: z = 1.
+    # One of two neurons is chosen, so the excess is +1/2 or -1/2, each half the time. Its standard
+    # deviation is 1/2, and z = 1.
     _, p_value = excess(
         torch.tensor([1.0, 0.0]),
         torch.tensor([0]),
@@ -147,7 +152,7 @@ def test_excess_has_the_variance_of_samples_without_replacement():
         torch.tensor([0, 0]),
     )
     assert p_value == pytest.approx(0.158655, abs=1e-5)
-    # All of a layer are no sample of it.
+    # If all neurons of a layer are chosen, chance has no part in it.
     _, certain = excess(
         torch.tensor([1.0, 0.0]),
         torch.tensor([0, 1]),
@@ -163,7 +168,7 @@ def uniform(p_values):
 
 def test_p_values_of_labels_are_uniform_where_labels_do_not_matter():
     generator = torch.Generator().manual_seed(0)
-    # Skewed, as losses are.
+    # Losses are skewed, so these are too.
     found = [label_test(torch.randn(24, generator=generator).exp(), 10) for _ in range(60)]
     assert uniform(found) > 0.01
 
@@ -177,7 +182,7 @@ def test_p_values_of_signs_are_uniform_where_both_sides_are_as_likely():
 def test_p_values_of_an_excess_are_uniform_for_a_random_sample_of_each_layer():
     generator = torch.Generator().manual_seed(2)
     layers = torch.arange(4).repeat_interleave(200)
-    # Layers differ, as they do: without the layers' own means this would not be uniform.
+    # Layers differ, as in real models. Without each layer's own mean this would not be uniform.
     changes = torch.rand(800, generator=generator) + layers
     every = torch.ones(800, dtype=torch.bool)
     found: list[float] = []
@@ -204,7 +209,7 @@ def test_bonferroni_multiplies_by_the_number_of_p_values():
 
 def test_deviations_are_the_distance_in_pooled_standard_deviations():
     places = torch.tensor([[3.0, 5.0, 0.0, 4.0], [1.0, 1.0, 1.0, 1.0]])
-    # Means 4 and 2, variances 2 and 8.
+    # The means are 4 and 2, the variances 2 and 8.
     assert deviations(places, 2).tolist() == pytest.approx([2 / np.sqrt(5), 0.0])
 
 
@@ -212,7 +217,7 @@ def test_published_signals_are_shares_of_the_values_before():
     stream = by_hand().stream + torch.tensor([[[1.0, 0], [-1, 0], [1, 0], [-1, 0]]])
     before = reference(by_hand(stream=stream))
     closer = stream.clone()
-    closer[:, :2, 0] -= 1  # half the distance at the same spread
+    closer[:, :2, 0] -= 1  # half of the distance is lost, the spread stays
     now = by_hand(stream=closer, log_odds=[1.0, 1.0, -1.0, -1.0])
     assert lost_deviations(before, now) == pytest.approx(0.5)
     assert refusal_gap(before, now) == pytest.approx(6 / 8)
@@ -246,7 +251,7 @@ def test_one_missing_direction_in_all_layers_differs_from_one_in_each_layer():
     share, chance = common_direction(amounts * of_each, written)
     assert share < 0.8
     assert chance() > 0.05
-    # Rounding is no direction.
+    # Differences as small as rounding errors are no direction.
     share, chance = common_direction(1e-6 * amounts * one, written)
     assert (share, chance()) == (0.0, 1.0)
 

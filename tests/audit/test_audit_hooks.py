@@ -1,4 +1,4 @@
-"""What lies on the inference path: each kind of interception planted by itself."""
+"""Interceptions on the inference path: each kind is planted alone, and found."""
 
 from contextlib import contextmanager
 from types import FunctionType
@@ -237,7 +237,7 @@ def test_finding_hooks_does_not_change_the_outputs(llama):
         assert torch.equal(llama(ids), expected)
 
 
-def test_experts_have_nothing_on_their_path_but_while_their_neurons_have_hook_points():
+def test_hooks_are_found_on_experts_only_while_their_neurons_are_steered():
     model = tiny_moe.bridge("mixtral")
     circuit = cna_lens.Circuit(
         (cna_lens.ExpertNeuron(1, 0, 3),), (1.0,), cna_lens.collect(model, ["w5 w6"]).layout

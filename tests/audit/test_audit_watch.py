@@ -1,4 +1,4 @@
-"""Watching a circuit: false alarms by simulation, alarms where something was planted."""
+"""Watching a circuit: the rate of false alarms by simulation, and alarms for planted changes."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def reference(watched):
     return found.histograms
 
 
-# The test -------------------------------------------------------------------------------------
+# The sequential test --------------------------------------------------------------------------
 
 
 def test_every_bet_pays_one_on_average_and_every_interval_has_one():
@@ -72,7 +72,7 @@ def test_a_rank_is_the_share_of_values_above_and_a_random_part_of_the_equal_ones
 
 
 def simulated(n_streams, n_requests, before, seed, draw):
-    """The largest capital that each of many independent streams ever has."""
+    """The largest log capital of each of many independent streams, and all their ranks."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros((n_streams, N_BINS), dtype=torch.int64)
     bets = JumpingBets(n_streams)

@@ -98,7 +98,7 @@ def test_near_the_mean_scores_are_the_true_effects_of_ablation():
     positive, negative = [[5, 6, 9], [30, 6, 9]], [[5, 7, 9], [30, 7, 9]]
     pairs = list(zip(positive, negative, strict=True))
     effects, scores = torch.zeros(N).double(), torch.zeros(N).double()
-    model = reference.boot(hf).to(torch.float64)
+    model = tiny.boot(hf).to(torch.float64)
     for here, there in pairs:
         activation, baseline = reference.activations(hf, [here, there])
         before = log_odds(reference.logits(hf, here)[-1])

@@ -19,7 +19,7 @@ def assert_same_moments(stats, activations):
 
 
 def test_means_and_variances_are_those_of_plain_hooks_one_prompt_at_a_time(model):
-    hf = tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    hf = tiny.plain(model.cfg.model_name.removeprefix("tiny-"))
     for position in (-1, -2, 0, 1):
         stats = cna_lens.collect(model, PROMPTS, position=position)
         expected = reference.activations(hf, PROMPTS, position)
@@ -48,13 +48,13 @@ def test_batches_and_shared_prefixes_change_nothing(
         batch_size=batch_size,
         share_prefix=share_prefix,
     )
-    plain = tiny.hugging_face(family)
+    plain = tiny.plain(family)
     assert_same_moments(stats, reference.activations(plain, prompts, position))
 
 
 def test_prompts_that_differ_only_in_their_last_token_share_the_rest(model):
     prompts = [[*range(30, 45), last] for last in (5, 6, 7)]
-    hf = tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    hf = tiny.plain(model.cfg.model_name.removeprefix("tiny-"))
     stats = cna_lens.collect(model, prompts)
     assert_same_moments(stats, reference.activations(hf, prompts))
 

@@ -1,5 +1,4 @@
 import pytest
-import reference
 import tiny
 import torch
 
@@ -77,7 +76,7 @@ def test_weights_that_are_not_finite_are_reported_with_their_layer(value, where,
     hf = tiny.hugging_face("llama")
     with torch.no_grad():
         hf.get_submodule(f"model.{where}").weight.fill_(value)
-    model = reference.boot(hf)
+    model = tiny.boot(hf)
     with pytest.raises(cna_lens.ActivationError, match=broken):
         cna_lens.collect(model, PROMPTS)
 

@@ -107,7 +107,7 @@ def test_scores_follow_the_rules_written_out_by_hand(closed_gate):
         ],
         axis=0,
     )
-    model = reference.boot(hf)
+    model = tiny.boot(hf)
     found = score_neurons(model, POSITIVE, NEGATIVE, RelP(METRIC)).values.numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     gradients = score_neurons(model, POSITIVE, NEGATIVE, AttributionPatching(METRIC)).values
@@ -149,7 +149,7 @@ def test_relp_is_attribution_patching_if_the_rest_of_the_model_is_linear():
         for norm in (after.input_layernorm, hf.model.norm):
             norm.variance_epsilon = 1e12
             norm.weight.mul_(1e6)
-    model = reference.boot(hf).to(torch.float64)
+    model = tiny.boot(hf).to(torch.float64)
     linear = score_neurons(model, POSITIVE, NEGATIVE, RelP(METRIC)).values
     gradients = score_neurons(model, POSITIVE, NEGATIVE, AttributionPatching(METRIC)).values
     torch.testing.assert_close(linear, gradients, rtol=1e-6, atol=1e-9)

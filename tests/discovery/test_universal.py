@@ -108,7 +108,7 @@ def test_the_threshold_is_exact_for_whole_per_cents(n_prompts, per_cent):
 def test_the_whole_run_agrees_with_the_hugging_face_model(model):
     family = model.cfg.model_name.removeprefix("tiny-")
     prompts = [[1, i, 2 * i % 60, 3 * i % 60] for i in range(5, 25)]
-    rows = reference.activations(tiny.hugging_face(family), prompts)
+    rows = reference.activations(tiny.plain(family), prompts)
 
     rule = UniversalRule(fraction=0.25, threshold=0.4)
     found = universal_neurons(model, prompts, rule=rule)

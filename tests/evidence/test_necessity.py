@@ -30,7 +30,7 @@ def logit(model, prompts):
 
 def by_hand(model, ablated, position):
     """The logits of a plain copy with neurons set to their means at one or at all positions."""
-    hf = tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    hf = tiny.plain(model.cfg.model_name.removeprefix("tiny-"))
 
     def put(layer, activation):
         activation = activation.clone()
@@ -210,14 +210,3 @@ def test_on_a_real_model_the_circuit_of_all_prompts_is_that_of_find_circuit(demo
         demo, prompts.positive[:4], prompts.negative[:4], universal=None, progress=False
     )
     assert set(found.circuit) == set(expected)
-    scores = cna_lens.rank(sides[0].stats(), sides[1].stats())
-    ablated = necessity(
-        demo,
-        prompts.positive[4:6],
-        {"contrast": scores},
-        refusal_log_odds,
-        sides[1].stats(),
-        sizes=[46],
-        progress=False,
-    )
-    assert ablated.points[0].without != ablated.whole

@@ -52,7 +52,7 @@ def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large():
     hf = tiny.hugging_face("llama")
     with torch.no_grad():
         hf.lm_head.weight.zero_()
-    assert perplexity(reference.boot(hf), ["w5"], ["w6 w7 w8"], chat=False) == [
+    assert perplexity(tiny.boot(hf), ["w5"], ["w6 w7 w8"], chat=False) == [
         pytest.approx(tiny.VOCABULARY, rel=1e-5)
     ]
 
@@ -149,7 +149,7 @@ def test_log_odds_stay_finite_where_the_model_is_certain():
     hf = tiny.hugging_face("llama")
     with torch.no_grad():
         hf.lm_head.weight.mul_(1e4)
-    first, second = refusal_log_odds(reference.boot(hf), ["w5", "w6"], openings=["w3"], chat=False)
+    first, second = refusal_log_odds(tiny.boot(hf), ["w5", "w6"], openings=["w3"], chat=False)
     assert abs(first) > 50
     assert abs(second) > 50
 

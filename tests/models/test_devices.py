@@ -1,7 +1,6 @@
 """A model on two devices: our tensors are on the device of their layer."""
 
 import pytest
-import reference
 import tiny
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
@@ -24,7 +23,7 @@ def both():
             _put_on_second(module)
         add_hook_to_module(hf.lm_head, AlignDevicesHook(FIRST, place_submodules=False))
         hf.hf_device_map = {"model.layers.1": SECOND, "model.norm": SECOND, "": FIRST}
-        yield reference.boot(hf), reference.boot(tiny.hugging_face("llama"))
+        yield tiny.boot(hf), tiny.boot(tiny.hugging_face("llama"))
 
 
 def _put_on_second(module):

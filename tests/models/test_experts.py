@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 import reference
+import tiny
 import tiny_moe
 import torch
 
@@ -213,7 +214,7 @@ def test_a_planted_neuron_of_an_expert_ranks_first(family):
             hf.model.layers[2].mlp.experts.limit = 1e6
         else:
             weight[expert, 8 + index] *= 50
-    model = tiny_moe.booted(hf)
+    model = tiny.boot(hf)
     circuit = find_circuit(model, PROMPTS[:1], OTHERS, k=2, universal=None, progress=False)
     assert circuit.neurons[0] == ExpertNeuron(2, expert, index)
     assert circuit.layout == layout
@@ -276,7 +277,7 @@ def test_the_parts_of_a_contrast_sum_to_it_and_separate_routing_from_activation(
 def test_unreachable_experts_are_refused_with_the_reason():
     def refused(change, match, family="mixtral"):
         hf = tiny_moe.hugging_face(family)
-        model = tiny_moe.booted(hf)
+        model = tiny.boot(hf)
         change(model.original_model.model.layers[1])
         with pytest.raises(ModelError, match=f"layer 1 of tiny-{family}.*{match}"):
             collect(model, PROMPTS)

@@ -12,7 +12,7 @@ PROMPTS = [[5, 6, 7, 8, 9], [30, 31], [40, 41, 42], [50, 51, 52, 53, 54, 55, 56]
 
 def slow(model, prompts, new, stops=(2,), hf=None):
     """Answer each prompt alone in plain Hugging Face, without a cache."""
-    hf = hf or tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))
+    hf = hf or tiny.plain(model.cfg.model_name.removeprefix("tiny-"))
     return [
         model.tokenizer.decode(reference.greedy(hf, ids, new, stops), skip_special_tokens=True)
         for ids in prompts

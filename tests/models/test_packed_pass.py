@@ -50,7 +50,7 @@ def boot(config, architecture):
         torch.manual_seed(0)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     tiny.make_weights_matter(hf)
-    return reference.boot(hf)
+    return tiny.boot(hf)
 
 
 def wide_gemma3():
@@ -94,7 +94,7 @@ def test_packed_prompts_give_the_same_as_alone(models, family, position, tokens_
     found = cna_lens.collect(models[family], prompts, position=position)
     assert len(tokens_run) == 2
     assert tokens_run[-1][0] == 1
-    plain = tiny.hugging_face(family)
+    plain = tiny.plain(family)
     expected = reference.activations(plain, prompts, position)
     torch.testing.assert_close(found.mean, expected.mean(0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.variance, expected.var(0), rtol=1e-5, atol=1e-6)
@@ -142,7 +142,7 @@ def test_the_circuit_is_the_same(models, family):
 def test_special_sets_of_prompts(models, prompts):
     for family in tiny.FAMILIES:
         found = cna_lens.collect(models[family], prompts)
-        expected = reference.activations(tiny.hugging_face(family), prompts)
+        expected = reference.activations(tiny.plain(family), prompts)
         torch.testing.assert_close(found.mean, expected.mean(0), rtol=1e-5, atol=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_a_small_gain_is_not_worth_a_trial(llama, tokens_run, monkeypatch):
 def test_every_prompt_keeps_its_row(llama, row_tokens, monkeypatch):
     monkeypatch.setattr(packing, "ROW_TOKENS", row_tokens)
     kept = cna_lens.collect(llama, PROMPTS, keep="all")
-    expected = reference.activations(tiny.hugging_face("llama"), PROMPTS)
+    expected = reference.activations(tiny.plain("llama"), PROMPTS)
     torch.testing.assert_close(kept.matrix().double(), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -25,7 +25,7 @@ rows = st.tuples(st.lists(tokens, min_size=1, max_size=7), st.lists(tokens, min_
 
 def slow(family, prompt, answer, scope, multiplier=3.0):
     """Compute the logits of prompt and answer in one pass, changed only at the scope's places."""
-    hf = tiny.hugging_face(family)
+    hf = tiny.plain(family)
     change = reference.scale_at(CIRCUIT, multiplier, PLACES[scope](len(prompt)))
     with reference.changed(hf, change):
         return hf(torch.tensor([[*prompt, *answer]])).logits[0]

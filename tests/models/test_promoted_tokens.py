@@ -1,7 +1,6 @@
 """The tokens that a neuron promotes, computed by hand from the weights of each family."""
 
 import pytest
-import reference
 import tiny
 import torch
 
@@ -37,7 +36,7 @@ def test_promoted_tokens_are_the_rows_logits_by_hand(family, neuron):
             if parameter.ndim == 1:
                 generator = torch.Generator().manual_seed(place)
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    found = cna_lens.promoted_tokens(reference.boot(original), neuron, k=5)
+    found = cna_lens.promoted_tokens(tiny.boot(original), neuron, k=5)
     expected = by_hand(original, neuron)
     top = expected.topk(5)
     assert [each.token_id for each in found.up] == top.indices.tolist()
@@ -58,4 +57,4 @@ def test_a_neuron_that_writes_nothing_is_refused():
     with torch.no_grad():
         tiny.down_projections(original)[1].weight[:, 3] = 0
     with pytest.raises(cna_lens.ModelError, match="writes nothing"):
-        cna_lens.promoted_tokens(reference.boot(original), (1, 3))
+        cna_lens.promoted_tokens(tiny.boot(original), (1, 3))

@@ -79,7 +79,7 @@ def kind(request):
 
 @pytest.fixture
 def model(kind):
-    return reference.boot(plain(kind))
+    return tiny.boot(plain(kind))
 
 
 def find(model, **options):

@@ -87,7 +87,7 @@ def test_experts_count_as_neurons_and_compute_only_routed_tokens(family, tmp_pat
         if name not in ends
     )
     assert needs.flops == 2 * computing
-    assert needs.n_neurons == cna_lens.collect(tiny_moe.booted(hf), [[5]]).layout.n_neurons
+    assert needs.n_neurons == cna_lens.collect(tiny.boot(hf), [[5]]).layout.n_neurons
 
 
 def test_a_mixture_without_its_number_of_experts_per_token_is_refused(config):

@@ -1,4 +1,4 @@
-"""The constraint files pin what pyproject.toml allows, and the page says what was run."""
+"""The constraint files pin versions that pyproject.toml allows, and the page says what was run."""
 
 import json
 import tomllib
@@ -13,7 +13,7 @@ from experiments import compatibility
 from experiments.compatibility import Run, outcome, tables
 
 CONSTRAINTS = ROOT / ".constraints"
-# Each file and the extras that are installed from it.
+# Each file, and the extras that are installed with it.
 PINNED = {
     "transformer-lens-4.txt": ("dev",),
     "transformer-lens-3.txt": ("dev", "sae"),
@@ -44,7 +44,7 @@ def lines(file):
 
 
 def pins(file):
-    """Each package of a constraint file, and its pins with the environments that they hold in."""
+    """Each package of a constraint file, and its pins with the environments they are for."""
     found = {}
     for requirement in map(Requirement, lines(file)):
         found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
@@ -52,7 +52,7 @@ def pins(file):
 
 
 def declared(extras):
-    """What pyproject.toml asks for, an extra's extras among it."""
+    """The requirements of pyproject.toml with these extras, and with the extras they name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     todo, seen = [*map(Requirement, project["dependencies"])], set(extras)
     extras = list(extras)
@@ -67,7 +67,7 @@ def declared(extras):
 
 
 def pinned(requirement, file, python):
-    """The one version of a package that holds on Linux."""
+    """The one version of a package that a file pins for this Python on Linux."""
     here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     (pin,) = [
         pin
@@ -91,14 +91,14 @@ def test_every_line_of_a_constraint_file_pins_one_version_and_names_no_address(f
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("file", PINNED)
 def test_what_is_pinned_is_in_the_declared_range(file, python):
-    """Where this fails: `make lock` renews the constraint files."""
+    """If this fails, run `make lock`: it renews the constraint files."""
     for requirement in declared(PINNED[file]):
         version = pinned(requirement, file, python)
         assert requirement.specifier.contains(version, prereleases=True), (requirement, version)
 
 
-def test_the_oldest_are_the_lower_bounds():
-    """Where this fails: `make lock` renews the constraint files."""
+def test_the_oldest_versions_are_the_lower_bounds():
+    """If this fails, run `make lock`: it renews the constraint files."""
     for requirement in declared(["test"]):
         (lower,) = [each.version for each in requirement.specifier if each.operator == ">="]
         version = pinned(requirement, "oldest.txt", "3.11")
@@ -112,7 +112,7 @@ def test_what_is_held_is_pinned():
 
 
 def test_the_page_of_compatibility_says_what_was_run():
-    """Where this fails: `make test-locked` writes the page anew."""
+    """If this fails, run `make test-locked`: it writes the page anew."""
     page = (DOCS / "compatibility.md").read_text()
     _, begin, rest = page.partition(compatibility.BEGIN)
     written, end, _ = rest.partition(compatibility.END)

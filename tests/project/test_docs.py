@@ -1,4 +1,4 @@
-"""The reference leaves nothing out, links lead somewhere, commands exist, Markdown is drawn."""
+"""The reference is complete, links lead somewhere, commands exist, and Markdown is rendered."""
 
 import importlib
 import inspect
@@ -26,20 +26,20 @@ PACKAGES = [
 
 
 def documented():
-    """What the reference's pages ask for, by its full name."""
+    """The full name of everything that the pages of the reference document."""
     texts = [page.read_text() for page in sorted(REFERENCE.glob("*.md"))]
     return [name for text in texts for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
 
 
 def public(module):
-    """A package's public names and what they are."""
+    """A package's public names with their values, without modules."""
     package = importlib.import_module(module)
     found = {f"{module}.{name}": getattr(package, name) for name in package.__all__}
     return {name: value for name, value in found.items() if not inspect.ismodule(value)}
 
 
 def values():
-    """What is documented; of a package that is named itself, all that is public in it."""
+    """The documented values; a package that is named itself stands for all its public values."""
     for name in documented():
         if name in PACKAGES:
             yield from public(name).values()
@@ -66,7 +66,7 @@ def test_no_module_is_documented_in_place_of_what_bears_its_name():
 
 
 def commands_of(group, before=""):
-    """Each command by its whole name, those of a command that has some among them."""
+    """Each command with its full name; a group of commands is replaced by its commands."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands_of(command, f"{before}{name} ")

@@ -1,4 +1,4 @@
-"""The house is as CONTRIBUTING draws it: its rooms, the line of imports, and what is public."""
+"""The package is as CONTRIBUTING draws it: its rooms, the order of imports, what is public."""
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ WITH_A_FACE = [room for room in ROOMS if (PACKAGE / room / "__init__.pyi").exist
 
 
 def drawn():
-    """The modules that the tree draws, and its folders."""
+    """The modules and the folders in the tree of CONTRIBUTING."""
     modules, folders, inside = set(), set(), []
     for line in TREE.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2

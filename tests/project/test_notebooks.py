@@ -1,4 +1,4 @@
-"""The notebooks are in step with their sources, show what they should, and run."""
+"""The notebooks match their sources, show what they should, and run."""
 
 import base64
 import re
@@ -14,7 +14,7 @@ each_source = pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 
 
 def outputs(notebook, kind):
-    """Each output of a kind, such as "text/html"."""
+    """Each output of a MIME type, such as "text/html"."""
     return [
         output.data[kind]
         for cell in code_cells(notebook)
@@ -57,7 +57,7 @@ def test_every_cell_that_shows_something_has_shown_it_and_nothing_failed(source)
 
 @each_source
 def test_a_notebook_tells_nothing_of_when_and_where_it_was_run(source):
-    # CircuitsVis's own script holds paths and numbers of its own.
+    # The script of CircuitsVis holds paths and hexadecimal numbers of its own.
     views = [re.sub(r"<script>.*?</script>", "", view, flags=re.DOTALL)
              for view in outputs(read(source), "text/html")]  # fmt: skip
     said = [output.text for cell in code_cells(read(source)) for output in cell.outputs
@@ -121,7 +121,7 @@ def written_to(folder, text):
     return source
 
 
-def test_a_cell_that_should_show_something_and_does_not_is_told(tmp_path):
+def test_a_cell_that_should_show_something_and_does_not_raises_an_error(tmp_path):
     source = written_to(tmp_path, "# %%\nx = 1\n\n# %%\nx\n\n# %%\nNone\n")
     notebook = executed(source)
     assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]
@@ -131,7 +131,7 @@ def test_a_cell_that_should_show_something_and_does_not_is_told(tmp_path):
     assert not source.with_suffix(".ipynb").exists()
 
 
-def test_what_is_said_on_standard_error_stops_it(tmp_path):
+def test_output_on_standard_error_stops_the_run(tmp_path):
     source = written_to(tmp_path, "# %%\nimport warnings\n\nwarnings.warn('few prompts')\n")
     with pytest.raises(ValueError, match="few prompts"):
         executed(source)

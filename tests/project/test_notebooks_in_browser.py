@@ -65,7 +65,7 @@ def test_every_cell_and_every_output_is_drawn(browser, saved, name):
     assert all(done and width > 100 and height > 50 and alt for done, width, height, alt in images)
     rows = browser.evaluate("[...document.querySelectorAll('tbody')].map(b => b.rows.length)")
     assert all(rows)
-    # Whatever JupyterLab's own style does to terms and cells.
+    # JupyterLab's own style must neither wrap terms nor move the text of cells from the left.
     lines = browser.evaluate(
         """[...document.querySelectorAll('.cna dt')].map(term => {
              const words = document.createRange();
@@ -79,7 +79,7 @@ def test_every_cell_and_every_output_is_drawn(browser, saved, name):
     assert set(browser.evaluate(aligned)) <= {"left"}
 
 
-def test_tokens_of_the_sixth_are_coloured_by_the_neuron_that_is_picked(browser, saved):
+def test_tokens_of_the_sixth_notebook_are_coloured_by_the_picked_neuron(browser, saved):
     browser.open(saved["06_read_a_neuron"])
     texts = browser.evaluate(f"{TOKENS}.map(token => token.textContent.trim())")
     assert len(texts) > 200
@@ -107,7 +107,7 @@ def test_tables_are_sorted_by_a_click(browser, saved):
 @each_name
 def test_without_scripts_everything_is_still_shown(browser, saved, name):
     browser.open(saved[name], scripts=False)
-    # Chromium evaluates for DevTools even where a page may not.
+    # DevTools can still evaluate scripts on a page that may not run any.
     empty = browser.evaluate(
         """[...document.querySelectorAll('.jp-OutputArea-output')]
              .filter(o => !o.innerText.trim() && !o.querySelectorAll('img, svg').length).length"""

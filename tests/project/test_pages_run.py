@@ -1,4 +1,4 @@
-"""The code on the pages runs, on a tiny model and few prompts."""
+"""The code on the pages of the documentation runs, on tiny models and few prompts."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ WITH_CODE = [page for page in (*PAGES, ROOT / "README.md") if blocks(page, "pyth
 
 
 def small(name):
-    """A packaged prompt set, cut to what a tiny model answers in no time."""
+    """A packaged prompt set, cut to a few prompts, which a tiny model answers quickly."""
     whole = cna_lens.models.prompts.sets.prompt_set(name)
     parts = ("positive", "negative", "targets", "foils")
     return replace(whole, **{part: getattr(whole, part)[:4] for part in parts})
@@ -34,7 +34,7 @@ def written(pages):
 
 
 def stand_in(page):
-    """What `load_model` is on a page: a model that has every layer the page names."""
+    """A `load_model` for a page: its tiny model has every layer that the page names."""
     named = map(int, re.findall(r"layer=(\d+)", "".join(blocks(page, "python"))))
     n_layers = max(readers_model.N_LAYERS, *(layer + 2 for layer in named), 0)
 
@@ -48,13 +48,13 @@ def stand_in(page):
 
 @pytest.fixture
 def reader(page, monkeypatch, tmp_path):
-    """Someone in an empty folder, with small models and few prompts."""
+    """A reader in an empty folder, with small models and few prompts."""
     rows = harness_tasks.random_choices(12)
     tasks = harness_tasks.multiple_choice(tmp_path / "tasks", rows, name="arc_easy")
     run_lm_eval = partial(cna_lens.metrics.run_lm_eval, include_path=tasks)
     monkeypatch.setattr(cna_lens.metrics, "run_lm_eval", run_lm_eval)
     monkeypatch.setattr(cna_lens, "load_model", stand_in(page))
-    # What pages leave out is for a real model.
+    # The defaults, which pages may leave unchanged, are for a real model.
     quick = partial(cna_lens.compare, strengths=[1.0], max_new_tokens=4)
     monkeypatch.setattr(cna_lens, "compare", quick)
     monkeypatch.setattr(cna_lens, "prompt_set", small)

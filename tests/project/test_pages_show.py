@@ -1,4 +1,4 @@
-"""Pages show what their code printed and showed, and a failing block stops the build."""
+"""Pages show the output of their code, and a failing block stops the build."""
 
 import re
 import tomllib

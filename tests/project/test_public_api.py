@@ -1,3 +1,5 @@
+"""Public names load and are documented, and the examples of the docstrings run."""
+
 import ast
 import doctest
 import importlib
@@ -26,7 +28,7 @@ def documented():
     for module in MODULES:
         yield module.__name__, module
         for name, value in vars(module).items():
-            # By its module, since the type checks wrap functions in ones made elsewhere.
+            # The name of the module decides: type checks wrap functions in ones made elsewhere.
             if getattr(value, "__module__", None) == module.__name__ and callable(value):
                 yield f"{module.__name__}.{name}", value
 
@@ -58,7 +60,7 @@ def names(llama):
 
 @pytest.mark.parametrize("example", DOCTESTS, ids=lambda test: test.name)
 def test_the_examples_of_the_docstrings_run(example, names):
-    # Its module's names too, for examples of what is not public.
+    # Examples of private functions also use the names of their module.
     owners = (module for module in MODULES if f"{example.name}.".startswith(f"{module.__name__}."))
     module = max(owners, key=lambda module: len(module.__name__))
     example.globs = vars(module) | names
@@ -75,7 +77,7 @@ def test_no_example_is_left_out():
     assert found == written > 20
 
 
-def test_all_names_exactly_what_is_public():
+def test_dunder_all_lists_exactly_the_public_names():
     stub = ast.parse(Path(cna_lens.__file__).with_suffix(".pyi").read_text())
     imported = [
         alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -97,12 +99,6 @@ def test_importing_the_package_loads_no_library_of_models():
     assert found.stdout == "set()\n"
 
 
-def test_a_star_import_gives_all_names():
-    namespace = {}
-    exec("from cna_lens import *", namespace)
-    assert set(cna_lens.__all__) <= set(namespace)
-
-
 @pytest.mark.parametrize(
     "value",
     [v for v in PUBLIC if inspect.isroutine(v) or inspect.isclass(v)],
@@ -110,7 +106,7 @@ def test_a_star_import_gives_all_names():
 )
 def test_public_functions_and_classes_explain_themselves(value):
     documentation = value.__doc__ or ""
-    # A dataclass without a docstring gets its signature for one.
+    # Python gives a dataclass without a docstring its signature as docstring.
     assert documentation
     assert not documentation.startswith(f"{value.__name__}(")
     assert documentation.split("\n")[0].rstrip().endswith((".", ":"))

@@ -1,4 +1,4 @@
-"""The front door: short, and its example prints what stands below it."""
+"""The README is short, and its example prints the output below it."""
 
 import re
 import subprocess

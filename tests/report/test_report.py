@@ -1,4 +1,4 @@
-"""Reports: what they say of results, and that no text of a result becomes markup."""
+"""Reports: what they say about results, and that no text of a result becomes markup."""
 
 import json
 import re
@@ -38,6 +38,7 @@ from cna_lens.report.circuits import circuit_section
 from cna_lens.report.page import page_html
 from cna_lens.report.pictures import picture
 from cna_lens.report.runs import run_section
+from cna_lens.report.sections import Picture
 from cna_lens.results.rendering.visible import visible
 from cna_lens.viz.pages.pages import view_scripts
 
@@ -65,6 +66,21 @@ def caveats(result, **others):
     report = make_report({"it": result, **others})
     (found,) = [each for each in report.sections if each.title.endswith(": it")]
     return " ".join(found.caveats)
+
+
+@pytest.fixture
+def drawn():
+    """Figures are drawn, as `quick_figures` lets no other test do."""
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request, whole, monkeypatch):
+    """Leave out what takes the time: the image of a figure that no test looks at."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(
+            "cna_lens.report.pictures.picture",
+            lambda figure: Picture(b"<svg/>", "svg", 500, figure.description),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +144,7 @@ def test_hashes_versions_and_commands_stand_only_at_the_end(shown):
         assert text not in before
 
 
-def test_the_same_results_give_the_same_file(whole):
+def test_the_same_results_give_the_same_file(drawn, whole):
     assert whole.html() == make_report(everything(), title="A report").html()
 
 
@@ -178,7 +194,7 @@ def test_hostile_texts_are_shown_and_change_no_element(no_figures, harmless, hos
     names = everything(partial(added, hostile))
     page = Page(make_report(names, title=f"A report{hostile}").html())
     assert page.structure == harmless.structure
-    # In title, contents, headings, facts, tables, caveats and commands, letter by letter.
+    # It is shown in full in the title, contents, headings, facts, tables, caveats and commands.
     assert page.text.count(visible(hostile)) > 60
     assert_nothing_can_run(page)
 
@@ -515,7 +531,7 @@ def test_a_run_that_was_slower_than_possible_says_why(tmp_path):
     record = json.loads((tmp_path / "run.json").read_text())
     facts = dict(run_section("run.json", Run.from_record(record)).facts)
     assert facts["slower than it could be"] == "its cache stays empty"
-    # Older files lack the entry.
+    # Older files do not have the entry.
     del record["slower"]
     assert "slower than it could be" not in dict(
         run_section("run.json", Run.from_record(record)).facts

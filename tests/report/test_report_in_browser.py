@@ -1,4 +1,4 @@
-"""A report of every kind of result in a real Chromium without a network."""
+"""A report with every kind of result, in a real Chromium without a network."""
 
 import pytest
 import readers_model

@@ -243,11 +243,11 @@ def test_a_hook_point_of_another_width_than_the_vector_is_refused(change):
 def test_caa_moves_refusal_both_ways_and_further_than_random_vectors_of_the_same_length(demo):
     # SmolLM2-135M-Instruct seldom refuses, so the change of the log-odds is compared.
     refusal = cna_lens.prompt_set("refusal")
-    removing = cna_lens.caa(demo, refusal.positive[:16], refusal.negative[:16])
+    removing = cna_lens.caa(demo, refusal.positive[:8], refusal.negative[:8])
     amplifying = replace(removing, sign="add")
     for method, prompts, direction in (
-        (removing, refusal.positive[22:30], -1),
-        (amplifying, refusal.negative[22:30], 1),
+        (removing, refusal.positive[22:26], -1),
+        (amplifying, refusal.negative[22:26], 1),
     ):
         controls = [cna_lens.random_direction(method, seed) for seed in range(2)]
         before = mean(refusal_log_odds(demo, prompts))

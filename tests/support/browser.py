@@ -1,4 +1,4 @@
-"""Chromium without a network, driven over a pipe by the DevTools protocol."""
+"""Chromium without a network, controlled over a pipe with the DevTools protocol."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    # Every name is unknown: nothing outside this machine can be reached.
+    # No host name can be resolved, so nothing outside this machine can be reached.
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--remote-debugging-pipe",
 )
@@ -31,7 +31,7 @@ MISSING = (
 
 
 class Browser:
-    """One Chromium; pages are opened one after the other."""
+    """One Chromium, which opens pages one after the other."""
 
     def __init__(self, profile, timeout=60):
         command = next(filter(None, map(shutil.which, COMMANDS)), None)
@@ -39,7 +39,7 @@ class Browser:
         self.timeout = timeout
         read_commands, self._commands = os.pipe()
         self._answers, write_answers = os.pipe()
-        # Chromium reads commands from 3 and answers on 4.
+        # Chromium reads commands from file descriptor 3 and answers on 4.
         redirected = f'exec "$@" 3<&{read_commands} 4>&{write_answers}'
         self._process = subprocess.Popen(
             ["bash", "-c", redirected, "bash", command, *FLAGS, f"--user-data-dir={profile}"],
@@ -68,7 +68,7 @@ class Browser:
         os.close(self._answers)
 
     def send(self, method, **params):
-        """The result of one command; events that come before it are kept."""
+        """Send one command and return its result; keep the events that come before it."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -92,7 +92,7 @@ class Browser:
         return answer
 
     def open(self, path, width=1280, scheme="light", scripts=True):
-        """Open a file at a width, in light or dark, and wait until it is drawn."""
+        """Open a file at a width, in a light or dark scheme, and wait until it is drawn."""
         self.events.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -116,7 +116,7 @@ class Browser:
             time.sleep(0.02)
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression in the page; promises are awaited."""
+        """Return the value of a JavaScript expression in the page; await a promise."""
         answer = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -124,16 +124,16 @@ class Browser:
         return answer["result"].get("value")
 
     def move_to(self, x, y):
-        """Put the pointer somewhere."""
+        """Move the pointer to a place in the window."""
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def complaints(self):
-        """Everything the page has said in the console, and every exception."""
+        """Everything that the page has written to the console and the log, and every exception."""
         said = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [event["params"] for event in self.events if event["method"] in said]
 
     def requests(self):
-        """What the page has asked for, beside itself and what it holds."""
+        """The URLs that the page has requested, except its own and data URLs."""
         asked = [
             event["params"]
             for event in self.events
@@ -143,7 +143,7 @@ class Browser:
         return [url for url in urls[1:] if not url.startswith("data:")]
 
     def screenshot(self, path):
-        """The whole page as PNG."""
+        """Save the whole page as PNG."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         shot = self.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
@@ -151,7 +151,7 @@ class Browser:
 
 
 def contrast(one, other):
-    """The contrast of two colours as WCAG 2.1 defines it."""
+    """The contrast ratio of two colours, as WCAG 2.1 defines it."""
     levels = []
     for colour in (one, other):
         parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]

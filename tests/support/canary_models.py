@@ -1,4 +1,4 @@
-"""A tiny model, canaries of its words, and its fingerprint."""
+"""A tiny model that refuses, canaries of its words, and measurements by hand."""
 
 import tiny
 import torch
@@ -21,8 +21,9 @@ CANARIES = Canaries(
 def refusing(seed=0, name="tiny-guarded"):
     """A random model that opens a refusal on harmful canaries (w20 w21), and on no others.
 
-    No opening of a refusal is a word of its tokenizer, so that all begin with the unknown word, w0.
-    The unembedding of w0 is made the difference between the kinds' last hidden states.
+    Its tokenizer has no word that opens a refusal, so all openings begin with the unknown word, w0.
+    The unembedding of w0 points along the difference between the mean last hidden states of the
+    kinds.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -65,7 +66,7 @@ def _last_hidden(model, words, prompt):
 
 
 def measurement(neurons, mlp, stream, log_odds, n_harmful, layout=None):
-    """Numbers by hand."""
+    """A measurement with these numbers."""
     neurons, mlp, stream = (torch.as_tensor(each).float() for each in (neurons, mlp, stream))
     layout = layout or Layout((neurons.shape[1] // mlp.shape[0],) * mlp.shape[0])
     count = len(neurons)
@@ -83,7 +84,7 @@ def measurement(neurons, mlp, stream, log_odds, n_harmful, layout=None):
 
 
 def by_hand(*, neurons=None, stream=None, log_odds=None):
-    """Two layers of two neurons, d_model 2, two harmful and two benign canaries."""
+    """A measurement: two layers of two neurons, d_model 2, two canaries of each kind."""
     apart = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     return measurement(
         neurons if neurons is not None else torch.eye(4),
@@ -95,10 +96,10 @@ def by_hand(*, neurons=None, stream=None, log_odds=None):
 
 
 def watched(layout, chosen, control):
-    """One set of neurons, and a control."""
+    """A watch list with one set of neurons and a control."""
     return Watched(layout, {"circuit": torch.tensor(chosen)}, torch.tensor(control))
 
 
 def reference(found, chosen=(0,), control=(1,), matrices=None):
-    """Of numbers by hand."""
+    """The reference of a measurement, with these neurons and this control."""
     return Reference.of(found, watched(found.layout, list(chosen), list(control)), matrices)

@@ -1,4 +1,4 @@
-"""What the checks of docs/models.md find, run once in a session."""
+"""The results of the checks for docs/models.md, which run once in a session."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -13,7 +13,10 @@ TRANSFORMER_LENS_4 = find_spec("transformer_lens.HookedTransformer") is None
 RUNNABLE = [f for f in FAMILIES if TRANSFORMER_LENS_4 or not f.needs_transformer_lens_4]
 
 MAY_NOT_RUN = ("CodeGen",)
-"""Transformers 5.24 moved a buffer that TransformerLens 4.3 looks up on the attention."""
+"""Families that may be refused.
+
+Transformers 5.24 moved a buffer that TransformerLens 4.3 looks up on the attention.
+"""
 
 
 @cache

@@ -68,11 +68,10 @@ def exact_match(folder, rows, name="exact", max_new_tokens=3, **settings):
 
 
 def random_choices(n, seed=0):
-    """Random questions of the tiny models' words, with choices of one, two and one tokens."""
+    """Random questions in the words of the tiny models, with choices of one, two and one tokens."""
     draw = random.Random(seed)
 
     def words(count):
-        # The tokenizer reads words that begin with "w1" or "w2" as special tokens.
         return " ".join(f"w{draw.randrange(30, 60)}" for _ in range(count))
 
     return [

@@ -59,7 +59,10 @@ def save_model(folder, kind, seed, *, chat):
 
 
 def save(root):
-    """Save models of two families, base without a template and instruct, and the data set."""
+    """Save a base and an instruct model of two families, and the data set.
+
+    Only instruct models have a chat template.
+    """
     for seed, (name, kind) in enumerate(CONFIGS.items()):
         save_model(root / name, kind, 2 * seed, chat=False)
         save_model(root / f"{name}-Instruct", kind, 2 * seed + 1, chat=True)

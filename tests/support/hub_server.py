@@ -1,4 +1,4 @@
-"""A server that answers as the Hugging Face Hub does, for one model of a local folder."""
+"""A server that answers as the Hugging Face Hub does, for one model in a local folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMIT = "0" * 40
 
 
 class HubServer:
-    """Serves `owner/model`; on demand it refuses with an error code, or truncates weights."""
+    """Serves `owner/model`; on demand it answers with an error code, or truncates weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,5 +71,5 @@ class HubServer:
 
 
 def etag(path: Path) -> str:
-    """The name of a file's content in the cache."""
+    """The SHA-256 of a file, under which the Hub's cache stores its content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A local endpoint that replies to requests for judgements by a script."""
+"""A local endpoint that follows a script to answer requests for judgements."""
 
 import json
 import threading
@@ -41,7 +41,7 @@ HANGS = Reply(hangs=True)
 
 
 class JudgeServer:
-    """Sends the n-th reply to the n-th request, or the reply that a function makes of its pair."""
+    """Sends the n-th reply of a list to the n-th request, or what a function makes of its pair."""
 
     def __init__(self):
         self.script = []

@@ -1,4 +1,4 @@
-"""Kept activations made from numbers, as if a model had been run."""
+"""Kept activations made from given numbers, as if a model had been run."""
 
 import torch
 
@@ -6,7 +6,7 @@ from cna_lens import Layout, PromptActivations, PromptRecord, Source
 
 
 def kept(rows, widths=None, shards=1, dtype=torch.float32):
-    """One row a prompt; with several shards, prompts lie in them in no order."""
+    """Activations with one row per prompt; prompts are distributed to the shards at random."""
     rows = torch.as_tensor(rows, dtype=dtype)
     source = Source("made up", -1, PromptRecord(len(rows), "0" * 64))
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()

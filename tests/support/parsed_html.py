@@ -6,7 +6,7 @@ VOID = {"img", "rect", "line", "meta", "input"}
 
 
 class Parsed(HTMLParser):
-    """The elements of a fragment, its text, and whether every tag is closed."""
+    """The elements, the text and the table rows of a fragment; every tag must be closed."""
 
     def __init__(self, fragment):
         super().__init__()

@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 def child(work):
     """Run the work in another process, which is killed at the end of the context."""
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads, which the child does not use.
+        # Python 3.12 warns if a process with threads forks; the child does not use them.
         warnings.simplefilter("ignore", DeprecationWarning)
         process = os.fork()
     if not process:
-        # tqdm's lock is shared between processes, and whoever is killed may hold it.
+        # Processes share tqdm's lock, and a process that is killed may hold it.
         for bar in (tqdm, std.tqdm):
             bar.set_lock(threading.RLock())
         try:

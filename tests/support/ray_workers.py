@@ -1,4 +1,4 @@
-"""Loaders for Ray's workers, which load no model; the workers import them from this folder."""
+"""Loaders without a model; Ray's workers import them from this folder."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Load:
-    """Loads no model; before one cell is measured something may happen, with a given value."""
+    """Loads no model, and calls `happen` before the cell `block` is measured."""
 
     block: int = -1
     given: Path | int | None = None
@@ -24,7 +24,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Measures a cell by its number, with the process and the GPUs that measured it."""
+    """Measures a cell as the square of its number, and notes the process and its GPUs."""
 
     weights_sha256: str
     load: Load
@@ -57,7 +57,7 @@ class Deadly(Load):
 
 
 class Interrupting(Load):
-    """One cell sends Ctrl-C to the given process, which waits for it, and is never finished."""
+    """One cell sends Ctrl-C to the given process, which waits for it, and does not finish."""
 
     def happen(self, _):
         os.kill(self.given, signal.SIGINT)

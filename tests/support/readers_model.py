@@ -1,4 +1,4 @@
-"""A model that stands in for every model a page names, and knows the words of its prompts."""
+"""A tiny model that replaces each model a page names, and knows the words of its prompts."""
 
 from functools import cache
 
@@ -21,7 +21,7 @@ def packaged_prompts():
 
 @cache
 def bridge(also_knows=(), n_layers=N_LAYERS):
-    """One with the words of the packaged prompts and of these texts."""
+    """A bridge whose tokenizer has the words of the packaged prompts and of these texts."""
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM
 

@@ -8,23 +8,13 @@ import torch
 from experiments.families import plain
 
 
-def boot(hf, chat=False):
-    """A bridge around a model whose weights a test has chosen."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    name = f"tiny-{hf.config.model_type}"
-    return TransformerBridge.boot_transformers(
-        name, hf_model=hf, tokenizer=tiny.tokenizer(chat), device="cpu", dtype=torch.float32
-    )
-
-
 def changed(hf, change):
     """Run the model with `change(layer, activation)` in place of each down projection's input."""
     return plain.changed(tiny.down_projections(hf), change)
 
 
 def activations(hf, prompts, position=-1):
-    """One row a prompt, all layers' neurons on one axis."""
+    """One row per prompt, with the neurons of all layers on one axis."""
     rows = []
     for ids in prompts:
         seen = {}
@@ -40,7 +30,7 @@ def activations(hf, prompts, position=-1):
 
 
 def scaled(hf, factors):
-    """Multiply neurons' outgoing weights for good; `factors` maps (layer, index) to a number."""
+    """Multiply neurons' outgoing weights in place; `factors` maps (layer, index) to a number."""
     with torch.no_grad():
         for (layer, index), factor in factors.items():
             projection = tiny.down_projections(hf)[layer]
@@ -50,7 +40,7 @@ def scaled(hf, factors):
 
 
 def scale_at(neurons, multiplier, places):
-    """A change for `changed`: these neurons, at these positions of an unpadded row."""
+    """A change for `changed`: scale these neurons at these positions of an unpadded row."""
 
     def change(layer, activation):
         activation = activation.clone()
@@ -68,7 +58,7 @@ def logits(hf, ids):
 
 
 def greedy(hf, ids, max_new_tokens, stops=(2,)):
-    """The answer of one prompt, the whole sequence again for each token."""
+    """The greedy answer to one prompt; each token takes a pass over the whole sequence."""
     answer = []
     while len(answer) < max_new_tokens:
         token = int(logits(hf, [*ids, *answer])[-1].argmax())
@@ -79,7 +69,7 @@ def greedy(hf, ids, max_new_tokens, stops=(2,)):
 
 
 def settled(model):
-    """The model after a pass: on its first one a bridge sets hooks of its own."""
+    """The model after one pass, because a bridge sets hooks of its own on the first."""
     with torch.no_grad():
         model(torch.tensor([[5]]))
     return model
@@ -112,7 +102,7 @@ def _bits(weight):
 
 
 def writers(hf):
-    """What each block's attention and MLP add to the residual stream, as (layer, site, module)."""
+    """The modules whose output is added to the residual stream, as (layer, site, module)."""
     blocks = hf.transformer.h if hasattr(hf, "transformer") else hf.model.layers
     for layer, block in enumerate(blocks):
         if hasattr(block, "post_feedforward_layernorm"):
@@ -125,7 +115,7 @@ def writers(hf):
 
 @contextmanager
 def residual_changed(hf, change):
-    """Run with `change(layer, site, tensor)` in place of what is written, and of blocks' ends.
+    """Run the model with `change(layer, site, tensor)` in place of the tensor at each site.
 
     The sites are attn_out, mlp_out, resid_pre and resid_post.
     """
@@ -155,7 +145,7 @@ def residual_changed(hf, change):
 
 
 def residuals(hf, prompts, site, position=-1):
-    """What is at a site of each layer at one token, as [prompt, layer, d_model]."""
+    """The vectors at a site of each layer, at one token, as [prompt, layer, d_model]."""
     rows = []
     for ids in prompts:
         seen = {}

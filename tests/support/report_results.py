@@ -1,4 +1,4 @@
-"""Results of every kind for a report, each text in them replaceable by a hostile one."""
+"""Results of every kind for a report; each text in them can be made hostile."""
 
 import json
 import random
@@ -36,7 +36,7 @@ HOSTILE = (
 
 
 def hostile_texts():
-    """Puts a hostile text behind each text, and the same one behind the same text."""
+    """A function that appends a hostile text to each text, the same to equal texts."""
     following = cycle(HOSTILE)
     found = defaultdict(lambda: next(following))
     return lambda plain: f"{plain}{found[plain]}"
@@ -73,7 +73,7 @@ def run(text=lambda plain: plain):
 
 
 def study_record(text=lambda plain: plain, lines=False):
-    """What the file of a reproduced table holds."""
+    """The content of the file of a reproduced table."""
     rate = {"value": 0.2, "low": 0.1, "high": 0.35, "n": 30}
     rows = [
         {
@@ -115,7 +115,7 @@ def texts(text=lambda plain: plain):
 
 
 def everything(text=lambda plain: plain):
-    """One result of each kind; `text` is put on every text that comes from outside."""
+    """One result of each kind; `text` is applied to every text that comes from outside."""
     named = {
         "run.json": run(text),
         "circuit.json": results.circuit(model=text("a model")),
@@ -131,7 +131,7 @@ def everything(text=lambda plain: plain):
 
 
 def write_folder(folder):
-    """The same kinds as files, as this package writes them."""
+    """Write the same kinds of results as files, as this package does."""
     from cna_lens.metrics import save_labels, write_answers
 
     run().save(folder / "run.json")

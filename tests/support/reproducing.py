@@ -35,7 +35,7 @@ def write_settings(path, *names, extra=""):
 
 
 def reproduce(name, config, mirror, out, *options):
-    """Exit code of the command."""
+    """Run the command and return its exit code."""
     arguments = [name, "--config", config, "--hub-root", mirror, "--out", out]
     with pytest.raises(SystemExit) as ended:
         experiments.main([*map(str, arguments), "--device", "cpu", *map(str, options)])

@@ -1,4 +1,4 @@
-"""Made-up results, to be shown: no model runs for them."""
+"""Made-up results for tests of how results are shown; no model runs for them."""
 
 import random
 

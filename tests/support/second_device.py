@@ -1,7 +1,7 @@
-"""A second device that is none: tensors on "cpu:1" compute as others, and mix with none of them.
+"""A simulated second device: tensors on "cpu:1" compute as others, but cannot mix with them.
 
-As on two GPUs, an operation on tensors of both devices raises; indices on the CPU, numbers, and
-copies are allowed.
+As on two GPUs, an operation on tensors of both devices raises an error. Indices on the CPU, numbers
+and copies are allowed.
 """
 
 import torch
@@ -20,7 +20,7 @@ _INDEXING = (
 
 
 class OnSecond(Tensor):
-    """A tensor that says it is on the second device, around one that holds its numbers."""
+    """A tensor that says it is on the second device; it wraps one that holds its numbers."""
 
     @staticmethod
     def __new__(cls, numbers):
@@ -40,14 +40,14 @@ class OnSecond(Tensor):
 
 
 class SecondDevice(TorchDispatchMode):
-    """While it is on, tensors can be made on the second device and moved there."""
+    """While this mode is on, tensors can be made on the second device and moved there."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         return _compute(function, args, kwargs or {})
 
 
 def numbers(tensor):
-    """What a tensor holds, wherever it is."""
+    """A tensor's numbers on the CPU, whichever device it says it is on."""
     return tensor.numbers if isinstance(tensor, OnSecond) else tensor
 
 
@@ -72,7 +72,8 @@ def _compute(function, args, kwargs):
 def _check_one_device(function, args, tensors):
     if function in _INDEXING:
         tensors = [args[0]]
-    # An empty one made there by torch.tensor(), which no mode sees.
+    # Empty tensors may mix: no mode sees torch.tensor(), so one that it made on the second device
+    # does not say so.
     strangers = [t for t in tensors if not isinstance(t, OnSecond) and t.ndim and t.numel()]
     if strangers:
         raise RuntimeError(f"{function} got tensors on {SECOND} and on {FIRST}")

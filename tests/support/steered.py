@@ -18,5 +18,5 @@ def logits(model, ids=IDS):
 
 
 def plain(model):
-    """The Hugging Face model with the same weights, which no context steers."""
+    """The Hugging Face model with the same weights, which nothing steers."""
     return tiny.hugging_face(model.cfg.model_name.removeprefix("tiny-"))

@@ -10,7 +10,7 @@ tokens = st.integers(3, tiny.VOCABULARY - 1)
 
 @st.composite
 def prompt_sets(draw, max_prompts=6, max_length=12):
-    """Prompts that share nothing, several tokens, all but their last, or the whole of one."""
+    """Prompts that share no prefix, several tokens, all but their last, or one whole prompt."""
     prefix = draw(st.lists(tokens, max_size=8))
     longest_rest = draw(st.sampled_from([1, max_length]))
     rests = st.lists(tokens, min_size=0 if prefix else 1, max_size=longest_rest)

@@ -39,7 +39,7 @@ def tokenizer(chat=False, more_words=()):
     words |= {word: VOCABULARY + i for i, word in enumerate(more_words)}
     raw = Tokenizer(WordLevel(words, unk_token="w0"))
     raw.pre_tokenizer = WhitespaceSplit()
-    # Special tokens are looked for inside words too: "w10" would be w1 and an unknown word.
+    # Without `single_word`, special tokens are found inside words: "w10" would be w1 and w0.
     unknown, begins, ends = (AddedToken(f"w{i}", single_word=True) for i in range(3))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -50,7 +50,7 @@ def tokenizer(chat=False, more_words=()):
     )
     if chat:
         fast.chat_template = TEMPLATE
-    # TransformerLens loads a tokenizer anew from where it came.
+    # TransformerLens loads a tokenizer again, from the folder it came from.
     folder = tempfile.mkdtemp(prefix="cna-lens-tokenizer-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     fast.save_pretrained(folder)
@@ -100,7 +100,7 @@ ARCHITECTURES = {
 
 
 def hugging_face(family, seed=0, dtype=torch.float32, d_mlp=WIDTH):
-    """The model alone; the same seed gives the same weights."""
+    """The Hugging Face model; the same seed gives the same weights."""
     config = _config(family, d_mlp)
     config.architectures = [ARCHITECTURES[family]]
     with torch.random.fork_rng(devices=[]):
@@ -110,8 +110,14 @@ def hugging_face(family, seed=0, dtype=torch.float32, d_mlp=WIDTH):
     return model.eval()
 
 
+@cache
+def plain(family):
+    """The Hugging Face model, made once: a reference whose weights no test changes."""
+    return hugging_face(family).requires_grad_(False)
+
+
 def make_weights_matter(model):
-    """Initial weights are so small that the tokens hardly matter."""
+    """Enlarge the initial weights, which are so small that the tokens hardly matter."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -119,7 +125,7 @@ def make_weights_matter(model):
 
 
 def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
-    """The model with TransformerLens's hooks, in use: it has been tried out."""
+    """The model with TransformerLens's hooks, tried out as after its first use."""
     model = untried_bridge(family, chat, seed, dtype, name)
     tried(model)
     return model
@@ -127,11 +133,16 @@ def bridge(family, chat=False, seed=0, dtype=torch.float32, name=None):
 
 def untried_bridge(family, chat=False, seed=0, dtype=torch.float32, name=None, d_mlp=WIDTH):
     """The model with TransformerLens's hooks, as a user has just loaded it."""
+    return boot(hugging_face(family, seed, dtype, d_mlp), chat, dtype, name or f"tiny-{family}")
+
+
+def boot(hf, chat=False, dtype=torch.float32, name=None):
+    """A bridge around a model whose weights a test has chosen."""
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(
-        name or f"tiny-{family}",
-        hf_model=hugging_face(family, seed, dtype, d_mlp),
+        name or f"tiny-{hf.config.model_type}",
+        hf_model=hf,
         tokenizer=tokenizer(chat),
         device="cpu",
         dtype=dtype,
@@ -139,7 +150,7 @@ def untried_bridge(family, chat=False, seed=0, dtype=torch.float32, name=None, d
 
 
 def in_double(model):
-    """The model with norms in float64, which Transformers computes in float32 whatever is asked."""
+    """The model with norms in float64; Transformers computes them in float32 for any dtype."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(_double_norm, module)
@@ -163,7 +174,7 @@ def down_projections(model):
 
 
 class Autoencoder(torch.nn.Module):
-    """A linear map to features that are never negative, and one back; what SAELens's have."""
+    """An autoencoder with the attributes of SAELens's: linear, ReLU, and linear back."""
 
     def __init__(self, hook_name, w_enc, w_dec, b_enc=0.0, b_dec=0.0):
         super().__init__()
@@ -182,7 +193,7 @@ class Autoencoder(torch.nn.Module):
 
 
 def autoencoder(hook_name="blocks.1.hook_resid_post", d_in=16, d_sae=40, seed=0):
-    """A random one, which reconstructs badly."""
+    """A random autoencoder, which reconstructs badly."""
     generator = torch.Generator().manual_seed(seed)
     w_enc, w_dec, b_enc, b_dec = (
         torch.randn(shape, generator=generator)

@@ -1,4 +1,4 @@
-"""Tiny models of HookedTransformer, which TransformerLens 3.9 still has."""
+"""Tiny models as a HookedTransformer, which TransformerLens 3.9 still has."""
 
 import pytest
 import tiny
@@ -20,7 +20,7 @@ def pytest_itemcollected(item):
 
 @pytest.fixture(scope="session")
 def hooked_transformer():
-    """Make a model with random weights, a Llama unless changed."""
+    """A function that makes a model with random weights, a Llama unless changed."""
 
     def made(chat=False, **changes):
         shape = {"n_layers": 2, "d_model": 16, "n_ctx": 64, "d_head": 8, "n_heads": 2}

@@ -1,4 +1,4 @@
-"""Experts' neurons by HookedTransformer's own hook points, and by TransformerLens 3.9's bridge."""
+"""Experts' neurons in a HookedTransformer, and in the bridge of TransformerLens 3.9."""
 
 import pytest
 import tiny_moe
@@ -31,7 +31,7 @@ def hooked(request, hooked_transformer):
 
 
 def by_hand(model, ids):
-    """One prompt's last token, from each layer's input and the weights."""
+    """Activations at one prompt's last token, from inputs and weights, and the experts that ran."""
     values, ran = [], []
     _, cache = model.run_with_cache(torch.tensor([ids]))
     for layer, block in enumerate(model.blocks):

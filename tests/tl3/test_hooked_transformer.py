@@ -1,4 +1,4 @@
-"""HookedTransformer, which TransformerLens 3.9 still has: the same library by its hook names."""
+"""The library on a HookedTransformer, which TransformerLens 3.9 still has."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rankings on HookedTransformer, which has its own weights' layout and hook points."""
+"""Rankings on a HookedTransformer, whose weights and hook points are laid out differently."""
 
 import pytest
 import tiny

@@ -143,7 +143,7 @@ def test_a_perfect_autoencoder_recovers_all_and_half_of_one_does_not(chat_model,
     assert found["share_of_kl_recovered"] < 0.9
 
 
-# The tiny tokenizer has one word for nearly all that the packaged prompts say.
+# For the tiny tokenizer nearly all words of the packaged prompts are one unknown word.
 @pytest.mark.filterwarnings("ignore:.*duplicates:cna_lens.CnaLensWarning")
 @pytest.mark.filterwarnings("ignore:.*stand in both sets:cna_lens.CnaLensWarning")
 def test_an_autoencoder_is_trained_and_measured(chat_model, tmp_path, monkeypatch):

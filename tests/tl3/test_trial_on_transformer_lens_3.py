@@ -1,4 +1,4 @@
-"""The trial of models on TransformerLens 3: its own class, and families with a wrong bridge."""
+"""The trial of models on TransformerLens 3: HookedTransformer, and families with a wrong bridge."""
 
 import families
 import pytest

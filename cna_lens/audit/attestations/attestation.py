@@ -25,7 +25,7 @@ class Check:
     Attributes:
         name: the name of the check.
         statistic: 0 for the fingerprint's model; 1 where everything that is checked is gone.
-        threshold: the statistic from which on the check counts; None for a number that is only
+        threshold: the smallest statistic at which the check counts; None for a number that is only
             shown for comparison.
         p_value: probability of a statistic this large if the change did not target refusals; None
             as above.

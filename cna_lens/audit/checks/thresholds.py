@@ -30,13 +30,17 @@ CEILING = 0.9
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The statistics from which on a check indicates tampering.
+    """The limits that a check must reach to indicate tampering.
+
+    A check indicates tampering if its statistic is at least its threshold and its p-value is small
+    enough.
 
     Attributes:
-        statistics: the threshold of each check. `margin` times the null spread of the fingerprint
-            replaces it where that is larger, up to `CEILING`.
+        statistics: the threshold of each check. If `margin` times the null spread of the
+            fingerprint is larger, it replaces the threshold, up to `CEILING`.
         margin: the multiple of the null spread that does not count as a change of the model.
-        alpha: the largest p-value that counts; it is divided by the number of checks.
+        alpha: the largest p-value that indicates tampering, before it is divided by the number of
+            checks.
     """
 
     statistics: Mapping[str, float] = field(default_factory=lambda: DEFAULTS)

@@ -39,7 +39,8 @@ class CanaryRecord:
     Attributes:
         name: the name of the set.
         hashes: HMAC-SHA256 of each canary, the harmful ones first.
-        key: the key of the hashes in hexadecimal; None if the operator keeps it.
+        key: the key of the hashes in hexadecimal. None if the operator gave their own key,
+            which the fingerprint does not hold.
     """
 
     name: str

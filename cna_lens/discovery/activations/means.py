@@ -40,8 +40,8 @@ class ActivationStats:
         mean: mean activation of each neuron.
         squared_deviations: sum of squared deviations from the mean, M above.
         source: where the activations came from, None where that is not known.
-        routing: how often tokens were routed to each expert, and how active its neurons then were;
-            None for a model without experts.
+        routing: how often tokens were routed to each expert, and how active the expert's neurons
+            were on those tokens; None for a model without experts.
     """
 
     layout: Layout
@@ -115,7 +115,7 @@ class ActivationStats:
 
 @dataclass(frozen=True)
 class RoutingStats:
-    r"""How often prompts' tokens were routed to each expert, and how active its neurons then were.
+    r"""How often tokens were routed to each expert, and how active its neurons were on them.
 
     The statistics of `collect` count what reaches the output, $w_e a_{e,j}$, and 0 where the
     expert e does not run. The means of a neuron in two sets can then differ for two reasons: the

@@ -90,7 +90,8 @@ def tried(model: HookedModel) -> Trial:
             the input of the down projection.
 
     Warns:
-        CnaLensWarning: the model cannot use a fast way, or the bridge cannot be compared.
+        CnaLensWarning: the model is slower, because a KV cache or a shared prefix does not work on
+            it; or the bridge or a hook point cannot be compared.
     """
     module = cast("nn.Module", model)
     if module not in _trials:

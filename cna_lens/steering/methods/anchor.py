@@ -91,7 +91,8 @@ class MagnitudeAnchor:
     Attributes:
         circuit: the neurons.
         anchors: one for each neuron, in the circuit's order.
-        position: the token at which v is read, counted in each prompt's own tokens.
+        position: index of the token at which v is read in the encoded prompt, chat template
+            included and padding excluded; -1 is the last.
         positions: the tokens to steer, as for `steer`.
         name: the method's name, for tables.
         allow_other_model: accept a circuit that was found on a model of another name.
@@ -208,7 +209,12 @@ def magnitude_anchor(
             f"there are {len(targets)} targets for {len(circuit)} neurons; give one for all, or "
             "one for each"
         )
-    means = zip(values_of(circuit, positive), values_of(circuit, negative), targets, strict=True)
+    means = zip(
+        values_of(circuit, positive).tolist(),
+        values_of(circuit, negative).tolist(),
+        targets,
+        strict=True,
+    )
     anchors = [Anchor.of(plus, minus, limit) for plus, minus, limit in means]
     return MagnitudeAnchor(
         circuit,

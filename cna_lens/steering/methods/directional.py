@@ -95,8 +95,8 @@ def directional_ablation(
 
     The means are those of the residual stream that enters the layer, as in the source (Arditi et
     al. 2024, arXiv 2406.11717). The authors choose the layer among the first 80 %, and the token
-    among those after the instruction; so do `directional_ablation_candidates` and `choose`. Cost:
-    one forward pass for each prompt.
+    among those after the instruction. To choose both, use `directional_ablation_candidates` and
+    `choose`. Cost: one forward pass for each prompt.
 
     >>> directional_ablation(tiny_model, ["w5 w6"], ["w7"], layer=1, chat=False).direction
     ControlVectors(hook_resid_pre, layer 1 of 2, norm ..., d_model 16, model tiny-llama)
@@ -106,7 +106,8 @@ def directional_ablation(
         positive: prompts that show the behaviour.
         negative: prompts that do not.
         layer: the block whose input is read.
-        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         positions: the tokens to steer, as for `steer`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
@@ -157,9 +158,10 @@ def directional_ablation_candidates(
         model: a TransformerBridge or HookedTransformer.
         positive: prompts that show the behaviour.
         negative: prompts that do not.
-        layers: the blocks whose inputs are read. None for all in which the sets differ; they do not
-            differ in the first block's input at a token of the chat template.
-        read_at: the tokens to read, counted in each prompt's own tokens.
+        layers: the blocks whose inputs are read. None takes all blocks at whose input the sets
+            differ. At a token of the chat template they do not differ at the first block's input.
+        read_at: indices of the tokens to read, counted as for the `position` of
+            `directional_ablation`.
         positions: the tokens to steer, as for `steer`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.

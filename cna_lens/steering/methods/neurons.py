@@ -114,7 +114,7 @@ class NeuronPull:
 
     def __post_init__(self) -> None:
         """Reject invalid settings."""
-        object.__setattr__(self, "values", tuple(values_of(self.circuit, self.values)))
+        object.__setattr__(self, "values", tuple(values_of(self.circuit, self.values).tolist()))
         check_multiplier(self.multiplier)
         check_positions(self.positions)
 
@@ -169,7 +169,7 @@ def mean_ablation(circuit: Circuit, values: Values, *, positions: Positions = "a
     Raises:
         InputError: the number of values fits neither, or a value is infinite or not a number.
     """
-    return NeuronPull(circuit, tuple(values_of(circuit, values)), positions)
+    return NeuronPull(circuit, tuple(values_of(circuit, values).tolist()), positions)
 
 
 def deviation_scaling(
@@ -197,5 +197,5 @@ def deviation_scaling(
         InputError: the multiplier is not a finite number, or the values do not fit, as for
             `mean_ablation`.
     """
-    known = tuple(values_of(circuit, values))
+    known = tuple(values_of(circuit, values).tolist())
     return NeuronPull(circuit, known, positions, "deviation_scaling", multiplier=multiplier)

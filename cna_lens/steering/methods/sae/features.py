@@ -152,7 +152,8 @@ def sae_features(
         fraction: their share of all features of the autoencoder, instead of k.
         sign: "abs" takes the largest differences of either sign, "positive" or "negative" only
             those of one sign.
-        position: the token to read, counted in each prompt's own tokens; -1 is the last.
+        position: index of the token to read in the encoded prompt, chat template included and
+            padding excluded; -1 is the last.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
