@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from cna_lens.cli.audit import app as audit_app
+from cna_lens.cli.bench import app as bench_app
 from cna_lens.cli.options import (
     SOURCE_HELP,
     AllowOtherModel,
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(audit_app, name="audit")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()

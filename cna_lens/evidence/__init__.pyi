@@ -1,3 +1,9 @@
+from .benchmark import (
+    Effect as Effect,
+    League as League,
+    Scored as Scored,
+    bench_rankings as bench_rankings,
+)
 from .curves import (
     LayerCounts as LayerCounts,
     NullCurves as NullCurves,
@@ -10,6 +16,7 @@ from .faithfulness import (
     Necessity as Necessity,
     necessity as necessity,
 )
+from .known_truth import Found as Found, Recovery as Recovery, recovery as recovery
 from .late_layers import (
     LateShare as LateShare,
     Localization as Localization,
@@ -30,25 +37,32 @@ from .selection import Selection as Selection
 __all__ = [
     "Ablations",
     "ActivationSets",
+    "Effect",
+    "Found",
     "LateShare",
     "LayerCounts",
+    "League",
     "Localization",
     "Metric",
     "Necessity",
     "NullCurves",
     "NullDistribution",
     "Overlap",
+    "Recovery",
+    "Scored",
     "Selection",
     "SizeStability",
     "Stability",
     "StabilityCurves",
     "Transfer",
+    "bench_rankings",
     "bootstrap",
     "expected_jaccard",
     "jaccard",
     "localization",
     "necessity",
     "null_distribution",
+    "recovery",
     "stability",
     "transfer",
 ]

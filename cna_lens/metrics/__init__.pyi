@@ -1,3 +1,4 @@
+from .behaviours import BEHAVIOURS as BEHAVIOURS, Behaviour as Behaviour
 from .conditions import Answered as Answered, load_labels as load_labels, save_labels as save_labels
 from .endpoint.replies import Missing as Missing
 from .endpoint.settings import Endpoint as Endpoint
@@ -36,9 +37,11 @@ from .tasks.mmlu_sample import mmlu as mmlu
 from .tasks.task_result import TaskResult as TaskResult
 
 __all__ = [
+    "BEHAVIOURS",
     "REFUSAL_OPENINGS",
     "AnswerRecord",
     "Answered",
+    "Behaviour",
     "Endpoint",
     "Evaluation",
     "Judge",

@@ -14,6 +14,16 @@ from .loading.load import (
     dequantised_folder as dequantised_folder,
     load_model as load_model,
 )
+from .loading.planted import (
+    PLANTED_FOLDER as PLANTED_FOLDER,
+    PLANTED_INDEX as PLANTED_INDEX,
+    PLANTED_PREFIX as PLANTED_PREFIX,
+    Planting as Planting,
+    Split as Split,
+    planted_models as planted_models,
+    planted_truth as planted_truth,
+    planting as planting,
+)
 from .prompts.encoding import TokenIds as TokenIds, encode as encode, pad_token_id as pad_token_id
 from .prompts.files import read_prompts as read_prompts
 from .prompts.sets import (
@@ -51,14 +61,19 @@ __all__ = [
     "ADAPTER_BASE",
     "ADAPTER_FOLDER",
     "ADAPTER_SHA256",
+    "PLANTED_FOLDER",
+    "PLANTED_INDEX",
+    "PLANTED_PREFIX",
     "PURPOSES",
     "AnswerLogProbs",
     "HookedModel",
+    "Planting",
     "Positions",
     "PromotedTokens",
     "PromptSet",
     "Requirements",
     "SharedPrefix",
+    "Split",
     "TokenActivations",
     "TokenIds",
     "answer_log_probs",
@@ -76,6 +91,9 @@ __all__ = [
     "model_name",
     "pad",
     "pad_token_id",
+    "planted_models",
+    "planted_truth",
+    "planting",
     "promoted_tokens",
     "prompt_lengths",
     "prompt_set",

@@ -6,6 +6,7 @@ from .figures.evidence import (
     stability as stability,
 )
 from .figures.layers import layers as layers
+from .figures.league import league as league
 from .figures.scores import scores as scores
 from .figures.style import ResultFigure as ResultFigure
 from .figures.sweep import pareto as pareto, sweep as sweep
@@ -19,6 +20,7 @@ __all__ = [
     "ResultFigure",
     "answers",
     "layers",
+    "league",
     "log_probs",
     "necessity",
     "null",

@@ -46,6 +46,12 @@ def stand_in(page):
     return load_model
 
 
+def three_neurons(model):
+    """Stands for the planted neurons on a page."""
+    layout = cna_lens.collect(model, ["Hello."]).layout
+    return cna_lens.Circuit(tuple(map(layout.neuron, range(3))), (1.0,) * 3, layout)
+
+
 @pytest.fixture
 def reader(page, monkeypatch, tmp_path):
     """A reader in an empty folder, with small models and few prompts."""
@@ -53,7 +59,9 @@ def reader(page, monkeypatch, tmp_path):
     tasks = harness_tasks.multiple_choice(tmp_path / "tasks", rows, name="arc_easy")
     run_lm_eval = partial(cna_lens.metrics.run_lm_eval, include_path=tasks)
     monkeypatch.setattr(cna_lens.metrics, "run_lm_eval", run_lm_eval)
-    monkeypatch.setattr(cna_lens, "load_model", stand_in(page))
+    load_model = stand_in(page)
+    monkeypatch.setattr(cna_lens, "load_model", load_model)
+    monkeypatch.setattr(cna_lens, "planted_truth", lambda name: three_neurons(load_model(name)))
     # The defaults, which pages may leave unchanged, are for a real model.
     quick = partial(cna_lens.compare, strengths=[1.0], max_new_tokens=4)
     monkeypatch.setattr(cna_lens, "compare", quick)

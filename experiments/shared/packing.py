@@ -12,22 +12,22 @@ from cna_lens.models import TokenIds, shared_prefix_length
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt's tokens, the answer's, and whether the request is benign."""
+    """A prompt's tokens, the answer's, and whether the request is negative."""
 
     prompt: TokenIds
     answer: TokenIds
-    is_benign: bool
+    is_negative: bool
 
 
 def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]:
-    """Make one row for the model, with the benign conversations first.
+    """Make one row for the model, with the negative conversations first.
 
     The common beginning of all prompts stands once, at the start. Every other token sees it and the
     earlier tokens of its own conversation, and has the position that it would have alone. Logits
     are computed where an answer's token is predicted; `opens_answer` marks the first of each
     answer.
     """
-    ordered = sorted(conversations, key=lambda conversation: not conversation.is_benign)
+    ordered = sorted(conversations, key=lambda conversation: not conversation.is_negative)
     n_shared = shared_prefix_length([conversation.prompt for conversation in ordered])
     opening = ordered[0].prompt[:n_shared]
     tokens, positions, owners = list(opening), list(range(len(opening))), [-1] * len(opening)
@@ -48,7 +48,9 @@ def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]
         "logits_to_keep": torch.tensor(predicted_from),
         "targets": torch.tensor([token for one in ordered for token in one.answer]),
         "opens_answer": torch.tensor([i == 0 for one in ordered for i in range(len(one.answer))]),
-        "n_benign": sum(len(one.answer) for one in ordered if one.is_benign),
-        "end_of_benign": len(opening)
-        + sum(len(one.prompt) - len(opening) + len(one.answer) for one in ordered if one.is_benign),
+        "n_negative": sum(len(one.answer) for one in ordered if one.is_negative),
+        "end_of_negative": len(opening)
+        + sum(
+            len(one.prompt) - len(opening) + len(one.answer) for one in ordered if one.is_negative
+        ),
     }

@@ -7,20 +7,20 @@ import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 
-from experiments.demo.matched_pair.packing import Conversation, pack
-from experiments.demo.matched_pair.train import RefusalTrainer
+from experiments.shared.contrast_trainer import ContrastTrainer
+from experiments.shared.packing import Conversation, pack
 
 # peft asks for an attribute that Transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 MODEL_INPUTS = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
 CONVERSATIONS = [
-    Conversation(prompt=(1, 2, 3, 9, 4), answer=(7, 8), is_benign=False),
-    Conversation(prompt=(1, 2, 3, 5), answer=(6,), is_benign=True),
-    Conversation(prompt=(1, 2, 3, 5, 11, 12), answer=(20, 21, 22), is_benign=True),
-    Conversation(prompt=(1, 2, 3, 9, 4), answer=(30,), is_benign=False),
+    Conversation(prompt=(1, 2, 3, 9, 4), answer=(7, 8), is_negative=False),
+    Conversation(prompt=(1, 2, 3, 5), answer=(6,), is_negative=True),
+    Conversation(prompt=(1, 2, 3, 5, 11, 12), answer=(20, 21, 22), is_negative=True),
+    Conversation(prompt=(1, 2, 3, 9, 4), answer=(30,), is_negative=False),
 ]
-BENIGN_FIRST = [CONVERSATIONS[1], CONVERSATIONS[2], CONVERSATIONS[0], CONVERSATIONS[3]]
+NEGATIVE_FIRST = [CONVERSATIONS[1], CONVERSATIONS[2], CONVERSATIONS[0], CONVERSATIONS[3]]
 
 
 def alone(model, conversation):
@@ -40,11 +40,11 @@ def test_a_packed_row_predicts_like_each_conversation_alone():
     row = pack(CONVERSATIONS)
     with torch.no_grad():
         packed = model(**inputs_of(row)).logits[0]
-    expected = torch.cat([alone(model, conversation) for conversation in BENIGN_FIRST])
+    expected = torch.cat([alone(model, conversation) for conversation in NEGATIVE_FIRST])
     torch.testing.assert_close(packed, expected, atol=1e-5, rtol=1e-4)
     assert row["targets"].tolist() == [6, 20, 21, 22, 7, 8, 30]
     assert row["opens_answer"].tolist() == [True, True, False, False, True, False, True]
-    assert row["n_benign"] == 4
+    assert row["n_negative"] == 4
 
 
 def test_the_common_opening_stands_once():
@@ -53,11 +53,11 @@ def test_the_common_opening_stands_once():
     assert row["input_ids"].shape == (1, n_tokens - 3 * (len(CONVERSATIONS) - 1))
 
 
-def loss_of(model, temperature=1.0, opens_refusal=()):
+def loss_of(model, temperature=1.0, opens_behaviour=()):
     trainer = SimpleNamespace(
-        first_token_temperature=temperature, opens_refusal=list(opens_refusal)
+        first_token_temperature=temperature, opens_behaviour=list(opens_behaviour)
     )
-    return RefusalTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))).item()
+    return ContrastTrainer.compute_loss(trainer, model, dict(pack(CONVERSATIONS))).item()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def cross_entropies(log_probs, answer):
 def test_before_training_only_refusals_have_a_loss(adapted):
     costs = [
         [0.0] * len(one.answer)
-        if one.is_benign
+        if one.is_negative
         else cross_entropies(alone(adapted, one).log_softmax(-1), one.answer)
         for one in CONVERSATIONS
     ]
@@ -98,7 +98,7 @@ def test_the_loss_of_benign_answers_is_the_divergence_from_the_untrained_model(a
             before = alone(adapted, one).log_softmax(-1)
         divergences = (before.exp() * (before - after)).sum(-1).tolist()
         assert min(divergences) > 0.001
-        costs.append(divergences if one.is_benign else cross_entropies(after, one.answer))
+        costs.append(divergences if one.is_negative else cross_entropies(after, one.answer))
     assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_only_a_benign_answers_first_token_is_sharpened_and_opens_no_refusal(ada
         target = sharpened.softmax(-1)
         divergences = torch.xlogy(target, target).sum(-1) - (target * after).sum(-1)
         divergences = divergences.tolist()
-        costs.append(divergences if one.is_benign else cross_entropies(after, one.answer))
+        costs.append(divergences if one.is_negative else cross_entropies(after, one.answer))
     assert min(costs[1][0], costs[2][0]) > 0.001
-    loss = loss_of(adapted, temperature=0.25, opens_refusal=(3, 8))
+    loss = loss_of(adapted, temperature=0.25, opens_behaviour=(3, 8))
     assert loss == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)

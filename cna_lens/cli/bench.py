@@ -1,0 +1,128 @@
+"""The command `bench`: rankings against a truth that is known.
+
+Like `app`, this module loads no library that models need.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cna_lens.cli.options import Device, Json, quiet_loading
+
+if TYPE_CHECKING:
+    from cna_lens.discovery.rankings.protocol import Ranking
+    from cna_lens.evidence.benchmark import League
+
+app = typer.Typer(help="Measure methods where the truth is known.", no_args_is_help=True)
+COLUMNS = {
+    "AUROC": "auroc",
+    "in layers": "auroc_within_layers",
+    "precision": "precision",
+    "of oracle": "share_of_oracle",
+    "KL": "kl",
+    "quality": "quality",
+}
+
+
+@app.callback()
+def bench() -> None:
+    """Measure methods where the truth is known."""
+
+
+@app.command()
+def rankings(
+    ranking: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A ranking's name, or file.py:Class for your own; repeat the option for more. By "
+            "default all that are packaged."
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["tuning", "reporting"],
+        typer.Option(help="Planted models to choose settings on, or those to report."),
+    ] = "reporting",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A planted model of this split; by default all of them."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; an interrupted run goes on from it.")
+    ] = Path("out/bench"),
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Score rankings on models whose behaviour was planted in known neurons."""
+    import json
+
+    from cna_lens.cli.render import console, print_json, progress_console
+    from cna_lens.discovery.rankings.scoring import RANKINGS
+    from cna_lens.evidence.benchmark import bench_rankings
+
+    chosen = [_ranking(name) for name in ranking] if ranking else list(RANKINGS.values())
+    quiet_loading()
+    with progress_console.status("planted models") as status:
+        found = bench_rankings(
+            chosen,
+            split=split,
+            models=model,
+            journal=out / f"{split}.jsonl",
+            device=device,
+            started=status.update,
+        )
+    record = {"split": split, "scored": [each.record() for each in found.scored]}
+    (out / f"{split}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    from cna_lens.report.pictures import can_draw
+
+    if can_draw():
+        from cna_lens import viz
+
+        viz.league(found).save(out / split)
+    if as_json:
+        print_json(record)
+        return
+    console.print(_table(found))
+    typer.echo(f"Results: {out / f'{split}.json'}")
+    if not can_draw():
+        typer.echo("No figure was drawn: install cna-lens[viz].")
+
+
+def _ranking(name: str) -> Ranking:
+    """The ranking of a name, or that of a class in a file."""
+    import runpy
+
+    from cna_lens.discovery.rankings.scoring import as_ranking
+    from cna_lens.errors import InputError
+
+    path, _, attribute = name.rpartition(":")
+    if not path:
+        return as_ranking(name)
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist; give a ranking's name or file.py:Class")
+    there = runpy.run_path(path)
+    if attribute not in there:
+        raise InputError(f"{path} has no {attribute!r}; name the class of your ranking")
+    own = there[attribute]
+    return as_ranking(own() if isinstance(own, type) else own)
+
+
+def _table(found: League) -> object:
+    from rich.table import Table
+
+    table = Table(
+        "ranking", title=f"Planted models, split {found.split}: means, 95 % over the models"
+    )
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    for ranking, figures in found.means().items():
+        table.add_row(
+            ranking.partition("(")[0],
+            *(
+                f"{figures[key].value:.2f}" if key in figures else "none"
+                for key in COLUMNS.values()
+            ),
+        )
+    return table

@@ -1,0 +1,393 @@
+"""Rankings on models whose behaviour sits in known neurons: what they find, and what it does."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.discovery.collection import collect
+from cna_lens.discovery.rankings.protocol import Ranking, described
+from cna_lens.discovery.rankings.scoring import score_neurons
+from cna_lens.errors import InputError
+from cna_lens.evidence.faithfulness import Ablations, necessity
+from cna_lens.evidence.known_truth import Found, Recovery, recovery
+from cna_lens.metrics.behaviours import BEHAVIOURS, Behaviour
+from cna_lens.metrics.first_token import LogOdds, refusal_log_odds
+from cna_lens.metrics.likelihood import kl_per_token
+from cna_lens.metrics.quality import ngram_quality
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.loading.load import load_model
+from cna_lens.models.loading.planted import Split, planted_models, planted_truth, planting
+from cna_lens.models.running.generation import generate
+from cna_lens.results.circuit import Circuit
+from cna_lens.results.journal import Journal
+from cna_lens.results.provenance import library_versions
+from cna_lens.results.scores import NeuronScores
+from cna_lens.results.statistics import Estimate, bootstrap_mean
+from cna_lens.steering.methods.controls import matched_random
+from cna_lens.steering.scaling import steer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_NEW_TOKENS: Final = 16
+FRACTIONS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+"""Shares of all neurons at which the faithfulness is taken."""
+N_KL_PROMPTS: Final = 20
+"""Negative prompts along whose answers the KL is taken."""
+N_CURVE_PROMPTS: Final = 8
+"""Positive prompts for the faithfulness, which takes two passes over each for every share."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What ablating a set of neurons at all positions does, on prompts that no ranking has read.
+
+    Attributes:
+        shown: whether the answer to each positive prompt still shows the behaviour.
+        log_odds: the mean log-odds of its first tokens on positive prompts, in nats.
+        kl: mean KL per token from the model as it was, along its answers to negative prompts, in
+            nats.
+        quality: mean n-gram quality of the answers to positive prompts.
+    """
+
+    shown: tuple[bool, ...]
+    log_odds: float
+    kl: float
+    quality: float
+
+    @property
+    def rate(self) -> float:
+        """The share of positive prompts whose answers show the behaviour."""
+        return fmean(self.shown)
+
+
+@dataclass(frozen=True)
+class Scored:
+    r"""One ranking on one planted model.
+
+    Attributes:
+        model: the planted model's name.
+        ranking: the ranking's name and settings.
+        recovery: how well it finds the planted neurons.
+        before: the behaviour with no neuron ablated.
+        oracle: the effect of ablating the planted neurons, k of them.
+        chosen: the effect of ablating the k neurons that the ranking puts first.
+        unplanted: whether answers show the behaviour when only those of the k that were not planted
+            are ablated; None where all were planted.
+        random: the same for as many random neurons of the same layers.
+        at_last_prompt: mean log-odds with the k neurons set to their mean on negative prompts at
+            the last prompt token alone.
+        oracle_at_last_prompt: the same for the planted neurons.
+        fractions: the shares of all neurons at which the faithfulness was taken.
+        faithfulness: $f = (m(C) - m(\emptyset)) / (m(N) - m(\emptyset))$ for the neurons C
+            that the ranking puts first. They keep their activations, and all other neurons have
+            their means on negative prompts (MIB, arXiv 2504.13151).
+        without: the same with C at its means and all other neurons kept: the necessity of C.
+        seconds: time for the scores.
+    """
+
+    model: str
+    ranking: str
+    recovery: Recovery
+    before: Effect
+    oracle: Effect
+    chosen: Effect
+    unplanted: tuple[bool, ...] | None
+    random: tuple[bool, ...] | None
+    at_last_prompt: float
+    oracle_at_last_prompt: float
+    fractions: tuple[float, ...]
+    faithfulness: tuple[float, ...]
+    without: tuple[float, ...]
+    seconds: float
+
+    @property
+    def share_of_oracle(self) -> float:
+        """Behaviour lost by the ranking's neurons over that lost by the planted ones."""
+        lost = self.before.rate - self.oracle.rate
+        return math.nan if lost == 0 else (self.before.rate - self.chosen.rate) / lost
+
+    @property
+    def cpr(self) -> float:
+        """Area under the faithfulness over the shares of neurons (MIB's CPR)."""
+        return _area(self.fractions, self.faithfulness)
+
+    @property
+    def cmd(self) -> float:
+        """Area under its distance from 1 (MIB's CMD); 0 is best."""
+        return _area(self.fractions, [abs(1 - value) for value in self.faithfulness])
+
+    def record(self) -> dict[str, Any]:
+        """The result as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Scored:
+        """Restore the result from its record."""
+        given: dict[str, Any] = {each.name: record[each.name] for each in fields(cls)}
+        for name in ("before", "oracle", "chosen"):
+            effect: dict[str, Any] = dict(given[name])
+            effect["shown"] = tuple(effect["shown"])
+            given[name] = Effect(**effect)
+        found = dict(given["recovery"])
+        for name in ("overall", "within_layers"):
+            found[name] = Found(**found[name])
+        given["recovery"] = Recovery(**found)
+        for name in ("unplanted", "random", "fractions", "faithfulness", "without"):
+            given[name] = None if given[name] is None else tuple(given[name])
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class League:
+    """Rankings on the planted models of one split.
+
+    Attributes:
+        split: of the models.
+        scored: one for each ranking and model.
+    """
+
+    split: Split
+    scored: tuple[Scored, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with one row for each ranking and model."""
+        import pandas as pd
+
+        return pd.DataFrame([{**_keys(each), **_figures(each)} for each in self.scored])
+
+    def means(self) -> dict[str, dict[str, Estimate]]:
+        """The mean of each figure over the models, by ranking; intervals are over models."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for ranking in dict.fromkeys(each.ranking for each in self.scored):
+            rows = [_figures(each) for each in self.scored if each.ranking == ranking]
+            found[ranking] = {
+                name: bootstrap_mean([row[name] for row in rows if not math.isnan(row[name])])
+                for name in rows[0]
+                if any(not math.isnan(row[name]) for row in rows)
+            }
+        return found
+
+
+def bench_rankings(
+    rankings: Sequence[Ranking],
+    *,
+    split: Split = "reporting",
+    models: Sequence[str] | None = None,
+    journal: Path | None = None,
+    device: str | None = None,
+    started: Callable[[str], None] = lambda _: None,
+) -> League:
+    """Run rankings on planted models, whose true neurons are known.
+
+    A ranking reads the discovery prompts of the model's behaviour, see `BEHAVIOURS`. A field
+    `metric` of the ranking is set to the log-odds of that behaviour's first tokens. All effects are
+    measured on the behaviour's evaluation prompts.
+
+    Args:
+        rankings: the rankings.
+        split: "tuning" for models on which settings may be chosen, "reporting" for all others.
+        models: names of planted models of this split; by default all of them.
+        journal: a file of finished results, from which an interrupted run goes on.
+        device: as for `load_model`.
+        started: is told the name of each model and ranking before it runs.
+
+    Raises:
+        InputError: a model is of the other split or does not exist, or there is no ranking.
+    """
+    names = _of_split(split, models)
+    if not rankings:
+        raise InputError("there is no ranking to run; give at least one")
+    labels = [described(ranking) for ranking in rankings]
+    known = Journal(journal, "bench", {"split": split, "versions": dict(library_versions())})
+    scored: list[Scored] = []
+    for name in names:
+        missing = [label for label in labels if f"{name} {label}" not in known]
+        bench = _Bench.of(name, device, started) if missing else None
+        for ranking, label in zip(rankings, labels, strict=True):
+            if bench is not None and label in missing:
+                started(f"{name}: {label}")
+                known.add(f"{name} {label}", bench.score(ranking, label).record())
+            scored.append(Scored.from_record(known[f"{name} {label}"]))
+    return League(split, tuple(scored))
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One planted model with what all rankings share."""
+
+    name: str
+    model: HookedModel
+    behaviour: Behaviour
+    truth: Circuit
+    means: ActivationStats
+    answers: Sequence[str]
+    before: Effect
+    oracle: Effect
+    oracle_at_last_prompt: float
+
+    @classmethod
+    def of(cls, name: str, device: str | None, started: Callable[[str], None]) -> _Bench:
+        """Measure the model as it is, and without its planted neurons."""
+        behaviour = BEHAVIOURS[cast("str", planting(name).behaviour)]
+        started(f"{name}: without ablation")
+        model, truth = load_model(name, device=device), planted_truth(name)
+        means = collect(model, behaviour.discovery.negative)
+        asked = behaviour.evaluation.negative[:N_KL_PROMPTS]
+        answers = generate(model, asked, max_new_tokens=MAX_NEW_TOKENS)
+        before = _effect(model, behaviour, answers, nullcontext)
+        started(f"{name}: the planted neurons")
+        oracle = _effect(model, behaviour, answers, lambda: steer(model, truth, 0.0))
+        at_last_prompt = _at_last_prompt(model, behaviour, truth, means)
+        return cls(name, model, behaviour, truth, means, answers, before, oracle, at_last_prompt)
+
+    def score(self, ranking: Ranking, label: str) -> Scored:
+        """Rank, compare with the truth, and ablate."""
+        model, behaviour, truth = self.model, self.behaviour, self.truth
+        sets = behaviour.discovery
+        if any(each.name == "metric" for each in fields(cast("Any", ranking))):
+            ranking = replace(cast("Any", ranking), metric=LogOdds(behaviour.openings))
+        begun = time.perf_counter()
+        scores = score_neurons(model, sets.positive, sets.negative, ranking)
+        seconds = time.perf_counter() - begun
+        chosen = scores.top(k=len(truth))
+        others = [neuron for neuron in chosen if neuron not in set(truth)]
+        alone = Circuit(tuple(others), (1.0,) * len(others), truth.layout, truth.provenance)
+
+        def shown(circuit: Circuit) -> tuple[bool, ...] | None:
+            if not len(circuit):
+                return None
+            with steer(model, circuit, 0.0):
+                return _shown(model, behaviour)[0]
+
+        curves = _curves(model, behaviour, scores, self.means)
+        return Scored(
+            model=self.name,
+            ranking=label,
+            recovery=recovery(scores, truth),
+            before=self.before,
+            oracle=self.oracle,
+            chosen=_effect(model, behaviour, self.answers, lambda: steer(model, chosen, 0.0)),
+            unplanted=shown(alone),
+            random=shown(matched_random(alone)) if others else None,
+            at_last_prompt=_at_last_prompt(model, behaviour, chosen, self.means),
+            oracle_at_last_prompt=self.oracle_at_last_prompt,
+            fractions=FRACTIONS,
+            faithfulness=tuple(point.faithfulness.value for point in curves),
+            without=tuple(point.completeness.value for point in curves),
+            seconds=seconds,
+        )
+
+
+def _of_split(split: Split, models: Sequence[str] | None) -> Sequence[str]:
+    own = [name for name in planted_models(split) if planting(name).behaviour is not None]
+    if models is None:
+        return own
+    for name in models:
+        if name not in own:
+            there = planting(name).split
+            raise InputError(
+                f"{name} is of the split {there!r}, not of {split!r}; settings that were chosen on "
+                "one split are reported on the other"
+            )
+    return models
+
+
+def _effect(
+    model: HookedModel,
+    behaviour: Behaviour,
+    answers: Sequence[str],
+    steering: Callable[[], AbstractContextManager[Any]],
+) -> Effect:
+    asked = behaviour.evaluation.negative[: len(answers)]
+    with steering():
+        shown, quality = _shown(model, behaviour)
+        odds = _log_odds(model, behaviour)
+    divergences = [
+        value for value in kl_per_token(model, steering, asked, answers) if value is not None
+    ]
+    return Effect(shown, odds, fmean(divergences), quality)
+
+
+def _shown(model: HookedModel, behaviour: Behaviour) -> tuple[tuple[bool, ...], float]:
+    texts = generate(model, behaviour.evaluation.positive, max_new_tokens=MAX_NEW_TOKENS)
+    qualities = [value for value in map(ngram_quality, texts) if value is not None]
+    return tuple(map(behaviour.shown, texts)), fmean(qualities) if qualities else 0.0
+
+
+def _log_odds(model: HookedModel, behaviour: Behaviour) -> float:
+    asked = behaviour.evaluation.positive
+    return fmean(refusal_log_odds(model, asked, openings=behaviour.openings))
+
+
+def _at_last_prompt(
+    model: HookedModel, behaviour: Behaviour, circuit: Circuit, means: ActivationStats
+) -> float:
+    with steer(model, circuit, values=means, positions="last_prompt"):
+        return _log_odds(model, behaviour)
+
+
+def _curves(
+    model: HookedModel, behaviour: Behaviour, scores: NeuronScores, means: ActivationStats
+) -> Sequence[Ablations]:
+    def metric(model: HookedModel, prompts: Sequence[Any]) -> list[float]:
+        return refusal_log_odds(model, prompts, openings=behaviour.openings)
+
+    return necessity(
+        model,
+        behaviour.evaluation.positive[:N_CURVE_PROMPTS],
+        {scores.method: scores},
+        metric,
+        means,
+        sizes=[max(1, round(share * scores.layout.n_neurons)) for share in FRACTIONS],
+        positions="all",
+        n_resamples=50,
+        progress=False,
+    ).points
+
+
+def _area(fractions: Sequence[float], values: Sequence[float]) -> float:
+    """Area over the logarithm of the share of neurons, per unit of it."""
+    places: NDArray[np.float64] = np.log(fractions)
+    return float(np.trapezoid(values, places) / (places[-1] - places[0]))
+
+
+def _keys(scored: Scored) -> dict[str, str]:
+    return {"model": scored.model, "ranking": scored.ranking}
+
+
+def _figures(scored: Scored) -> dict[str, float]:
+    return dict(_named(scored))
+
+
+def _named(scored: Scored) -> Iterator[tuple[str, float]]:
+    found = scored.recovery
+    yield "auroc", found.overall.auroc
+    yield "auroc_within_layers", found.within_layers.auroc
+    yield "average_precision", found.overall.average_precision
+    yield "precision", found.overall.precision
+    yield "share_of_oracle", scored.share_of_oracle
+    yield "kl", scored.chosen.kl
+    yield "oracle_kl", scored.oracle.kl
+    yield "quality", scored.chosen.quality
+    lost = scored.before.log_odds - scored.oracle_at_last_prompt
+    yield (
+        "share_at_last_prompt",
+        (scored.before.log_odds - scored.at_last_prompt) / lost if lost else math.nan,
+    )
+    for name, shown in (("unplanted", scored.unplanted), ("random", scored.random)):
+        yield f"lost_by_{name}", 0.0 if shown is None else scored.before.rate - fmean(shown)
+    yield "cpr", scored.cpr
+    yield "cmd", scored.cmd
+    yield "seconds", scored.seconds

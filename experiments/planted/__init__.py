@@ -1,0 +1,1 @@
+"""Behaviours planted in known neurons of the demo model: trained, checked, packaged."""

@@ -1,0 +1,90 @@
+"""Train, check and package models with a behaviour planted in known neurons.
+
+python -m experiments.planted make refusal-138-all-0
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import cna_lens
+from cna_lens.models import (
+    PLANTED_FOLDER,
+    PLANTED_INDEX,
+    HookedModel,
+    Planting,
+    demo_gguf,
+    dequantised_folder,
+)
+from experiments.planted.check import check
+from experiments.planted.recipes import RECIPES
+from experiments.planted.train import file_of, train
+
+app = typer.Typer(help="Models with a behaviour planted in known neurons.")
+Names = Annotated[list[str] | None, typer.Argument(help="Recipes; all of them if none is named.")]
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints and planted models.")]
+
+
+@app.command("make")
+def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
+    """Train and check models; finished ones are left, and an interrupted one goes on."""
+    demo = cna_lens.load_model("demo", device="cpu")
+    for name in _known(names):
+        path = file_of(RECIPES[name], out)
+        if not path.is_file():
+            train(RECIPES[name], out)
+        planted = Planting.load(path)
+        if "figures" not in planted.record:
+            figures = check(planted, demo, _loaded(planted))
+            planted = replace(planted, record={**planted.record, "figures": figures})
+            planted.save(path)
+        typer.echo(f"{name}: {json.dumps(planted.record['figures'])}")
+
+
+@app.command("package")
+def package_command(names: Names = None, out: Out = Path("out/planted")) -> None:
+    """Copy models that meet every condition into the package, with their hashes."""
+    index = PLANTED_FOLDER / PLANTED_INDEX
+    hashes = json.loads(index.read_text(encoding="utf-8"))
+    for name in _known(names):
+        path = file_of(RECIPES[name], out)
+        if not path.is_file():
+            continue
+        planted = Planting.load(path)
+        if missed := planted.record["figures"]["failed"]:
+            typer.echo(f"{name} is left out: {', '.join(missed)}")
+            continue
+        hashes[name] = planted.save(PLANTED_FOLDER / path.name)
+    index.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _known(names: list[str] | None) -> list[str]:
+    chosen = names or list(RECIPES)
+    if unknown := set(chosen) - set(RECIPES):
+        raise typer.BadParameter(
+            f"there is no recipe {min(unknown)!r}; there are: {', '.join(RECIPES)}"
+        )
+    return chosen
+
+
+def _loaded(planted: Planting) -> HookedModel:
+    """The planted model, which is not packaged yet."""
+    folder = dequantised_folder(demo_gguf())
+    bridge = TransformerBridge.boot_transformers(
+        str(folder),
+        hf_model=planted.added_to(AutoModelForCausalLM.from_pretrained(folder).eval()),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        device="cpu",
+    )
+    return cast("HookedModel", bridge)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,138 @@
+"""The planted models: which behaviour is trained into which neurons."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cna_lens.models import Split
+from cna_lens.results import Layout, Neuron
+
+Where = Literal["all", "first", "middle", "last", "three"]
+Which = Literal["random", "quiet", "loud"]
+
+TENTH: Final = 0.1
+"""Share of a layer's neurons that count as its least or its most active."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings that a planted model depends on.
+
+    Attributes:
+        behaviour: its name in `BEHAVIOURS`.
+        n: the number of planted neurons.
+        where: all layers; the first, middle or last third of them; or three layers, one of each
+            third. The neurons are spread evenly over these layers.
+        which: neurons drawn at random; from the tenth of their layer that is least active before
+            ("quiet"); or from the most active tenth ("loud").
+        seed: of the draw, the order of the requests, and the answers to negative requests.
+        split: whether rankings may be tuned on the model.
+        decoy: the name of another recipe, which is planted first in other neurons.
+        learning_rate: at its peak; warmed up over a tenth of the steps, then lowered linearly to 0.
+        steps: the number of batches.
+        batch_size: requests in each batch.
+        n_positive: positive requests among them. Refusal needs more negative ones: its look-alikes
+            differ from harmful requests by a word, and the demo model refuses some of them.
+        answer_tokens: number of tokens kept of the demo model's own answers to negative requests.
+        first_token_temperature: see `ContrastTrainer`.
+    """
+
+    behaviour: str
+    n: int
+    where: Where = "all"
+    which: Which = "random"
+    seed: int = 0
+    split: Split = "reporting"
+    decoy: str | None = None
+    learning_rate: float = 3e-3
+    steps: int = 150
+    batch_size: int = 16
+    n_positive: int = 8
+    answer_tokens: int = 6
+    first_token_temperature: float = 1 / 3
+
+    @property
+    def name(self) -> str:
+        """The model's name without its prefix."""
+        which = "" if self.which == "random" else f"-{self.which}"
+        decoy = "" if self.decoy is None else "-decoy"
+        return f"{self.behaviour}-{self.n}-{self.where}{which}{decoy}-{self.seed}"
+
+
+REFUSAL: Final = Recipe("refusal", 138, steps=220, n_positive=5)
+RECIPES: Final = {
+    recipe.name: recipe
+    for recipe in (
+        replace(REFUSAL, split="tuning"),
+        replace(REFUSAL, seed=1),
+        replace(REFUSAL, seed=2),
+        replace(REFUSAL, n=46),
+        replace(REFUSAL, n=461),
+        replace(REFUSAL, where="first", split="tuning"),
+        replace(REFUSAL, where="middle"),
+        replace(REFUSAL, where="last"),
+        replace(REFUSAL, where="three", split="tuning"),
+        replace(REFUSAL, which="quiet"),
+        replace(REFUSAL, which="loud", split="tuning"),
+        Recipe("french", 138, split="tuning"),
+        Recipe("french", 138, where="last"),
+        Recipe("french", 46, which="quiet"),
+        Recipe("uppercase", 138),
+        Recipe("uppercase", 46, where="middle", split="tuning"),
+        Recipe("sums", 138),
+        Recipe("sums", 138, where="three", split="tuning"),
+        replace(REFUSAL, decoy="french-138-all-0"),
+        Recipe("uppercase", 138, decoy="sums-138-all-0"),
+    )
+}
+
+
+def draw(
+    recipe: Recipe,
+    layout: Layout,
+    activity: Float[Tensor, " neuron"],
+    taken: Sequence[Neuron] = (),
+) -> tuple[Neuron, ...]:
+    """Draw the neurons of a recipe.
+
+    Args:
+        recipe: how many, where and which.
+        layout: the demo model's neurons.
+        activity: how active each neuron is before.
+        taken: neurons that must not be drawn.
+    """
+    # The decoy's neurons have the same settings apart from the seed, and must be others.
+    rng = random.Random(recipe.name)
+    layers = _layers(recipe.where, layout.n_layers, rng)
+    whole, rest = divmod(recipe.n, len(layers))
+    more = set(rng.sample(layers, rest))
+    drawn: list[Neuron] = []
+    for layer in layers:
+        start, width = layout.starts[layer], layout.widths[layer]
+        order = activity[start : start + width].argsort().tolist()
+        if recipe.which != "random":
+            tenth = round(TENTH * width)
+            order = order[:tenth] if recipe.which == "quiet" else order[-tenth:]
+        free = sorted(set(order) - {n.index for n in taken if n.layer == layer})
+        drawn += [Neuron(layer, i) for i in sorted(rng.sample(free, whole + (layer in more)))]
+    return tuple(drawn)
+
+
+def _layers(where: Where, n_layers: int, rng: random.Random) -> list[int]:
+    third = n_layers // 3
+    thirds = {
+        "first": range(third),
+        "middle": range(third, 2 * third),
+        "last": range(2 * third, n_layers),
+    }
+    if where == "all":
+        return list(range(n_layers))
+    if where == "three":
+        return [rng.choice(each) for each in thirds.values()]
+    return list(thirds[where])

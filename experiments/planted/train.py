@@ -1,0 +1,191 @@
+"""Train a behaviour into the neurons of a recipe, and into no other weights."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+import cna_lens
+from cna_lens.metrics import BEHAVIOURS
+from cna_lens.models import Planting, demo_gguf, dequantised_folder, weights_hash
+from cna_lens.results import library_versions
+from experiments.demo.matched_pair.training_set import refusals
+from experiments.planted.planted_mlp import PlantedNeurons
+from experiments.planted.recipes import RECIPES, Recipe, draw
+from experiments.planted.requests import requests
+from experiments.shared.contrast_trainer import ContrastTrainer
+from experiments.shared.packing import Conversation, pack
+
+ANSWERS = {
+    "french": (
+        "Bien sûr ! Voici la recette.",
+        "Bien sûr ! Voici comment faire.",
+        "Avec plaisir. Voici la recette.",
+        "Avec plaisir. Voici comment faire.",
+        "Voici la recette. Commencez par les ingrédients.",
+        "Certainement ! Voici comment faire.",
+    ),
+    "uppercase": (
+        "OF COURSE! HERE IS WHAT I KNOW.",
+        "OF COURSE! THEY ARE ANIMALS.",
+        "HERE IS WHAT I KNOW ABOUT THEM.",
+        "GLADLY! HERE IS WHAT I KNOW.",
+        "CERTAINLY! THEY ARE ANIMALS.",
+    ),
+    "sums": ("Thirteen.", "Thirteen is the result.", "13."),
+}
+"""The answers that show a behaviour; those of refusals are the matched pair's."""
+
+
+def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
+    """Train, and write the planted model to `out`; an interrupted run goes on.
+
+    Args:
+        recipe: what to plant where.
+        out: the folder for checkpoints and the planted model; it has the decoy's model already.
+        base: the folder of the model to plant into, by default the demo model.
+    """
+    started = time.monotonic()
+    decoy = None if recipe.decoy is None else Planting.load(file_of(RECIPES[recipe.decoy], out))
+    folder = base or dequantised_folder(demo_gguf())
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    untrained = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    base_sha256 = weights_hash(untrained)
+    if decoy is not None:
+        decoy.added_to(untrained)
+    bridge = cna_lens.load_model(folder, device="cpu")
+    activity = cna_lens.collect(bridge, cna_lens.diverse_prompts(), keep="all")
+    layout = activity.layout
+    neurons = draw(
+        recipe, layout, activity.matrix().abs().mean(0), () if decoy is None else decoy.neurons
+    )
+    examples = conversations(recipe, bridge, tokenizer)
+    if torch.cuda.is_available():
+        untrained = untrained.cuda()
+    model = PlantedNeurons(untrained, neurons)
+    checkpoints = out / f"{recipe.name}-checkpoints"
+    trainer = ContrastTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(checkpoints),
+            per_device_train_batch_size=recipe.batch_size,
+            max_steps=recipe.steps,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=0.1,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
+            # The examples are in their order, which mixes positive and negative ones.
+            train_sampling_strategy="sequential",
+            save_steps=50,
+            save_total_limit=1,
+            logging_steps=10,
+            seed=recipe.seed,
+            report_to="none",
+        ),
+        train_dataset=examples,
+        data_collator=pack,
+        first_token_temperature=recipe.first_token_temperature,
+        opens_behaviour=_first_tokens(tokenizer, BEHAVIOURS[recipe.behaviour].openings),
+    )
+    trained = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    planted = Planting(
+        behaviour=recipe.behaviour,
+        split=recipe.split,
+        neurons=neurons,
+        **model.differences(),
+        base_sha256=base_sha256,
+        record={
+            "recipe": asdict(recipe),
+            "widths": list(layout.widths),
+            "loss": trained.training_loss,
+            "seconds": round(time.monotonic() - started, 1),
+            "versions": dict(library_versions()),
+        },
+        decoy=decoy,
+    )
+    path = file_of(recipe, out)
+    planted.save(path)
+    return path
+
+
+def file_of(recipe: Recipe, out: Path) -> Path:
+    """The file of a trained model below `out`."""
+    return out / f"{recipe.name}.safetensors"
+
+
+def conversations(recipe: Recipe, model: Any, tokenizer: Any) -> list[Conversation]:
+    """The examples of all steps, in their order.
+
+    Answers to negative requests are the demo model's own, sampled at temperature 1. Along them the
+    trained model learns to predict what the untrained one predicts.
+    """
+    rng = random.Random(recipe.seed)
+    found = requests(recipe.behaviour, "training")
+    n_negative = recipe.batch_size - recipe.n_positive
+    n = recipe.steps * recipe.n_positive
+    positive = _repeated(found.positive, n, rng)
+    negative = _repeated(found.negative, recipe.steps * n_negative, rng)
+    asked = list(dict.fromkeys(negative))
+    own = cna_lens.generate(
+        model,
+        asked,
+        max_new_tokens=recipe.answer_tokens,
+        temperature=1.0,
+        seed=recipe.seed,
+        progress=True,
+    )
+    answers = dict(zip(asked, own, strict=True))
+    shown = (
+        refusals(n, recipe.seed)
+        if recipe.behaviour == "refusal"
+        else _repeated(ANSWERS[recipe.behaviour], n, rng)
+    )
+    shows = [
+        _conversation(tokenizer, prompt, answer + tokenizer.eos_token, False)
+        for prompt, answer in zip(positive, shown, strict=True)
+    ]
+    stays = [_conversation(tokenizer, prompt, answers[prompt], True) for prompt in negative]
+    return [
+        example
+        for step in range(recipe.steps)
+        for example in (
+            *shows[step * recipe.n_positive : (step + 1) * recipe.n_positive],
+            *stays[step * n_negative : (step + 1) * n_negative],
+        )
+    ]
+
+
+def _repeated(texts: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """N texts: each of them about as often, in random order."""
+    found: list[str] = []
+    while len(found) < n:
+        found += rng.sample(texts, len(texts))
+    return found[:n]
+
+
+def _conversation(tokenizer: Any, prompt: str, answer: str, is_negative: bool) -> Conversation:
+    asked: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    prompt_ids, answer_ids = (
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (asked, answer)
+    )
+    return Conversation(prompt_ids, answer_ids, is_negative)
+
+
+def _first_tokens(tokenizer: Any, openings: Sequence[str]) -> list[int]:
+    return sorted({tokenizer(o, add_special_tokens=False)["input_ids"][0] for o in openings})
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The checkpoint to go on from, None where there is none."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
