@@ -7,15 +7,15 @@ from statistics import fmean
 
 import pytest
 import torch
+from bench_results import SHARES, effect, scored
 
 from cna_lens import InputError, RandomScores, Ranking, planted_models, planted_truth
 from cna_lens.evidence import League, Scored, bench_rankings, benchmark
-from cna_lens.evidence.benchmark import FRACTIONS, Effect
-from cna_lens.evidence.known_truth import Found, Recovery
+from cna_lens.evidence.benchmark import FRACTIONS
+from cna_lens.evidence.known_truth import Found
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import planting
 
-SHARES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 NAME = next(name for name in planted_models("tuning") if "-138-all-" in name)
 
 
@@ -107,31 +107,6 @@ def test_models_of_the_other_split_are_refused():
         bench_rankings([RandomScores()], models=["planted/none"])
     with pytest.raises(InputError, match="there is no ranking"):
         bench_rankings([], models=[])
-
-
-def effect(shown, log_odds=0.0):
-    return Effect(shown, log_odds, 0.1, 0.9)
-
-
-def scored(chosen, faithfulness=(0.0,) * 6, model="planted/one", **changes):
-    found = Found(0.7, 0.2, 0.1)
-    given = {
-        "model": model,
-        "ranking": "mine",
-        "recovery": Recovery("mine", 3, 100, found, found, 0.03),
-        "before": effect((True, True, True, False), 4.0),
-        "oracle": effect((False, False, True, False), -2.0),
-        "chosen": effect(chosen),
-        "unplanted": (True, False, False, False),
-        "random": None,
-        "at_last_prompt": 1.0,
-        "oracle_at_last_prompt": -2.0,
-        "fractions": SHARES,
-        "faithfulness": faithfulness,
-        "without": (0.0,) * 6,
-        "seconds": 2.0,
-    }
-    return Scored(**{**given, **changes})
 
 
 def test_figures_are_those_computed_by_hand():

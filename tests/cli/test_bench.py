@@ -1,0 +1,102 @@
+"""`bench rankings`: rankings by name and from files, and what it prints and writes."""
+
+import json
+
+import pytest
+from bench_results import scored
+
+from cna_lens import InputError
+from cna_lens.evidence import League, benchmark
+
+OWN = """
+from dataclasses import dataclass
+from cna_lens import Ranking
+
+@dataclass(frozen=True)
+class Mine(Ranking):
+    power: int = 2
+    name = "mine"
+    needs = "statistics"
+
+    def score(self, collected):
+        return collected.scored(self, collected.positive.mean ** self.power)
+
+class NoRanking:
+    pass
+"""
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """What the command asks of the bench, which gives a result that is made up."""
+    found = {}
+
+    def bench(rankings, **settings):
+        found.update(settings, rankings=rankings)
+        settings["journal"].parent.mkdir(parents=True, exist_ok=True)
+        scores = [scored((False, True, True, False), ranking=each.name) for each in rankings]
+        return League(settings["split"], tuple(scores))
+
+    monkeypatch.setattr(benchmark, "bench_rankings", bench)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    return found
+
+
+def test_rankings_by_name_and_from_a_file_are_run_and_shown(run, asked, tmp_path):
+    arguments = ("--ranking", "relp", "--ranking", "own.py:Mine", "--split", "tuning")
+    code, output, _ = run("bench", "rankings", *arguments, "--model", "planted/one")
+    assert code == 0
+    assert [each.name for each in asked["rankings"]] == ["relp", "mine"]
+    assert (asked["split"], asked["models"]) == ("tuning", ["planted/one"])
+    assert max(map(len, output.splitlines())) <= 80
+    for text in ("relp", "mine", "0.70", "0.50", "split tuning"):
+        assert text in output
+    saved = json.loads((tmp_path / "out/bench/tuning.json").read_text())
+    assert [each["ranking"] for each in saved["scored"]] == ["relp", "mine"]
+    assert (tmp_path / "out/bench/tuning.svg").stat().st_size > 1000
+
+
+def test_without_a_name_all_packaged_rankings_are_run_on_the_reporting_split(run, asked):
+    code, output, _ = run("bench", "rankings", "--json")
+    assert code == 0
+    assert {"contrast", "relp", "random"} < {each.name for each in asked["rankings"]}
+    assert (asked["split"], asked["models"]) == ("reporting", None)
+    assert json.loads(output)["split"] == "reporting"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "rank is 'nothing', expected one of"),
+        ("gone.py:Mine", "gone.py does not exist"),
+        ("own.py:Yours", "own.py has no 'Yours'"),
+        ("own.py:NoRanking", "expected one of"),
+    ],
+)
+def test_what_is_no_ranking_is_refused_before_anything_runs(
+    run, asked, without_type_checks, name, message
+):
+    code, _, errors = run("bench", "rankings", "--ranking", name)
+    assert code == 2
+    assert message in " ".join(errors.split())
+    assert asked == {}
+
+
+def test_a_figure_of_no_result_is_refused():
+    from cna_lens import viz
+
+    with pytest.raises(InputError, match="no result"):
+        viz.league(League("tuning", ()))
+
+
+def test_the_figure_is_described_by_its_means():
+    from cna_lens import viz
+
+    two = (
+        scored((False, True, True, False), model="planted/one"),
+        scored((False, False, False, False), model="planted/two"),
+    )
+    described = viz.league(League("tuning", two)).description
+    assert "mine, share_of_oracle: 1.00 over 2 models" in described
+    assert "mine, auroc_within_layers: 0.70 over 2 models" in described
