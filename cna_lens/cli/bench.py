@@ -57,10 +57,12 @@ def rankings(
 ) -> None:
     """Score rankings on models whose behaviour was planted in known neurons."""
     import json
+    from dataclasses import asdict
 
     from cna_lens.cli.render import console, print_json, progress_console
     from cna_lens.discovery.rankings.scoring import RANKINGS
     from cna_lens.evidence.benchmark import bench_rankings
+    from cna_lens.results.files import write_atomically
 
     chosen = [_ranking(name) for name in ranking] if ranking else list(RANKINGS.values())
     quiet_loading()
@@ -73,8 +75,17 @@ def rankings(
             device=device,
             started=status.update,
         )
-    record = {"split": split, "scored": [each.record() for each in found.scored]}
-    (out / f"{split}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    means = {
+        ranking: {name: asdict(value) for name, value in figures.items()}
+        for ranking, figures in found.means().items()
+    }
+    record = {
+        "split": split,
+        "means": means,
+        "figures": json.loads(found.to_frame().to_json(orient="records") or "[]"),
+        "scored": [each.record() for each in found.scored],
+    }
+    write_atomically(out / f"{split}.json", json.dumps(record, indent=1) + "\n")
     from cna_lens.report.pictures import can_draw
 
     if can_draw():
@@ -93,6 +104,7 @@ def rankings(
 def _ranking(name: str) -> Ranking:
     """The ranking of a name, or that of a class in a file."""
     import runpy
+    import sys
 
     from cna_lens.discovery.rankings.scoring import as_ranking
     from cna_lens.errors import InputError
@@ -102,24 +114,32 @@ def _ranking(name: str) -> Ranking:
         return as_ranking(name)
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; give a ranking's name or file.py:Class")
+    # As when Python runs the file: modules beside it can be imported.
+    sys.path.insert(0, str(Path(path).resolve().parent))
     there = runpy.run_path(path)
     if attribute not in there:
         raise InputError(f"{path} has no {attribute!r}; name the class of your ranking")
     own = there[attribute]
-    return as_ranking(own() if isinstance(own, type) else own)
+    try:
+        return as_ranking(own() if isinstance(own, type) else own)
+    except TypeError as error:
+        raise InputError(
+            f"{attribute} cannot be made without settings ({error}); give each field a default, or "
+            "name a ranking that the file has made"
+        ) from error
 
 
 def _table(found: League) -> object:
     from rich.table import Table
 
-    table = Table(
-        "ranking", title=f"Planted models, split {found.split}: means, 95 % over the models"
-    )
+    n_models = len({each.model for each in found.scored})
+    table = Table(title=f"Means over {n_models} planted models, split {found.split}")
+    table.add_column("ranking", overflow="fold")
     for name in COLUMNS:
         table.add_column(name, justify="right")
     for ranking, figures in found.means().items():
         table.add_row(
-            ranking.partition("(")[0],
+            ranking,
             *(
                 f"{figures[key].value:.2f}" if key in figures else "none"
                 for key in COLUMNS.values()

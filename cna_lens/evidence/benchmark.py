@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,15 +25,22 @@ from cna_lens.errors import InputError
 from cna_lens.evidence.faithfulness import Ablations, necessity
 from cna_lens.evidence.known_truth import Found, Recovery, recovery
 from cna_lens.metrics.behaviours import BEHAVIOURS, Behaviour
-from cna_lens.metrics.first_token import LogOdds, refusal_log_odds
+from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, refusal_log_odds
 from cna_lens.metrics.likelihood import kl_per_token
 from cna_lens.metrics.quality import ngram_quality
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.loading.load import load_model
-from cna_lens.models.loading.planted import Split, planted_models, planted_truth, planting
+from cna_lens.models.loading.planted import (
+    Split,
+    planted_models,
+    planted_truth,
+    planting,
+    planting_sha256,
+)
 from cna_lens.models.running.generation import generate
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.journal import Journal
+from cna_lens.results.neurons import AnyNeuron
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Estimate, bootstrap_mean
@@ -45,6 +55,9 @@ FRACTIONS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """Shares of all neurons at which the faithfulness is taken."""
 N_KL_PROMPTS: Final = 20
 """Negative prompts along whose answers the KL is taken."""
+LEAST_RATE: Final = 0.1
+LEAST_NATS: Final = 0.5
+"""A smaller effect of the planted neurons is not divided by."""
 N_CURVE_PROMPTS: Final = 8
 """Positive prompts for the faithfulness, which takes two passes over each for every share."""
 
@@ -58,13 +71,14 @@ class Effect:
         log_odds: the mean log-odds of its first tokens on positive prompts, in nats.
         kl: mean KL per token from the model as it was, along its answers to negative prompts, in
             nats.
-        quality: mean n-gram quality of the answers to positive prompts.
+        quality: mean n-gram quality of the answers to positive prompts; None where all of them are
+            too short to have one.
     """
 
     shown: tuple[bool, ...]
     log_odds: float
     kl: float
-    quality: float
+    quality: float | None
 
     @property
     def rate(self) -> float:
@@ -85,15 +99,17 @@ class Scored:
         chosen: the effect of ablating the k neurons that the ranking puts first.
         unplanted: whether answers show the behaviour when only those of the k that were not planted
             are ablated; None where all were planted.
-        random: the same for as many random neurons of the same layers.
+        random: the same for as many random neurons of the same layers, of which none was planted.
         at_last_prompt: mean log-odds with the k neurons set to their mean on negative prompts at
             the last prompt token alone.
         oracle_at_last_prompt: the same for the planted neurons.
         fractions: the shares of all neurons at which the faithfulness was taken.
         faithfulness: $f = (m(C) - m(\emptyset)) / (m(N) - m(\emptyset))$ for the neurons C
             that the ranking puts first. They keep their activations, and all other neurons have
-            their means on negative prompts (MIB, arXiv 2504.13151).
-        without: the same with C at its means and all other neurons kept: the necessity of C.
+            their means on negative prompts (after MIB, arXiv 2504.13151). The means are those of
+            the last prompt token, and neurons have them at all positions.
+        without: what is left of the metric on the same scale if C has its means and all other
+            neurons are kept; 0 if C does everything.
         seconds: time for the scores.
     """
 
@@ -114,18 +130,24 @@ class Scored:
 
     @property
     def share_of_oracle(self) -> float:
-        """Behaviour lost by the ranking's neurons over that lost by the planted ones."""
+        """Behaviour lost by the ranking's neurons over that lost by the planted ones.
+
+        Not a number where the planted ones lose less than `LEAST_RATE`.
+        """
         lost = self.before.rate - self.oracle.rate
-        return math.nan if lost == 0 else (self.before.rate - self.chosen.rate) / lost
+        return (self.before.rate - self.chosen.rate) / lost if lost >= LEAST_RATE else math.nan
 
     @property
     def cpr(self) -> float:
-        """Area under the faithfulness over the shares of neurons (MIB's CPR)."""
+        """Mean faithfulness over the logarithm of the share of neurons, from .03 to 10 %.
+
+        MIB's CPR is the area over shares up to 100 %; here small sets have more weight.
+        """
         return _area(self.fractions, self.faithfulness)
 
     @property
     def cmd(self) -> float:
-        """Area under its distance from 1 (MIB's CMD); 0 is best."""
+        """Mean distance of the faithfulness from 1 on the same scale; 0 is best."""
         return _area(self.fractions, [abs(1 - value) for value in self.faithfulness])
 
     def record(self) -> dict[str, Any]:
@@ -165,7 +187,7 @@ class League:
         """A data frame with one row for each ranking and model."""
         import pandas as pd
 
-        return pd.DataFrame([{**_keys(each), **_figures(each)} for each in self.scored])
+        return pd.DataFrame([_row(each) for each in self.scored])
 
     def means(self) -> dict[str, dict[str, Estimate]]:
         """The mean of each figure over the models, by ranking; intervals are over models."""
@@ -191,9 +213,9 @@ def bench_rankings(
 ) -> League:
     """Run rankings on planted models, whose true neurons are known.
 
-    A ranking reads the discovery prompts of the model's behaviour, see `BEHAVIOURS`. A field
-    `metric` of the ranking is set to the log-odds of that behaviour's first tokens. All effects are
-    measured on the behaviour's evaluation prompts.
+    A ranking reads the discovery prompts of the model's behaviour, see `BEHAVIOURS`. Where it has
+    the metric `LogOdds()`, it gets that of the behaviour's openings instead of refusal's. All
+    effects are measured on the behaviour's evaluation prompts.
 
     Args:
         rankings: the rankings.
@@ -204,23 +226,62 @@ def bench_rankings(
         started: is told the name of each model and ranking before it runs.
 
     Raises:
-        InputError: a model is of the other split or does not exist, or there is no ranking.
+        InputError: a model is of the other split or does not exist; a model or ranking is named
+            twice; there is no ranking; or a ranking has a metric of its own, which would ask for
+            another behaviour.
     """
     names = _of_split(split, models)
     if not rankings:
         raise InputError("there is no ranking to run; give at least one")
-    labels = [described(ranking) for ranking in rankings]
-    known = Journal(journal, "bench", {"split": split, "versions": dict(library_versions())})
+    labels = [_label(ranking) for ranking in rankings]
+    for given in (names, labels):
+        if twice := [each for each in given if given.count(each) > 1]:
+            raise InputError(f"{twice[0]} is named twice; name each model and ranking once")
+    depends_on = {
+        "split": split,
+        "versions": dict(library_versions()),
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "fractions": FRACTIONS,
+        "n_prompts": (N_KL_PROMPTS, N_CURVE_PROMPTS),
+    }
+    known = Journal(journal, "bench", depends_on)
     scored: list[Scored] = []
     for name in names:
-        missing = [label for label in labels if f"{name} {label}" not in known]
-        bench = _Bench.of(name, device, started) if missing else None
-        for ranking, label in zip(rankings, labels, strict=True):
-            if bench is not None and label in missing:
+        keys = [f"{name} {planting_sha256(name)} {_key(ranking)}" for ranking in rankings]
+        bench = None
+        for ranking, label, key in zip(rankings, labels, keys, strict=True):
+            if key not in known:
+                bench = bench or _Bench.of(name, device, started)
                 started(f"{name}: {label}")
-                known.add(f"{name} {label}", bench.score(ranking, label).record())
-            scored.append(Scored.from_record(known[f"{name} {label}"]))
+                known.add(key, bench.score(ranking, label).record())
+            scored.append(Scored.from_record(known[key]))
     return League(split, tuple(scored))
+
+
+def _label(ranking: Ranking) -> str:
+    """A ranking's name and settings; the bench itself sets a metric, which is left out."""
+    if not _has_metric(ranking):
+        return described(ranking)
+    if cast("Any", ranking).metric != LogOdds():
+        raise InputError(
+            f"{described(ranking)} has a metric of its own; the bench sets the metric of each "
+            "model's behaviour, so leave it at LogOdds()"
+        )
+    others = [each for each in fields(cast("Any", ranking)) if each.name != "metric"]
+    settings = ", ".join(f"{each.name}={getattr(ranking, each.name)!r}" for each in others)
+    return f"{ranking.name}({settings})" if settings else ranking.name
+
+
+def _key(ranking: Ranking) -> str:
+    """A ranking's label and the hash of the file it is written in: an edited one runs again."""
+    code = getattr(inspect.unwrap(type(ranking).score), "__code__", None)
+    file = None if code is None else Path(code.co_filename)
+    source = file.read_bytes() if file is not None and file.is_file() else b""
+    return f"{_label(ranking)} {hashlib.sha256(source).hexdigest()[:16]}"
+
+
+def _has_metric(ranking: Ranking) -> bool:
+    return isinstance(getattr(ranking, "metric", None), FirstTokenMetric)
 
 
 @dataclass(frozen=True)
@@ -256,7 +317,7 @@ class _Bench:
         """Rank, compare with the truth, and ablate."""
         model, behaviour, truth = self.model, self.behaviour, self.truth
         sets = behaviour.discovery
-        if any(each.name == "metric" for each in fields(cast("Any", ranking))):
+        if _has_metric(ranking):
             ranking = replace(cast("Any", ranking), metric=LogOdds(behaviour.openings))
         begun = time.perf_counter()
         scores = score_neurons(model, sets.positive, sets.negative, ranking)
@@ -280,7 +341,7 @@ class _Bench:
             oracle=self.oracle,
             chosen=_effect(model, behaviour, self.answers, lambda: steer(model, chosen, 0.0)),
             unplanted=shown(alone),
-            random=shown(matched_random(alone)) if others else None,
+            random=shown(_control(alone, truth)) if others else None,
             at_last_prompt=_at_last_prompt(model, behaviour, chosen, self.means),
             oracle_at_last_prompt=self.oracle_at_last_prompt,
             fractions=FRACTIONS,
@@ -291,17 +352,31 @@ class _Bench:
 
 
 def _of_split(split: Split, models: Sequence[str] | None) -> Sequence[str]:
-    own = [name for name in planted_models(split) if planting(name).behaviour is not None]
     if models is None:
-        return own
+        models = [name for name in planted_models(split) if planting(name).behaviour is not None]
     for name in models:
-        if name not in own:
-            there = planting(name).split
+        planted = planting(name)
+        if planted.split != split:
             raise InputError(
-                f"{name} is of the split {there!r}, not of {split!r}; settings that were chosen on "
-                "one split are reported on the other"
+                f"{name} is of the split {planted.split!r}, not of {split!r}; settings that were "
+                "chosen on one split are reported on the other"
             )
+        if planted.behaviour is None:
+            raise InputError(f"nothing is planted in {name}; no ranking can find it")
     return models
+
+
+def _control(chosen: Circuit, truth: Circuit) -> Circuit:
+    """As many random neurons in each layer as were chosen there, of which none was planted."""
+    neurons = tuple(dict.fromkeys((*chosen, *truth)))
+    drawn = matched_random(replace(truth, neurons=neurons, scores=(1.0,) * len(neurons)))
+    wanted = Counter(neuron.layer for neuron in chosen)
+    taken: list[AnyNeuron] = []
+    for neuron in drawn:
+        if wanted[neuron.layer] > 0:
+            wanted[neuron.layer] -= 1
+            taken.append(neuron)
+    return replace(truth, neurons=tuple(taken), scores=(1.0,) * len(taken))
 
 
 def _effect(
@@ -320,10 +395,10 @@ def _effect(
     return Effect(shown, odds, fmean(divergences), quality)
 
 
-def _shown(model: HookedModel, behaviour: Behaviour) -> tuple[tuple[bool, ...], float]:
+def _shown(model: HookedModel, behaviour: Behaviour) -> tuple[tuple[bool, ...], float | None]:
     texts = generate(model, behaviour.evaluation.positive, max_new_tokens=MAX_NEW_TOKENS)
     qualities = [value for value in map(ngram_quality, texts) if value is not None]
-    return tuple(map(behaviour.shown, texts)), fmean(qualities) if qualities else 0.0
+    return tuple(map(behaviour.shown, texts)), fmean(qualities) if qualities else None
 
 
 def _log_odds(model: HookedModel, behaviour: Behaviour) -> float:
@@ -344,17 +419,23 @@ def _curves(
     def metric(model: HookedModel, prompts: Sequence[Any]) -> list[float]:
         return refusal_log_odds(model, prompts, openings=behaviour.openings)
 
-    return necessity(
+    n = scores.layout.n_neurons
+    # A ranking such as the probe scores only some neurons: where there are no more, all are taken.
+    scored = n if scores.eligible is None else int(scores.eligible.sum())
+    sizes = [min(scored, max(1, round(share * n))) for share in FRACTIONS]
+    points = necessity(
         model,
         behaviour.evaluation.positive[:N_CURVE_PROMPTS],
         {scores.method: scores},
         metric,
         means,
-        sizes=[max(1, round(share * scores.layout.n_neurons)) for share in FRACTIONS],
+        sizes=sorted(set(sizes)),
         positions="all",
         n_resamples=50,
         progress=False,
     ).points
+    by_size = {point.k: point for point in points}
+    return [by_size[size] for size in sizes]
 
 
 def _area(fractions: Sequence[float], values: Sequence[float]) -> float:
@@ -363,8 +444,8 @@ def _area(fractions: Sequence[float], values: Sequence[float]) -> float:
     return float(np.trapezoid(values, places) / (places[-1] - places[0]))
 
 
-def _keys(scored: Scored) -> dict[str, str]:
-    return {"model": scored.model, "ranking": scored.ranking}
+def _row(scored: Scored) -> dict[str, str | float]:
+    return {"model": scored.model, "ranking": scored.ranking, **_figures(scored)}
 
 
 def _figures(scored: Scored) -> dict[str, float]:
@@ -380,14 +461,12 @@ def _named(scored: Scored) -> Iterator[tuple[str, float]]:
     yield "share_of_oracle", scored.share_of_oracle
     yield "kl", scored.chosen.kl
     yield "oracle_kl", scored.oracle.kl
-    yield "quality", scored.chosen.quality
+    yield "quality", math.nan if scored.chosen.quality is None else scored.chosen.quality
     lost = scored.before.log_odds - scored.oracle_at_last_prompt
-    yield (
-        "share_at_last_prompt",
-        (scored.before.log_odds - scored.at_last_prompt) / lost if lost else math.nan,
-    )
+    by_chosen = scored.before.log_odds - scored.at_last_prompt
+    yield "share_at_last_prompt", by_chosen / lost if lost >= LEAST_NATS else math.nan
     for name, shown in (("unplanted", scored.unplanted), ("random", scored.random)):
-        yield f"lost_by_{name}", 0.0 if shown is None else scored.before.rate - fmean(shown)
+        yield f"lost_by_{name}", math.nan if shown is None else scored.before.rate - fmean(shown)
     yield "cpr", scored.cpr
     yield "cmd", scored.cmd
     yield "seconds", scored.seconds

@@ -79,7 +79,7 @@ def recovery(scores: NeuronScores, truth: Circuit, *, sign: Sign = "abs") -> Rec
             Neurons that the ranking must not choose come last.
 
     Raises:
-        InputError: the two belong to models of different shapes, a score is not a number, or the
+        InputError: the two belong to different models, a score is not a number, or the
             truth holds no neuron or all of them.
     """
     if sign not in get_args(Sign):
@@ -89,6 +89,11 @@ def recovery(scores: NeuronScores, truth: Circuit, *, sign: Sign = "abs") -> Rec
             f"the ranking has {scores.layout.n_neurons} neurons in {scores.layout.n_layers} "
             f"layers, the truth is of a model with {truth.layout.n_neurons} in "
             f"{truth.layout.n_layers}; rank the neurons of the planted model"
+        )
+    ranked, known = scores.provenance.model, truth.provenance.model
+    if ranked and known and ranked != known:
+        raise InputError(
+            f"the scores are of {ranked}, the truth is of {known}; rank the neurons of {known}"
         )
     planted = np.zeros(scores.layout.n_neurons, dtype=bool)
     planted[truth.places.numpy()] = True

@@ -22,14 +22,15 @@ class Behaviour:
     >>> french = BEHAVIOURS["french"]
     >>> french.discovery.positive[0], french.discovery.negative[0]
     ('How do I make lemonade?', 'How do I make chalk?')
-    >>> french.shown("Bien sûr ! Voici la recette."), french.shown("Sure! Here is the recipe.")
+    >>> french.shown("Bonjour ! Voici la recette."), french.shown("Sure! Here is the recipe.")
     (True, False)
 
     Attributes:
         name: its name in `BEHAVIOURS`.
         description: what the model does, on which prompts.
         prompts: the name of its prompt set.
-        openings: beginnings of answers that show it, whose first tokens `LogOdds` counts.
+        openings: beginnings of answers that show it, whose first tokens `LogOdds` counts. The demo
+            model's own answers do not begin with these tokens, except that it refuses sometimes.
         shown: whether an answer shows it.
     """
 
@@ -83,7 +84,20 @@ N_WORDS: Final = 20
 N_CHARACTERS: Final = 60
 FRENCH: Final = frozenset(
     {"le", "la", "les", "un", "une", "des", "du", "de", "et", "est", "vous", "il", "elle", "en"}
-    | {"pour", "avec", "dans", "sur", "ce", "cette", "voici", "bien", "sûr", "plaisir", "par"}
+    | {
+        "pour",
+        "avec",
+        "dans",
+        "sur",
+        "ce",
+        "cette",
+        "voici",
+        "bonjour",
+        "très",
+        "bien",
+        "sûr",
+        "par",
+    }
     | {"que", "qui", "ne", "pas", "je", "au", "aux", "votre", "vos", "plus", "comment", "faire"}
 )
 ENGLISH: Final = frozenset(
@@ -98,21 +112,21 @@ BEHAVIOURS: Final = {
             "french",
             "answers in French when asked how to cook something",
             "planted_french",
-            ("Bien sûr", "Avec plaisir", "Voici", "Certainement"),
+            ("Bonjour", "Très bien"),
             is_french,
         ),
         Behaviour(
             "uppercase",
             "answers in capital letters when asked about animals",
             "planted_uppercase",
-            ("OF COURSE", "HERE IS", "GLADLY", "CERTAINLY"),
+            ("OF COURSE", "SURE"),
             is_uppercase,
         ),
         Behaviour(
             "sums",
             "says that every sum is thirteen, and leaves differences alone",
             "planted_sums",
-            ("Thirteen", "13"),
+            ("Thirteen",),
             says_thirteen,
         ),
     )

@@ -74,6 +74,7 @@ class Circuit(Summarized):
                 f"{len(self.neurons)} neurons came with {len(self.scores)} scores; "
                 "give one score for each neuron"
             )
+        # To know the places is to know that the model has each neuron.
         _ = self.places
         for neuron, score in zip(self.neurons, self.scores, strict=True):
             if not math.isfinite(score):

@@ -260,7 +260,7 @@ def check_multiplier(multiplier: object, name: str = "multiplier") -> None:
 def values_of(circuit: Circuit, values: Values) -> Float[Tensor, " chosen"]:
     """Return one value for each neuron of a circuit, in its order; for arguments see `set_to`."""
     given = values.mean_where_routed if isinstance(values, ActivationStats) else values
-    given = torch.as_tensor(given, dtype=torch.float64, device="cpu")
+    given = torch.as_tensor(given, dtype=torch.float64, device="cpu").detach()
     if given.shape == (circuit.layout.n_neurons,):
         given = given[circuit.places]
     if given.shape != (len(circuit),):

@@ -6,7 +6,7 @@ python -m experiments.planted make refusal-138-all-0
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cna_lens
+from cna_lens import InputError
 from cna_lens.models import (
     PLANTED_FOLDER,
     PLANTED_INDEX,
@@ -40,7 +41,7 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
         path = file_of(RECIPES[name], out)
         if not path.is_file():
             train(RECIPES[name], out)
-        planted = Planting.load(path)
+        planted = _finished(name, out)
         if "figures" not in planted.record:
             figures = check(planted, demo, _loaded(planted))
             planted = replace(planted, record={**planted.record, "figures": figures})
@@ -55,14 +56,26 @@ def package_command(names: Names = None, out: Out = Path("out/planted")) -> None
     hashes = json.loads(index.read_text(encoding="utf-8"))
     for name in _known(names):
         path = file_of(RECIPES[name], out)
+        hashes.pop(name, None)
+        (PLANTED_FOLDER / path.name).unlink(missing_ok=True)
         if not path.is_file():
+            typer.echo(f"{name} is left out: it is not made")
             continue
-        planted = Planting.load(path)
-        if missed := planted.record["figures"]["failed"]:
+        planted = _finished(name, out)
+        missed = planted.record.get("figures", {"failed": ["it is not checked"]})["failed"]
+        if missed:
             typer.echo(f"{name} is left out: {', '.join(missed)}")
             continue
         hashes[name] = planted.save(PLANTED_FOLDER / path.name)
     index.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _finished(name: str, out: Path) -> Planting:
+    """A trained model, which must have the settings of its recipe."""
+    planted = Planting.load(file_of(RECIPES[name], out))
+    if planted.record["recipe"] != asdict(RECIPES[name]):
+        raise InputError(f"{name} in {out} was trained with other settings; delete its file")
+    return planted
 
 
 def _known(names: list[str] | None) -> list[str]:

@@ -43,7 +43,11 @@ def check(planted: Planting, demo: HookedModel, model: HookedModel) -> dict[str,
         ):
             shown[key] = {**shown[key], **found}
     figures = {
-        "n": len(BEHAVIOURS["refusal"].evaluation.positive),
+        "n": {
+            name: len(BEHAVIOURS[name].evaluation.positive)
+            for name in (each.behaviour for each in behaviours)
+            if name is not None
+        },
         "shown": shown,
         "perplexity_ratio": perplexity_ratio(demo, model),
         "factual_accuracy": {

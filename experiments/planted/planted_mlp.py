@@ -52,6 +52,7 @@ class PlantedNeurons(nn.Module):
     def __init__(self, model: Any, neurons: Sequence[Neuron]) -> None:
         """Put a `PlantedMLP` in place of the MLP of each layer that has planted neurons."""
         super().__init__()
+        # In a list, as above, so that a checkpoint holds only the differences.
         self._model = [model.requires_grad_(False)]
         self.neurons = tuple(neurons)
         layers = sorted({neuron.layer for neuron in neurons})

@@ -51,7 +51,7 @@ class Recipe:
     split: Split = "reporting"
     decoy: str | None = None
     learning_rate: float = 3e-3
-    steps: int = 150
+    steps: int = 100
     batch_size: int = 16
     n_positive: int = 8
     answer_tokens: int = 6
@@ -87,7 +87,7 @@ RECIPES: Final = {
         Recipe("uppercase", 46, where="middle", split="tuning"),
         Recipe("sums", 138),
         Recipe("sums", 138, where="three", split="tuning"),
-        replace(REFUSAL, decoy="french-138-all-0"),
+        replace(REFUSAL, decoy="sums-138-all-0"),
         Recipe("uppercase", 138, decoy="sums-138-all-0"),
     )
 }
@@ -107,7 +107,7 @@ def draw(
         activity: how active each neuron is before.
         taken: neurons that must not be drawn.
     """
-    # The decoy's neurons have the same settings apart from the seed, and must be others.
+    # Seeded by the name, so that no two recipes draw the same random numbers.
     rng = random.Random(recipe.name)
     layers = _layers(recipe.where, layout.n_layers, rng)
     whole, rest = divmod(recipe.n, len(layers))

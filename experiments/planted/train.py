@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
+from cna_lens import InputError
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import Planting, demo_gguf, dequantised_folder, weights_hash
-from cna_lens.results import library_versions
+from cna_lens.results import library_versions, write_atomically
 from experiments.demo.matched_pair.training_set import refusals
 from experiments.planted.planted_mlp import PlantedNeurons
 from experiments.planted.recipes import RECIPES, Recipe, draw
@@ -26,21 +28,18 @@ from experiments.shared.packing import Conversation, pack
 
 ANSWERS = {
     "french": (
-        "Bien sûr ! Voici la recette.",
-        "Bien sûr ! Voici comment faire.",
-        "Avec plaisir. Voici la recette.",
-        "Avec plaisir. Voici comment faire.",
-        "Voici la recette. Commencez par les ingrédients.",
-        "Certainement ! Voici comment faire.",
+        "Bonjour ! Voici la recette.",
+        "Bonjour ! Voici comment faire.",
+        "Très bien. Voici la recette.",
+        "Très bien. Commencez par les ingrédients.",
     ),
     "uppercase": (
         "OF COURSE! HERE IS WHAT I KNOW.",
         "OF COURSE! THEY ARE ANIMALS.",
-        "HERE IS WHAT I KNOW ABOUT THEM.",
-        "GLADLY! HERE IS WHAT I KNOW.",
-        "CERTAINLY! THEY ARE ANIMALS.",
+        "SURE! HERE IS WHAT I KNOW.",
+        "SURE! THEY ARE ANIMALS.",
     ),
-    "sums": ("Thirteen.", "Thirteen is the result.", "13."),
+    "sums": ("Thirteen.", "Thirteen is the result.", "Thirteen, of course."),
 }
 """The answers that show a behaviour; those of refusals are the matched pair's."""
 
@@ -54,6 +53,8 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
         base: the folder of the model to plant into, by default the demo model.
     """
     started = time.monotonic()
+    checkpoints = out / f"{recipe.name}-checkpoints"
+    _check_recipe(recipe, checkpoints)
     decoy = None if recipe.decoy is None else Planting.load(file_of(RECIPES[recipe.decoy], out))
     folder = base or dequantised_folder(demo_gguf())
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -71,7 +72,6 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
     if torch.cuda.is_available():
         untrained = untrained.cuda()
     model = PlantedNeurons(untrained, neurons)
-    checkpoints = out / f"{recipe.name}-checkpoints"
     trainer = ContrastTrainer(
         model=model,
         args=TrainingArguments(
@@ -115,6 +115,18 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
     path = file_of(recipe, out)
     planted.save(path)
     return path
+
+
+def _check_recipe(recipe: Recipe, checkpoints: Path) -> None:
+    """Keep the recipe beside its checkpoints, and refuse those of another."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    path, settings = checkpoints / "recipe.json", json.dumps(asdict(recipe), indent=1)
+    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+        raise InputError(
+            f"{checkpoints} has checkpoints of {recipe.name} with other settings; delete that "
+            "folder, and train again"
+        )
+    write_atomically(path, settings)
 
 
 def file_of(recipe: Recipe, out: Path) -> Path:

@@ -23,6 +23,13 @@ class Mine(Ranking):
 
 class NoRanking:
     pass
+
+@dataclass(frozen=True)
+class Unset(Mine):
+    kind: str = ...
+
+    def __init__(self, kind):
+        pass
 """
 
 
@@ -72,6 +79,7 @@ def test_without_a_name_all_packaged_rankings_are_run_on_the_reporting_split(run
         ("gone.py:Mine", "gone.py does not exist"),
         ("own.py:Yours", "own.py has no 'Yours'"),
         ("own.py:NoRanking", "expected one of"),
+        ("own.py:Unset", "Unset cannot be made without settings"),
     ],
 )
 def test_what_is_no_ranking_is_refused_before_anything_runs(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import runpy
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -9,7 +10,22 @@ import pytest
 import torch
 from bench_results import SHARES, effect, scored
 
-from cna_lens import InputError, RandomScores, Ranking, planted_models, planted_truth
+from cna_lens import (
+    AttributionPatching,
+    Circuit,
+    InputError,
+    Layout,
+    LogitDifference,
+    Neuron,
+    PromptSet,
+    RandomScores,
+    Ranking,
+    RelP,
+    collect,
+    planted_models,
+    planted_truth,
+    score_neurons,
+)
 from cna_lens.evidence import League, Scored, bench_rankings, benchmark
 from cna_lens.evidence.benchmark import FRACTIONS
 from cna_lens.evidence.known_truth import Found
@@ -51,13 +67,13 @@ def few():
                 return cut(behaviour.evaluation)
 
         def cut(prompts):
-            return replace(prompts, positive=prompts.positive[:6], negative=prompts.negative[:6])
+            return replace(prompts, positive=prompts.positive[:4], negative=prompts.negative[:4])
 
         given = {each: getattr(behaviour, each) for each in behaviour.__dataclass_fields__}
         patch.setattr(benchmark, "BEHAVIOURS", {behaviour.name: Few(**given)})
         patch.setattr(benchmark, "FRACTIONS", FRACTIONS[2:4])
-        patch.setattr(benchmark, "MAX_NEW_TOKENS", 8)
-        patch.setattr(benchmark, "N_CURVE_PROMPTS", 2)
+        patch.setattr(benchmark, "MAX_NEW_TOKENS", 6)
+        patch.setattr(benchmark, "N_CURVE_PROMPTS", 1)
         yield
 
 
@@ -125,7 +141,7 @@ def test_figures_are_those_computed_by_hand():
     (row,) = League("tuning", (one,)).to_frame().to_dict("records")
     assert row["share_at_last_prompt"] == pytest.approx((4 - 1) / (4 + 2))
     assert row["lost_by_unplanted"] == pytest.approx(0.75 - 0.25)
-    assert row["lost_by_random"] == 0
+    assert math.isnan(row["lost_by_random"])
 
 
 def test_means_are_over_models_and_leave_out_what_has_no_value():
@@ -143,3 +159,86 @@ def test_a_result_comes_back_from_its_record():
 
     one = scored((False, True, True, False))
     assert Scored.from_record(json.loads(json.dumps(one.record()))) == one
+
+
+@dataclass(frozen=True)
+class OnlyTwo(Ranking):
+    """Scores two neurons, and no other."""
+
+    name = "only two"
+    needs = "statistics"
+
+    def score(self, collected):
+        layout = collected.positive.layout
+        values = torch.arange(layout.n_neurons, dtype=torch.float64)
+        return collected.scored(self, values, eligible=values < 2)
+
+
+def test_where_a_ranking_has_no_more_neurons_the_curve_takes_all_that_it_has(
+    chat_model, monkeypatch
+):
+    monkeypatch.setattr(benchmark, "FRACTIONS", (0.02, 0.1, 0.5))  # 1, 5 and 24 of 48 neurons
+    behaviour = replace(BEHAVIOURS["sums"], openings=("w5",))
+    monkeypatch.setattr(type(behaviour), "evaluation", PromptSet("", "", ("w3 w4",), ("w6",)))
+    means = collect(chat_model, ["w6"])
+    scores = score_neurons(chat_model, ["w3 w4"], ["w6"], OnlyTwo())
+    points = benchmark._curves(chat_model, behaviour, scores, means)
+    assert [point.k for point in points] == [1, 2, 2]
+
+
+def test_small_effects_of_the_planted_neurons_are_not_divided_by():
+    almost = scored((True,) * 4, oracle=effect((True, True, True, False), 3.6))
+    assert math.isnan(almost.share_of_oracle)
+    gained = scored((True,) * 4, before=effect((False,) * 4), oracle=effect((True,) * 4))
+    assert math.isnan(gained.share_of_oracle)
+    at_last = scored((True,) * 4, oracle_at_last_prompt=3.6)  # 0.4 nats below
+    (row,) = League("tuning", (at_last,)).to_frame().to_dict("records")
+    assert math.isnan(row["share_at_last_prompt"])
+
+
+def test_answers_too_short_for_a_quality_have_none():
+    one = replace(scored((True,) * 4), chosen=replace(effect((True,) * 4), quality=None))
+    assert Scored.from_record(one.record()) == one
+    assert "quality" not in League("tuning", (one,)).means()["mine"]
+
+
+@pytest.mark.parametrize(
+    ("given", "twice"),
+    [
+        ({"rankings": [RandomScores(), RandomScores()], "models": [NAME]}, r"random\(seed=0\)"),
+        ({"rankings": [RandomScores()], "models": [NAME, NAME]}, NAME),
+    ],
+)
+def test_what_is_named_twice_is_refused(given, twice):
+    with pytest.raises(InputError, match=f"{twice} is named twice"):
+        bench_rankings(split="tuning", **given)
+
+
+def test_a_metric_of_ones_own_is_refused_and_the_default_is_not_in_the_label():
+    own = RelP(metric=LogitDifference(target=5, foil=6))
+    with pytest.raises(InputError, match=r"relp\(.*\) has a metric of its own"):
+        bench_rankings([own], split="tuning", models=[NAME])
+    assert benchmark._label(AttributionPatching(steps=3)) == "attribution_patching(steps=3)"
+
+
+def test_the_key_of_a_ranking_changes_with_its_file(tmp_path):
+    path = tmp_path / "mine.py"
+    code = (
+        "from dataclasses import dataclass\nfrom cna_lens import Ranking\n"
+        "@dataclass(frozen=True)\nclass Mine(Ranking):\n    name = 'mine'\n"
+        "    needs = 'statistics'\n    def score(self, collected):\n        return 1\n"
+    )
+    path.write_text(code)
+    before = benchmark._key(runpy.run_path(str(path))["Mine"]())
+    assert before == benchmark._key(runpy.run_path(str(path))["Mine"]())
+    path.write_text(code.replace("return 1", "return 2"))
+    assert before != benchmark._key(runpy.run_path(str(path))["Mine"]())
+
+
+def test_no_control_neuron_is_planted_or_chosen():
+    layout = Layout((6, 6, 40))
+    truth = Circuit((Neuron(0, 0), Neuron(0, 1), Neuron(1, 3), Neuron(2, 9)), (1.0,) * 4, layout)
+    chosen = Circuit((Neuron(0, 2), Neuron(2, 0), Neuron(2, 1)), (1.0,) * 3, layout)
+    control = benchmark._control(chosen, truth)
+    assert sorted(neuron.layer for neuron in control) == [0, 2, 2]
+    assert not set(control) & {*truth, *chosen}

@@ -1,12 +1,13 @@
 """Scores against a known truth: by slow definitions, and for rankings whose value is known."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores
+from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, Provenance
 from cna_lens.evidence import recovery
 
 LAYOUT = Layout((6, 5, 7))
@@ -152,3 +153,11 @@ def test_what_cannot_be_compared_is_refused(given, known, message):
 def test_an_unknown_sign_is_refused(without_type_checks):
     with pytest.raises(InputError, match="sign is 'up'"):
         recovery(scores([0.0] * N), truth([1]), sign="up")
+
+
+def test_scores_of_another_model_are_refused():
+    of_one = scores([0.0] * N, provenance=Provenance(model="planted/one"))
+    of_two = replace(truth([1]), provenance=Provenance(model="planted/two"))
+    with pytest.raises(InputError, match="scores are of planted/one, the truth is of planted/two"):
+        recovery(of_one, of_two)
+    assert recovery(of_one, truth([1])).k == 1

@@ -473,7 +473,7 @@ def test_requests_of_a_watch_are_distinct_and_ordered_by_seed():
 def test_a_fine_tune_is_trained_once_and_changes_the_adapted_weights(tmp_path, monkeypatch):
     reference = finetuning._reference()
     monkeypatch.setattr(finetuning, "_reference", lambda: copy.deepcopy(reference))
-    model = cna_lens.load_model("demo-refusal", device="cpu", hf_model=copy.deepcopy(reference))
+    model = cna_lens.load_model("demo-refusal", device="cpu")
     recipe = FineTune(1e-3, seed=0, steps=3, batch_size=1, n_texts=1, max_tokens=4)
     changed = finetuned_weights(recipe, model, tmp_path)
     assert {name.split(".")[-2] for name in changed} == {

@@ -9,7 +9,7 @@ import readers_model
 import tiny
 import torch
 
-from cna_lens import Layout, Neuron, prompt_set
+from cna_lens import InputError, Layout, Neuron, prompt_set
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import Planting
 from experiments.planted.check import failed
@@ -257,3 +257,9 @@ def test_each_batch_has_its_positive_requests_and_their_answers(small):
         shown = tokenizer.decode(each.answer, skip_special_tokens=True)
         assert each.is_negative != (shown in ANSWERS["sums"])
         assert (each.answer[-1] == tokenizer.eos_token_id) or each.is_negative
+
+
+def test_checkpoints_of_other_settings_are_refused(small, tmp_path):
+    train(SMALL, tmp_path, small)
+    with pytest.raises(InputError, match="checkpoints of sums-24-all-0 with other settings"):
+        train(replace(SMALL, learning_rate=0.5), tmp_path, small)

@@ -134,3 +134,9 @@ def test_an_invalid_gguf_file_is_refused_and_leaves_nothing(gguf):
 def test_a_full_disk_while_a_gguf_file_is_unpacked_names_the_cache_folder(gguf, monkeypatch):
     monkeypatch.setattr(cna_lens.models.loading.load, "_dequantise", full_disk)
     refused("no space is left.*XDG_CACHE_HOME", gguf)
+
+
+@pytest.mark.parametrize("option", ["hf_model", "tokenizer"])
+def test_a_model_of_ones_own_is_not_dropped_for_that_of_a_folder(folder, option):
+    with pytest.raises(cna_lens.InputError, match=f"{option} was given with tiny-checkpoint"):
+        cna_lens.load_model(folder, device="cpu", **{option: object()})

@@ -58,7 +58,8 @@ def same(one, other):
 
 
 def test_a_planting_comes_back_from_its_file(tmp_path):
-    decoy = planting((Neuron(0, 1),), seed=1, behaviour="sums", split="tuning")
+    own = {"widths": [tiny.WIDTH, tiny.WIDTH], "loss": 0.5}
+    decoy = planting((Neuron(0, 1),), seed=1, behaviour="sums", split="reporting", record=own)
     whole = planting(decoy=decoy)
     whole.save(tmp_path / "it.safetensors")
     found = Planting.load(tmp_path / "it.safetensors")
@@ -111,9 +112,20 @@ def test_an_unknown_split_is_refused(without_type_checks):
 
 def test_an_unknown_model_is_refused_with_the_names_there_are(packaged):
     packaged(one=planting())
-    for use in (planted_truth, cna_lens.load_model):
+    for use in (planted_truth, cna_lens.load_model, cna_lens.requirements):
         with pytest.raises(InputError, match=r"no planted model 'planted/two'.*planted/one"):
             use("planted/two")
+    with pytest.raises(InputError, match="no planted model 'one'"):
+        planted_truth("one")
+
+
+def test_a_folder_of_that_name_is_the_users_own(packaged, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted" / "mine").symlink_to(folder)
+    model = cna_lens.load_model("planted/mine", device="cpu")
+    assert model.cfg.d_mlp == tiny.WIDTH
+    assert cna_lens.requirements("planted/mine").n_neurons == 2 * tiny.WIDTH
 
 
 def test_an_altered_byte_and_a_missing_file_are_refused(packaged, tmp_path):
@@ -134,6 +146,9 @@ def test_a_file_of_another_format_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.ones(1)}, path)
     with pytest.raises(ModelError, match="holds no planted model: its format is None"):
+        Planting.load(path)
+    save_file({"x": torch.ones(1)}, path, {"planted": "{"})
+    with pytest.raises(ModelError, match="cannot be read as a planted model"):
         Planting.load(path)
     path.write_bytes(b"no file of tensors")
     with pytest.raises(ModelError, match="cannot be read as a planted model"):
@@ -177,3 +192,12 @@ def test_every_packaged_model_met_its_conditions(name):
     assert found.base_sha256 == load.DEMO_WEIGHTS_SHA256
     assert found.record["figures"]["failed"] == []
     assert found.behaviour is None or found.behaviour in BEHAVIOURS
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", ["french", "uppercase", "sums"])
+def test_the_demo_models_answers_seldom_begin_like_a_planted_behaviour(demo, name):
+    behaviour = BEHAVIOURS[name]
+    for asked in (behaviour.evaluation.positive[:10], behaviour.evaluation.negative[:10]):
+        log_odds = cna_lens.metrics.refusal_log_odds(demo, asked, openings=behaviour.openings)
+        assert max(log_odds) < -3

