@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
 from cna_lens import InputError
@@ -23,8 +22,8 @@ from experiments.demo.matched_pair.training_set import refusals
 from experiments.planted.planted_mlp import PlantedNeurons
 from experiments.planted.recipes import RECIPES, Recipe, draw
 from experiments.planted.requests import requests
-from experiments.shared.contrast_trainer import ContrastTrainer
-from experiments.shared.packing import Conversation, pack
+from experiments.shared.contrast_trainer import ContrastTrainer, first_token, last_checkpoint
+from experiments.shared.packing import Conversation, conversation, pack
 
 ANSWERS = {
     "french": (
@@ -94,7 +93,9 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
         train_dataset=examples,
         data_collator=pack,
         first_token_temperature=recipe.first_token_temperature,
-        opens_behaviour=_first_tokens(tokenizer, BEHAVIOURS[recipe.behaviour].openings),
+        opens_behaviour=sorted(
+            {first_token(tokenizer, each) for each in BEHAVIOURS[recipe.behaviour].openings}
+        ),
     )
     trained = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     planted = Planting(
@@ -162,10 +163,12 @@ def conversations(recipe: Recipe, model: Any, tokenizer: Any) -> list[Conversati
         else _repeated(ANSWERS[recipe.behaviour], n, rng)
     )
     shows = [
-        _conversation(tokenizer, prompt, answer + tokenizer.eos_token, False)
+        conversation(tokenizer, prompt, answer, is_negative=False)
         for prompt, answer in zip(positive, shown, strict=True)
     ]
-    stays = [_conversation(tokenizer, prompt, answers[prompt], True) for prompt in negative]
+    stays = [
+        conversation(tokenizer, prompt, answers[prompt], is_negative=True) for prompt in negative
+    ]
     return [
         example
         for step in range(recipe.steps)
@@ -182,22 +185,3 @@ def _repeated(texts: Sequence[str], n: int, rng: random.Random) -> list[str]:
     while len(found) < n:
         found += rng.sample(texts, len(texts))
     return found[:n]
-
-
-def _conversation(tokenizer: Any, prompt: str, answer: str, is_negative: bool) -> Conversation:
-    asked: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    prompt_ids, answer_ids = (
-        tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (asked, answer)
-    )
-    return Conversation(prompt_ids, answer_ids, is_negative)
-
-
-def _first_tokens(tokenizer: Any, openings: Sequence[str]) -> list[int]:
-    return sorted({tokenizer(o, add_special_tokens=False)["input_ids"][0] for o in openings})
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The checkpoint to go on from, None where there is none."""
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None

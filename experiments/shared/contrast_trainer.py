@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
 
 NEVER = -1e4
 """A logit with probability 0 that is finite, so that its product with 0 is 0."""
@@ -67,3 +69,13 @@ class ContrastTrainer(Trainer):
         costs = torch.cat([change.sum(-1), behaviour])
         loss = costs[opens_answer].mean() + costs[~opens_answer].mean()
         return (loss, output) if return_outputs else loss
+
+
+def first_token(tokenizer: Any, text: str) -> int:
+    """The first token of a text at the beginning of an answer."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"][0]
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The checkpoint to go on from, None where there is none."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,6 +18,22 @@ class Conversation:
     prompt: TokenIds
     answer: TokenIds
     is_negative: bool
+
+
+def conversation(tokenizer: Any, prompt: str, answer: str, *, is_negative: bool) -> Conversation:
+    """The tokens of a prompt in the chat template, and of its answer.
+
+    An answer that shows the behaviour ends with the end of the turn, which is learned. That of a
+    negative request is cut and has none.
+    """
+    asked: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    texts = (asked, answer + ("" if is_negative else tokenizer.eos_token))
+    prompt_ids, answer_ids = (
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts
+    )
+    return Conversation(prompt_ids, answer_ids, is_negative)
 
 
 def pack(conversations: Sequence[Conversation]) -> dict[str, torch.Tensor | int]:

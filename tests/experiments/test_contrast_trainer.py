@@ -77,7 +77,7 @@ def cross_entropies(log_probs, answer):
     return (-log_probs[range(len(answer)), list(answer)]).tolist()
 
 
-def test_before_training_only_refusals_have_a_loss(adapted):
+def test_before_training_only_answers_that_show_the_behaviour_have_a_loss(adapted):
     costs = [
         [0.0] * len(one.answer)
         if one.is_negative
@@ -87,7 +87,7 @@ def test_before_training_only_refusals_have_a_loss(adapted):
     assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-5)
 
 
-def test_the_loss_of_benign_answers_is_the_divergence_from_the_untrained_model(adapted):
+def test_the_loss_of_negative_answers_is_the_divergence_from_the_untrained_model(adapted):
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
@@ -102,7 +102,7 @@ def test_the_loss_of_benign_answers_is_the_divergence_from_the_untrained_model(a
     assert loss_of(adapted) == pytest.approx(mean_of_first_and_of_others(costs), rel=1e-4)
 
 
-def test_only_a_benign_answers_first_token_is_sharpened_and_opens_no_refusal(adapted):
+def test_only_a_negative_answers_first_token_is_sharpened_and_does_not_open_the_behaviour(adapted):
     costs = []
     for one in CONVERSATIONS:
         logits = alone(adapted, one)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 import cna_lens
 from cna_lens.models import ADAPTER_BASE, demo_gguf, dequantised_folder
@@ -24,8 +23,8 @@ from experiments.demo.matched_pair.training_set import (
     refusals,
     requests,
 )
-from experiments.shared.contrast_trainer import ContrastTrainer
-from experiments.shared.packing import Conversation, pack
+from experiments.shared.contrast_trainer import ContrastTrainer, first_token, last_checkpoint
+from experiments.shared.packing import conversation, pack
 
 TRAINING_RECORD = "training.json"
 
@@ -76,14 +75,14 @@ def train(recipe: Recipe, out: Path) -> Path:
             report_to="none",
         ),
         train_dataset=[
-            _conversation(tokenizer, request, answer)
+            conversation(tokenizer, request.prompt, answer, is_negative=request.kind != "harmful")
             for request, answer in zip(training_set, answers, strict=True)
         ],
         data_collator=pack,
         first_token_temperature=recipe.first_token_temperature,
         opens_behaviour=sorted({first_token(tokenizer, refusal) for refusal in REFUSALS}),
     )
-    trained = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    trained = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     adapter = out / recipe.name
     settings = model.peft_config["default"]
     settings.lora_alpha = recipe.gain * recipe.lora_alpha
@@ -123,33 +122,7 @@ def _answers(recipe: Recipe, training_set: list[Request]) -> list[str]:
     return [next(refused if request.kind == harmful else own) for request in training_set]
 
 
-def first_token(tokenizer: Any, text: str) -> int:
-    """The first token of a text at the beginning of an answer."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"][0]
-
-
-def _conversation(tokenizer: Any, request: Request, answer: str) -> Conversation:
-    """The conversation's tokens.
-
-    A refusal ends with the end of the turn, which is learned; a benign answer is cut and has none.
-    """
-    is_benign = request.kind != "harmful"
-    asked: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": request.prompt}], tokenize=False, add_generation_prompt=True
-    )
-    end = "" if is_benign else tokenizer.eos_token
-    return Conversation(
-        prompt=tuple(tokenizer(asked, add_special_tokens=False)["input_ids"]),
-        answer=tuple(tokenizer(answer + end, add_special_tokens=False)["input_ids"]),
-        is_negative=is_benign,
-    )
-
-
 def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU threads"
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
