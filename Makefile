@@ -17,7 +17,7 @@ DEMO_MODEL := .constraints/demo-model.txt
 MIRROR ?=
 
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
-	test-ray test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
+	test-ray test-long test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
 setup: $(VENV)/.package
 
@@ -40,7 +40,7 @@ docs: setup
 	$(VENV)/bin/python -m examples --html out/docs/notebooks
 
 test: setup
-	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks and not ray'
+	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks and not ray and not long'
 
 # The method itself on tiny models, in three minutes.
 test-core: setup
@@ -49,6 +49,10 @@ test-core: setup
 # The views in Chromium, which must be installed.
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
+
+# The tests that take the demo model longest: the demo, the matched pair, the bench.
+test-long: setup
+	$(VENV)/bin/$(PYTEST) -m long
 
 # The experiments on Ray clusters that begin and end with the tests.
 test-ray: setup

@@ -264,6 +264,7 @@ def few(name):
     )
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_the_demo_prints_its_answer_first_beside_controls_and_keeps_no_text(
     run, tmp_path, monkeypatch, demo

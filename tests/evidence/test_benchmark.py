@@ -86,6 +86,7 @@ def league(few, tmp_path_factory):
     ), journal
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_a_ranking_that_knows_the_truth_has_all_of_the_oracles_effect(league):
     knows, random = league[0].scored
@@ -104,6 +105,7 @@ def test_a_ranking_that_knows_the_truth_has_all_of_the_oracles_effect(league):
         assert each.oracle.log_odds < each.before.log_odds
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_finished_results_come_from_the_journal(league, few, monkeypatch):
     whole, journal = league

@@ -470,6 +470,7 @@ def test_requests_of_a_watch_are_distinct_and_ordered_by_seed():
 
 
 @pytest.mark.real_model
+@pytest.mark.long
 def test_a_fine_tune_is_trained_once_and_changes_the_adapted_weights(tmp_path, monkeypatch):
     reference = finetuning._reference()
     monkeypatch.setattr(finetuning, "_reference", lambda: copy.deepcopy(reference))
