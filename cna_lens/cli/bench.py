@@ -137,9 +137,12 @@ def _table(found: League) -> object:
     table.add_column("ranking", overflow="fold")
     for name in COLUMNS:
         table.add_column(name, justify="right")
-    for ranking, figures in found.means().items():
+    means = found.means()
+    names = [ranking.partition("(")[0] for ranking in means]
+    for name, (ranking, figures) in zip(names, means.items(), strict=True):
+        # Settings are shown where they tell rankings of one name apart.
         table.add_row(
-            ranking,
+            name if names.count(name) == 1 else ranking,
             *(
                 f"{figures[key].value:.2f}" if key in figures else "none"
                 for key in COLUMNS.values()

@@ -64,6 +64,17 @@ def test_rankings_by_name_and_from_a_file_are_run_and_shown(run, asked, tmp_path
     assert (tmp_path / "out/bench/tuning.svg").stat().st_size > 1000
 
 
+def test_rankings_of_one_name_are_shown_with_their_settings(run, monkeypatch, asked):
+    labels = ["relp(steps=1)", "relp(steps=2)", "probe(seed=0)"]
+    league = League("tuning", tuple(scored((True,) * 4, ranking=label) for label in labels))
+    monkeypatch.setattr(benchmark, "bench_rankings", lambda *_, **settings: league)
+    _, output, _ = run("bench", "rankings", "--split", "tuning")
+    assert "probe " in output
+    assert "seed=0" not in output
+    assert "steps=1" in "".join(output.split())
+    assert "steps=2" in "".join(output.split())
+
+
 def test_without_a_name_all_packaged_rankings_are_run_on_the_reporting_split(run, asked):
     code, output, _ = run("bench", "rankings", "--json")
     assert code == 0
