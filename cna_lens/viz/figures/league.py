@@ -9,7 +9,7 @@ from cna_lens.errors import InputError
 from cna_lens.viz.figures.style import ResultFigure, Style, drawn, line_look, shown
 
 if TYPE_CHECKING:
-    from cna_lens.evidence.benchmark import League
+    from cna_lens.evidence.league import League
 
 
 def league(found: League, *, style: Style = "screen") -> ResultFigure:

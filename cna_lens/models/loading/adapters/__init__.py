@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 from cna_lens.errors import ModelError
+from cna_lens.results.files import file_sha256
 
 ADAPTER_FOLDER = Path(__file__).parent
 ADAPTER_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,15 +31,10 @@ def merge_adapter(model: Any, name: str) -> Any:
     from peft import PeftModel
 
     weights = ADAPTER_FOLDER / name / "adapter_model.safetensors"
-    if not weights.is_file() or _sha256(weights) != ADAPTER_SHA256[name]:
+    if not weights.is_file() or file_sha256(weights) != ADAPTER_SHA256[name]:
         raise ModelError(f"{weights} is missing or altered; reinstall cna_lens")
     with warnings.catch_warnings():
         # peft reads an attribute that Transformers has deprecated; a caller cannot change that.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         adapted = cast("Any", PeftModel.from_pretrained(model, str(weights.parent)))
     return adapted.merge_and_unload()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ differences, and says which neurons they are. `experiments.planted` trains and c
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from cna_lens.errors import InputError, ModelError
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.files import write_atomically
+from cna_lens.results.files import file_sha256, write_atomically
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import Neuron
 from cna_lens.results.provenance import Provenance
@@ -84,7 +83,7 @@ class Planting:
             ],
         }
         write_atomically(path, save(tensors, {"planted": json.dumps(said, sort_keys=True)}))
-        return _sha256(path)
+        return file_sha256(path)
 
     @classmethod
     def load(cls, path: Path) -> Planting:
@@ -189,7 +188,7 @@ def planting(name: str) -> Planting:
     """
     expected = planting_sha256(name)
     path = PLANTED_FOLDER / f"{name.removeprefix(PLANTED_PREFIX)}.safetensors"
-    if not path.is_file() or _sha256(path) != expected:
+    if not path.is_file() or file_sha256(path) != expected:
         raise ModelError(f"{path} is missing or altered; reinstall cna_lens")
     return Planting.load(path)
 
@@ -208,8 +207,3 @@ def planting_sha256(name: str) -> str:
 
 def _index() -> dict[str, str]:
     return json.loads((PLANTED_FOLDER / PLANTED_INDEX).read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
