@@ -49,6 +49,13 @@ def rankings(
         list[str] | None,
         typer.Option(help="A planted model of this split; by default all of them."),
     ] = None,
+    half_samples: Annotated[
+        int,
+        typer.Option(
+            help="Random halves of the prompts from which neurons are ranked again, for standard "
+            "errors; each costs half of a ranking's time."
+        ),
+    ] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder for the results; an interrupted run goes on from it.")
     ] = Path("out/bench"),
@@ -71,6 +78,7 @@ def rankings(
             chosen,
             split=split,
             models=model,
+            n_half_samples=half_samples,
             journal=out / f"{split}.jsonl",
             device=device,
             started=status.update,

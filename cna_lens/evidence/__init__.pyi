@@ -17,7 +17,13 @@ from .late_layers import (
     Localization as Localization,
     localization as localization,
 )
-from .league import Effect as Effect, League as League, Scored as Scored
+from .league import (
+    Cost as Cost,
+    Effect as Effect,
+    League as League,
+    OtherAblations as OtherAblations,
+    Scored as Scored,
+)
 from .null import NullDistribution as NullDistribution, null_distribution as null_distribution
 from .other_prompts import Stability as Stability, stability as stability
 from .overlap import (
@@ -33,6 +39,7 @@ from .selection import Selection as Selection
 __all__ = [
     "Ablations",
     "ActivationSets",
+    "Cost",
     "Effect",
     "Found",
     "LateShare",
@@ -43,6 +50,7 @@ __all__ = [
     "Necessity",
     "NullCurves",
     "NullDistribution",
+    "OtherAblations",
     "Overlap",
     "Recovery",
     "Scored",

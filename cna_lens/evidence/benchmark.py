@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, cast
 
+from torch import Tensor
+
 from cna_lens.discovery.activations.means import ActivationStats
+from cna_lens.discovery.activations.sets import encode_sets
 from cna_lens.discovery.collection import collect
 from cna_lens.discovery.rankings.protocol import Ranking, described
 from cna_lens.discovery.rankings.scoring import score_neurons
 from cna_lens.errors import InputError
 from cna_lens.evidence.faithfulness import Ablations, necessity
 from cna_lens.evidence.known_truth import recovery
-from cna_lens.evidence.league import Effect, League, Scored
+from cna_lens.evidence.league import Cost, Effect, League, OtherAblations, Scored
 from cna_lens.metrics.behaviours import BEHAVIOURS, Behaviour
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, refusal_log_odds
 from cna_lens.metrics.likelihood import kl_per_token
@@ -34,6 +38,7 @@ from cna_lens.models.loading.planted import (
     planting,
     planting_sha256,
 )
+from cna_lens.models.prompts.sets import PromptSet
 from cna_lens.models.running.generation import generate
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.journal import Journal
@@ -58,6 +63,8 @@ def bench_rankings(
     split: Split = "reporting",
     models: Sequence[str] | None = None,
     journal: Path | None = None,
+    n_half_samples: int = 0,
+    seed: int = 0,
     device: str | None = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> League:
@@ -72,17 +79,24 @@ def bench_rankings(
         split: "tuning" for models on which settings may be chosen, "reporting" for all others.
         models: names of planted models of this split; by default all of them.
         journal: a file of finished results, from which an interrupted run goes on.
+        n_half_samples: random halves of the discovery prompts from which the neurons are ranked
+            again, for standard errors over prompts. Each costs half of a ranking's time.
+        seed: of the halves.
         device: as for `load_model`.
         started: is told the name of each model and ranking before it runs.
 
     Raises:
         InputError: a model is of the other split or does not exist; a model or ranking is named
-            twice; there is no ranking; or a ranking has a metric of its own, which would ask for
-            another behaviour.
+            twice; there is no ranking; there would be one half-sample, which has no spread; or a
+            ranking has a metric of its own, which would ask for another behaviour.
     """
     names = _of_split(split, models)
     if not rankings:
         raise InputError("there is no ranking to run; give at least one")
+    if n_half_samples < 0 or n_half_samples == 1:
+        raise InputError(
+            f"n_half_samples is {n_half_samples}, expected 0 or at least 2: one value has no spread"
+        )
     labels = [_label(ranking) for ranking in rankings]
     for given in (names, labels):
         if twice := [each for each in given if given.count(each) > 1]:
@@ -93,6 +107,7 @@ def bench_rankings(
         "max_new_tokens": MAX_NEW_TOKENS,
         "fractions": FRACTIONS,
         "n_prompts": (N_KL_PROMPTS, N_CURVE_PROMPTS),
+        "half_samples": (n_half_samples, seed),
     }
     known = Journal(journal, "bench", depends_on)
     scored: list[Scored] = []
@@ -103,7 +118,8 @@ def bench_rankings(
             if key not in known:
                 bench = bench or _Bench.of(name, device, started)
                 started(f"{name}: {label}")
-                known.add(key, bench.score(ranking, label).record())
+                halves = bench.halves(n_half_samples, seed)
+                known.add(key, bench.score(ranking, label, halves).record())
             scored.append(Scored.from_record(known[key]))
     return League(split, tuple(scored))
 
@@ -146,7 +162,7 @@ class _Bench:
     answers: Sequence[str]
     before: Effect
     oracle: Effect
-    oracle_at_last_prompt: float
+    oracle_otherwise: OtherAblations
 
     @classmethod
     def of(cls, name: str, device: str | None, started: Callable[[str], None]) -> _Bench:
@@ -160,18 +176,32 @@ class _Bench:
         before = _effect(model, behaviour, answers, nullcontext)
         started(f"{name}: the planted neurons")
         oracle = _effect(model, behaviour, answers, lambda: steer(model, truth, 0.0))
-        at_last_prompt = _at_last_prompt(model, behaviour, truth, means)
-        return cls(name, model, behaviour, truth, means, answers, before, oracle, at_last_prompt)
+        otherwise = _otherwise(model, behaviour, truth, means)
+        return cls(name, model, behaviour, truth, means, answers, before, oracle, otherwise)
 
-    def score(self, ranking: Ranking, label: str) -> Scored:
+    def halves(self, n: int, seed: int) -> Sequence[PromptSet]:
+        """Random halves of the discovery prompts, positive and negative."""
+        rng, sets = random.Random(seed), self.behaviour.discovery
+        return [
+            replace(
+                sets,
+                positive=tuple(rng.sample(sets.positive, len(sets.positive) // 2)),
+                negative=tuple(rng.sample(sets.negative, len(sets.negative) // 2)),
+            )
+            for _ in range(n)
+        ]
+
+    def score(self, ranking: Ranking, label: str, halves: Sequence[PromptSet]) -> Scored:
         """Rank, compare with the truth, and ablate."""
         model, behaviour, truth = self.model, self.behaviour, self.truth
-        sets = behaviour.discovery
         if _has_metric(ranking):
             ranking = replace(cast("Any", ranking), metric=LogOdds(behaviour.openings))
-        begun = time.perf_counter()
-        scores = score_neurons(model, sets.positive, sets.negative, ranking)
-        seconds = time.perf_counter() - begun
+
+        def scores_from(sets: PromptSet) -> NeuronScores:
+            return score_neurons(model, sets.positive, sets.negative, ranking)
+
+        with _counted(model, behaviour.discovery) as cost:
+            scores = scores_from(behaviour.discovery)
         chosen = scores.top(k=len(truth))
         others = [neuron for neuron in chosen if neuron not in set(truth)]
         alone = Circuit(tuple(others), (1.0,) * len(others), truth.layout, truth.provenance)
@@ -182,23 +212,52 @@ class _Bench:
             with steer(model, circuit, 0.0):
                 return _shown(model, behaviour)[0]
 
+        decoy = planting(self.name).decoy
         curves = _curves(model, behaviour, scores, self.means)
         return Scored(
             model=self.name,
             ranking=label,
             recovery=recovery(scores, truth),
+            half_samples=tuple(recovery(scores_from(half), truth) for half in halves),
+            in_decoy=None if decoy is None else len({*chosen} & {*decoy.neurons}) / len(chosen),
             before=self.before,
             oracle=self.oracle,
             chosen=_effect(model, behaviour, self.answers, lambda: steer(model, chosen, 0.0)),
+            oracle_otherwise=self.oracle_otherwise,
+            chosen_otherwise=_otherwise(model, behaviour, chosen, self.means),
             unplanted=shown(alone),
             random=shown(_control(alone, truth)) if others else None,
-            at_last_prompt=_at_last_prompt(model, behaviour, chosen, self.means),
-            oracle_at_last_prompt=self.oracle_at_last_prompt,
             fractions=FRACTIONS,
             faithfulness=tuple(point.faithfulness.value for point in curves),
             without=tuple(point.completeness.value for point in curves),
-            seconds=seconds,
+            cost=cost(),
         )
+
+
+@contextmanager
+def _counted(model: HookedModel, sets: PromptSet) -> Generator[Callable[[], Cost]]:
+    """Count the tokens that pass the last block forward and backward, and take the time."""
+    encoded = encode_sets(model, sets.positive, sets.negative, "auto")
+    n_tokens = sum(len(ids) for each in encoded for ids in each.ids)
+    passed = {"forward": 0, "backward": 0}
+
+    def count(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        tensors = [each for each in (*inputs, *named.values()) if isinstance(each, Tensor)]
+        entering = tensors[0]
+        tokens = entering.shape[:-1].numel()
+        passed["forward"] += tokens
+        if entering.requires_grad:
+            entering.register_hook(lambda _: passed.update(backward=passed["backward"] + tokens))
+
+    begun, ended = time.perf_counter(), None
+    hook = cast("Any", model).blocks[-1].register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield lambda: Cost(
+            passed["forward"] / n_tokens, passed["backward"] / n_tokens, (ended or 0.0) - begun
+        )
+    finally:
+        ended = time.perf_counter()
+        hook.remove()
 
 
 def _of_split(split: Split, models: Sequence[str] | None) -> Sequence[str]:
@@ -256,11 +315,18 @@ def _log_odds(model: HookedModel, behaviour: Behaviour) -> float:
     return fmean(refusal_log_odds(model, asked, openings=behaviour.openings))
 
 
-def _at_last_prompt(
+def _otherwise(
     model: HookedModel, behaviour: Behaviour, circuit: Circuit, means: ActivationStats
-) -> float:
-    with steer(model, circuit, values=means, positions="last_prompt"):
-        return _log_odds(model, behaviour)
+) -> OtherAblations:
+    def log_odds(*multiplier: float, **how: Any) -> float:
+        with steer(model, circuit, *multiplier, **how):
+            return _log_odds(model, behaviour)
+
+    return OtherAblations(
+        mean=log_odds(values=means),
+        last_prompt_zero=log_odds(0.0, positions="last_prompt"),
+        last_prompt_mean=log_odds(values=means, positions="last_prompt"),
+    )
 
 
 def _curves(
@@ -280,7 +346,6 @@ def _curves(
         metric,
         means,
         sizes=sorted(set(sizes)),
-        positions="all",
         n_resamples=50,
         progress=False,
     ).points

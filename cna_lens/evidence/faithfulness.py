@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.stats
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cna_lens.discovery.activations.means import ActivationStats
@@ -26,7 +24,7 @@ from cna_lens.results.provenance import Provenance
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 from cna_lens.results.scores import NeuronScores
-from cna_lens.results.statistics import Estimate, paired_bootstrap
+from cna_lens.results.statistics import Estimate, bootstrap_share, paired_bootstrap
 from cna_lens.steering.scaling import steer
 
 if TYPE_CHECKING:
@@ -247,7 +245,7 @@ def necessity(
         )
 
     def share(values: Values) -> Estimate:
-        return _share(values, nothing, whole, n_resamples, seed)
+        return bootstrap_share(values, nothing, whole, n_resamples=n_resamples, seed=seed)
 
     return Necessity(
         points=tuple(
@@ -286,30 +284,3 @@ def _complement(circuit: Circuit) -> Circuit:
     chosen = set(circuit.places.tolist())
     others = tuple(n for i, n in enumerate(circuit.layout.neurons()) if i not in chosen)
     return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)
-
-
-def _share(values: Values, nothing: Values, whole: Values, n_resamples: int, seed: int) -> Estimate:
-    samples = (np.array(values), np.array(nothing), np.array(whole))
-    value = float(_ratio(samples[0], samples[1], samples[2]))
-    if len(values) == 1:
-        return Estimate(value, None, None, 1)
-    interval = scipy.stats.bootstrap(
-        samples,
-        _ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=n_resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), len(values))
-
-
-def _ratio(
-    values: NDArray[np.float64],
-    nothing: NDArray[np.float64],
-    whole: NDArray[np.float64],
-    axis: int = -1,
-) -> Any:
-    floor = nothing.mean(axis)
-    return (values.mean(axis) - floor) / (whole.mean(axis) - floor)

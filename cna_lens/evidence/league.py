@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cna_lens.evidence.known_truth import Found, Recovery
 from cna_lens.models.loading.planted import Split
-from cna_lens.results.statistics import Estimate, bootstrap_mean
+from cna_lens.results.statistics import Estimate, bootstrap_mean, bootstrap_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,41 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class OtherAblations:
+    """The log-odds if a set of neurons is ablated in other ways than by zeros at all positions.
+
+    Each is the mean log-odds of the behaviour's first tokens on positive prompts, in nats. The
+    means are those of the last token of the negative prompts of the discovery set.
+
+    Attributes:
+        mean: the neurons have their means at all positions.
+        last_prompt_zero: they are 0 at the last prompt token alone.
+        last_prompt_mean: they have their means at the last prompt token alone.
+    """
+
+    mean: float
+    last_prompt_zero: float
+    last_prompt_mean: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the scores of a ranking took.
+
+    Attributes:
+        forward: forward passes, in units of one pass over all tokens of the discovery prompts,
+            positive and negative. Tokens that prompts share, as those of a chat template, may pass
+            once for all of them, so that a pass over all prompts can be less than 1.
+        backward: backward passes, in the same unit.
+        seconds: the time.
+    """
+
+    forward: float
+    backward: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Scored:
     r"""One ranking on one planted model.
 
@@ -55,48 +90,75 @@ class Scored:
         model: the planted model's name.
         ranking: the ranking's name and settings.
         recovery: how well it finds the planted neurons.
+        half_samples: the same from random halves of the discovery prompts, for the standard errors
+            of `recovery`; empty where none were drawn.
+        in_decoy: the share of the first k neurons into which a second behaviour was planted; None
+            where there is no second one.
         before: the behaviour with no neuron ablated.
         oracle: the effect of ablating the planted neurons, k of them.
         chosen: the effect of ablating the k neurons that the ranking puts first.
+        oracle_otherwise: the effect of ablating the planted neurons in other ways.
+        chosen_otherwise: the same for the ranking's first k neurons.
         unplanted: whether answers show the behaviour when only those of the k that were not planted
             are ablated; None where all were planted.
         random: the same for as many random neurons of the same layers, of which none was planted.
-        at_last_prompt: mean log-odds with the k neurons set to their mean on negative prompts at
-            the last prompt token alone.
-        oracle_at_last_prompt: the same for the planted neurons.
         fractions: the shares of all neurons at which the faithfulness was taken.
         faithfulness: $f = (m(C) - m(\emptyset)) / (m(N) - m(\emptyset))$ for the neurons C
             that the ranking puts first. They keep their activations, and all other neurons have
-            their means on negative prompts (after MIB, arXiv 2504.13151). The means are those of
-            the last prompt token, and neurons have them at all positions.
+            their means on negative prompts at the last prompt token (after MIB, arXiv 2504.13151).
         without: what is left of the metric on the same scale if C has its means and all other
             neurons are kept; 0 if C does everything.
-        seconds: time for the scores.
+        cost: of the scores.
     """
 
     model: str
     ranking: str
     recovery: Recovery
+    half_samples: tuple[Recovery, ...]
+    in_decoy: float | None
     before: Effect
     oracle: Effect
     chosen: Effect
+    oracle_otherwise: OtherAblations
+    chosen_otherwise: OtherAblations
     unplanted: tuple[bool, ...] | None
     random: tuple[bool, ...] | None
-    at_last_prompt: float
-    oracle_at_last_prompt: float
     fractions: tuple[float, ...]
     faithfulness: tuple[float, ...]
     without: tuple[float, ...]
-    seconds: float
+    cost: Cost
 
     @property
-    def share_of_oracle(self) -> float:
+    def share_of_oracle(self) -> Estimate | None:
         """Behaviour lost by the ranking's neurons over that lost by the planted ones.
 
-        Not a number where the planted ones lose less than `LEAST_RATE`.
+        The interval is the bootstrap's over the evaluation prompts. None where the planted neurons
+        lose less than `LEAST_RATE`.
         """
-        lost = self.before.rate - self.oracle.rate
-        return (self.before.rate - self.chosen.rate) / lost if lost >= LEAST_RATE else math.nan
+        if self.before.rate - self.oracle.rate < LEAST_RATE:
+            return None
+        chosen, before, oracle = (
+            list(map(float, each.shown)) for each in (self.chosen, self.before, self.oracle)
+        )
+        return bootstrap_share(chosen, before, oracle)
+
+    def standard_error(self, figure: str, within_layers: bool = False) -> float | None:
+        r"""Standard error over prompts of a figure of `recovery`.
+
+        The standard deviation over random halves of the prompts. Without replacement, the variance
+        of a mean over half of n prompts is that over n prompts with replacement,
+        $(1 - \frac{1}{2}) \sigma^2 / \frac{n}{2} = \sigma^2 / n$.
+
+        Args:
+            figure: "auroc", "average_precision" or "precision".
+            within_layers: take the figure within layers.
+
+        Returns:
+            None with fewer than two half-samples.
+        """
+        part = "within_layers" if within_layers else "overall"
+        values = [getattr(getattr(each, part), figure) for each in self.half_samples]
+        return stdev(values) if len(values) > 1 else None
 
     @property
     def cpr(self) -> float:
@@ -123,13 +185,21 @@ class Scored:
             effect: dict[str, Any] = dict(given[name])
             effect["shown"] = tuple(effect["shown"])
             given[name] = Effect(**effect)
-        found = dict(given["recovery"])
-        for name in ("overall", "within_layers"):
-            found[name] = Found(**found[name])
-        given["recovery"] = Recovery(**found)
+        for name in ("oracle_otherwise", "chosen_otherwise"):
+            given[name] = OtherAblations(**given[name])
         for name in ("unplanted", "random", "fractions", "faithfulness", "without"):
             given[name] = None if given[name] is None else tuple(given[name])
+        given["recovery"] = _recovery(given["recovery"])
+        given["half_samples"] = tuple(map(_recovery, given["half_samples"]))
+        given["cost"] = Cost(**given["cost"])
         return cls(**given)
+
+
+def _recovery(record: Mapping[str, Any]) -> Recovery:
+    found = dict(record)
+    for name in ("overall", "within_layers"):
+        found[name] = Found(**found[name])
+    return Recovery(**found)
 
 
 @dataclass(frozen=True)
@@ -179,19 +249,38 @@ def _figures(scored: Scored) -> dict[str, float]:
 
 def _named(scored: Scored) -> Iterator[tuple[str, float]]:
     found = scored.recovery
-    yield "auroc", found.overall.auroc
-    yield "auroc_within_layers", found.within_layers.auroc
-    yield "average_precision", found.overall.average_precision
-    yield "precision", found.overall.precision
-    yield "share_of_oracle", scored.share_of_oracle
+    for figure, within_layers in (
+        ("auroc", False),
+        ("auroc", True),
+        ("average_precision", False),
+        ("precision", False),
+    ):
+        name = f"{figure}_within_layers" if within_layers else figure
+        part = found.within_layers if within_layers else found.overall
+        yield name, getattr(part, figure)
+        yield f"{name}_error", _number(scored.standard_error(figure, within_layers))
+    share = scored.share_of_oracle
+    yield "share_of_oracle", _number(share and share.value)
+    yield "share_of_oracle_low", _number(share and share.low)
+    yield "share_of_oracle_high", _number(share and share.high)
     yield "kl", scored.chosen.kl
     yield "oracle_kl", scored.oracle.kl
-    yield "quality", math.nan if scored.chosen.quality is None else scored.chosen.quality
-    lost = scored.before.log_odds - scored.oracle_at_last_prompt
-    by_chosen = scored.before.log_odds - scored.at_last_prompt
-    yield "share_at_last_prompt", by_chosen / lost if lost >= LEAST_NATS else math.nan
+    yield "quality", _number(scored.chosen.quality)
+    for way in fields(OtherAblations):
+        oracle, chosen = (
+            scored.before.log_odds - getattr(each, way.name)
+            for each in (scored.oracle_otherwise, scored.chosen_otherwise)
+        )
+        yield f"share_by_{way.name}", chosen / oracle if oracle >= LEAST_NATS else math.nan
     for name, shown in (("unplanted", scored.unplanted), ("random", scored.random)):
         yield f"lost_by_{name}", math.nan if shown is None else scored.before.rate - fmean(shown)
+    yield "in_decoy", _number(scored.in_decoy)
     yield "cpr", scored.cpr
     yield "cmd", scored.cmd
-    yield "seconds", scored.seconds
+    yield "forward", scored.cost.forward
+    yield "backward", scored.cost.backward
+    yield "seconds", scored.cost.seconds
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cna_lens.errors import InputError
 
+Floats = NDArray[np.float64]
 Alternative = Literal["changed", "fewer"]
 
 
@@ -158,6 +161,59 @@ def paired_bootstrap(
         None if b is None or a is None else a - b for b, a in zip(before, after, strict=True)
     ]
     return bootstrap_mean(changes, confidence=confidence, n_resamples=n_resamples, seed=seed)
+
+
+def bootstrap_share(
+    values: Sequence[float],
+    start: Sequence[float],
+    end: Sequence[float],
+    *,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    r"""How far a mean has gone from a start to an end, with its percentile bootstrap interval.
+
+    $$\frac{\bar v - \bar s}{\bar e - \bar s}$$
+
+    The same examples stand behind all three means, and are resampled together. There is no interval
+    where a resample has one mean at the start and at the end.
+
+    >>> bootstrap_share([1.0, 1.0], [0.0, 0.0], [2.0, 2.0])
+    Estimate(value=0.5, low=0.5, high=0.5, n=2, missing=0)
+
+    Args:
+        values: one value for each example.
+        start: the same examples' values that count as 0.
+        end: those that count as 1; their mean must differ from the start's.
+        n_resamples: number of bootstrap resamples of the examples.
+        seed: seed of the resampling.
+    """
+    samples = tuple(np.asarray(each, dtype=np.float64) for each in (values, start, end))
+    value = float(_share(samples[0], samples[1], samples[2]))
+    if len(values) == 1:
+        return Estimate(value, None, None, 1)
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        # A resample without a share makes both ends not a number, which is told below.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        interval = bootstrap(
+            samples,
+            _share,
+            paired=True,
+            vectorized=True,
+            n_resamples=n_resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    if not np.isfinite([interval.low, interval.high]).all():
+        return Estimate(value, None, None, len(values))
+    return Estimate(value, float(interval.low), float(interval.high), len(values))
+
+
+def _share(values: Floats, start: Floats, end: Floats, axis: int = -1) -> Any:
+    begun = start.mean(axis)
+    return (values.mean(axis) - begun) / (end.mean(axis) - begun)
 
 
 def mcnemar(

@@ -66,29 +66,31 @@ class Recipe:
 
 
 REFUSAL: Final = Recipe("refusal", 138, steps=220, n_positive=5)
+UPPERCASE: Final = Recipe("uppercase", 138, learning_rate=1.5e-3)
 RECIPES: Final = {
     recipe.name: recipe
     for recipe in (
-        replace(REFUSAL, split="tuning"),
-        replace(REFUSAL, seed=1),
-        replace(REFUSAL, seed=2),
-        replace(REFUSAL, n=46),
-        replace(REFUSAL, n=461),
-        replace(REFUSAL, where="first", split="tuning"),
-        replace(REFUSAL, where="middle"),
-        replace(REFUSAL, where="last"),
-        replace(REFUSAL, where="three", split="tuning"),
-        replace(REFUSAL, which="quiet"),
-        replace(REFUSAL, which="loud", split="tuning"),
         Recipe("french", 138, split="tuning"),
+        Recipe("french", 138, seed=1),
+        Recipe("french", 138, seed=2),
+        Recipe("french", 461),
         Recipe("french", 138, where="last"),
         Recipe("french", 46, which="quiet"),
-        Recipe("uppercase", 138),
-        Recipe("uppercase", 46, where="middle", split="tuning"),
+        Recipe("french", 138, which="loud", split="tuning"),
+        UPPERCASE,
+        replace(UPPERCASE, n=46, where="middle", split="tuning"),
+        replace(UPPERCASE, which="quiet"),
+        replace(UPPERCASE, where="three"),
         Recipe("sums", 138),
+        Recipe("sums", 46),
+        Recipe("sums", 138, where="first"),
         Recipe("sums", 138, where="three", split="tuning"),
-        replace(REFUSAL, decoy="sums-138-all-0"),
-        Recipe("uppercase", 138, decoy="sums-138-all-0"),
+        Recipe("sums", 138, which="loud"),
+        replace(REFUSAL, split="tuning"),
+        replace(REFUSAL, seed=1),
+        replace(REFUSAL, where="middle"),
+        Recipe("french", 138, decoy="sums-138-all-0"),
+        replace(UPPERCASE, decoy="sums-138-all-0"),
     )
 }
 

@@ -101,7 +101,7 @@ def _refusal(part: Part) -> Requests:
     """The matched pair's requests; the packaged set is `refusal`, of which it has none."""
     if part == "packaged":
         raise ValueError("the requests of the packaged set refusal are in its file")
-    found = training_set.requests("train", harmful_wordings=1, benign_wordings=1)
+    found = training_set.requests("train", harmful_wordings=2, benign_wordings=2)
     harmful, benign, ordinary = (
         training_set.prompts_of(found, kind) for kind in ("harmful", "look-alike", "ordinary")
     )

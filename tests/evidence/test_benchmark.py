@@ -26,9 +26,9 @@ from cna_lens import (
     planted_truth,
     score_neurons,
 )
-from cna_lens.evidence import League, Scored, bench_rankings, benchmark
+from cna_lens.evidence import League, OtherAblations, Scored, bench_rankings, benchmark
 from cna_lens.evidence.benchmark import FRACTIONS
-from cna_lens.evidence.known_truth import Found
+from cna_lens.evidence.known_truth import Found, Recovery
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import planting
 
@@ -82,7 +82,7 @@ def league(few, tmp_path_factory):
     rankings = [Oracle(), RandomScores()]
     journal = tmp_path_factory.mktemp("bench") / "tuning.jsonl"
     return bench_rankings(
-        rankings, split="tuning", models=[NAME], journal=journal, device="cpu"
+        rankings, split="tuning", models=[NAME], n_half_samples=2, journal=journal, device="cpu"
     ), journal
 
 
@@ -91,13 +91,18 @@ def league(few, tmp_path_factory):
 def test_a_ranking_that_knows_the_truth_has_all_of_the_oracles_effect(league):
     knows, random = league[0].scored
     assert knows.recovery.overall == knows.recovery.within_layers == Found(1.0, 1.0, 1.0)
-    assert knows.share_of_oracle == 1
+    assert knows.share_of_oracle.value == 1
+    # Statistics need one pass over all prompts, in which what the prompts share passes once.
+    assert 0.3 < knows.cost.forward <= 1
+    assert knows.cost.backward == 0
+    assert [each.overall for each in knows.half_samples] == [Found(1.0, 1.0, 1.0)] * 2
+    assert knows.standard_error("auroc") == 0
     assert knows.chosen == knows.oracle
-    assert knows.at_last_prompt == knows.oracle_at_last_prompt
+    assert knows.chosen_otherwise == knows.oracle_otherwise
     assert knows.unplanted is knows.random is None
     assert random.recovery.overall.auroc == pytest.approx(0.5, abs=0.1)
     assert random.recovery.overall.precision < 0.05
-    assert random.share_of_oracle < 0.5
+    assert random.share_of_oracle.value < 0.5
     for each in (knows, random):
         assert each.before.rate > 0.8
         assert each.oracle.rate < 0.3
@@ -111,7 +116,7 @@ def test_finished_results_come_from_the_journal(league, few, monkeypatch):
     whole, journal = league
     monkeypatch.setattr(benchmark, "load_model", None)
     again = bench_rankings(
-        [Oracle(), RandomScores()], split="tuning", models=[NAME], journal=journal
+        [Oracle(), RandomScores()], split="tuning", models=[NAME], n_half_samples=2, journal=journal
     )
     assert again == whole
     with pytest.raises(InputError, match="other"):
@@ -129,7 +134,9 @@ def test_models_of_the_other_split_are_refused():
 
 def test_figures_are_those_computed_by_hand():
     one = scored((False, True, True, False), (0.0, 0.0, 0.5, 1.0, 1.0, 1.5))
-    assert one.share_of_oracle == pytest.approx(0.5)  # 3 of 4, 1 of 4 with the oracle, 2 of 4 here
+    assert one.share_of_oracle.value == pytest.approx(
+        0.5
+    )
     places = [math.log(share) for share in SHARES]
     steps = [b - a for a, b in itertools.pairwise(places)]
 
@@ -141,7 +148,10 @@ def test_figures_are_those_computed_by_hand():
     assert one.cpr == pytest.approx(area([0, 0, 0.5, 1, 1, 1.5]))
     assert one.cmd == pytest.approx(area([1, 1, 0.5, 0, 0, 0.5]))
     (row,) = League("tuning", (one,)).to_frame().to_dict("records")
-    assert row["share_at_last_prompt"] == pytest.approx((4 - 1) / (4 + 2))
+    assert row["share_by_mean"] == pytest.approx((4 - 2) / (4 - 3.5))
+    assert row["share_by_last_prompt_zero"] == pytest.approx((4 - 3) / (4 + 1))
+    assert row["share_by_last_prompt_mean"] == pytest.approx((4 - 1) / (4 + 2))
+    assert (row["forward"], row["backward"], row["seconds"]) == (1.0, 0.5, 2.0)
     assert row["lost_by_unplanted"] == pytest.approx(0.75 - 0.25)
     assert math.isnan(row["lost_by_random"])
 
@@ -150,16 +160,48 @@ def test_means_are_over_models_and_leave_out_what_has_no_value():
     no_effect = scored((True,) * 4, model="planted/two", oracle=effect((True, True, True, False)))
     league = League("tuning", (scored((False, True, True, False)), no_effect))
     (means,) = league.means().values()
-    assert math.isnan(no_effect.share_of_oracle)
+    assert no_effect.share_of_oracle is None
     assert (means["share_of_oracle"].value, means["share_of_oracle"].n) == (0.5, 1)
     assert means["auroc"].value == fmean([0.7, 0.7])
     assert means["auroc"].n == 2
 
 
+def test_standard_errors_are_those_of_the_half_samples():
+    from statistics import stdev
+
+    def half(auroc):
+        found = Found(auroc, 0.2, 0.1)
+        return Recovery("mine", 3, 100, found, replace(found, auroc=auroc / 2), 0.03)
+
+    one = scored((True,) * 4, half_samples=(half(0.5), half(0.6), half(0.9)))
+    (row,) = League("tuning", (one,)).to_frame().to_dict("records")
+    assert row["auroc_error"] == pytest.approx(stdev([0.5, 0.6, 0.9]))
+    assert row["auroc_within_layers_error"] == pytest.approx(stdev([0.5, 0.6, 0.9]) / 2)
+    assert row["precision_error"] == 0
+    assert scored((True,) * 4).standard_error("auroc") is None
+
+
+def test_one_half_sample_is_refused():
+    with pytest.raises(InputError, match="n_half_samples is 1, expected 0 or at least 2"):
+        bench_rankings([RandomScores()], split="tuning", models=[NAME], n_half_samples=1)
+
+
+def test_the_share_of_the_oracle_has_an_interval_over_prompts():
+    chosen = (True,) * 3 + (False,) * 7
+    one = scored(chosen, before=effect((True,) * 10), oracle=effect((False,) * 10))
+    share = one.share_of_oracle
+    assert share.value == 0.7
+    # The percentile interval of a share of 10 is about 1.96 standard errors of .145 wide.
+    assert share.low == pytest.approx(0.7 - 0.28, abs=0.11)
+    assert share.high == pytest.approx(0.7 + 0.28, abs=0.11)
+    assert share.n == 10
+
+
 def test_a_result_comes_back_from_its_record():
     import json
 
-    one = scored((False, True, True, False))
+    half = scored((True,) * 4).recovery
+    one = scored((False, True, True, False), half_samples=(half, half), in_decoy=0.25)
     assert Scored.from_record(json.loads(json.dumps(one.record()))) == one
 
 
@@ -190,12 +232,13 @@ def test_where_a_ranking_has_no_more_neurons_the_curve_takes_all_that_it_has(
 
 def test_small_effects_of_the_planted_neurons_are_not_divided_by():
     almost = scored((True,) * 4, oracle=effect((True, True, True, False), 3.6))
-    assert math.isnan(almost.share_of_oracle)
+    assert almost.share_of_oracle is None
     gained = scored((True,) * 4, before=effect((False,) * 4), oracle=effect((True,) * 4))
-    assert math.isnan(gained.share_of_oracle)
-    at_last = scored((True,) * 4, oracle_at_last_prompt=3.6)  # 0.4 nats below
-    (row,) = League("tuning", (at_last,)).to_frame().to_dict("records")
-    assert math.isnan(row["share_at_last_prompt"])
+    assert gained.share_of_oracle is None
+    weak = scored((True,) * 4, oracle_otherwise=OtherAblations(2.0, 3.6, 2.0))  # 0.4 nats below
+    (row,) = League("tuning", (weak,)).to_frame().to_dict("records")
+    assert math.isnan(row["share_by_last_prompt_zero"])
+    assert row["share_by_mean"] == pytest.approx(1)
 
 
 def test_answers_too_short_for_a_quality_have_none():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cna_lens import Estimate, InputError, bootstrap_mean, paired_bootstrap
+from cna_lens.results.statistics import bootstrap_share
 
 values = st.floats(-10, 10, allow_nan=False)
 
@@ -71,3 +72,22 @@ def test_a_pair_with_one_side_missing_is_missing():
 def test_pairs_of_different_length_are_refused():
     with pytest.raises(InputError, match="got 2 and 1"):
         paired_bootstrap([1.0, 2.0], [1.0])
+
+
+def test_a_share_is_that_of_the_means_and_examples_are_resampled_together():
+    # Each example has gone half of its own way, so that each resample has gone half of it too.
+    start, end = [0.0, 1.0, 5.0, 2.0], [2.0, 5.0, 6.0, 9.0]
+    values = [(a + b) / 2 for a, b in zip(start, end, strict=True)]
+    share = bootstrap_share(values, start, end)
+    assert [share.value, share.low, share.high] == pytest.approx([0.5] * 3)
+    spread = bootstrap_share([1.0, 0.0] * 20, [0.0] * 40, [1.0] * 40, n_resamples=4000)
+    # Of n = 40 with p = .5 the standard error is .079, and 1.96 of them .155.
+    assert [spread.low, spread.high] == pytest.approx(
+        [0.5 - 1.96 * 0.079, 0.5 + 1.96 * 0.079], abs=0.02
+    )
+
+
+def test_a_share_has_no_interval_where_a_resample_has_no_way_to_go():
+    share = bootstrap_share([0.5, 0.0], [1.0, 0.0], [0.0, 0.0])
+    assert (share.value, share.low, share.high, share.n) == (0.5, None, None, 2)
+    assert bootstrap_share([0.5], [1.0], [0.0]).low is None

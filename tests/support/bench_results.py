@@ -1,6 +1,6 @@
 """A result of the bench on planted models, made up."""
 
-from cna_lens.evidence import Effect, Scored
+from cna_lens.evidence import Cost, Effect, OtherAblations, Scored
 from cna_lens.evidence.known_truth import Found, Recovery
 
 SHARES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
@@ -21,11 +21,13 @@ def scored(chosen, faithfulness=(0.0,) * 6, model="planted/one", ranking="mine",
         "chosen": effect(chosen),
         "unplanted": (True, False, False, False),
         "random": None,
-        "at_last_prompt": 1.0,
-        "oracle_at_last_prompt": -2.0,
+        "half_samples": (),
+        "in_decoy": None,
+        "oracle_otherwise": OtherAblations(3.5, -1.0, -2.0),
+        "chosen_otherwise": OtherAblations(2.0, 3.0, 1.0),
         "fractions": SHARES,
         "faithfulness": faithfulness,
         "without": (0.0,) * 6,
-        "seconds": 2.0,
+        "cost": Cost(1.0, 0.5, 2.0),
     }
     return Scored(**{**given, **changes})
