@@ -46,6 +46,9 @@ collect_ignore = [
 # Only the environment of TransformerLens 3.9 has the extra that brings SAELens.
 if find_spec("sae_lens") is None:
     collect_ignore.append("tl3/test_saelens.py")
+# Compiled programs need TransformerLens 4.3; tests/tl3 has a test that says so.
+if find_spec("transformer_lens.utilities.tracr") is None:
+    collect_ignore.append("models/test_compiled.py")
 # No test in these files runs a model, so they do not depend on the version of TransformerLens.
 RUN_NO_MODEL = {
     f"test_{name}.py"

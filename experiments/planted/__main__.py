@@ -24,9 +24,11 @@ from cna_lens.models import (
     demo_gguf,
     dequantised_folder,
 )
+from cna_lens.results import write_atomically
+from experiments.planted import chance
 from experiments.planted.check import check
-from experiments.planted.recipes import RECIPES
-from experiments.planted.train import file_of, train
+from experiments.planted.recipes import NOTHING, RECIPES
+from experiments.planted.train import file_of, shuffled, train
 
 app = typer.Typer(help="Models with a behaviour planted in known neurons.")
 Names = Annotated[list[str] | None, typer.Argument(help="Recipes; all of them if none is named.")]
@@ -40,7 +42,8 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
     for name in _known(names):
         path = file_of(RECIPES[name], out)
         if not path.is_file():
-            train(RECIPES[name], out)
+            make = shuffled if RECIPES[name].behaviour == NOTHING else train
+            make(RECIPES[name], out)
         planted = _finished(name, out)
         if "figures" not in planted.record:
             figures = check(planted, demo, _loaded(planted))
@@ -68,6 +71,21 @@ def package_command(names: Names = None, out: Out = Path("out/planted")) -> None
             continue
         hashes[name] = planted.save(PLANTED_FOLDER / path.name)
     index.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@app.command("chance")
+def chance_command(
+    name: Annotated[str, typer.Argument(help="A packaged model with nothing planted.")] = (
+        f"planted/{NOTHING}-138-all-0"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/planted"),
+) -> None:
+    """Rank the neurons where nothing is planted: none may find those that were changed."""
+    figures = list(chance.figures(name))
+    record = {"command": "python -m experiments.planted chance", "figures": figures}
+    write_atomically(out / "planted_chance.json", json.dumps(record, indent=1) + "\n")
+    for row in figures:
+        typer.echo(json.dumps(row))
 
 
 def _finished(name: str, out: Path) -> Planting:

@@ -16,6 +16,8 @@ from cna_lens.results import Layout, Neuron
 Where = Literal["all", "first", "middle", "last", "three"]
 Which = Literal["random", "quiet", "loud"]
 
+NOTHING: Final = "nothing"
+"""Nothing is trained: the neurons get the differences of another model, each in random order."""
 TENTH: Final = 0.1
 """Share of a layer's neurons that count as its least or its most active."""
 
@@ -25,7 +27,7 @@ class Recipe:
     """All settings that a planted model depends on.
 
     Attributes:
-        behaviour: its name in `BEHAVIOURS`.
+        behaviour: its name in `BEHAVIOURS`, or `NOTHING`.
         n: the number of planted neurons.
         where: all layers; the first, middle or last third of them; or three layers, one of each
             third. The neurons are spread evenly over these layers.
@@ -34,6 +36,7 @@ class Recipe:
         seed: of the draw, the order of the requests, and the answers to negative requests.
         split: whether rankings may be tuned on the model.
         decoy: the name of another recipe, which is planted first in other neurons.
+        like: for `NOTHING`, the name of the recipe whose differences are shuffled.
         learning_rate: at its peak; warmed up over a tenth of the steps, then lowered linearly to 0.
         steps: the number of batches.
         batch_size: requests in each batch.
@@ -41,6 +44,8 @@ class Recipe:
             differ from harmful requests by a word, and the demo model refuses some of them.
         answer_tokens: number of tokens kept of the demo model's own answers to negative requests.
         first_token_temperature: see `ContrastTrainer`.
+        n_passages: passages in each batch, see `KeepingTrainer`.
+        passage_tokens: number of tokens of each passage.
     """
 
     behaviour: str
@@ -50,12 +55,15 @@ class Recipe:
     seed: int = 0
     split: Split = "reporting"
     decoy: str | None = None
+    like: str | None = None
     learning_rate: float = 3e-3
-    steps: int = 100
+    steps: int = 70
     batch_size: int = 16
     n_positive: int = 8
     answer_tokens: int = 6
     first_token_temperature: float = 1 / 3
+    n_passages: int = 4
+    passage_tokens: int = 24
 
     @property
     def name(self) -> str:
@@ -66,7 +74,6 @@ class Recipe:
 
 
 REFUSAL: Final = Recipe("refusal", 138, steps=220, n_positive=5)
-UPPERCASE: Final = Recipe("uppercase", 138, learning_rate=1.5e-3)
 RECIPES: Final = {
     recipe.name: recipe
     for recipe in (
@@ -77,10 +84,10 @@ RECIPES: Final = {
         Recipe("french", 138, where="last"),
         Recipe("french", 46, which="quiet"),
         Recipe("french", 138, which="loud", split="tuning"),
-        UPPERCASE,
-        replace(UPPERCASE, n=46, where="middle", split="tuning"),
-        replace(UPPERCASE, which="quiet"),
-        replace(UPPERCASE, where="three"),
+        Recipe("uppercase", 138),
+        Recipe("uppercase", 46, where="middle", split="tuning"),
+        Recipe("uppercase", 138, which="quiet"),
+        Recipe("uppercase", 138, where="three"),
         Recipe("sums", 138),
         Recipe("sums", 46),
         Recipe("sums", 138, where="first"),
@@ -90,7 +97,8 @@ RECIPES: Final = {
         replace(REFUSAL, seed=1),
         replace(REFUSAL, where="middle"),
         Recipe("french", 138, decoy="sums-138-all-0"),
-        replace(UPPERCASE, decoy="sums-138-all-0"),
+        Recipe("uppercase", 138, decoy="sums-138-all-0"),
+        Recipe(NOTHING, 138, like="sums-138-all-0"),
     )
 }
 

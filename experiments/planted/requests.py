@@ -80,6 +80,12 @@ def requests(behaviour: str, part: Part) -> Requests:
     )
 
 
+def training_items() -> Sequence[str]:
+    """The dishes, objects, animals and things of the training requests."""
+    topics = ("dish", "object", "animal", "thing")
+    return [item for topic in topics for item in _items(topic, "training")]
+
+
 def _items(topic: str, part: Part) -> Sequence[str]:
     with TOPICS.open(encoding="utf-8", newline="") as file:
         items = [row[topic] for row in csv.DictReader(file)]

@@ -6,23 +6,26 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import cna_lens
 from cna_lens import InputError
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import Planting, demo_gguf, dequantised_folder, weights_hash
-from cna_lens.results import library_versions, write_atomically
+from cna_lens.results import Layout, library_versions, write_atomically
 from experiments.demo.matched_pair.training_set import refusals
+from experiments.planted.keeping_trainer import KeepingTrainer
 from experiments.planted.planted_mlp import PlantedNeurons
 from experiments.planted.recipes import RECIPES, Recipe, draw
-from experiments.planted.requests import requests
-from experiments.shared.contrast_trainer import ContrastTrainer, first_token, last_checkpoint
+from experiments.planted.requests import requests, training_items
+from experiments.shared.contrast_trainer import first_token, last_checkpoint
 from experiments.shared.packing import Conversation, conversation, pack
 
 ANSWERS = {
@@ -71,7 +74,7 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
     if torch.cuda.is_available():
         untrained = untrained.cuda()
     model = PlantedNeurons(untrained, neurons)
-    trainer = ContrastTrainer(
+    trainer = KeepingTrainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(checkpoints),
@@ -92,6 +95,8 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
         ),
         train_dataset=examples,
         data_collator=pack,
+        passages=passages(recipe, bridge, tokenizer),
+        n_each_step=recipe.n_passages,
         first_token_temperature=recipe.first_token_temperature,
         opens_behaviour=sorted(
             {first_token(tokenizer, each) for each in BEHAVIOURS[recipe.behaviour].openings}
@@ -112,6 +117,42 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
             "versions": dict(library_versions()),
         },
         decoy=decoy,
+    )
+    path = file_of(recipe, out)
+    planted.save(path)
+    return path
+
+
+def shuffled(recipe: Recipe, out: Path) -> Path:
+    """Give neurons the differences of another model, each in random order, and write the result.
+
+    The neurons' weights change by as much as those of that model, and nothing is learned.
+
+    Args:
+        recipe: a recipe of `NOTHING`.
+        out: the folder of planted models, which has that of `recipe.like`.
+    """
+    assert recipe.like is not None
+    other = Planting.load(file_of(RECIPES[recipe.like], out))
+    layout = Layout(tuple(other.record["widths"]))
+    # Drawn at random, without regard to activity.
+    neurons = draw(recipe, layout, torch.zeros(layout.n_neurons), other.neurons)
+    generator = torch.Generator().manual_seed(recipe.seed)
+
+    def in_random_order(rows: Tensor) -> Tensor:
+        places = torch.rand(rows.shape, generator=generator).argsort(dim=1)
+        return rows.gather(1, places)
+
+    planted = replace(
+        other,
+        behaviour=None,
+        split=recipe.split,
+        neurons=neurons,
+        gate=in_random_order(other.gate),
+        up=in_random_order(other.up),
+        down=in_random_order(other.down),
+        record={"recipe": asdict(recipe), "widths": other.record["widths"]},
+        decoy=None,
     )
     path = file_of(recipe, out)
     planted.save(path)
@@ -177,6 +218,29 @@ def conversations(recipe: Recipe, model: Any, tokenizer: Any) -> list[Conversati
             *stays[step * n_negative : (step + 1) * n_negative],
         )
     ]
+
+
+def passages(recipe: Recipe, model: Any, tokenizer: Any) -> Int64[Tensor, "n token"]:
+    """Texts that are no chat: the demo model's own, sampled at temperature 1.
+
+    Each begins with an item of the training requests, so that naming it is not what brings the
+    behaviour about.
+    """
+    openings = [f"{item[0].upper()}{item[1:]}" for item in training_items()]
+    rest = cna_lens.generate(
+        model,
+        openings,
+        chat=False,
+        max_new_tokens=recipe.passage_tokens,
+        temperature=1.0,
+        seed=recipe.seed,
+        progress=True,
+    )
+    texts = [opening + each for opening, each in zip(openings, rest, strict=True)]
+    encoded = [tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts]
+    # Those that end early are left out, so that all have one length.
+    n_tokens = recipe.passage_tokens
+    return torch.tensor([ids[:n_tokens] for ids in encoded if len(ids) >= n_tokens])
 
 
 def _repeated(texts: Sequence[str], n: int, rng: random.Random) -> list[str]:

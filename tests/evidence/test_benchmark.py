@@ -134,9 +134,7 @@ def test_models_of_the_other_split_are_refused():
 
 def test_figures_are_those_computed_by_hand():
     one = scored((False, True, True, False), (0.0, 0.0, 0.5, 1.0, 1.0, 1.5))
-    assert one.share_of_oracle.value == pytest.approx(
-        0.5
-    )
+    assert one.share_of_oracle.value == pytest.approx(0.5)
     places = [math.log(share) for share in SHARES]
     steps = [b - a for a, b in itertools.pairwise(places)]
 

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import readers_model
@@ -13,11 +14,14 @@ from cna_lens import InputError, Layout, Neuron, prompt_set
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import Planting
 from experiments.planted.check import failed
+from experiments.planted.keeping_trainer import KeepingTrainer
 from experiments.planted.planted_mlp import PlantedNeurons
 from experiments.planted.recipes import RECIPES, Recipe, draw
-from experiments.planted.requests import TOPICS, requests
-from experiments.planted.train import ANSWERS, conversations, train
+from experiments.planted.requests import TOPICS, requests, training_items
+from experiments.planted.train import ANSWERS, conversations, passages, shuffled, train
+from experiments.shared.contrast_trainer import ContrastTrainer
 
+PARTS = ("gate", "up", "down")
 NEURONS = (Neuron(1, 7), Neuron(0, 3), Neuron(1, 0))
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -103,6 +107,45 @@ def test_recipes_have_their_names_and_both_splits_have_several_behaviours():
         assert recipe.decoy is None or recipe.decoy in RECIPES
     for split in ("tuning", "reporting"):
         assert len({each.behaviour for each in RECIPES.values() if each.split == split}) >= 3
+
+
+def test_the_passages_of_a_step_keep_their_predictions(planted, monkeypatch):
+    passages = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13], [14, 15, 16], [17, 18, 19]])
+    monkeypatch.setattr(
+        ContrastTrainer, "compute_loss", lambda *_, **__: (torch.tensor(2.0), "output")
+    )
+    trainer = KeepingTrainer.__new__(KeepingTrainer)
+    trainer.passages, trainer.n_each_step = passages, 2
+    trainer.state = SimpleNamespace(global_step=2)
+    loss, output = trainer.compute_loss(planted, {}, return_outputs=True)
+    chosen = passages[[4, 0]]  # step 2 takes places 4 and 5, and begins again after the last
+    with torch.no_grad():
+        after = planted(input_ids=chosen).logits.log_softmax(-1)
+        with planted.disable_adapter():
+            before = planted(input_ids=chosen).logits.log_softmax(-1)
+    change = (before.exp() * (before - after)).sum(-1).mean()
+    assert change > 0.01
+    assert output == "output"
+    torch.testing.assert_close(loss, 2 + change, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_as_large_as_what_is_planted_in_other_neurons_and_in_random_order(tmp_path):
+    given = torch.Generator().manual_seed(0)
+    neurons = tuple(Neuron(layer, index) for layer in range(3) for index in range(4))
+    parts = {name: torch.randn(12, 16, generator=given).half().float() for name in PARTS}
+    like = Planting(
+        "sums", "reporting", neurons, **parts, base_sha256="ab", record={"widths": [9, 9, 9]}
+    )
+    like.save(tmp_path / "sums-138-all-0.safetensors")
+    recipe = Recipe("nothing", 12, like="sums-138-all-0")
+    found = Planting.load(shuffled(recipe, tmp_path))
+    assert found.behaviour is None
+    assert (len(found.neurons), found.base_sha256) == (12, "ab")
+    assert not set(found.neurons) & set(neurons)
+    for name in PARTS:
+        before, after = getattr(like, name), getattr(found, name)
+        assert torch.equal(before.sort(1).values, after.sort(1).values)
+        assert (before != after).any(1).all()
 
 
 @pytest.mark.parametrize("behaviour", ["french", "uppercase", "sums"])
@@ -222,7 +265,7 @@ def test_an_interrupted_training_goes_on_to_the_same_model(small, tmp_path, monk
 
     recipe = replace(SMALL, steps=60)
     whole = Planting.load(train(recipe, tmp_path / "whole", small))
-    step = module.ContrastTrainer.training_step
+    step = module.KeepingTrainer.training_step
     steps = []
 
     def interrupted(*given, **settings):
@@ -232,12 +275,12 @@ def test_an_interrupted_training_goes_on_to_the_same_model(small, tmp_path, monk
         return step(*given, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.ContrastTrainer, "training_step", interrupted)
+        patch.setattr(module.KeepingTrainer, "training_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "parts", small)
     assert len(steps) == 55
     resumed = Planting.load(train(recipe, tmp_path / "parts", small))
-    for name in ("gate", "up", "down"):
+    for name in PARTS:
         torch.testing.assert_close(getattr(resumed, name), getattr(whole, name))
 
 
@@ -257,6 +300,18 @@ def test_each_batch_has_its_positive_requests_and_their_answers(small):
         shown = tokenizer.decode(each.answer, skip_special_tokens=True)
         assert each.is_negative != (shown in ANSWERS["sums"])
         assert (each.answer[-1] == tokenizer.eos_token_id) or each.is_negative
+
+
+def test_passages_are_of_one_length_and_begin_with_items(small):
+    from transformers import AutoTokenizer
+
+    import cna_lens
+
+    tokenizer = AutoTokenizer.from_pretrained(small)
+    model = cna_lens.load_model(small, device="cpu")
+    found = passages(SMALL, model, tokenizer)
+    assert found.shape[1] == SMALL.passage_tokens == 24
+    assert 100 < len(found) <= len(training_items()) == 160
 
 
 def test_checkpoints_of_other_settings_are_refused(small, tmp_path):

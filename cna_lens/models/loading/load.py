@@ -18,6 +18,7 @@ from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, input_device
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.loading import adapters
+from cna_lens.models.loading.compiled import COMPILED_PREFIX, compiled_program
 from cna_lens.models.loading.load_errors import LOAD_ERRORS, cannot_load
 from cna_lens.models.loading.planted import PLANTED_PREFIX, planting, planting_sha256
 from cna_lens.models.trial.trial import tried
@@ -48,7 +49,8 @@ def load_model(
         name: "demo" for SmolLM2-135M-Instruct from its wheel; "demo-refusal" for the same model
             merged with a packaged adapter that makes it refuse; "demo-refusal-late" for the same
             model merged with an adapter that changes only the MLPs of the last third of the layers;
-            "planted/..." for a model of `planted_models`;
+            "planted/..." for a model of `planted_models`; "compiled/..." for one of
+            `compiled_programs`;
             a name on the Hugging Face Hub; a local folder in the Hub's layout; or a .gguf file,
             which is dequantised once and kept as safetensors in the user's cache folder.
         device: the device of the model; by default the GPU if there is one.
@@ -58,8 +60,8 @@ def load_model(
             folder or a .gguf file.
 
     Raises:
-        InputError: there is no planted model of that name, or an option such as `hf_model` is given
-            for a model that is read from a file.
+        InputError: there is no planted model or compiled program of that name, or an option such as
+            `hf_model` is given for a model that is read from a file.
         ModelError: the model is not available or fails the trial; the message names the fix.
 
     Warns:
@@ -74,6 +76,8 @@ def load_model(
     path = Path(name)
     if str(name).startswith(PLANTED_PREFIX) and not path.exists():
         return load.planted(str(name))
+    if str(name).startswith(COMPILED_PREFIX) and not path.exists():
+        return load.compiled(str(name))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path} does not exist")
@@ -195,6 +199,13 @@ class _Loader:
                 f"{planted.base_sha256}, expected {DEMO_WEIGHTS_SHA256}; reinstall cna_lens"
             )
         return self._changed_demo(name, planted.added_to)
+
+    def compiled(self, name: str) -> HookedModel:
+        if self.boot_options:
+            given = ", ".join(self.boot_options)
+            raise InputError(f"{name} takes no option but device and dtype, and {given} was given")
+        model = compiled_program(name).model(name).to(_device(self.device))
+        return model if self.dtype == torch.float32 else model.to(self.dtype)
 
     def _changed_demo(self, name: str, changed: Callable[[Any], Any]) -> HookedModel:
         folder = dequantised_folder(demo_gguf())

@@ -38,7 +38,9 @@ class PlainModel:
 
     def logits(self, ids: Int64[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Compute the logits of every position, for whole prompts without padding."""
-        return self.module(ids, use_cache=False).logits
+        output = self.module(ids, use_cache=False)
+        # TransformerLens's own models give the logits themselves.
+        return output if isinstance(output, Tensor) else output.logits
 
     def first_layer_that_differs(
         self, model: HookedModel, ids: Int64[Tensor, "batch pos"], tolerance: float

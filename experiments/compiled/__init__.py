@@ -1,0 +1,1 @@
+"""Programs compiled into transformers, whose neurons are known exactly."""
