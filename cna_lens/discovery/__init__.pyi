@@ -11,6 +11,7 @@ from .rankings.contrasts import (
     RandomScores as RandomScores,
     Standardized as Standardized,
 )
+from .rankings.learned_mask import LearnedMask as LearnedMask
 from .rankings.probe import Probe as Probe
 from .rankings.protocol import (
     Collected as Collected,
@@ -39,6 +40,7 @@ __all__ = [
     "Collected",
     "Contrast",
     "ContrastPart",
+    "LearnedMask",
     "Needs",
     "OutputWeighted",
     "Probe",

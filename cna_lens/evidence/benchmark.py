@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, cast
@@ -133,9 +133,7 @@ def _label(ranking: Ranking) -> str:
             f"{described(ranking)} has a metric of its own; the bench sets the metric of each "
             "model's behaviour, so leave it at LogOdds()"
         )
-    others = [each for each in fields(cast("Any", ranking)) if each.name != "metric"]
-    settings = ", ".join(f"{each.name}={getattr(ranking, each.name)!r}" for each in others)
-    return f"{ranking.name}({settings})" if settings else ranking.name
+    return described(ranking, leave_out=["metric"])
 
 
 def _key(ranking: Ranking) -> str:

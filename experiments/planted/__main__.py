@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from transformer_lens.model_bridge import TransformerBridge
@@ -54,9 +54,13 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
 
 @app.command("package")
 def package_command(names: Names = None, out: Out = Path("out/planted")) -> None:
-    """Copy models that meet every condition into the package, with their hashes."""
+    """Copy models that meet every condition into the package, with their hashes.
+
+    The figures of all models that were made, packaged or left out, are written to `out`.
+    """
     index = PLANTED_FOLDER / PLANTED_INDEX
     hashes = json.loads(index.read_text(encoding="utf-8"))
+    made: dict[str, Any] = {}
     for name in _known(names):
         path = file_of(RECIPES[name], out)
         hashes.pop(name, None)
@@ -65,12 +69,14 @@ def package_command(names: Names = None, out: Out = Path("out/planted")) -> None
             typer.echo(f"{name} is left out: it is not made")
             continue
         planted = _finished(name, out)
+        made[name] = {"split": planted.split, **planted.record}
         missed = planted.record.get("figures", {"failed": ["it is not checked"]})["failed"]
         if missed:
             typer.echo(f"{name} is left out: {', '.join(missed)}")
             continue
         hashes[name] = planted.save(PLANTED_FOLDER / path.name)
     index.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(out / "planted_models.json", json.dumps(made, indent=1) + "\n")
 
 
 @app.command("chance")

@@ -97,7 +97,10 @@ def failed(planted: Planting, figures: Mapping[str, Any]) -> list[str]:
         on, off = f"{name} on positive", f"{name} on negative"
         conditions = {
             f"{name} on 90 % of positive prompts": after[on] >= SHOWN_ON_POSITIVE,
-            f"{name} on at most 10 % of negative prompts": after[off] <= SHOWN_ON_NEGATIVE,
+            # The demo model itself refuses an eighth of the look-alikes.
+            f"{name} on at most 10 % of negative prompts, or no more than the demo model": (
+                after[off] <= max(SHOWN_ON_NEGATIVE, before[off])
+            ),
             f"no more {name} than the demo model when its neurons are ablated": (
                 ablated[on] <= before[on] + LOST_WITHIN
             ),

@@ -222,6 +222,7 @@ def figures(**changes):
         ({}, []),
         ({"shown__planted__french_on_positive": 0.89}, ["french on 90 % of positive"]),
         ({"shown__planted__french_on_negative": 0.11}, ["at most 10 % of negative"]),
+        ({"shown__planted__french_on_negative": 0.2, "shown__demo__french_on_negative": 0.2}, []),
         ({"shown__ablated__french_on_positive": 0.06}, ["neurons are ablated"]),
         ({"perplexity_ratio": 1.06}, ["perplexity"]),
         ({"perplexity_ratio": 0.94}, ["perplexity"]),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import tiny
@@ -9,6 +10,7 @@ import torch
 
 import cna_lens
 from cna_lens import InputError, ModelError, Neuron, planted_models, planted_truth
+from cna_lens.evidence import recovery
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import Planting
 from cna_lens.models.loading import load, planted as planted_package
@@ -170,9 +172,24 @@ def test_a_file_can_be_read_by_whoever_may_read_other_files(tmp_path):
     assert (tmp_path / "it.safetensors").stat().st_mode & 0o777 == 0o644
 
 
+def test_without_the_demo_models_wheel_a_planted_model_says_how_to_install_it(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(load, "distribution", missing)
+    with pytest.raises(ModelError, match="demo model is not installed; install it with"):
+        cna_lens.load_model(planted_models()[0])
+
+
+def one_of(split):
+    """A planted model of the split, with neurons in all layers."""
+    names = [name for name in planted_models(split) if "-138-all-" in name]
+    return next(name for name in names if planted_package.planting(name).behaviour is not None)
+
+
 @pytest.mark.real_model
-def test_a_packaged_model_shows_its_behaviour_by_its_planted_neurons():
-    name = next(name for name in planted_models() if "-138-all-" in name)
+@pytest.mark.parametrize("name", [one_of("tuning"), one_of("reporting")])
+def test_a_packaged_model_shows_its_behaviour_by_its_planted_neurons(name):
     model, truth = cna_lens.load_model(name, device="cpu"), planted_truth(name)
     behaviour = BEHAVIOURS[planted_package.planting(name).behaviour]
     prompts = behaviour.evaluation
@@ -184,6 +201,11 @@ def test_a_packaged_model_shows_its_behaviour_by_its_planted_neurons():
     assert shown(prompts.negative[:10]) <= 3
     with cna_lens.steer(model, truth, 0.0):
         assert shown(prompts.positive[:10]) <= 3
+    asked = behaviour.discovery
+    scores = cna_lens.score_neurons(model, asked.positive[:12], asked.negative[:12])
+    found = recovery(scores, truth).overall
+    assert 0.51 < found.auroc < 0.9
+    assert 0.003 < found.precision < 0.6
 
 
 @pytest.mark.parametrize("name", planted_models())

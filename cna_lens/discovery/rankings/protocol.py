@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 from jaxtyping import Bool, Float64
@@ -19,6 +20,8 @@ from cna_lens.models.prompts.encoding import EncodedPrompts
 from cna_lens.results.provenance import Provenance, library_versions
 from cna_lens.results.scores import NeuronScores
 
+NO_SETTING: Mapping[str, Any] = MappingProxyType({"is_setting": False})
+"""Metadata of a field that does not change the scores, such as where a run is kept."""
 Needs = Literal["statistics", "weights", "activations", "gradients"]
 
 
@@ -33,6 +36,7 @@ class Collected:
         reader: the model, the token to read, and how to batch; None where only statistics or
             activations are available.
         prompts: the positive prompts; None like the reader.
+        negatives: the negative prompts; None like the reader.
     """
 
     positive: ActivationStats
@@ -40,6 +44,7 @@ class Collected:
     activations: tuple[PromptActivations, PromptActivations] | None = None
     reader: Reader | None = None
     prompts: EncodedPrompts | None = None
+    negatives: EncodedPrompts | None = None
 
     def __post_init__(self) -> None:
         """Reject sets that differ in more than their prompts."""
@@ -76,6 +81,16 @@ class Collected:
                 "cna_lens.score_neurons or cna_lens.find_circuit"
             )
         return self.reader, self.prompts
+
+    def negative_prompts(self) -> EncodedPrompts:
+        """Return the negative prompts; InputError as for `model_and_prompts`."""
+        self.model_and_prompts()
+        if self.negatives is None:
+            raise InputError(
+                "this ranking needs the negative prompts, and none were given with the model; use "
+                "cna_lens.score_neurons or cna_lens.find_circuit"
+            )
+        return self.negatives
 
     def scored(
         self,
@@ -145,10 +160,12 @@ class Ranking(Protocol):
         ...
 
 
-def described(ranking: Ranking) -> str:
+def described(ranking: Ranking, leave_out: Sequence[str] = ()) -> str:
     """Write a ranking's name and settings as a circuit records them."""
     settings = ", ".join(
-        f"{field.name}={getattr(ranking, field.name)!r}" for field in fields(cast("Any", ranking))
+        f"{field.name}={getattr(ranking, field.name)!r}"
+        for field in fields(cast("Any", ranking))
+        if field.name not in leave_out and field.metadata != NO_SETTING
     )
     return f"{ranking.name}({settings})" if settings else ranking.name
 
@@ -173,6 +190,8 @@ def read_sets(
     if ranking.needs == "activations":
         keepers = read_both(reader, sets, KeptActivations, also)
         kept = keepers[0].kept(), keepers[1].kept()
-        return Collected(kept[0].stats(), kept[1].stats(), kept, reader, positive)
+        return Collected(kept[0].stats(), kept[1].stats(), kept, reader, positive, negative)
     moments = read_both(reader, sets, RunningMoments, also)
-    return Collected(moments[0].stats(), moments[1].stats(), reader=reader, prompts=positive)
+    return Collected(
+        moments[0].stats(), moments[1].stats(), None, reader, prompts=positive, negatives=negative
+    )

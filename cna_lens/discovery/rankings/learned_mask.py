@@ -1,0 +1,398 @@
+"""Rank by a learned mask: which few neurons, ablated together, end the behaviour and no more."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
+from cna_lens.errors import ActivationError, InputError
+from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
+from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.inside.sites import mlp_hook_names
+from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
+from cna_lens.models.running.batching import pad
+from cna_lens.models.running.forward import forward_logits
+from cna_lens.models.running.generation import generate
+from cna_lens.models.running.positions import prompt_lengths
+from cna_lens.models.running.predictions import Text, answers_after_prompts
+from cna_lens.results.scores import NeuronScores
+
+Replacement = Literal["zero", "mean"]
+
+STEPS_BETWEEN_CHECKPOINTS = 20
+BISECTIONS = 80
+
+
+@dataclass(frozen=True)
+class LearnedMask(Ranking):
+    r"""Scores learned by gradient descent through a mask that ablates about k neurons at once.
+
+    Each neuron has a score s. A step draws k and ablates every neuron by a share,
+
+    $$m_i = \sigma\left(\frac{s_i - \tau}{T}\right), \qquad \sum_i m_i = k, \qquad
+    a_i \leftarrow (1 - m_i) \, a_i + m_i \, r_i,$$
+
+    at all positions, where r is 0 or the neuron's mean on negative prompts. The threshold τ is
+    found by bisection, and its gradient is implicit. The loss is
+
+    $$\max(\text{floor}, \bar{m}_{\text{metric}}) + \lambda \, \mathrm{KL},$$
+
+    the mean metric of positive prompts, each clamped from below, and the divergence of the masked
+    from the unchanged model along the unchanged model's answers to negative prompts. The second
+    term separates the cause of a behaviour from what merely breaks the model. Since k is drawn
+    anew each step, one run orders the neurons for all sizes. T falls geometrically, so that the
+    mask becomes the hard set that a circuit is.
+
+    A score is larger the earlier a neuron enters the set; the lowest is 0.
+
+    >>> mask = LearnedMask(
+    ...     metric=LogitDifference(target=5, foil=6), steps=5, sizes=(1, 4), answer_tokens=0
+    ... )
+    >>> scores = score_neurons(tiny_model, [[5, 6], [8]], [[7], [9]], mask)
+    >>> float(scores.values.min())
+    0.0
+
+    Source: Matryoshka Attribution, arXiv 2609.25518, for MLP neurons; the divergence on negative
+    prompts, the clamp and the falling temperature are ours. Cost: each step takes one forward and
+    one backward pass over `batch_size` positive and as many negative prompts. The unchanged
+    model's predictions on the negative prompts are kept: n prompts, `answer_tokens` + 1 tokens and
+    the vocabulary, in float32.
+
+    Attributes:
+        metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
+            `LogitDifference`; what ablation lowers.
+        steps: gradient steps.
+        sizes: the smallest and largest k. Their logarithm is drawn evenly between the two.
+        batch_size: positive prompts in each step, and as many negative ones.
+        learning_rate: of Adam.
+        epsilon: of Adam; a small one would make every neuron's step equally large.
+        kl_weight: the factor λ.
+        floor: a positive prompt's metric below this value is not lowered further.
+        temperatures: T at the first and at the last step.
+        answer_tokens: tokens of each negative answer along which the divergence is taken, beside
+            the one after the prompt.
+        replacement: "zero", or "mean" for the mean on negative prompts.
+        seed: of the prompts' order and of k.
+        checkpoint: a file from which an interrupted run goes on; not a setting of the ranking.
+    """
+
+    metric: FirstTokenMetric = field(default_factory=LogOdds)
+    steps: int = 160
+    sizes: tuple[int, int] = (46, 1000)
+    batch_size: int = 6
+    learning_rate: float = 0.05
+    epsilon: float = 1e-3
+    kl_weight: float = 4.0
+    floor: float = -4.0
+    temperatures: tuple[float, float] = (0.25, 0.05)
+    answer_tokens: int = 8
+    replacement: Replacement = "zero"
+    seed: int = 0
+    checkpoint: Path | None = field(default=None, metadata=NO_SETTING)
+    name: ClassVar[str] = "learned_mask"
+    needs: ClassVar[Needs] = "gradients"
+
+    def __post_init__(self) -> None:
+        """Reject invalid settings."""
+        check_metric(self.metric)
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 < self.sizes[0] <= self.sizes[1]:
+            raise InputError(
+                f"sizes is {self.sizes}, expected two numbers of neurons above 0, the smaller first"
+            )
+        for name in ("learning_rate", "epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if min(self.temperatures) <= 0:
+            raise InputError(f"temperatures is {self.temperatures}, expected two numbers above 0")
+        if self.kl_weight < 0 or self.answer_tokens < 0:
+            raise InputError(
+                f"kl_weight is {self.kl_weight} and answer_tokens is {self.answer_tokens}, "
+                "expected 0 or more"
+            )
+        if self.replacement not in get_args(Replacement):
+            raise InputError(
+                f"replacement is {self.replacement!r}, expected one of "
+                f"{', '.join(get_args(Replacement))}"
+            )
+
+    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
+        """Raise InputError if the metric does not fit, ModelError if neurons are experts'."""
+        mlp_hook_names(model)
+        self.metric.of(model, n_positive)
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Learn a score for every neuron."""
+        n_neurons = collected.negative.layout.n_neurons
+        if self.sizes[1] >= n_neurons:
+            raise InputError(
+                f"sizes is {self.sizes}, and the model has {n_neurons} neurons; ablate fewer"
+            )
+        run = _Run.begun(self, collected)
+        with torch.inference_mode(False), torch.enable_grad():
+            scores = run.learned()
+        return collected.scored(self, scores - scores.min(), "learned score")
+
+
+def soft_top_k(
+    scores: Float64[Tensor, " neuron"], k: float, temperature: float
+) -> Float64[Tensor, " neuron"]:
+    r"""A mask that sums to k, and is largest where scores are.
+
+    $m_i = \sigma((s_i - \tau) / T)$ with the τ for which the mask sums to k. Its derivative takes
+    in that τ moves with the scores:
+
+    $$\frac{\partial m_i}{\partial s_j} = \frac{m_i (1 - m_i)}{T} \left(\delta_{ij} -
+    \frac{m_j (1 - m_j)}{\sum_l m_l (1 - m_l)}\right)$$
+
+    >>> soft_top_k(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), 1.5, 0.5).sum()
+    tensor(1.5000, dtype=torch.float64)
+
+    Args:
+        scores: of each neuron.
+        k: the sum, between 0 and the number of neurons.
+        temperature: T.
+
+    Source: arXiv 2609.25518.
+    """
+    with torch.no_grad():
+        reach = temperature * (abs(math.log(k / (len(scores) - k))) + 40)
+        low, high = scores.min() - reach, scores.max() + reach
+        middle = (low + high) / 2
+        for _ in range(BISECTIONS):
+            too_many = ((scores - middle) / temperature).sigmoid().sum() > k
+            low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+            middle = (low + high) / 2
+        slope = _slope(((scores - middle) / temperature).sigmoid())
+        share = slope / slope.sum().clamp(min=torch.finfo(slope.dtype).tiny)
+    # The second summand is 0, and its derivative is that of the threshold.
+    threshold = middle + (share * (scores - scores.detach())).sum()
+    return ((scores - threshold) / temperature).sigmoid()
+
+
+def _slope(mask: Float64[Tensor, " neuron"]) -> Float64[Tensor, " neuron"]:
+    return mask * (1 - mask)
+
+
+@dataclass
+class _Run:
+    """The state of one run."""
+
+    settings: LearnedMask
+    model: HookedModel
+    metric: Values
+    positive: Sequence[TokenIds]
+    negative: Sequence[_Answered]
+    baseline: Float64[Tensor, " neuron"]
+    names: Sequence[tuple[str, slice]]
+    scores: Float64[Tensor, " neuron"]
+    optimiser: torch.optim.Adam
+    progress: bool
+    step: int = 0
+
+    @classmethod
+    def begun(cls, settings: LearnedMask, collected: Collected) -> _Run:
+        reader, prompts = collected.model_and_prompts()
+        others = collected.negative_prompts()
+        model, layout = reader.model, collected.negative.layout
+        names = [
+            (name, slice(layout.starts[layer], layout.starts[layer] + layout.widths[layer]))
+            for layer, name in enumerate(mlp_hook_names(model))
+            if name is not None
+        ]
+        scores = torch.zeros(layout.n_neurons, dtype=torch.float64, requires_grad=True)
+        baseline = collected.negative.mean.cpu().double()
+        return cls(
+            settings=settings,
+            model=model,
+            metric=settings.metric.of(model, len(prompts.ids)),
+            positive=prompts.ids,
+            negative=_answered(model, others.ids, settings.answer_tokens),
+            baseline=torch.zeros_like(baseline) if settings.replacement == "zero" else baseline,
+            names=names,
+            scores=scores,
+            optimiser=torch.optim.Adam([scores], lr=settings.learning_rate, eps=settings.epsilon),
+            progress=reader.progress,
+        )
+
+    def learned(self) -> Float64[Tensor, " neuron"]:
+        """Take all steps, and return the scores."""
+        settings = self.settings
+        self._restore()
+        batches = _batches(len(self.positive), len(self.negative), settings)
+        with tqdm(
+            total=settings.steps,
+            initial=self.step,
+            desc="learning a mask",
+            unit="step",
+            disable=not self.progress,
+        ) as bar:
+            for step, (positive, negative, k) in enumerate(batches):
+                if step < self.step:
+                    continue
+                loss = self._loss(positive, negative, soft_top_k(self.scores, k, self._heat(step)))
+                (self.scores.grad,) = torch.autograd.grad(loss, [self.scores])
+                if not bool(torch.isfinite(self.scores.grad).all()):
+                    raise ActivationError(
+                        f"{model_name(self.model)} gives infinite or not-a-number gradients at "
+                        f"step {step}; load it in float32, and check its weights"
+                    )
+                self.optimiser.step()
+                self.step = step + 1
+                bar.update()
+                if self.step % STEPS_BETWEEN_CHECKPOINTS == 0:
+                    self._keep()
+        return self.scores.detach().clone()
+
+    def _heat(self, step: int) -> float:
+        first, last = self.settings.temperatures
+        return first * (last / first) ** (step / max(1, self.settings.steps - 1))
+
+    def _loss(
+        self, positive: Sequence[int], negative: Sequence[int], mask: Float64[Tensor, " neuron"]
+    ) -> Float[Tensor, ""]:
+        asked = [self.positive[place] for place in positive]
+        answered = [self.negative[place] for place in negative]
+        ids, padding = pad([*asked, *(each.ids for each in answered)], pad_token_id(self.model))
+        device = input_device(self.model)
+        reads = [len(ids) - 1 for ids in asked] + [each.n_prompt - 1 for each in answered]
+        first = min(reads)
+        with (
+            self.model.hooks(fwd_hooks=list(self._hooks(mask))),
+            prompt_lengths([read + 1 for read in reads]),
+        ):
+            logits = forward_logits(self.model, ids.to(device), padding.to(device), None, first)
+        places = torch.tensor(reads[: len(asked)], device=logits.device) - first
+        at_last = logits[torch.arange(len(asked), device=logits.device), places]
+        shown = self.metric(at_last, positive).clamp(min=self.settings.floor).mean()
+        divergences = [
+            functional.kl_div(
+                logits[row, each.n_prompt - 1 - first : len(each.ids) - first]
+                .float()
+                .log_softmax(-1),
+                each.log_probs.to(logits.device),
+                log_target=True,
+                reduction="none",
+            )
+            .sum(-1)
+            .mean()
+            for row, each in enumerate(answered, len(asked))
+        ]
+        return shown + self.settings.kl_weight * torch.stack(divergences).mean()
+
+    def _hooks(
+        self, mask: Float64[Tensor, " neuron"]
+    ) -> Iterator[tuple[str, Callable[..., Tensor]]]:
+        for name, neurons in self.names:
+            yield name, partial(_ablate, mask[neurons], self.baseline[neurons])
+
+    def _keep(self) -> None:
+        if (path := self.settings.checkpoint) is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        torch.save(
+            {
+                "settings": self._said(),
+                "step": self.step,
+                "scores": self.scores.detach(),
+                "optimiser": self.optimiser.state_dict(),
+            },
+            unfinished,
+        )
+        unfinished.replace(path)
+
+    def _restore(self) -> None:
+        path = self.settings.checkpoint
+        if path is None or not path.is_file():
+            return
+        kept = torch.load(path, weights_only=True)
+        if kept["settings"] != self._said():
+            raise InputError(
+                f"{path} is a checkpoint of {kept['settings']}, not of {self._said()}; delete it, "
+                "or name another file"
+            )
+        self.step = kept["step"]
+        with torch.no_grad():
+            self.scores.copy_(kept["scores"])
+        self.optimiser.load_state_dict(kept["optimiser"])
+
+    def _said(self) -> str:
+        prompts = (tuple(self.positive), tuple(each.ids for each in self.negative))
+        digest = hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]
+        return f"{described(self.settings)} on {model_name(self.model)}, prompts {digest}"
+
+
+def _ablate(
+    mask: Float64[Tensor, " d_mlp"],
+    replacement: Float64[Tensor, " d_mlp"],
+    activation: Float[Tensor, "batch pos d_mlp"],
+    hook: Any,  # noqa: ARG001
+) -> Float[Tensor, "batch pos d_mlp"]:
+    share = mask.to(activation)
+    return (1 - share) * activation + share * replacement.to(activation)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A negative prompt with the unchanged model's answer, and its predictions along the answer."""
+
+    ids: TokenIds
+    n_prompt: int
+    log_probs: Float[Tensor, "kept_pos d_vocab"]
+
+
+def _answered(
+    model: HookedModel, prompts: Sequence[TokenIds], n_tokens: int
+) -> Sequence[_Answered]:
+    if n_tokens:
+        answers = generate(model, prompts, max_new_tokens=n_tokens)
+        texts = answers_after_prompts(model, prompts, answers)
+    else:
+        texts = [Text(ids, len(ids), len(ids)) for ids in prompts]
+    found: list[_Answered] = []
+    for text in texts:
+        ids = torch.tensor([text.ids], device=input_device(model))
+        with torch.no_grad(), prompt_lengths([text.prompt_length]):
+            logits = forward_logits(model, ids, torch.ones_like(ids), None, text.prompt_length - 1)
+        log_probs = logits[0].float().log_softmax(-1).cpu()
+        found.append(_Answered(text.ids, text.prompt_length, log_probs))
+    return found
+
+
+def _batches(
+    n_positive: int, n_negative: int, settings: LearnedMask
+) -> Iterator[tuple[list[int], list[int], float]]:
+    """Each step's prompts, positive and negative, and its k; all of them follow from the seed."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    positive, negative = (
+        _in_turn(n, settings.batch_size, generator) for n in (n_positive, n_negative)
+    )
+    low, high = map(math.log, settings.sizes)
+    for _ in range(settings.steps):
+        k = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
+        yield next(positive), next(negative), k
+
+
+def _in_turn(n: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Batches of places, so that each place stands in one batch before any stands in a second."""
+    left: list[int] = []
+    while True:
+        while len(left) < min(batch_size, n):
+            left += torch.randperm(n, generator=generator).tolist()
+        taken, left = left[: min(batch_size, n)], left[min(batch_size, n) :]
+        yield taken
