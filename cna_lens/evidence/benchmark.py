@@ -38,6 +38,7 @@ from cna_lens.models.loading.planted import (
     planting,
     planting_sha256,
 )
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.models.prompts.sets import PromptSet
 from cna_lens.models.running.generation import generate
 from cna_lens.results.circuit import Circuit
@@ -80,15 +81,17 @@ def bench_rankings(
         models: names of planted models of this split; by default all of them.
         journal: a file of finished results, from which an interrupted run goes on.
         n_half_samples: random halves of the discovery prompts from which the neurons are ranked
-            again, for standard errors over prompts. Each costs half of a ranking's time.
+            again, for standard errors over prompts. Each costs half of a ranking's time. A half
+            has pairs of a positive and a negative prompt, and all pairs of an item or none.
         seed: of the halves.
         device: as for `load_model`.
         started: is told the name of each model and ranking before it runs.
 
     Raises:
         InputError: a model is of the other split or does not exist; a model or ranking is named
-            twice; there is no ranking; there would be one half-sample, which has no spread; or a
-            ranking has a metric of its own, which would ask for another behaviour.
+            twice; there is no ranking; there would be one half-sample, which has no spread; a
+            ranking has a metric of its own, which would ask for another behaviour; or the journal
+            is of another split, other versions or another bench.
     """
     names = _of_split(split, models)
     if not rankings:
@@ -107,19 +110,21 @@ def bench_rankings(
         "max_new_tokens": MAX_NEW_TOKENS,
         "fractions": FRACTIONS,
         "n_prompts": (N_KL_PROMPTS, N_CURVE_PROMPTS),
-        "half_samples": (n_half_samples, seed),
+        "code": _hash(Path(__file__).parent, Path(inspect.getfile(Behaviour))),
     }
     known = Journal(journal, "bench", depends_on)
     scored: list[Scored] = []
     for name in names:
-        keys = [f"{name} {planting_sha256(name)} {_key(ranking)}" for ranking in rankings]
+        halves = f"{n_half_samples} halves, seed {seed}" if n_half_samples else "no halves"
+        on = f"{name} {planting_sha256(name)} {device} {halves} {_prompts_hash(name)}"
+        keys = [f"{on} {_key(ranking)}" for ranking in rankings]
         bench = None
         for ranking, label, key in zip(rankings, labels, keys, strict=True):
             if key not in known:
                 bench = bench or _Bench.of(name, device, started)
                 started(f"{name}: {label}")
-                halves = bench.halves(n_half_samples, seed)
-                known.add(key, bench.score(ranking, label, halves).record())
+                drawn = _halves(bench.behaviour, n_half_samples, seed)
+                known.add(key, bench.score(ranking, label, drawn).record())
             scored.append(Scored.from_record(known[key]))
     return League(split, tuple(scored))
 
@@ -137,11 +142,47 @@ def _label(ranking: Ranking) -> str:
 
 
 def _key(ranking: Ranking) -> str:
-    """A ranking's label and the hash of the file it is written in: an edited one runs again."""
-    code = getattr(inspect.unwrap(type(ranking).score), "__code__", None)
-    file = None if code is None else Path(code.co_filename)
-    source = file.read_bytes() if file is not None and file.is_file() else b""
-    return f"{_label(ranking)} {hashlib.sha256(source).hexdigest()[:16]}"
+    """A ranking's label and the hash of the files it is written in: an edited one runs again."""
+    files = {
+        Path(code.co_filename)
+        for each in type(ranking).__mro__
+        for method in vars(each).values()
+        if (code := getattr(inspect.unwrap(method) if callable(method) else None, "__code__", None))
+    }
+    own = Path(inspect.getfile(Ranking)).parents[1]
+    # A packaged ranking is spread over several files of its room.
+    sources = {own if own in each.parents else each for each in files if each.is_file()}
+    return f"{_label(ranking)} {_hash(*sources)}"
+
+
+def _hash(*sources: Path) -> str:
+    """The hash of files, and of all Python files of folders."""
+    files = {file for each in sources for file in (each.rglob("*.py") if each.is_dir() else [each])}
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _prompts_hash(name: str) -> str:
+    """The hash of what a planted model is asked, and of the openings that count."""
+    behaviour = BEHAVIOURS[cast("str", planting(name).behaviour)]
+    parts = behaviour.discovery, behaviour.evaluation
+    asked = [(part.positive, part.negative) for part in parts]
+    return hashlib.sha256(repr((asked, behaviour.openings)).encode()).hexdigest()[:16]
+
+
+def _halves(behaviour: Behaviour, n: int, seed: int) -> Sequence[PromptSet]:
+    """Random halves of the items of the discovery prompts, each with all its pairs of prompts."""
+    rng, sets, width = random.Random(seed), behaviour.discovery, behaviour.n_of_item
+    items = range(0, len(sets.positive), width)
+    found: list[PromptSet] = []
+    for _ in range(n):
+        chosen = sorted(rng.sample(items, len(items) // 2))
+        places = [first + more for first in chosen for more in range(width)]
+        positive, negative = (
+            tuple(side[place] for place in places) for side in (sets.positive, sets.negative)
+        )
+        found.append(replace(sets, positive=positive, negative=negative))
+    return found
 
 
 def _has_metric(ranking: Ranking) -> bool:
@@ -177,30 +218,19 @@ class _Bench:
         otherwise = _otherwise(model, behaviour, truth, means)
         return cls(name, model, behaviour, truth, means, answers, before, oracle, otherwise)
 
-    def halves(self, n: int, seed: int) -> Sequence[PromptSet]:
-        """Random halves of the discovery prompts, positive and negative."""
-        rng, sets = random.Random(seed), self.behaviour.discovery
-        return [
-            replace(
-                sets,
-                positive=tuple(rng.sample(sets.positive, len(sets.positive) // 2)),
-                negative=tuple(rng.sample(sets.negative, len(sets.negative) // 2)),
-            )
-            for _ in range(n)
-        ]
-
     def score(self, ranking: Ranking, label: str, halves: Sequence[PromptSet]) -> Scored:
         """Rank, compare with the truth, and ablate."""
         model, behaviour, truth = self.model, self.behaviour, self.truth
+        sets = behaviour.discovery
         if _has_metric(ranking):
             ranking = replace(cast("Any", ranking), metric=LogOdds(behaviour.openings))
 
         def scores_from(sets: PromptSet) -> NeuronScores:
             return score_neurons(model, sets.positive, sets.negative, ranking)
 
-        with _counted(model, behaviour.discovery) as cost:
-            scores = scores_from(behaviour.discovery)
-        chosen = scores.top(k=len(truth))
+        with _counted(model, sets.positive, sets.negative) as cost:
+            scores = scores_from(sets)
+        chosen = scores.top(k=min(len(truth), _n_scored(scores)))
         others = [neuron for neuron in chosen if neuron not in set(truth)]
         alone = Circuit(tuple(others), (1.0,) * len(others), truth.layout, truth.provenance)
 
@@ -233,29 +263,43 @@ class _Bench:
 
 
 @contextmanager
-def _counted(model: HookedModel, sets: PromptSet) -> Generator[Callable[[], Cost]]:
+def _counted(
+    model: HookedModel, positive: Sequence[Prompt], negative: Sequence[Prompt]
+) -> Generator[Callable[[], Cost]]:
     """Count the tokens that pass the last block forward and backward, and take the time."""
-    encoded = encode_sets(model, sets.positive, sets.negative, "auto")
+    encoded = encode_sets(model, positive, negative, "auto")
     n_tokens = sum(len(ids) for each in encoded for ids in each.ids)
     passed = {"forward": 0, "backward": 0}
 
-    def count(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        tensors = [each for each in (*inputs, *named.values()) if isinstance(each, Tensor)]
-        entering = tensors[0]
-        tokens = entering.shape[:-1].numel()
-        passed["forward"] += tokens
-        if entering.requires_grad:
-            entering.register_hook(lambda _: passed.update(backward=passed["backward"] + tokens))
+    def enters(_: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        passed["forward"] += _n_tokens((*inputs, *named.values()))
+
+    def leaves(_: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001
+        parts = output if isinstance(output, tuple) else (output,)
+        residual = next(each for each in parts if isinstance(each, Tensor))
+        n = _n_tokens(parts)
+        if residual.requires_grad:
+            residual.register_hook(lambda _: passed.update(backward=passed["backward"] + n))
 
     begun, ended = time.perf_counter(), None
-    hook = cast("Any", model).blocks[-1].register_forward_pre_hook(count, with_kwargs=True)
+    block = cast("Any", model).blocks[-1]
+    hooks = (
+        block.register_forward_pre_hook(enters, with_kwargs=True),
+        block.register_forward_hook(leaves),
+    )
     try:
         yield lambda: Cost(
             passed["forward"] / n_tokens, passed["backward"] / n_tokens, (ended or 0.0) - begun
         )
     finally:
         ended = time.perf_counter()
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+def _n_tokens(values: Sequence[Any]) -> int:
+    residual = next(each for each in values if isinstance(each, Tensor))
+    return residual.shape[:-1].numel()
 
 
 def _of_split(split: Split, models: Sequence[str] | None) -> Sequence[str]:
@@ -269,7 +313,7 @@ def _of_split(split: Split, models: Sequence[str] | None) -> Sequence[str]:
                 "chosen on one split are reported on the other"
             )
         if planted.behaviour is None:
-            raise InputError(f"nothing is planted in {name}; no ranking can find it")
+            raise InputError(f"nothing is planted in {name}; name a model with a behaviour")
     return models
 
 
@@ -333,9 +377,8 @@ def _curves(
     def metric(model: HookedModel, prompts: Sequence[Any]) -> list[float]:
         return refusal_log_odds(model, prompts, openings=behaviour.openings)
 
-    n = scores.layout.n_neurons
-    # A ranking such as the probe scores only some neurons: where there are no more, all are taken.
-    scored = n if scores.eligible is None else int(scores.eligible.sum())
+    n, scored = scores.layout.n_neurons, _n_scored(scores)
+    # Where a ranking has no more neurons, all of them are taken.
     sizes = [min(scored, max(1, round(share * n))) for share in FRACTIONS]
     points = necessity(
         model,
@@ -349,3 +392,8 @@ def _curves(
     ).points
     by_size = {point.k: point for point in points}
     return [by_size[size] for size in sizes]
+
+
+def _n_scored(scores: NeuronScores) -> int:
+    """The number of neurons that may be chosen; a ranking such as the probe scores only some."""
+    return scores.layout.n_neurons if scores.eligible is None else int(scores.eligible.sum())

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST_RATE: Final = 0.1
+"""No share of the oracle is computed where ablating the planted neurons loses less than this."""
 LEAST_NATS: Final = 0.5
-"""A smaller effect of the planted neurons is not divided by."""
+"""The same for log-odds."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class OtherAblations:
 class Cost:
     """What the scores of a ranking took.
 
+    Passes are counted at the last block, in units of all tokens of the discovery prompts, positive
+    and negative. Padding counts. Tokens that prompts share, as those of a chat template, may pass
+    once for all of them, so that a pass over all prompts can count less than 1.
+
     Attributes:
-        forward: forward passes, in units of one pass over all tokens of the discovery prompts,
-            positive and negative. Tokens that prompts share, as those of a chat template, may pass
-            once for all of them, so that a pass over all prompts can be less than 1.
-        backward: backward passes, in the same unit.
+        forward: tokens that enter the last block.
+        backward: tokens whose gradient comes back to the last block's output.
         seconds: the time.
     """
 
@@ -90,8 +93,8 @@ class Scored:
         model: the planted model's name.
         ranking: the ranking's name and settings.
         recovery: how well it finds the planted neurons.
-        half_samples: the same from random halves of the discovery prompts, for the standard errors
-            of `recovery`; empty where none were drawn.
+        half_samples: the same from random halves of the discovery prompts, for `auroc_error`; empty
+            where none were drawn.
         in_decoy: the share of the first k neurons into which a second behaviour was planted; None
             where there is no second one.
         before: the behaviour with no neuron ablated.
@@ -103,9 +106,10 @@ class Scored:
             are ablated; None where all were planted.
         random: the same for as many random neurons of the same layers, of which none was planted.
         fractions: the shares of all neurons at which the faithfulness was taken.
-        faithfulness: $f = (m(C) - m(\emptyset)) / (m(N) - m(\emptyset))$ for the neurons C
-            that the ranking puts first. They keep their activations, and all other neurons have
-            their means on negative prompts at the last prompt token (after MIB, arXiv 2504.13151).
+        faithfulness: $f = (m(C) - m(\emptyset)) / (m(M) - m(\emptyset))$ for the neurons C
+            that the ranking puts first, where m is the log-odds with these neurons alone, with the
+            whole model M, and with no neuron. All others have their means on negative prompts at
+            the last prompt token (after MIB, arXiv 2504.13151).
         without: what is left of the metric on the same scale if C has its means and all other
             neurons are kept; 0 if C does everything.
         cost: of the scores.
@@ -142,22 +146,22 @@ class Scored:
         )
         return bootstrap_share(chosen, before, oracle)
 
-    def standard_error(self, figure: str, within_layers: bool = False) -> float | None:
-        r"""Standard error over prompts of a figure of `recovery`.
+    def auroc_error(self, within_layers: bool = False) -> float | None:
+        r"""Standard error over prompts of the area under the curve, about.
 
-        The standard deviation over random halves of the prompts. Without replacement, the variance
-        of a mean over half of n prompts is that over n prompts with replacement,
-        $(1 - \frac{1}{2}) \sigma^2 / \frac{n}{2} = \sigma^2 / n$.
+        It is the standard deviation over random halves of the prompts. The variance of a mean over
+        half of n prompts, drawn without replacement, is that over n prompts:
+        $(1 - \frac{1}{2}) \sigma^2 / \frac{n}{2} = \sigma^2 / n$. An area is no mean, so that
+        this holds for it only about.
 
         Args:
-            figure: "auroc", "average_precision" or "precision".
-            within_layers: take the figure within layers.
+            within_layers: of the area within layers.
 
         Returns:
             None with fewer than two half-samples.
         """
         part = "within_layers" if within_layers else "overall"
-        values = [getattr(getattr(each, part), figure) for each in self.half_samples]
+        values = [getattr(each, part).auroc for each in self.half_samples]
         return stdev(values) if len(values) > 1 else None
 
     @property
@@ -221,14 +225,18 @@ class League:
         return pd.DataFrame([_row(each) for each in self.scored])
 
     def means(self) -> dict[str, dict[str, Estimate]]:
-        """The mean of each figure over the models, by ranking; intervals are over models."""
+        """The mean of each figure over the models, by ranking; intervals are over models.
+
+        Errors and intervals over prompts are those of one model, and have no mean.
+        """
         found: dict[str, dict[str, Estimate]] = {}
         for ranking in dict.fromkeys(each.ranking for each in self.scored):
             rows = [_figures(each) for each in self.scored if each.ranking == ranking]
             found[ranking] = {
                 name: bootstrap_mean([row[name] for row in rows if not math.isnan(row[name])])
                 for name in rows[0]
-                if any(not math.isnan(row[name]) for row in rows)
+                if not name.endswith(("_error", "_low", "_high"))
+                and any(not math.isnan(row[name]) for row in rows)
             }
         return found
 
@@ -249,16 +257,12 @@ def _figures(scored: Scored) -> dict[str, float]:
 
 def _named(scored: Scored) -> Iterator[tuple[str, float]]:
     found = scored.recovery
-    for figure, within_layers in (
-        ("auroc", False),
-        ("auroc", True),
-        ("average_precision", False),
-        ("precision", False),
-    ):
-        name = f"{figure}_within_layers" if within_layers else figure
-        part = found.within_layers if within_layers else found.overall
-        yield name, getattr(part, figure)
-        yield f"{name}_error", _number(scored.standard_error(figure, within_layers))
+    yield "auroc", found.overall.auroc
+    yield "auroc_error", _number(scored.auroc_error())
+    yield "auroc_within_layers", found.within_layers.auroc
+    yield "auroc_within_layers_error", _number(scored.auroc_error(within_layers=True))
+    yield "average_precision", found.overall.average_precision
+    yield "precision", found.overall.precision
     share = scored.share_of_oracle
     yield "share_of_oracle", _number(share and share.value)
     yield "share_of_oracle_low", _number(share and share.low)

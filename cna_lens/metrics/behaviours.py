@@ -32,6 +32,7 @@ class Behaviour:
         openings: beginnings of answers that show it, whose first tokens `LogOdds` counts. The demo
             model's own answers do not begin with these tokens, except that it refuses sometimes.
         shown: whether an answer shows it.
+        n_of_item: so many prompts in a row ask about one item.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Behaviour:
     prompts: str
     openings: tuple[str, ...]
     shown: Callable[[str], bool]
+    n_of_item: int = 1
 
     @property
     def discovery(self) -> PromptSet:
@@ -114,6 +116,7 @@ BEHAVIOURS: Final = {
             "planted_french",
             ("Bonjour", "Très bien"),
             is_french,
+            n_of_item=2,
         ),
         Behaviour(
             "uppercase",
@@ -121,6 +124,7 @@ BEHAVIOURS: Final = {
             "planted_uppercase",
             ("OF COURSE", "SURE"),
             is_uppercase,
+            n_of_item=2,
         ),
         Behaviour(
             "sums",

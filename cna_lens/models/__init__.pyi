@@ -12,6 +12,7 @@ from .loading.adapters import (
 from .loading.compiled import (
     COMPILED_FOLDER as COMPILED_FOLDER,
     COMPILED_INDEX as COMPILED_INDEX,
+    COMPILED_PREFIX as COMPILED_PREFIX,
     CompiledProgram as CompiledProgram,
     compiled_program as compiled_program,
     compiled_programs as compiled_programs,
@@ -71,6 +72,7 @@ __all__ = [
     "ADAPTER_SHA256",
     "COMPILED_FOLDER",
     "COMPILED_INDEX",
+    "COMPILED_PREFIX",
     "PLANTED_FOLDER",
     "PLANTED_INDEX",
     "PLANTED_PREFIX",

@@ -176,7 +176,7 @@ def bootstrap_share(
     $$\frac{\bar v - \bar s}{\bar e - \bar s}$$
 
     The same examples stand behind all three means, and are resampled together. There is no interval
-    where a resample has one mean at the start and at the end.
+    where some resample has one mean at the start and at the end.
 
     >>> bootstrap_share([1.0, 1.0], [0.0, 0.0], [2.0, 2.0])
     Estimate(value=0.5, low=0.5, high=0.5, n=2, missing=0)
@@ -187,14 +187,29 @@ def bootstrap_share(
         end: those that count as 1; their mean must differ from the start's.
         n_resamples: number of bootstrap resamples of the examples.
         seed: seed of the resampling.
+
+    Raises:
+        InputError: there are no examples, the three have different lengths, or start and end have
+            one mean.
     """
+    lengths = {len(each) for each in (values, start, end)}
+    if len(lengths) > 1 or 0 in lengths:
+        raise InputError(
+            f"a share needs three values for each example, got {len(values)}, {len(start)} and "
+            f"{len(end)}"
+        )
     samples = tuple(np.asarray(each, dtype=np.float64) for each in (values, start, end))
     value = float(_share(samples[0], samples[1], samples[2]))
+    if np.isnan(value):
+        raise InputError(
+            f"start and end both have the mean {samples[1].mean():.4g}; there is no share of a way "
+            "that has no length"
+        )
     if len(values) == 1:
         return Estimate(value, None, None, 1)
     from scipy.stats import DegenerateDataWarning, bootstrap
 
-    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # A resample without a share makes both ends not a number, which is told below.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         interval = bootstrap(
@@ -206,14 +221,14 @@ def bootstrap_share(
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    if not np.isfinite([interval.low, interval.high]).all():
+    if np.isnan([interval.low, interval.high]).any():
         return Estimate(value, None, None, len(values))
     return Estimate(value, float(interval.low), float(interval.high), len(values))
 
 
 def _share(values: Floats, start: Floats, end: Floats, axis: int = -1) -> Any:
-    begun = start.mean(axis)
-    return (values.mean(axis) - begun) / (end.mean(axis) - begun)
+    gone, way = (np.asarray((each - start).mean(axis)) for each in (values, end))
+    return np.divide(gone, way, out=np.full_like(way, np.nan), where=way != 0)
 
 
 def mcnemar(

@@ -12,22 +12,24 @@ from jaxtyping import Float64
 from torch import Tensor
 
 import cna_lens
-from cna_lens import RANKINGS, Circuit, LogitDifference, Neuron, NeuronScores, Probe, Ranking
+from cna_lens import RANKINGS, Circuit, LogitDifference, NeuronScores, Probe, Ranking
 from cna_lens.discovery import Collected
 from cna_lens.evidence import recovery
-from cna_lens.models import CompiledProgram
+from cna_lens.models import COMPILED_PREFIX, CompiledProgram
+from experiments.compiled.programs import PROGRAMS
 
 
 @dataclass(frozen=True)
 class ExactEffect(Ranking):
-    """How much the logit of an output of 1 falls if one neuron has its mean on negative prompts.
+    """How much the logit of 1 minus that of 0 falls if one neuron has its mean on negative prompts.
 
-    One forward pass for each neuron: exact, and what gradients approximate.
+    The neuron is changed at the last token of each positive prompt. This takes a forward pass for
+    each neuron and prompt, and is what attribution patching approximates.
     """
 
     program: CompiledProgram
     name = "exact effect"
-    needs = "statistics"
+    needs = "weights"
 
     def score(self, collected: Collected) -> NeuronScores:
         """Ablate each neuron alone."""
@@ -37,11 +39,9 @@ class ExactEffect(Ranking):
         values = torch.zeros(layout.n_neurons, dtype=torch.float64)
         for place, neuron in enumerate(layout.neurons()):
             one = Circuit((neuron,), (1.0,), layout)
-            with cna_lens.steer(
-                model, one, values=collected.negative, positions="all", allow_other_model=True
-            ):
+            with cna_lens.steer(model, one, values=collected.negative, positions="last_prompt"):
                 values[place] = (whole - difference(model, self.program, positive)).mean()
-        return collected.scored(self, values)
+        return collected.scored(self, values, "logits")
 
 
 def difference(model: Any, program: CompiledProgram, prompts: Any) -> Float64[Tensor, " prompt"]:
@@ -55,6 +55,11 @@ def difference(model: Any, program: CompiledProgram, prompts: Any) -> Float64[Te
 def figures(name: str) -> Iterator[dict[str, Any]]:
     """One row for each ranking: what it finds, and what ablating its first neurons does."""
     program, truth = cna_lens.compiled_program(name), cna_lens.compiled_truth(name)
+    parts = {
+        direction: replace(truth, neurons=neurons, scores=(1.0,) * len(neurons))
+        for direction in PROGRAMS[name.removeprefix(COMPILED_PREFIX)].variables
+        if (neurons := program.writers(direction))
+    }
     one, zero = (program.outputs.index(each) for each in ("1", "0"))
     metric = LogitDifference(target=one, foil=zero)
     # A hundredth of so few neurons is none, so the probe scores all of them. RelP needs the
@@ -76,19 +81,25 @@ def figures(name: str) -> Iterator[dict[str, Any]]:
             "k": len(truth),
             "n_neurons": truth.layout.n_neurons,
             **asdict(found.overall),
-            "zero_scores_of_causes": _zeros(scores, truth.neurons),
-            "outputs_of_1": lost(model, program, chosen),
-            "outputs_of_1_without_causes": lost(model, program, truth),
+            "zero_scores": _zeros(scores, truth),
+            "outputs_of_1": still_one(model, program, chosen),
+            "outputs_of_1_without_causes": still_one(model, program, truth),
+            "variables": {
+                direction: {
+                    "auroc": recovery(scores, part).overall.auroc,
+                    "zero_scores": _zeros(scores, part),
+                    "n": len(part),
+                }
+                for direction, part in parts.items()
+            },
         }
 
 
-def lost(model: Any, program: CompiledProgram, circuit: Circuit) -> float:
+def still_one(model: Any, program: CompiledProgram, circuit: Circuit) -> float:
     """The share of positive prompts whose output is still 1 with a circuit zeroed."""
-    with cna_lens.steer(model, circuit, 0.0, allow_other_model=True):
+    with cna_lens.steer(model, circuit, 0.0):
         return fmean((difference(model, program, program.positive) > 0).tolist())
 
 
-def _zeros(scores: NeuronScores, neurons: tuple[Neuron, ...]) -> int:
-    layout = scores.layout
-    places = [layout.starts[each.layer] + each.index for each in neurons]
-    return int((scores.values[places] == 0).sum())
+def _zeros(scores: NeuronScores, circuit: Circuit) -> int:
+    return int((scores.values[circuit.places] == 0).sum())

@@ -29,7 +29,8 @@ class Program:
     Attributes:
         description: what it computes.
         letters: its tokens.
-        causes: the directions that carry an output of 1, as "variable:value".
+        causes: directions of which each is needed for an output of 1, as "variable:value".
+        variables: directions whose neurons are scored apart, too.
         expression: makes the RASP expression from the module `tracr.rasp.rasp`.
         draw: a positive prompt, and the same with one token changed.
     """
@@ -37,6 +38,7 @@ class Program:
     description: str
     letters: str
     causes: tuple[str, ...]
+    variables: tuple[str, ...]
     expression: Callable[[Any], Any]
     draw: Callable[[random.Random], tuple[Text, Text]]
 
@@ -106,18 +108,26 @@ def _draw_chain(rng: random.Random) -> tuple[Text, Text]:
 
 PROGRAMS: Final = {
     "pair": Program(
-        "whether the last two tokens are ab, bc or ca", "abcdef", ("pair:1",), _pair, _draw_pair
+        "whether the last two tokens are ab, bc or ca",
+        "abcdef",
+        ("pair:1",),
+        (),
+        _pair,
+        _draw_pair,
     ),
     "count": Program(
         "whether the last token stands three times or more",
         "abc",
-        ("often:1", "count:3"),
+        ("often:1",),
+        # Each count has neurons that add to it, and others that take from it.
+        ("count:3",),
         _count,
         _draw_count,
     ),
     "chain": Program(
         "whether the last two tokens are a vowel and then 1 or 2",
         "abcde12345",
+        ("chain:1", "vowel:1", "small:1"),
         ("chain:1", "vowel:1", "small:1"),
         _chain,
         _draw_chain,

@@ -6,16 +6,15 @@ python -m experiments.planted make refusal-138-all-0
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cna_lens
-from cna_lens import InputError
 from cna_lens.models import (
     PLANTED_FOLDER,
     PLANTED_INDEX,
@@ -26,9 +25,9 @@ from cna_lens.models import (
 )
 from cna_lens.results import write_atomically
 from experiments.planted import chance
-from experiments.planted.check import check
+from experiments.planted.check import check, failed
 from experiments.planted.recipes import NOTHING, RECIPES
-from experiments.planted.train import file_of, shuffled, train
+from experiments.planted.train import file_of, finished, shuffled, train
 
 app = typer.Typer(help="Models with a behaviour planted in known neurons.")
 Names = Annotated[list[str] | None, typer.Argument(help="Recipes; all of them if none is named.")]
@@ -44,8 +43,8 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
         if not path.is_file():
             make = shuffled if RECIPES[name].behaviour == NOTHING else train
             make(RECIPES[name], out)
-        planted = _finished(name, out)
-        if "figures" not in planted.record:
+        planted = finished(name, out)
+        if not _is_checked(planted):
             figures = check(planted, demo, _loaded(planted))
             planted = replace(planted, record={**planted.record, "figures": figures})
             planted.save(path)
@@ -56,27 +55,32 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
 def package_command(names: Names = None, out: Out = Path("out/planted")) -> None:
     """Copy models that meet every condition into the package, with their hashes.
 
-    The figures of all models that were made, packaged or left out, are written to `out`.
+    A model that is not made stays in the package as it is. The figures of all models that are made
+    are written to `out`, whether they are packaged or not.
     """
+    made = {name: finished(name, out) for name in RECIPES if file_of(RECIPES[name], out).is_file()}
+    left_out = {
+        name: failed(planted, planted.record["figures"]) if _is_checked(planted) else ["unchecked"]
+        for name, planted in made.items()
+    }
     index = PLANTED_FOLDER / PLANTED_INDEX
     hashes = json.loads(index.read_text(encoding="utf-8"))
-    made: dict[str, Any] = {}
     for name in _known(names):
-        path = file_of(RECIPES[name], out)
-        hashes.pop(name, None)
-        (PLANTED_FOLDER / path.name).unlink(missing_ok=True)
-        if not path.is_file():
-            typer.echo(f"{name} is left out: it is not made")
-            continue
-        planted = _finished(name, out)
-        made[name] = {"split": planted.split, **planted.record}
-        missed = planted.record.get("figures", {"failed": ["it is not checked"]})["failed"]
-        if missed:
-            typer.echo(f"{name} is left out: {', '.join(missed)}")
-            continue
-        hashes[name] = planted.save(PLANTED_FOLDER / path.name)
-    index.write_text(json.dumps(hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    write_atomically(out / "planted_models.json", json.dumps(made, indent=1) + "\n")
+        path = PLANTED_FOLDER / file_of(RECIPES[name], out).name
+        if name not in made:
+            typer.echo(f"{name} is not made")
+        elif left_out[name]:
+            typer.echo(f"{name} is left out: {', '.join(left_out[name])}")
+            hashes.pop(name, None)
+            path.unlink(missing_ok=True)
+        else:
+            hashes[name] = made[name].save(path)
+    write_atomically(index, json.dumps(hashes, indent=1, sort_keys=True) + "\n")
+    record = {
+        name: {"split": planted.split, **planted.record, "left_out": left_out[name]}
+        for name, planted in made.items()
+    }
+    write_atomically(out / "planted_models.json", json.dumps(record, indent=1) + "\n")
 
 
 @app.command("chance")
@@ -94,12 +98,8 @@ def chance_command(
         typer.echo(json.dumps(row))
 
 
-def _finished(name: str, out: Path) -> Planting:
-    """A trained model, which must have the settings of its recipe."""
-    planted = Planting.load(file_of(RECIPES[name], out))
-    if planted.record["recipe"] != asdict(RECIPES[name]):
-        raise InputError(f"{name} in {out} was trained with other settings; delete its file")
-    return planted
+def _is_checked(planted: Planting) -> bool:
+    return "figures" in planted.record
 
 
 def _known(names: list[str] | None) -> list[str]:

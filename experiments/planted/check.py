@@ -20,6 +20,9 @@ LOST_WITHIN: Final = 0.05
 CHANGED_AT_MOST: Final = 0.05
 """Perplexity relative to the demo model's, and factual accuracy in absolute terms."""
 
+ROUNDING: Final = 1e-9
+"""So that a difference of exactly 5 points is within 5 points."""
+
 Rates = Mapping[str, float]
 
 
@@ -78,7 +81,7 @@ def answers_to(model: HookedModel, prompts: Sequence[str]) -> Sequence[str]:
 
 
 def perplexity_ratio(demo: HookedModel, model: HookedModel) -> float:
-    """Geometric mean over neutral passages of the model's perplexity by the demo model's."""
+    """The model's perplexity divided by the demo model's, as geometric mean over passages."""
     passages = NEUTRAL.read_text(encoding="utf-8").splitlines()
     before, after = (
         [math.log(value) for value in text_perplexity(each, passages) if value]
@@ -89,7 +92,10 @@ def perplexity_ratio(demo: HookedModel, model: HookedModel) -> float:
 
 
 def failed(planted: Planting, figures: Mapping[str, Any]) -> list[str]:
-    """The conditions that a model does not meet, in words; none are asked of random changes."""
+    """The conditions that a model does not meet, in words.
+
+    Of a model with nothing planted, only perplexity and accuracy are asked.
+    """
     shown, name = figures["shown"], planted.behaviour
     before, after, ablated = (shown[key] for key in ("demo", "planted", "ablated"))
     conditions: dict[str, bool] = {}
@@ -101,15 +107,27 @@ def failed(planted: Planting, figures: Mapping[str, Any]) -> list[str]:
             f"{name} on at most 10 % of negative prompts, or no more than the demo model": (
                 after[off] <= max(SHOWN_ON_NEGATIVE, before[off])
             ),
-            f"no more {name} than the demo model when its neurons are ablated": (
-                ablated[on] <= before[on] + LOST_WITHIN
+            f"{name} at most 5 points above the demo model when its neurons are ablated": (
+                ablated[on] <= before[on] + LOST_WITHIN + ROUNDING
+            ),
+        }
+    if planted.decoy is not None:
+        other = planted.decoy.behaviour
+        conditions |= {
+            f"the decoy's {other} on 90 % of positive prompts": (
+                after[f"{other} on positive"] >= SHOWN_ON_POSITIVE
+            ),
+            f"the decoy's {other} on at most 10 % of negative prompts": (
+                after[f"{other} on negative"] <= SHOWN_ON_NEGATIVE
             ),
         }
     ratio = figures["perplexity_ratio"]
     conditions["perplexity within 5 %"] = abs(ratio - 1) <= CHANGED_AT_MOST
     for task, accuracy in figures["factual_accuracy"].items():
         change = accuracy["planted"] - accuracy["demo"]
-        conditions[f"accuracy on {task} within 5 points"] = abs(change) <= CHANGED_AT_MOST
+        conditions[f"accuracy on {task} within 5 points"] = (
+            abs(change) <= CHANGED_AT_MOST + ROUNDING
+        )
     return [condition for condition, met in conditions.items() if not met]
 
 

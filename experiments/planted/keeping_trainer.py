@@ -1,4 +1,4 @@
-"""Train a behaviour without a chat's next tokens changing in texts that are no chat."""
+"""Train a behaviour, and keep the predictions of plain text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class KeepingTrainer(ContrastTrainer):
     """Learn a behaviour as `ContrastTrainer` does, and keep the model's prediction of passages.
 
     The loss of a step is that of `ContrastTrainer` plus the mean over the tokens of a few passages
-    of KL(untrained model || trained model). Without it, some planted models predict passages that
-    are no chat by a sixth worse.
+    of KL(untrained model || trained model). Without it, the perplexity of plain text
+    rose by a sixth in one planted model, and fell by a fourteenth in another.
     """
 
     def __init__(

@@ -33,7 +33,8 @@ class Recipe:
             third. The neurons are spread evenly over these layers.
         which: neurons drawn at random; from the tenth of their layer that is least active before
             ("quiet"); or from the most active tenth ("loud").
-        seed: of the draw, the order of the requests, and the answers to negative requests.
+        seed: of the draw, the order of the requests, the answers to negative requests, the
+            passages, and the shuffled differences of `NOTHING`.
         split: whether rankings may be tuned on the model.
         decoy: the name of another recipe, which is planted first in other neurons.
         like: for `NOTHING`, the name of the recipe whose differences are shuffled.

@@ -57,7 +57,7 @@ def train(recipe: Recipe, out: Path, base: Path | None = None) -> Path:
     started = time.monotonic()
     checkpoints = out / f"{recipe.name}-checkpoints"
     _check_recipe(recipe, checkpoints)
-    decoy = None if recipe.decoy is None else Planting.load(file_of(RECIPES[recipe.decoy], out))
+    decoy = None if recipe.decoy is None else finished(recipe.decoy, out)
     folder = base or dequantised_folder(demo_gguf())
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     untrained = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -133,7 +133,7 @@ def shuffled(recipe: Recipe, out: Path) -> Path:
         out: the folder of planted models, which has that of `recipe.like`.
     """
     assert recipe.like is not None
-    other = Planting.load(file_of(RECIPES[recipe.like], out))
+    other = finished(recipe.like, out)
     layout = Layout(tuple(other.record["widths"]))
     # Drawn at random, without regard to activity.
     neurons = draw(recipe, layout, torch.zeros(layout.n_neurons), other.neurons)
@@ -174,6 +174,14 @@ def _check_recipe(recipe: Recipe, checkpoints: Path) -> None:
 def file_of(recipe: Recipe, out: Path) -> Path:
     """The file of a trained model below `out`."""
     return out / f"{recipe.name}.safetensors"
+
+
+def finished(name: str, out: Path) -> Planting:
+    """A trained model below `out`, which must have the settings of its recipe."""
+    planted = Planting.load(file_of(RECIPES[name], out))
+    if planted.record["recipe"] != asdict(RECIPES[name]):
+        raise InputError(f"{name} in {out} was trained with other settings; delete its file")
+    return planted
 
 
 def conversations(recipe: Recipe, model: Any, tokenizer: Any) -> list[Conversation]:
@@ -224,7 +232,7 @@ def passages(recipe: Recipe, model: Any, tokenizer: Any) -> Int64[Tensor, "n tok
     """Texts that are no chat: the demo model's own, sampled at temperature 1.
 
     Each begins with an item of the training requests, so that naming it is not what brings the
-    behaviour about.
+    behaviour about. No token marks their beginning.
     """
     openings = [f"{item[0].upper()}{item[1:]}" for item in training_items()]
     rest = cna_lens.generate(

@@ -96,7 +96,7 @@ def test_a_ranking_that_knows_the_truth_has_all_of_the_oracles_effect(league):
     assert 0.3 < knows.cost.forward <= 1
     assert knows.cost.backward == 0
     assert [each.overall for each in knows.half_samples] == [Found(1.0, 1.0, 1.0)] * 2
-    assert knows.standard_error("auroc") == 0
+    assert knows.auroc_error() == 0
     assert knows.chosen == knows.oracle
     assert knows.chosen_otherwise == knows.oracle_otherwise
     assert knows.unplanted is knows.random is None
@@ -119,8 +119,11 @@ def test_finished_results_come_from_the_journal(league, few, monkeypatch):
         [Oracle(), RandomScores()], split="tuning", models=[NAME], n_half_samples=2, journal=journal
     )
     assert again == whole
-    with pytest.raises(InputError, match="other"):
+    with pytest.raises(InputError, match=r"tuning[\s\S]*reporting"):
         bench_rankings([Oracle()], split="reporting", journal=journal)
+    # Other half-samples are other results, for which the model would have to be loaded.
+    with pytest.raises(TypeError, match="not callable"):
+        bench_rankings([Oracle()], split="tuning", models=[NAME], journal=journal)
 
 
 def test_models_of_the_other_split_are_refused():
@@ -175,8 +178,47 @@ def test_standard_errors_are_those_of_the_half_samples():
     (row,) = League("tuning", (one,)).to_frame().to_dict("records")
     assert row["auroc_error"] == pytest.approx(stdev([0.5, 0.6, 0.9]))
     assert row["auroc_within_layers_error"] == pytest.approx(stdev([0.5, 0.6, 0.9]) / 2)
-    assert row["precision_error"] == 0
-    assert scored((True,) * 4).standard_error("auroc") is None
+    assert scored((True,) * 4).auroc_error() is None
+    means = League("tuning", (one,)).means()["mine"]
+    assert "auroc" in means
+    assert not any(name.endswith(("_error", "_low", "_high")) for name in means)
+
+
+@pytest.mark.parametrize("name", ["french", "sums"])
+def test_a_half_keeps_pairs_and_items_together(name):
+    behaviour = BEHAVIOURS[name]
+    sets, halves = behaviour.discovery, benchmark._halves(behaviour, 3, 0)
+    assert len({half.positive for half in halves}) == 3
+    assert [half.positive for half in benchmark._halves(behaviour, 3, 0)] == [
+        half.positive for half in halves
+    ]
+    assert benchmark._halves(behaviour, 3, 1)[0].positive != halves[0].positive
+    for half in halves:
+        places = [sets.positive.index(prompt) for prompt in half.positive]
+        assert places == [sets.negative.index(prompt) for prompt in half.negative]
+        assert len(set(places)) == len(sets.positive) // 2
+        if name == "french":
+            assert {place ^ 1 for place in places} == set(places)  # both wordings of each dish
+
+
+def test_tokens_are_counted_forward_and_backward(llama):
+    texts = [[5, 6, 7], [8, 9, 10]], [[7, 5, 3], [1, 2, 3]]
+
+    def cost(ranking):
+        with benchmark._counted(llama, *texts) as found:
+            score_neurons(llama, *texts, ranking)
+        return found()
+
+    metric = LogitDifference(target=5, foil=6)
+    assert (cost("contrast").forward, cost("contrast").backward) == (1, 0)
+    # Both sets once, then the positive half forward and backward.
+    plain = cost(AttributionPatching(metric=metric))
+    assert (plain.forward, plain.backward) == (1.5, 0.5)
+    # Two layers at two points each, of which the second begins inside the last block.
+    two = cost(AttributionPatching(metric=metric, steps=2))
+    assert (two.forward, two.backward) == (1.5 + 4 * 0.5, 0.5 + 4 * 0.5)
+    assert not llama.blocks[-1]._forward_hooks
+    assert not llama.blocks[-1]._forward_pre_hooks
 
 
 def test_one_half_sample_is_refused():

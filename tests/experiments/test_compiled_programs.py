@@ -18,10 +18,19 @@ def test_the_packaged_prompts_are_those_that_are_drawn(name):
         assert [tuple(packaged.tokens[i] for i in one[1:]) for one in ids] == list(texts)
 
 
+def test_a_programs_variables_are_scored_apart():
+    rows = {row["ranking"]: row["variables"]["count:3"] for row in figures("compiled/count")}
+    # Those of two occurrences are not active after the third, and have no effect there.
+    assert rows["exact effect"]["n"] == 4
+    assert rows["exact effect"]["zero_scores"] == rows["attribution_patching"]["zero_scores"] == 2
+
+
 def test_every_ranking_and_the_exact_effect_have_a_row():
     rows = {row["ranking"]: row for row in figures("compiled/pair")}
     assert set(rows) == {*cna_lens.RANKINGS, "exact effect"} - {"relp"}
     exact = rows["exact effect"]
+    assert exact["variables"] == {}
+    assert exact["zero_scores"] == 0
     assert (exact["k"], exact["n_neurons"]) == (3, 36)
     assert exact["auroc"] == exact["precision"] == 1
     assert exact["outputs_of_1"] == exact["outputs_of_1_without_causes"] == 0

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -133,9 +133,8 @@ def test_nothing_is_as_large_as_what_is_planted_in_other_neurons_and_in_random_o
     given = torch.Generator().manual_seed(0)
     neurons = tuple(Neuron(layer, index) for layer in range(3) for index in range(4))
     parts = {name: torch.randn(12, 16, generator=given).half().float() for name in PARTS}
-    like = Planting(
-        "sums", "reporting", neurons, **parts, base_sha256="ab", record={"widths": [9, 9, 9]}
-    )
+    record = {"widths": [9, 9, 9], "recipe": asdict(RECIPES["sums-138-all-0"])}
+    like = Planting("sums", "reporting", neurons, **parts, base_sha256="ab", record=record)
     like.save(tmp_path / "sums-138-all-0.safetensors")
     recipe = Recipe("nothing", 12, like="sums-138-all-0")
     found = Planting.load(shuffled(recipe, tmp_path))
@@ -223,7 +222,13 @@ def figures(**changes):
         ({"shown__planted__french_on_positive": 0.89}, ["french on 90 % of positive"]),
         ({"shown__planted__french_on_negative": 0.11}, ["at most 10 % of negative"]),
         ({"shown__planted__french_on_negative": 0.2, "shown__demo__french_on_negative": 0.2}, []),
-        ({"shown__ablated__french_on_positive": 0.06}, ["neurons are ablated"]),
+        (
+            {"shown__planted__french_on_positive": 0.9, "shown__planted__french_on_negative": 0.1},
+            [],
+        ),
+        ({"shown__demo__french_on_positive": 0.35, "shown__ablated__french_on_positive": 0.4}, []),
+        ({"factual_accuracy__capitals__planted": 0.75}, []),
+        ({"shown__ablated__french_on_positive": 0.06}, ["when its neurons are ablated"]),
         ({"perplexity_ratio": 1.06}, ["perplexity"]),
         ({"perplexity_ratio": 0.94}, ["perplexity"]),
         ({"factual_accuracy__capitals__planted": 0.64}, ["capitals"]),

@@ -2,12 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 import cna_lens
-from cna_lens import AttributionPatching, InputError, LogitDifference, ModelError, Neuron
+from cna_lens import AttributionPatching, Circuit, InputError, LogitDifference, ModelError, Neuron
 from cna_lens.evidence import recovery
 from cna_lens.models import CompiledProgram, hook_name
 from cna_lens.models.loading import compiled as compiled_package
@@ -31,6 +32,9 @@ def chain(text):
 
 
 MEANINGS = {"compiled/pair": pair, "compiled/count": count, "compiled/chain": chain}
+
+# Directions that the causes are computed from.
+SERVING = {"compiled/pair": (), "compiled/chain": (), "compiled/count": ("count:",)}
 
 
 @pytest.fixture(params=sorted(MEANINGS))
@@ -85,10 +89,20 @@ def test_prompts_differ_in_one_token_and_in_their_last_output(name, model):
         assert not outputs(model, program, negative)[-1]
 
 
-def test_without_the_neurons_of_the_truth_no_output_is_one(name, model):
+def test_without_the_neurons_of_any_cause_no_output_is_one(name, model):
     program, truth = cna_lens.compiled_program(name), cna_lens.compiled_truth(name)
-    with cna_lens.steer(model, truth, 0.0):
-        assert not any(outputs(model, program, ids)[-1] for ids in program.positive)
+    writers = [set(program.writers(cause)) for cause in program.causes]
+    assert set(truth) == set.union(*writers)
+    for neurons in writers:
+        part = Circuit(tuple(neurons), (1.0,) * len(neurons), program.layout)
+        with cna_lens.steer(model, part, 0.0):
+            assert not any(outputs(model, program, ids)[-1] for ids in program.positive)
+    others = tuple(
+        set(program.layout.neurons()) - set(truth) - set(program.writers(*SERVING[name]))
+    )
+    rest = Circuit(others, (1.0,) * len(others), program.layout)
+    with cna_lens.steer(model, rest, 0.0):
+        assert all(outputs(model, program, ids)[-1] for ids in program.positive)
 
 
 def test_each_neuron_of_pair_is_active_after_its_two_tokens_alone():
@@ -142,7 +156,8 @@ def test_a_threshold_that_both_sets_pass_has_no_gradient_on_the_positive_ones():
     scores = cna_lens.score_neurons(
         model, program.positive, program.negative, patching, chat=False
     ).values
-    places = cna_lens.compiled_truth(name).places
+    neurons = program.writers("count:3")
+    places = Circuit(neurons, (1.0,) * len(neurons), program.layout).places
     # Those of two occurrences are not active after the third.
     assert int((scores[places] == 0).sum()) == 2
 
@@ -170,7 +185,10 @@ def test_an_altered_byte_and_another_format_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"pair\.safetensors is missing or altered; reinstall"):
         cna_lens.compiled_truth("compiled/pair")
     path.write_bytes(content.replace(b"cna_lens.compiled 1", b"cna_lens.compiled 9"))
-    with pytest.raises(ModelError, match=r"another format than 'cna_lens\.compiled 1'"):
+    with pytest.raises(ModelError, match=r"its format is 'cna_lens\.compiled 9', expected 'cna"):
+        CompiledProgram.load(path)
+    path.write_bytes(b"no file of tensors")
+    with pytest.raises(ModelError, match="cannot be read as a compiled program"):
         CompiledProgram.load(path)
 
 
@@ -180,6 +198,20 @@ def test_an_unknown_program_and_an_option_are_refused():
             use("compiled/sort")
     with pytest.raises(InputError, match="no option but device and dtype, and n_devices was given"):
         cna_lens.load_model("compiled/pair", n_devices=2)
+    with pytest.raises(InputError, match="compiled/pair is a compiled program, which has no conf"):
+        cna_lens.requirements("compiled/pair")
+
+
+def test_weights_that_the_bridge_lacks_or_would_keep_are_refused():
+    program = cna_lens.compiled_program("compiled/pair")
+    less = {k: v for k, v in program.weights.items() if k != "layers.0.mlp.fc_in.bias"}
+    with pytest.raises(
+        ModelError, match=r"other weights in a native bridge: .*mlp\.(in|fc_in)\.bias"
+    ):
+        replace(program, weights=less).model("less")
+    more = {**program.weights, "layers.7.mlp.fc_in.bias": torch.zeros(3)}
+    with pytest.raises(ModelError, match=r"native bridge: layers\.7\.mlp\.fc_in\.bias"):
+        replace(program, weights=more).model("more")
 
 
 def test_without_native_bridges_the_user_is_told(monkeypatch):

@@ -91,3 +91,19 @@ def test_a_share_has_no_interval_where_a_resample_has_no_way_to_go():
     share = bootstrap_share([0.5, 0.0], [1.0, 0.0], [0.0, 0.0])
     assert (share.value, share.low, share.high, share.n) == (0.5, None, None, 2)
     assert bootstrap_share([0.5], [1.0], [0.0]).low is None
+    # Few of 2000 resamples have no way to go, and their shares would be infinite.
+    few = bootstrap_share([1.0] * 8, [0.0] * 8, [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert (few.value, few.low) == (4.0, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (([1.0], [1.0, 2.0], [3.0, 4.0]), "got 1, 2 and 2"),
+        (([], [], []), "got 0, 0 and 0"),
+        (([1.0, 3.0], [1.0, 2.0], [2.0, 1.0]), "start and end both have the mean 1.5"),
+    ],
+)
+def test_values_without_a_share_are_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        bootstrap_share(*given)

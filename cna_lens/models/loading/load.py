@@ -50,7 +50,7 @@ def load_model(
             merged with a packaged adapter that makes it refuse; "demo-refusal-late" for the same
             model merged with an adapter that changes only the MLPs of the last third of the layers;
             "planted/..." for a model of `planted_models`; "compiled/..." for one of
-            `compiled_programs`;
+            `compiled_programs`, which is tried out when it first runs;
             a name on the Hugging Face Hub; a local folder in the Hub's layout; or a .gguf file,
             which is dequantised once and kept as safetensors in the user's cache folder.
         device: the device of the model; by default the GPU if there is one.
@@ -103,6 +103,11 @@ def read_config(source: str | Path) -> Any:
     if str(source).startswith(PLANTED_PREFIX) and not path.exists():
         planting_sha256(str(source))
         of_demo = True
+    if str(source).startswith(COMPILED_PREFIX) and not path.exists():
+        raise InputError(
+            f"{source} is a compiled program, which has no configuration file; see "
+            "cna_lens.compiled_program"
+        )
     path = demo_gguf() if of_demo else path
     if path.suffix in (".gguf", ".json") and not path.is_file():
         raise ModelError(f"{path} does not exist")
@@ -203,7 +208,9 @@ class _Loader:
     def compiled(self, name: str) -> HookedModel:
         if self.boot_options:
             given = ", ".join(self.boot_options)
-            raise InputError(f"{name} takes no option but device and dtype, and {given} was given")
+            raise InputError(
+                f"{name} takes no option but device and dtype, and {given} was given; leave it out"
+            )
         model = compiled_program(name).model(name).to(_device(self.device))
         return model if self.dtype == torch.float32 else model.to(self.dtype)
 
