@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import cna_lens
@@ -40,7 +41,7 @@ def check(planted: Planting, demo: HookedModel, model: HookedModel) -> dict[str,
         with cna_lens.steer(model, circuit, 0.0, allow_other_model=True):
             ablated = rates(model, behaviour)
         for key, found in (
-            ("demo", rates(demo, behaviour)),
+            ("demo", demo_rates(demo, behaviour)),
             ("planted", rates(model, behaviour)),
             ("ablated", ablated),
         ):
@@ -55,8 +56,8 @@ def check(planted: Planting, demo: HookedModel, model: HookedModel) -> dict[str,
         "perplexity_ratio": perplexity_ratio(demo, model),
         "factual_accuracy": {
             task: {
-                key: _share(factual_accuracy(each, cna_lens.prompt_set(task)))
-                for key, each in (("demo", demo), ("planted", model))
+                "demo": demo_accuracy(demo, task),
+                "planted": accuracy(model, task),
             }
             for task in ("capitals", "agreement")
         },
@@ -82,13 +83,24 @@ def answers_to(model: HookedModel, prompts: Sequence[str]) -> Sequence[str]:
 
 def perplexity_ratio(demo: HookedModel, model: HookedModel) -> float:
     """The model's perplexity divided by the demo model's, as geometric mean over passages."""
-    passages = NEUTRAL.read_text(encoding="utf-8").splitlines()
-    before, after = (
-        [math.log(value) for value in text_perplexity(each, passages) if value]
-        for each in (demo, model)
-    )
+    before, after = demo_perplexities(demo), log_perplexities(model)
     change: Estimate = cna_lens.paired_bootstrap(before, after)
     return math.exp(change.value)
+
+
+def log_perplexities(model: HookedModel) -> Sequence[float]:
+    """The logarithm of the perplexity of each neutral passage."""
+    passages = NEUTRAL.read_text(encoding="utf-8").splitlines()
+    return [math.log(value) for value in text_perplexity(model, passages) if value]
+
+
+def accuracy(model: HookedModel, task: str) -> float:
+    """The share of a factual task's words that are likelier than their foils."""
+    return _share(factual_accuracy(model, cna_lens.prompt_set(task)))
+
+
+# The demo model's figures are the same for every planted model that is checked.
+demo_rates, demo_perplexities, demo_accuracy = map(cache, (rates, log_perplexities, accuracy))
 
 
 def failed(planted: Planting, figures: Mapping[str, Any]) -> list[str]:
