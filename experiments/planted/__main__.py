@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cna_lens
+from cna_lens import InputError
 from cna_lens.models import (
     PLANTED_FOLDER,
     PLANTED_INDEX,
@@ -26,11 +27,13 @@ from cna_lens.models import (
 from cna_lens.results import write_atomically
 from experiments.planted import chance
 from experiments.planted.check import check, failed
-from experiments.planted.recipes import NOTHING, RECIPES
+from experiments.planted.recipes import NOTHING, RECIPES, recipe_of
 from experiments.planted.train import file_of, finished, shuffled, train
 
 app = typer.Typer(help="Models with a behaviour planted in known neurons.")
-Names = Annotated[list[str] | None, typer.Argument(help="Recipes; all of them if none is named.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Recipes, with any seed; all of them if none is named.")
+]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints and planted models.")]
 
 
@@ -39,10 +42,10 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
     """Train and check models; finished ones are left, and an interrupted one goes on."""
     demo = cna_lens.load_model("demo", device="cpu")
     for name in _known(names):
-        path = file_of(RECIPES[name], out)
+        path = file_of(recipe_of(name), out)
         if not path.is_file():
-            make = shuffled if RECIPES[name].behaviour == NOTHING else train
-            make(RECIPES[name], out)
+            make = shuffled if recipe_of(name).behaviour == NOTHING else train
+            make(recipe_of(name), out)
         planted = finished(name, out)
         if not _is_checked(planted):
             figures = check(planted, demo, _loaded(planted))
@@ -58,15 +61,20 @@ def package_command(names: Names = None, out: Out = Path("out/planted")) -> None
     A model that is not made stays in the package as it is. The figures of all models that are made
     are written to `out`, whether they are packaged or not.
     """
-    made = {name: finished(name, out) for name in RECIPES if file_of(RECIPES[name], out).is_file()}
+    chosen = _known(names)
+    made = {
+        name: finished(name, out)
+        for name in dict.fromkeys((*RECIPES, *chosen))
+        if file_of(recipe_of(name), out).is_file()
+    }
     left_out = {
         name: failed(planted, planted.record["figures"]) if _is_checked(planted) else ["unchecked"]
         for name, planted in made.items()
     }
     index = PLANTED_FOLDER / PLANTED_INDEX
     hashes = json.loads(index.read_text(encoding="utf-8"))
-    for name in _known(names):
-        path = PLANTED_FOLDER / file_of(RECIPES[name], out).name
+    for name in chosen:
+        path = PLANTED_FOLDER / file_of(recipe_of(name), out).name
         if name not in made:
             typer.echo(f"{name} is not made")
         elif left_out[name]:
@@ -103,12 +111,10 @@ def _is_checked(planted: Planting) -> bool:
 
 
 def _known(names: list[str] | None) -> list[str]:
-    chosen = names or list(RECIPES)
-    if unknown := set(chosen) - set(RECIPES):
-        raise typer.BadParameter(
-            f"there is no recipe {min(unknown)!r}; there are: {', '.join(RECIPES)}"
-        )
-    return chosen
+    try:
+        return [recipe_of(name).name for name in names or RECIPES]
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _loaded(planted: Planting) -> HookedModel:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from cna_lens import InputError
 from cna_lens.models import Split
 from cna_lens.results import Layout, Neuron
 
@@ -102,6 +103,25 @@ RECIPES: Final = {
         Recipe(NOTHING, 138, like="sums-138-all-0"),
     )
 }
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a name; with a seed of no recipe, that of a fresh model to report on.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    seed = name.rpartition("-")[2]
+    if seed.isdecimal():
+        for recipe in RECIPES.values():
+            fresh = replace(recipe, seed=int(seed), split="reporting")
+            if fresh.name == name:
+                return fresh
+    raise InputError(
+        f"there is no recipe {name!r}; there are, with these or other seeds: {', '.join(RECIPES)}"
+    )
 
 
 def draw(

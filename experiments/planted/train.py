@@ -23,7 +23,7 @@ from cna_lens.results import Layout, library_versions, write_atomically
 from experiments.demo.matched_pair.training_set import refusals
 from experiments.planted.keeping_trainer import KeepingTrainer
 from experiments.planted.planted_mlp import PlantedNeurons
-from experiments.planted.recipes import RECIPES, Recipe, draw
+from experiments.planted.recipes import Recipe, draw, recipe_of
 from experiments.planted.requests import requests, training_items
 from experiments.shared.contrast_trainer import first_token, last_checkpoint
 from experiments.shared.packing import Conversation, conversation, pack
@@ -178,8 +178,8 @@ def file_of(recipe: Recipe, out: Path) -> Path:
 
 def finished(name: str, out: Path) -> Planting:
     """A trained model below `out`, which must have the settings of its recipe."""
-    planted = Planting.load(file_of(RECIPES[name], out))
-    if planted.record["recipe"] != asdict(RECIPES[name]):
+    planted = Planting.load(file_of(recipe_of(name), out))
+    if planted.record["recipe"] != asdict(recipe_of(name)):
         raise InputError(f"{name} in {out} was trained with other settings; delete its file")
     return planted
 

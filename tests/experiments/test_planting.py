@@ -16,7 +16,7 @@ from cna_lens.models import Planting
 from experiments.planted.check import failed
 from experiments.planted.keeping_trainer import KeepingTrainer
 from experiments.planted.planted_mlp import PlantedNeurons
-from experiments.planted.recipes import RECIPES, Recipe, draw
+from experiments.planted.recipes import RECIPES, Recipe, draw, recipe_of
 from experiments.planted.requests import TOPICS, requests, training_items
 from experiments.planted.train import ANSWERS, conversations, passages, shuffled, train
 from experiments.shared.contrast_trainer import ContrastTrainer
@@ -145,6 +145,16 @@ def test_nothing_is_as_large_as_what_is_planted_in_other_neurons_and_in_random_o
         before, after = getattr(like, name), getattr(found, name)
         assert torch.equal(before.sort(1).values, after.sort(1).values)
         assert (before != after).any(1).all()
+
+
+def test_another_seed_makes_a_fresh_model_to_report_on():
+    tuned = RECIPES["french-138-all-0"]
+    assert recipe_of("french-138-all-0") is tuned
+    assert tuned.split == "tuning"
+    assert recipe_of("french-138-all-77") == replace(tuned, seed=77, split="reporting")
+    for wrong in ("french-138-all", "french-139-all-0", "french-138-all-x"):
+        with pytest.raises(InputError, match=f"no recipe '{wrong}'; there are"):
+            recipe_of(wrong)
 
 
 @pytest.mark.parametrize("behaviour", ["french", "uppercase", "sums"])

@@ -1,27 +1,57 @@
-"""The league table on the page has the figures that the bench wrote."""
+"""The page of the planted models has the tables of the files that the bench wrote."""
 
 import json
-import re
 
 import pytest
 from pages import DOCS, ROOT
 
-from cna_lens import planted_models
+from cna_lens import RANKINGS, compiled_programs, planted_models
+from cna_lens.models import planting
+from experiments.planted.recipes import RECIPES
+from experiments.planted.tables import interval, means, percent, table, tables
 
-COLUMNS = ("auroc", "auroc_within_layers", "precision", "share_of_oracle", "kl")
+RESULTS = ROOT / "experiments" / "results"
+
+
+@pytest.mark.parametrize("name", sorted(tables()))
+def test_each_table_is_that_of_the_results(name):
+    page = (DOCS / "truth.md").read_text(encoding="utf-8")
+    assert tables()[name] in page
 
 
 @pytest.mark.parametrize("split", ["tuning", "reporting"])
-def test_each_row_is_of_the_results(split):
-    results = ROOT / "experiments" / "results" / f"planted_{split}.json"
-    figures = json.loads(results.read_text(encoding="utf-8"))["figures"]
-    page = (DOCS / "truth.md").read_text(encoding="utf-8")
-    (model,) = {row["model"] for row in figures}
-    assert planted_models(split) == (model,)
-    table = page.split(f"`{model}`; ablating")[1].split("\n\n")[1]
-    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", table, re.MULTILINE))
-    del rows["ranking"]
-    assert len(rows) == len(figures)
-    for row in figures:
-        shown = [f"{row[name]:.2f}" for name in (*COLUMNS, "lost_by_unplanted")]
-        assert rows[row["ranking"].partition("(")[0]].split(" | ") == shown
+def test_every_packaged_model_and_ranking_is_in_the_results(split):
+    bench = json.loads((RESULTS / f"planted_{split}.json").read_text(encoding="utf-8"))
+    there = {(row["model"], row["ranking"].partition("(")[0]) for row in bench["figures"]}
+    planted = [name for name in planted_models(split) if planting(name).behaviour is not None]
+    assert there == {(model, ranking) for model in planted for ranking in RANKINGS}
+
+
+def test_every_model_that_was_made_is_told_and_the_others_are_packaged():
+    made = json.loads((RESULTS / "planted_models.json").read_text(encoding="utf-8"))
+    assert set(made) <= set(RECIPES)
+    packaged = {f"planted/{name}" for name, record in made.items() if not record["left_out"]}
+    assert packaged == set(planted_models())
+
+
+def test_every_program_is_in_the_results():
+    record = json.loads((RESULTS / "compiled_programs.json").read_text(encoding="utf-8"))
+    assert {row["program"] for row in record["figures"]} == set(compiled_programs())
+
+
+def test_cells_are_written_as_figures_are():
+    figures = {"one": {"value": 0.512, "low": 0.4, "high": 0.6}, "two": {"value": 1, "low": None}}
+    assert interval(figures, "one") == "0.51 [0.40, 0.60]"
+    assert interval(figures, "two") == "1.00"
+    assert interval(figures, "three") == "none"
+    assert (percent(0.125), percent(None)) == ("12 %", "none")
+    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_a_ranking_that_ablates_what_was_planted_has_no_others():
+    estimate = {"value": 1.0, "low": 1.0, "high": 1.0}
+    names = ("auroc", "auroc_within_layers", "precision", "share_of_oracle", "kl", "oracle_kl")
+    figures = dict.fromkeys((*names, "forward", "backward"), estimate)
+    (_, _, row) = means({"means": {"oracle(dropped=0)": figures}}).splitlines()
+    assert row.startswith("| oracle | 1.00 [1.00, 1.00] |")
+    assert row.endswith("| none | none | 1.00 + 1.00 |")

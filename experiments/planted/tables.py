@@ -1,0 +1,144 @@
+"""The tables of docs/truth.md, from the files that the bench and the experiments wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from cna_lens.models import Split
+
+RESULTS: Final = Path(__file__).parents[1] / "results"
+RANKINGS: Final = ("contrast", "standardized", "attribution_patching", "relp")
+"""Those that have a column in the table by model."""
+
+Record = Mapping[str, Any]
+
+
+def tables() -> dict[str, str]:
+    """Each table's text by its name."""
+    benches = {split: read(f"planted_{split}.json") for split in get_args(Split)}
+    return {
+        **{f"means, {split}": means(bench) for split, bench in benches.items()},
+        "by model": by_model(benches),
+        "models": models(read("planted_models.json")),
+        "chance": chance(read("planted_chance.json")),
+        "compiled": compiled(read("compiled_programs.json")),
+    }
+
+
+def read(name: str) -> Any:
+    """A file of results."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def means(bench: Record) -> str:
+    """Each ranking's means over the models of a split, with intervals over models."""
+    header = ("ranking", "AUROC", "in layers", "precision", "of oracle", "KL", "oracle's KL")
+    rows = [
+        (
+            name.partition("(")[0],
+            interval(figures, "auroc"),
+            interval(figures, "auroc_within_layers"),
+            interval(figures, "precision"),
+            interval(figures, "share_of_oracle"),
+            f"{figures['kl']['value']:.2f}",
+            f"{figures['oracle_kl']['value']:.2f}",
+            number(figures.get("lost_by_unplanted", {}).get("value")),
+            number(figures.get("lost_by_random", {}).get("value")),
+            f"{figures['forward']['value']:.2f} + {figures['backward']['value']:.2f}",
+        )
+        for name, figures in bench["means"].items()
+    ]
+    return table((*header, "by unplanted", "by random", "passes"), rows)
+
+
+def by_model(benches: Mapping[str, Record]) -> str:
+    """The area within layers and the precision of some rankings on each model."""
+    rows: list[tuple[str, ...]] = []
+    for split, bench in benches.items():
+        for model in dict.fromkeys(row["model"] for row in bench["figures"]):
+            found = {
+                row["ranking"].partition("(")[0]: row
+                for row in bench["figures"]
+                if row["model"] == model
+            }
+            cells = [
+                f"{found[name]['auroc_within_layers']:.2f}, {found[name]['precision']:.2f}"
+                for name in RANKINGS
+            ]
+            rows.append((f"`{model.removeprefix('planted/')}`", split, *cells))
+    return table(("model", "split", *RANKINGS), rows)
+
+
+def models(made: Record) -> str:
+    """How often each model shows its behaviour, and what else changed."""
+    rows: list[tuple[str, ...]] = []
+    for name, record in made.items():
+        shown, behaviour = record["figures"]["shown"], record["recipe"]["behaviour"]
+        rates = [
+            percent(shown[which].get(f"{behaviour} on {kind}"))
+            for which, kind in (
+                ("planted", "positive"),
+                ("planted", "negative"),
+                ("ablated", "positive"),
+                ("demo", "positive"),
+            )
+        ]
+        why = "; ".join(record["left_out"]) or "no"
+        rows.append((f"`{name}`", *rates, f"{record['figures']['perplexity_ratio']:.3f}", why))
+    header = ("model", "positive", "negative", "ablated", "untrained", "perplexity", "left out")
+    return table(header, rows)
+
+
+def chance(record: Record) -> str:
+    """The areas of each ranking where nothing is planted, by the prompts."""
+    figures = record["figures"]
+    prompts = list(dict.fromkeys(row["prompts"] for row in figures))
+    area = {(row["ranking"], row["prompts"]): row["overall"]["auroc"] for row in figures}
+    rankings = dict.fromkeys(row["ranking"] for row in figures)
+    rows = [(name, *(f"{area[name, each]:.2f}" for each in prompts)) for name in rankings]
+    return table(("ranking", *prompts), rows)
+
+
+def compiled(record: Record) -> str:
+    """Area and precision of each ranking on each compiled program, and what ablation leaves."""
+    figures = record["figures"]
+    programs = list(dict.fromkeys(row["program"] for row in figures))
+    found = {(row["ranking"], row["program"]): row for row in figures}
+    rows = [
+        (name, *(_of_program(found[name, each]) for each in programs))
+        for name in dict.fromkeys(row["ranking"] for row in figures)
+    ]
+    return table(("ranking", *(f"`{each.partition('/')[2]}`" for each in programs)), rows)
+
+
+def _of_program(row: Record) -> str:
+    return f"{row['auroc']:.2f}, {row['precision']:.2f}, {percent(row['outputs_of_1'])}"
+
+
+def interval(figures: Record, name: str) -> str:
+    """A mean with its interval."""
+    if name not in figures:
+        return "none"
+    found = figures[name]
+    if found["low"] is None:
+        return f"{found['value']:.2f}"
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def number(value: float | None) -> str:
+    """A number with two decimals, or that there is none."""
+    return "none" if value is None else f"{value:.2f}"
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, or that there is none."""
+    return "none" if share is None else f"{100 * share:.0f} %"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
