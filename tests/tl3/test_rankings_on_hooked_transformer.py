@@ -1,11 +1,13 @@
 """Rankings on a HookedTransformer, whose weights and hook points are laid out differently."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 
 import cna_lens
-from cna_lens import AttributionPatching, LogitDifference, RelP, score_neurons
+from cna_lens import AttributionPatching, LearnedMask, LogitDifference, RelP, score_neurons
 from cna_lens.discovery.rankings import relp
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41]]
@@ -84,3 +86,20 @@ def test_relp_gives_scores_whatever_the_batches(hooked):
 def test_a_transformer_lens_without_a_probe_is_named(hooked):
     with pytest.raises(cna_lens.InputError, match=r"since 4\.1"):
         score_neurons(hooked, POSITIVE, NEGATIVE, "probe")
+
+
+def test_a_learned_mask_lowers_the_metric_by_its_first_neurons(hooked):
+    mask = LearnedMask(
+        metric=METRIC, steps=30, sizes=(2, 12), answer_tokens=0, kl_weight=0.0, floor=-1e9
+    )
+    scores = score_neurons(hooked, POSITIVE, NEGATIVE, mask)
+
+    def difference(circuit):
+        with cna_lens.steer(hooked, circuit, 0.0), torch.no_grad():
+            last = torch.stack([hooked(torch.tensor([ids]))[0, -1] for ids in POSITIVE])
+        return (last[:, 11] - last[:, 12]).mean().item()
+
+    first = scores.top(k=6)
+    last = replace(scores, values=scores.values.max() - scores.values).top(k=6)
+    assert difference(first) < difference(last) - 0.01
+    assert all(not point.has_hooks() for point in hooked.hook_dict.values())

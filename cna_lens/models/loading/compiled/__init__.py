@@ -159,7 +159,7 @@ class CompiledProgram:
         if boot is None:
             raise ModelError(
                 "this TransformerLens has no TransformerBridge.boot_native, which compiled "
-                "programs need; install TransformerLens 4.3 or later"
+                "programs need; install TransformerLens 3.9 or later"
             )
         from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
 
@@ -185,7 +185,7 @@ class CompiledProgram:
         if others := [*unknown, *_not_given(bridge, self.weights)]:
             raise ModelError(
                 f"this TransformerLens has other weights in a native bridge: {', '.join(others)}; "
-                "install TransformerLens 4.3"
+                "install TransformerLens 3.9 or 4.3"
             )
         bridge.cfg.model_name = name
         return bridge.eval()
