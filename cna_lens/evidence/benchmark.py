@@ -49,12 +49,14 @@ from cna_lens.results.scores import NeuronScores
 from cna_lens.steering.methods.controls import matched_random
 from cna_lens.steering.scaling import steer
 
-MAX_NEW_TOKENS: Final = 16
+MAX_NEW_TOKENS: Final = 12
 FRACTIONS: Final = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """Shares of all neurons at which the faithfulness is taken."""
-N_KL_PROMPTS: Final = 20
+N_KL_PROMPTS: Final = 12
 """Negative prompts along whose answers the KL is taken."""
-N_CURVE_PROMPTS: Final = 8
+N_HALF: Final = 20
+"""Positive prompts for log-odds, and for the effect of the neurons that were not planted."""
+N_CURVE_PROMPTS: Final = 4
 """Positive prompts for the faithfulness, which takes two passes over each for every share."""
 
 
@@ -109,7 +111,7 @@ def bench_rankings(
         "versions": dict(library_versions()),
         "max_new_tokens": MAX_NEW_TOKENS,
         "fractions": FRACTIONS,
-        "n_prompts": (N_KL_PROMPTS, N_CURVE_PROMPTS),
+        "n_prompts": (N_KL_PROMPTS, N_HALF, N_CURVE_PROMPTS),
         "code": _hash(Path(__file__).parent, Path(inspect.getfile(Behaviour))),
     }
     known = Journal(journal, "bench", depends_on)
@@ -238,7 +240,7 @@ class _Bench:
             if not len(circuit):
                 return None
             with steer(model, circuit, 0.0):
-                return _shown(model, behaviour)[0]
+                return _shown(model, behaviour, N_HALF)[0]
 
         decoy = planting(self.name).decoy
         curves = _curves(model, behaviour, scores, self.means)
@@ -346,14 +348,16 @@ def _effect(
     return Effect(shown, odds, fmean(divergences), quality)
 
 
-def _shown(model: HookedModel, behaviour: Behaviour) -> tuple[tuple[bool, ...], float | None]:
-    texts = generate(model, behaviour.evaluation.positive, max_new_tokens=MAX_NEW_TOKENS)
+def _shown(
+    model: HookedModel, behaviour: Behaviour, n: int | None = None
+) -> tuple[tuple[bool, ...], float | None]:
+    texts = generate(model, behaviour.evaluation.positive[:n], max_new_tokens=MAX_NEW_TOKENS)
     qualities = [value for value in map(ngram_quality, texts) if value is not None]
     return tuple(map(behaviour.shown, texts)), fmean(qualities) if qualities else None
 
 
 def _log_odds(model: HookedModel, behaviour: Behaviour) -> float:
-    asked = behaviour.evaluation.positive
+    asked = behaviour.evaluation.positive[:N_HALF]
     return fmean(refusal_log_odds(model, asked, openings=behaviour.openings))
 
 

@@ -102,8 +102,8 @@ class Scored:
         chosen: the effect of ablating the k neurons that the ranking puts first.
         oracle_otherwise: the effect of ablating the planted neurons in other ways.
         chosen_otherwise: the same for the ranking's first k neurons.
-        unplanted: whether answers show the behaviour when only those of the k that were not planted
-            are ablated; None where all were planted.
+        unplanted: whether the answers to the first prompts show the behaviour when only those of
+            the k that were not planted are ablated; None where all were planted.
         random: the same for as many random neurons of the same layers, of which none was planted.
         fractions: the shares of all neurons at which the faithfulness was taken.
         faithfulness: $f = (m(C) - m(\emptyset)) / (m(M) - m(\emptyset))$ for the neurons C
@@ -277,13 +277,17 @@ def _named(scored: Scored) -> Iterator[tuple[str, float]]:
         )
         yield f"share_by_{way.name}", chosen / oracle if oracle >= LEAST_NATS else math.nan
     for name, shown in (("unplanted", scored.unplanted), ("random", scored.random)):
-        yield f"lost_by_{name}", math.nan if shown is None else scored.before.rate - fmean(shown)
+        yield f"lost_by_{name}", math.nan if shown is None else _lost(scored.before, shown)
     yield "in_decoy", _number(scored.in_decoy)
     yield "cpr", scored.cpr
     yield "cmd", scored.cmd
     yield "forward", scored.cost.forward
     yield "backward", scored.cost.backward
     yield "seconds", scored.cost.seconds
+
+
+def _lost(before: Effect, shown: Sequence[bool]) -> float:
+    return fmean(before.shown[: len(shown)]) - fmean(shown)
 
 
 def _number(value: float | None) -> float:

@@ -58,35 +58,33 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
 def package_command(names: Names = None, out: Out = Path("out/planted")) -> None:
     """Copy models that meet every condition into the package, with their hashes.
 
-    A model that is not made stays in the package as it is. The figures of all models that are made
-    are written to `out`, whether they are packaged or not.
+    A model that is not made or not checked stays in the package as it is. The figures of all models
+    that are checked are written to `out`, whether they are packaged or not.
     """
-    chosen = _known(names)
-    made = {
-        name: finished(name, out)
-        for name in dict.fromkeys((*RECIPES, *chosen))
-        if file_of(recipe_of(name), out).is_file()
+    checked = {
+        name: planted
+        for path in sorted(out.glob("*.safetensors"))
+        if _is_checked(planted := finished(name := path.stem, out))
     }
     left_out = {
-        name: failed(planted, planted.record["figures"]) if _is_checked(planted) else ["unchecked"]
-        for name, planted in made.items()
+        name: failed(planted, planted.record["figures"]) for name, planted in checked.items()
     }
     index = PLANTED_FOLDER / PLANTED_INDEX
     hashes = json.loads(index.read_text(encoding="utf-8"))
-    for name in chosen:
-        path = PLANTED_FOLDER / file_of(recipe_of(name), out).name
-        if name not in made:
-            typer.echo(f"{name} is not made")
+    for name in _known(names):
+        path = PLANTED_FOLDER / f"{name}.safetensors"
+        if name not in checked:
+            typer.echo(f"{name} is not made, or not checked")
         elif left_out[name]:
             typer.echo(f"{name} is left out: {', '.join(left_out[name])}")
             hashes.pop(name, None)
             path.unlink(missing_ok=True)
         else:
-            hashes[name] = made[name].save(path)
+            hashes[name] = checked[name].save(path)
     write_atomically(index, json.dumps(hashes, indent=1, sort_keys=True) + "\n")
     record = {
         name: {"split": planted.split, **planted.record, "left_out": left_out[name]}
-        for name, planted in made.items()
+        for name, planted in checked.items()
     }
     write_atomically(out / "planted_models.json", json.dumps(record, indent=1) + "\n")
 

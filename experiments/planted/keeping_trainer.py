@@ -31,6 +31,8 @@ class KeepingTrainer(ContrastTrainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The loss, and the model's output if it is asked for."""
         loss, output = super().compute_loss(model, inputs, return_outputs=True)
+        if not self.n_each_step:
+            return (loss, output) if return_outputs else loss
         first = self.state.global_step * self.n_each_step
         places = torch.arange(first, first + self.n_each_step) % len(self.passages)
         passages = self.passages[places].to(loss.device)

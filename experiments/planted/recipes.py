@@ -46,7 +46,8 @@ class Recipe:
             differ from harmful requests by a word, and the demo model refuses some of them.
         answer_tokens: number of tokens kept of the demo model's own answers to negative requests.
         first_token_temperature: see `ContrastTrainer`.
-        n_passages: passages in each batch, see `KeepingTrainer`.
+        n_passages: passages in each batch, see `KeepingTrainer`. Refusal keeps its perplexity
+            without any.
         passage_tokens: number of tokens of each passage.
     """
 
@@ -75,7 +76,7 @@ class Recipe:
         return f"{self.behaviour}-{self.n}-{self.where}{which}{decoy}-{self.seed}"
 
 
-REFUSAL: Final = Recipe("refusal", 138, steps=220, n_positive=5)
+REFUSAL: Final = Recipe("refusal", 138, steps=220, n_positive=5, n_passages=0)
 RECIPES: Final = {
     recipe.name: recipe
     for recipe in (

@@ -157,6 +157,12 @@ def test_figures_are_those_computed_by_hand():
     assert math.isnan(row["lost_by_random"])
 
 
+def test_what_is_lost_is_counted_on_the_same_prompts():
+    one = scored((True,) * 4, before=effect((True, True, False, False)), random=(False, True))
+    (row,) = League("tuning", (one,)).to_frame().to_dict("records")
+    assert row["lost_by_random"] == 0.5  # of the first two, not of all four
+
+
 def test_means_are_over_models_and_leave_out_what_has_no_value():
     no_effect = scored((True,) * 4, model="planted/two", oracle=effect((True, True, True, False)))
     league = League("tuning", (scored((False, True, True, False)), no_effect))

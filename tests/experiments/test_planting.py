@@ -127,6 +127,8 @@ def test_the_passages_of_a_step_keep_their_predictions(planted, monkeypatch):
     assert change > 0.01
     assert output == "output"
     torch.testing.assert_close(loss, 2 + change, rtol=1e-4, atol=1e-5)
+    trainer.n_each_step = 0
+    assert trainer.compute_loss(planted, {}) == 2
 
 
 def test_nothing_is_as_large_as_what_is_planted_in_other_neurons_and_in_random_order(tmp_path):
