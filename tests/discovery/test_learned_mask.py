@@ -1,13 +1,17 @@
 """Learned masks: the mask itself, what is learned, and that a run leaves nothing behind."""
 
+import copy
+import math
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
 import pytest
+import tiny
 import torch
 
 import cna_lens
-from cna_lens import ActivationError, InputError, LearnedMask, LogitDifference, Neuron
+from cna_lens import ActivationError, InputError, LearnedMask, LogitDifference, ModelError
 from cna_lens.discovery.rankings import learned_mask as module
 from cna_lens.discovery.rankings.learned_mask import soft_top_k
 from cna_lens.models import hook_name
@@ -46,38 +50,60 @@ def test_the_gradient_of_a_mask_takes_in_that_its_threshold_moves():
     )
 
 
-def loss_by_definition(model, mask, positive, negative):
-    """The mean difference of logits, and four times the divergence, one prompt at a time."""
+def loss_by_definition(model, settings, mask, positive, negative, means):
+    """The clamped difference of logits, and the weighted divergence, one prompt at a time."""
 
-    def last(ids, hooks=()):
+    def logits(ids, hooks=()):
         with model.hooks(fwd_hooks=list(hooks)):
-            return model(torch.tensor([ids]))[0, -1]
+            return model(torch.tensor([ids]))[0]
 
     def ablate(activation, hook):
         layer = int(hook.name.split(".")[1])
-        return activation * (1 - mask.view(2, 24)[layer].to(activation))
+        share = mask.view(2, 24)[layer].to(activation)
+        other = means.view(2, 24)[layer].to(activation) if settings.replacement == "mean" else 0
+        return activation * (1 - share) + share * other
 
     hooks = [(hook_name(layer), ablate) for layer in range(2)]
-    shown = [last(ids, hooks)[5] - last(ids, hooks)[6] for ids in positive]
+    last = [logits(ids, hooks)[-1] for ids in positive]
+    shown = [max((each[5] - each[6]).item(), settings.floor) for each in last]
     changed = []
-    for ids in negative:
-        before, after = last(ids).log_softmax(-1), last(ids, hooks).log_softmax(-1)
-        changed.append((before.exp() * (before - after)).sum())
-    return torch.stack(shown).mean() + 4 * torch.stack(changed).mean()
+    for each in negative:
+        before, after = (
+            logits(each.ids, hooks_there)[each.n_prompt - 1 :].log_softmax(-1)
+            for hooks_there in ((), hooks)
+        )
+        changed.append((before.exp() * (before - after)).sum(-1).mean().item())
+    return sum(shown) / len(shown) + settings.kl_weight * sum(changed) / len(changed)
 
 
-def test_the_loss_is_that_of_the_equation(llama, monkeypatch):
-    seen = []
-    loss = module._Run._loss
+@pytest.mark.parametrize(
+    "change", [{}, {"replacement": "mean"}, {"floor": 0.0}, {"kl_weight": 9.0}]
+)
+def test_the_loss_is_that_of_the_equation(llama, monkeypatch, change):
+    seen, loss, settings = [], module._Run._loss, replace(MASK, steps=4, **change)
+    means = cna_lens.collect(llama, NEGATIVE).mean
+
+    # The model has no tokenizer: these stand for answers.
+    def answered(model, prompts, n_tokens):
+        found = []
+        for ids in prompts:
+            whole = (*ids, 7, 3)
+            with torch.no_grad():
+                log_probs = model(torch.tensor([whole]))[0, len(ids) - 1 :].log_softmax(-1)
+            found.append(module._Answered(whole, len(ids), log_probs))
+        return found
 
     def watched(run, positive, negative, mask):
         found = loss(run, positive, negative, mask)
-        asked, others = ([s[i] for i in p] for s, p in ((POSITIVE, positive), (NEGATIVE, negative)))
-        seen.append((found.item(), loss_by_definition(llama, mask, asked, others).item()))
+        asked = [POSITIVE[place] for place in positive]
+        others = [run.negative[place] for place in negative]
+        expected = loss_by_definition(llama, settings, mask, asked, others, means)
+        seen.append((found.item(), expected))
         return found
 
+    monkeypatch.setattr(module, "_answered", answered)
     monkeypatch.setattr(module._Run, "_loss", watched)
-    cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=4))
+    cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings)
     assert len(seen) == 4
     for found, expected in seen:
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -96,7 +122,6 @@ def effect(model, circuit):
 
 def test_the_neurons_it_puts_first_lower_the_metric_most_together(llama):
     scores = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, kl_weight=0.0))
-    layout = scores.layout
     rest = replace(scores, values=-scores.values + scores.values.max())
     for k in (2, 6, 12):
         others = [
@@ -105,7 +130,6 @@ def test_the_neurons_it_puts_first_lower_the_metric_most_together(llama):
         ]
         assert effect(llama, scores.top(k=k)) > max(others)
         assert effect(llama, rest.top(k=k)) < 0
-    assert layout.n_neurons == 48
 
 
 def test_a_heavy_divergence_chooses_neurons_that_change_other_prompts_less(llama):
@@ -148,7 +172,7 @@ def test_means_replace_activations_where_asked(llama):
 
 def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypatch):
     whole = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
-    kept = replace(MASK, checkpoint=tmp_path / "mask.pt")
+    kept = replace(MASK, checkpoints=tmp_path / "masks")
     loss, steps = module._Run._loss, []
 
     def interrupted(run, *given):
@@ -170,8 +194,29 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypa
     assert len(steps) == 20  # 40, of which 20 were kept
     assert torch.equal(again.values, whole.values)
     assert again.provenance.rank == whole.provenance.rank
-    with pytest.raises(InputError, match=r"is a checkpoint of .*steps=40.*not of .*steps=60"):
-        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(kept, steps=60))
+    # Another model of the same name, other prompts and other settings are other runs.
+    changed = copy.deepcopy(llama)
+    with torch.no_grad():
+        next(iter(changed.parameters())).add_(0.1)
+    for model, prompts, ranking in (
+        (changed, POSITIVE, kept),
+        (llama, POSITIVE[1:], kept),
+        (llama, POSITIVE, replace(kept, kl_weight=2.0)),
+    ):
+        steps.clear()
+        cna_lens.score_neurons(model, prompts, NEGATIVE, ranking)
+        assert len(steps) == 40
+    assert len(list((tmp_path / "masks").iterdir())) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_broken_checkpoint_is_refused(llama, tmp_path, content):
+    kept = replace(MASK, steps=20, checkpoints=tmp_path)
+    cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
+    with pytest.raises(InputError, match=r"\.pt cannot be read as a checkpoint: [\s\S]*delete it"):
+        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
 
 
 def test_weights_keep_their_gradients_and_whether_they_want_one(llama):
@@ -192,20 +237,27 @@ def test_the_divergence_is_taken_along_the_unchanged_models_answers(chat_model):
         torch.testing.assert_close(answered.log_probs, logits.log_softmax(-1), rtol=1e-4, atol=1e-5)
         greedy = logits.argmax(-1).tolist()[:-1]
         assert list(answered.ids[answered.n_prompt :]) == greedy
+        assert len(greedy) == 3
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"steps": 0}, "steps is 0, expected a whole number from 1 on"),
+        ({"steps": 1.5}, r"steps is 1\.5, expected a whole number"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"sizes": (5, 2)}, r"sizes is \(5, 2\), expected two numbers of neurons"),
+        ({"answer_tokens": -1}, "answer_tokens is -1, expected a whole number from 0 on"),
+        ({"sizes": (5, 2)}, r"sizes is \(5, 2\), expected the smaller number first"),
+        ({"sizes": (0, 2)}, r"sizes is \(0, 2\), expected two numbers above 0"),
+        ({"temperatures": (math.nan, 1.0)}, r"temperatures is \(nan, 1\.0\), expected two numbers"),
+        ({"kl_weight": math.inf}, "kl_weight is inf, expected a number from 0 on"),
+        ({"floor": math.nan}, "floor is nan, expected a finite number"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, expected a number above 0"),
         ({"temperatures": (1.0, 0.0)}, r"temperatures is \(1.0, 0.0\)"),
         ({"kl_weight": -1.0}, "kl_weight is -1.0"),
     ],
 )
-def test_bad_settings_are_refused(change, said):
+def test_bad_settings_are_refused(change, said, without_type_checks):
     with pytest.raises(InputError, match=said):
         replace(MASK, **change)
 
@@ -215,16 +267,41 @@ def test_more_neurons_than_the_model_has_are_refused(llama):
         cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, sizes=(46, 1000)))
 
 
-def test_activations_that_are_not_numbers_are_told(llama):
-    down = llama.blocks[1].mlp
-    assert down is not None
-
+def test_a_gradient_that_is_not_a_number_is_told(llama):
     def broken(activation, hook):
-        return activation * torch.nan
+        return activation * torch.nan if torch.is_grad_enabled() else activation
 
-    with (
-        llama.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", broken)]),
-        pytest.raises(ActivationError),
-    ):
+    hooked = llama.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", broken)])
+    with hooked, pytest.raises(ActivationError, match="not-a-number gradients at step 0"):
         cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
-    assert Neuron(0, 0) in cna_lens.score_neurons(llama, POSITIVE, NEGATIVE).layout.neurons()
+
+
+def test_a_floor_above_the_metric_of_every_prompt_is_refused(llama):
+    with pytest.raises(InputError, match=r"metric is at most .* floor is 1000.*nothing to lower"):
+        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, floor=1000.0))
+
+
+def test_coarse_weights_and_a_missing_tokenizer_are_refused():
+    coarse = tiny.bridge("llama", dtype=torch.bfloat16)
+    with pytest.raises(ModelError, match=r"weights in torch\.bfloat16.*load it in float32"):
+        cna_lens.score_neurons(coarse, POSITIVE, NEGATIVE, MASK)
+    mute = tiny.bridge("llama")
+    mute.tokenizer = None
+    with pytest.raises(InputError, match="no tokenizer, so that there are no answers"):
+        cna_lens.score_neurons(mute, POSITIVE, NEGATIVE, replace(MASK, answer_tokens=2))
+
+
+def test_it_runs_in_inference_mode(llama):
+    expected = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=3))
+    with torch.inference_mode():
+        found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=3))
+    assert torch.equal(found.values, expected.values)
+
+
+def test_each_prompt_stands_once_in_a_batch_and_all_come_in_turn():
+    turns = module._in_turn(10, 6, torch.Generator().manual_seed(0))
+    batches = [next(turns) for _ in range(200)]
+    assert all(len(set(batch)) == 6 for batch in batches)
+    counts = Counter(place for batch in batches for place in batch)
+    assert max(counts.values()) - min(counts.values()) <= 2
+    assert sorted(next(module._in_turn(4, 6, torch.Generator()))) == [0, 1, 2, 3]

@@ -1,14 +1,16 @@
-"""Rank by a learned mask: which few neurons, ablated together, end the behaviour and no more."""
+"""Rank by a learned mask: which neurons end the behaviour together, and change little else."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Float64
@@ -17,16 +19,19 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
-from cna_lens.errors import ActivationError, InputError
+from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
+from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
 from cna_lens.models.running.batching import pad
 from cna_lens.models.running.forward import forward_logits
 from cna_lens.models.running.generation import generate
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.running.predictions import Text, answers_after_prompts
+from cna_lens.results.files import write_atomically
+from cna_lens.results.provenance import library_versions
 from cna_lens.results.scores import NeuronScores
 
 Replacement = Literal["zero", "mean"]
@@ -41,19 +46,19 @@ class LearnedMask(Ranking):
 
     Each neuron has a score s. A step draws k and ablates every neuron by a share,
 
-    $$m_i = \sigma\left(\frac{s_i - \tau}{T}\right), \qquad \sum_i m_i = k, \qquad
-    a_i \leftarrow (1 - m_i) \, a_i + m_i \, r_i,$$
+    $$b_i = \sigma\left(\frac{s_i - \tau}{T}\right), \qquad \sum_i b_i = k, \qquad
+    a_i \leftarrow (1 - b_i) \, a_i + b_i \, r_i,$$
 
-    at all positions, where r is 0 or the neuron's mean on negative prompts. The threshold τ is
-    found by bisection, and its gradient is implicit. The loss is
+    at all positions. Here r is 0, or the neuron's mean on negative prompts at the token that is
+    read. The threshold τ is found by bisection. The loss is
 
-    $$\max(\text{floor}, \bar{m}_{\text{metric}}) + \lambda \, \mathrm{KL},$$
+    $$\frac{1}{n} \sum_p \max(\text{floor}, m(p)) +
+    \lambda \, \mathrm{KL}(p_\text{unchanged} \,\|\, p_\text{masked})$$
 
-    the mean metric of positive prompts, each clamped from below, and the divergence of the masked
-    from the unchanged model along the unchanged model's answers to negative prompts. The second
-    term separates the cause of a behaviour from what merely breaks the model. Since k is drawn
-    anew each step, one run orders the neurons for all sizes. T falls geometrically, so that the
-    mask becomes the hard set that a circuit is.
+    with the metric m of positive prompts p. The divergence is taken along the unchanged model's
+    answers to negative prompts. It separates the cause of a behaviour from what merely breaks the
+    model. k is drawn anew each step, so that one run orders the neurons for many sizes. T falls
+    geometrically, so that the mask comes near the hard set that a circuit is.
 
     A score is larger the earlier a neuron enters the set; the lowest is 0.
 
@@ -65,17 +70,19 @@ class LearnedMask(Ranking):
     0.0
 
     Source: Matryoshka Attribution, arXiv 2609.25518, for MLP neurons; the divergence on negative
-    prompts, the clamp and the falling temperature are ours. Cost: each step takes one forward and
-    one backward pass over `batch_size` positive and as many negative prompts. The unchanged
-    model's predictions on the negative prompts are kept: n prompts, `answer_tokens` + 1 tokens and
-    the vocabulary, in float32.
+    prompts, the clamp and the falling temperature are ours. Cost: answers to the negative prompts;
+    two forward passes over all prompts; then each step takes one forward and one backward pass over
+    `batch_size` positive and as many negative prompts, all in memory at once. The unchanged model's
+    predictions on the negative prompts are kept: n prompts, `answer_tokens` + 1 tokens and the
+    vocabulary, in float32.
 
     Attributes:
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
             `LogitDifference`; what ablation lowers.
         steps: gradient steps.
         sizes: the smallest and largest k. Their logarithm is drawn evenly between the two.
-        batch_size: positive prompts in each step, and as many negative ones.
+        batch_size: positive prompts in each step, and as many negative ones; all of a set that has
+            fewer.
         learning_rate: of Adam.
         epsilon: of Adam; a small one would make every neuron's step equally large.
         kl_weight: the factor λ.
@@ -85,7 +92,8 @@ class LearnedMask(Ranking):
             the one after the prompt.
         replacement: "zero", or "mean" for the mean on negative prompts.
         seed: of the prompts' order and of k.
-        checkpoint: a file from which an interrupted run goes on; not a setting of the ranking.
+        checkpoints: a folder from which an interrupted run goes on. It has a file for each model,
+            prompts and settings. It is no setting, and circuits do not record it.
     """
 
     metric: FirstTokenMetric = field(default_factory=LogOdds)
@@ -100,30 +108,30 @@ class LearnedMask(Ranking):
     answer_tokens: int = 8
     replacement: Replacement = "zero"
     seed: int = 0
-    checkpoint: Path | None = field(default=None, metadata=NO_SETTING)
+    checkpoints: Path | None = field(default=None, metadata=NO_SETTING)
     name: ClassVar[str] = "learned_mask"
     needs: ClassVar[Needs] = "gradients"
 
     def __post_init__(self) -> None:
         """Reject invalid settings."""
         check_metric(self.metric)
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if not 0 < self.sizes[0] <= self.sizes[1]:
-            raise InputError(
-                f"sizes is {self.sizes}, expected two numbers of neurons above 0, the smaller first"
-            )
+        for name, least in (("steps", 1), ("batch_size", 1), ("answer_tokens", 0)):
+            value = getattr(self, name)
+            if value < least or value % 1:
+                raise InputError(f"{name} is {value}, expected a whole number from {least} on")
+        for name in ("sizes", "temperatures"):
+            given = getattr(self, name)
+            if len(given) != 2 or not all(0 < value < math.inf for value in given):
+                raise InputError(f"{name} is {given}, expected two numbers above 0")
+        if self.sizes[0] > self.sizes[1]:
+            raise InputError(f"sizes is {self.sizes}, expected the smaller number first")
         for name in ("learning_rate", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
-        if min(self.temperatures) <= 0:
-            raise InputError(f"temperatures is {self.temperatures}, expected two numbers above 0")
-        if self.kl_weight < 0 or self.answer_tokens < 0:
-            raise InputError(
-                f"kl_weight is {self.kl_weight} and answer_tokens is {self.answer_tokens}, "
-                "expected 0 or more"
-            )
+        if not 0 <= self.kl_weight < math.inf:
+            raise InputError(f"kl_weight is {self.kl_weight}, expected a number from 0 on")
+        if not math.isfinite(self.floor):
+            raise InputError(f"floor is {self.floor}, expected a finite number")
         if self.replacement not in get_args(Replacement):
             raise InputError(
                 f"replacement is {self.replacement!r}, expected one of "
@@ -131,20 +139,45 @@ class LearnedMask(Ranking):
             )
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
-        """Raise InputError if the metric does not fit, ModelError if neurons are experts'."""
+        """Raise an error for a model that the ranking cannot use.
+
+        Raises:
+            InputError: the metric does not fit, or answers are needed and there is no tokenizer.
+            ModelError: neurons are experts', or the model is not in float32 or float64.
+        """
         mlp_hook_names(model)
         self.metric.of(model, n_positive)
+        coarse = {
+            each.dtype
+            for each in cast("Any", model).parameters()
+            if each.is_floating_point() and torch.finfo(each.dtype).eps > 1e-6
+        }
+        if coarse:
+            raise ModelError(
+                f"{model_name(model)} has weights in {coarse.pop()}, in which ablation by a small "
+                "share is rounded away; load it in float32"
+            )
+        if self.answer_tokens and model.tokenizer is None:
+            raise InputError(
+                "the model has no tokenizer, so that there are no answers along which to take a "
+                "divergence; set answer_tokens=0"
+            )
 
     def score(self, collected: Collected) -> NeuronScores:
-        """Learn a score for every neuron."""
+        """Learn a score for every neuron.
+
+        Raises:
+            InputError: `sizes` exceeds the model's neurons, the metric of every positive prompt is
+                below `floor`, or a checkpoint cannot be read.
+            ActivationError: a gradient is infinite or not a number.
+        """
         n_neurons = collected.negative.layout.n_neurons
         if self.sizes[1] >= n_neurons:
             raise InputError(
                 f"sizes is {self.sizes}, and the model has {n_neurons} neurons; ablate fewer"
             )
-        run = _Run.begun(self, collected)
         with torch.inference_mode(False), torch.enable_grad():
-            scores = run.learned()
+            scores = _Run.begun(self, collected).learned()
         return collected.scored(self, scores - scores.min(), "learned score")
 
 
@@ -153,18 +186,18 @@ def soft_top_k(
 ) -> Float64[Tensor, " neuron"]:
     r"""A mask that sums to k, and is largest where scores are.
 
-    $m_i = \sigma((s_i - \tau) / T)$ with the τ for which the mask sums to k. Its derivative takes
-    in that τ moves with the scores:
+    $b_i = \sigma((s_i - \tau) / T)$ with the τ for which the mask sums to k. τ moves with the
+    scores, and the derivative accounts for it:
 
-    $$\frac{\partial m_i}{\partial s_j} = \frac{m_i (1 - m_i)}{T} \left(\delta_{ij} -
-    \frac{m_j (1 - m_j)}{\sum_l m_l (1 - m_l)}\right)$$
+    $$\frac{\partial b_i}{\partial s_j} = \frac{b_i (1 - b_i)}{T} \left(\delta_{ij} -
+    \frac{b_j (1 - b_j)}{\sum_l b_l (1 - b_l)}\right)$$
 
     >>> soft_top_k(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), 1.5, 0.5).sum()
     tensor(1.5000, dtype=torch.float64)
 
     Args:
         scores: of each neuron.
-        k: the sum, between 0 and the number of neurons.
+        k: the sum, above 0 and below the number of neurons.
         temperature: T.
 
     Source: arXiv 2609.25518.
@@ -216,10 +249,12 @@ class _Run:
         ]
         scores = torch.zeros(layout.n_neurons, dtype=torch.float64, requires_grad=True)
         baseline = collected.negative.mean.cpu().double()
+        values = settings.metric.of(model, len(prompts.ids))
+        _check_floor(model, values, prompts.ids, settings)
         return cls(
             settings=settings,
             model=model,
-            metric=settings.metric.of(model, len(prompts.ids)),
+            metric=values,
             positive=prompts.ids,
             negative=_answered(model, others.ids, settings.answer_tokens),
             baseline=torch.zeros_like(baseline) if settings.replacement == "zero" else baseline,
@@ -249,7 +284,7 @@ class _Run:
                 if not bool(torch.isfinite(self.scores.grad).all()):
                     raise ActivationError(
                         f"{model_name(self.model)} gives infinite or not-a-number gradients at "
-                        f"step {step}; load it in float32, and check its weights"
+                        f"step {step}; check its weights"
                     )
                 self.optimiser.step()
                 self.step = step + 1
@@ -301,40 +336,72 @@ class _Run:
             yield name, partial(_ablate, mask[neurons], self.baseline[neurons])
 
     def _keep(self) -> None:
-        if (path := self.settings.checkpoint) is None:
+        if self.settings.checkpoints is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.unfinished")
+        content = io.BytesIO()
         torch.save(
             {
-                "settings": self._said(),
                 "step": self.step,
                 "scores": self.scores.detach(),
                 "optimiser": self.optimiser.state_dict(),
             },
-            unfinished,
+            content,
         )
-        unfinished.replace(path)
+        self.settings.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._file(self.settings.checkpoints), content.getvalue())
 
     def _restore(self) -> None:
-        path = self.settings.checkpoint
-        if path is None or not path.is_file():
+        if self.settings.checkpoints is None:
             return
-        kept = torch.load(path, weights_only=True)
-        if kept["settings"] != self._said():
+        path = self._file(self.settings.checkpoints)
+        if not path.is_file():
+            return
+        try:
+            kept = torch.load(path, weights_only=True)
+            with torch.no_grad():
+                self.scores.copy_(kept["scores"])
+            self.optimiser.load_state_dict(kept["optimiser"])
+            self.step = kept["step"]
+        except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise InputError(
-                f"{path} is a checkpoint of {kept['settings']}, not of {self._said()}; delete it, "
-                "or name another file"
-            )
-        self.step = kept["step"]
-        with torch.no_grad():
-            self.scores.copy_(kept["scores"])
-        self.optimiser.load_state_dict(kept["optimiser"])
+                f"{path} cannot be read as a checkpoint: {error}; delete it to begin anew"
+            ) from error
 
-    def _said(self) -> str:
-        prompts = (tuple(self.positive), tuple(each.ids for each in self.negative))
-        digest = hashlib.sha256(repr(prompts).encode()).hexdigest()[:16]
-        return f"{described(self.settings)} on {model_name(self.model)}, prompts {digest}"
+    def _file(self, folder: Path) -> Path:
+        """The file of this run: of its settings, model, prompts and means."""
+        said = (
+            described(self.settings),
+            model_name(self.model),
+            weights_hash(self.model),
+            tuple(self.positive),
+            tuple((each.ids, each.n_prompt) for each in self.negative),
+            self.baseline.tolist(),
+            library_versions(),
+        )
+        return folder / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:16]}.pt"
+
+
+def _check_floor(
+    model: HookedModel, metric: Values, prompts: Sequence[TokenIds], settings: LearnedMask
+) -> None:
+    highest = -math.inf
+    for start in range(0, len(prompts), settings.batch_size):
+        places = list(range(start, min(start + settings.batch_size, len(prompts))))
+        ids, mask = pad([prompts[place] for place in places], pad_token_id(model))
+        ends = mask.sum(1) - 1
+        first = int(ends.min())
+        device = input_device(model)
+        with torch.no_grad(), prompt_lengths(ends + 1):
+            logits = forward_logits(model, ids.to(device), mask.to(device), None, first)
+        rows = torch.arange(len(places), device=logits.device)
+        values = metric(logits[rows, (ends - first).to(logits.device)], places)
+        highest = max(highest, float(values.max()))
+    if highest <= settings.floor:
+        raise InputError(
+            f"the metric is at most {highest:.3g} on all positive prompts, and floor is "
+            f"{settings.floor}: there is nothing to lower; lower the floor, or check the metric's "
+            "tokens"
+        )
 
 
 def _ablate(
@@ -389,10 +456,13 @@ def _batches(
 
 
 def _in_turn(n: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Batches of places, so that each place stands in one batch before any stands in a second."""
+    """Batches of places: each place stands in one before any stands in a second, and once in it."""
     left: list[int] = []
+    size = min(batch_size, n)
     while True:
-        while len(left) < min(batch_size, n):
-            left += torch.randperm(n, generator=generator).tolist()
-        taken, left = left[: min(batch_size, n)], left[min(batch_size, n) :]
+        if len(left) < size:
+            order = torch.randperm(n, generator=generator).tolist()
+            # Those that are still to come go into this batch, and not into it again.
+            left += [p for p in order if p not in left] + [p for p in order if p in left]
+        taken, left = left[:size], left[size:]
         yield taken

@@ -83,7 +83,11 @@ class Collected:
         return self.reader, self.prompts
 
     def negative_prompts(self) -> EncodedPrompts:
-        """Return the negative prompts; InputError as for `model_and_prompts`."""
+        """Return the negative prompts.
+
+        Raises:
+            InputError: they are not available, or the model is not.
+        """
         self.model_and_prompts()
         if self.negatives is None:
             raise InputError(
@@ -146,7 +150,7 @@ class Ranking(Protocol):
     Attributes:
         name: the ranking's name.
         needs: "statistics" for means and variances; "weights" for the model too; "activations" for
-            those of every prompt; "gradients" for the model and the positive prompts.
+            those of every prompt; "gradients" for the model and the prompts of both sets.
     """
 
     name: ClassVar[str]
@@ -161,7 +165,12 @@ class Ranking(Protocol):
 
 
 def described(ranking: Ranking, leave_out: Sequence[str] = ()) -> str:
-    """Write a ranking's name and settings as a circuit records them."""
+    """Write a ranking's name and settings as a circuit records them.
+
+    Args:
+        ranking: the ranking.
+        leave_out: settings that are not written, beside those with `NO_SETTING`.
+    """
     settings = ", ".join(
         f"{field.name}={getattr(ranking, field.name)!r}"
         for field in fields(cast("Any", ranking))
