@@ -97,8 +97,6 @@ RECIPES: Final = {
         Recipe("sums", 138, where="three", split="tuning"),
         Recipe("sums", 138, which="loud"),
         replace(REFUSAL, split="tuning"),
-        replace(REFUSAL, seed=1),
-        replace(REFUSAL, where="middle"),
         Recipe("french", 138, decoy="sums-138-all-0"),
         Recipe("uppercase", 138, decoy="sums-138-all-0"),
         Recipe(NOTHING, 138, like="sums-138-all-0"),

@@ -179,7 +179,8 @@ def file_of(recipe: Recipe, out: Path) -> Path:
 def finished(name: str, out: Path) -> Planting:
     """A trained model below `out`, which must have the settings of its recipe."""
     planted = Planting.load(file_of(recipe_of(name), out))
-    if planted.record["recipe"] != asdict(recipe_of(name)):
+    # A setting that came later had its default before.
+    if Recipe(**planted.record["recipe"]) != recipe_of(name):
         raise InputError(f"{name} in {out} was trained with other settings; delete its file")
     return planted
 
