@@ -228,7 +228,8 @@ def bootstrap_share(
 
 def _share(values: Floats, start: Floats, end: Floats, axis: int = -1) -> Any:
     gone, way = (np.asarray((each - start).mean(axis)) for each in (values, end))
-    return np.divide(gone, way, out=np.full_like(way, np.nan), where=way != 0)
+    # Plus 0, so that no way at all is 0 and not -0.
+    return np.divide(gone, way, out=np.full_like(way, np.nan), where=way != 0) + 0.0
 
 
 def mcnemar(

@@ -94,6 +94,7 @@ RECIPES: Final = {
         Recipe("sums", 138),
         Recipe("sums", 46),
         Recipe("sums", 138, where="first"),
+        Recipe("sums", 138, where="middle", split="tuning"),
         Recipe("sums", 138, where="three", split="tuning"),
         Recipe("sums", 138, which="loud"),
         replace(REFUSAL, split="tuning"),
