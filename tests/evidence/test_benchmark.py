@@ -4,6 +4,7 @@ import itertools
 import math
 import runpy
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 import pytest
@@ -115,15 +116,13 @@ def test_a_ranking_that_knows_the_truth_has_all_of_the_oracles_effect(league):
 def test_finished_results_come_from_the_journal(league, few, monkeypatch):
     whole, journal = league
     monkeypatch.setattr(benchmark, "load_model", None)
-    again = bench_rankings(
-        [Oracle(), RandomScores()], split="tuning", models=[NAME], n_half_samples=2, journal=journal
-    )
-    assert again == whole
+    asked = partial(bench_rankings, split="tuning", models=[NAME], journal=journal, device="cpu")
+    assert asked([Oracle(), RandomScores()], n_half_samples=2) == whole
     with pytest.raises(InputError, match=r"tuning[\s\S]*reporting"):
         bench_rankings([Oracle()], split="reporting", journal=journal)
     # Other half-samples are other results, for which the model would have to be loaded.
     with pytest.raises(TypeError, match="not callable"):
-        bench_rankings([Oracle()], split="tuning", models=[NAME], journal=journal)
+        asked([Oracle()])
 
 
 def test_models_of_the_other_split_are_refused():
