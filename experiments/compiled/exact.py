@@ -55,6 +55,7 @@ def difference(model: Any, program: CompiledProgram, prompts: Any) -> Float64[Te
 def figures(name: str) -> Iterator[dict[str, Any]]:
     """One row for each ranking: what it finds, and what ablating its first neurons does."""
     program, truth = cna_lens.compiled_program(name), cna_lens.compiled_truth(name)
+    model = cna_lens.load_model(name, device="cpu")
     parts = {
         direction: replace(truth, neurons=neurons, scores=(1.0,) * len(neurons))
         for direction in PROGRAMS[name.removeprefix(COMPILED_PREFIX)].variables
@@ -67,7 +68,6 @@ def figures(name: str) -> Iterator[dict[str, Any]]:
     known = {**RANKINGS, "probe": Probe(fraction=1.0)}
     del known["relp"]
     for ranking in (*known.values(), ExactEffect(program)):
-        model = cna_lens.load_model(name, device="cpu")
         if hasattr(ranking, "metric"):
             ranking = replace(ranking, metric=metric)
         scores = cna_lens.score_neurons(
