@@ -92,6 +92,8 @@ def as_neuron(given: NeuronLike) -> AnyNeuron:
         TypeError: an entry is not a whole number.
         ValueError: there are fewer than two or more than three entries.
     """
+    if isinstance(given, Neuron | ExpertNeuron) and {*map(type, given)} == {int}:
+        return given
     layer, *between, place = map(integer, given)
     if len(between) > 1:
         raise ValueError(f"{given!r} has {len(given)} entries, a neuron has 2 or 3")
