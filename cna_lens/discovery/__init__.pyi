@@ -26,6 +26,7 @@ from .rankings.scoring import (
     rank as rank,
     score_neurons as score_neurons,
 )
+from .rankings.squared_attribution import SquaredAttribution as SquaredAttribution
 from .universal import (
     UniversalNeurons as UniversalNeurons,
     UniversalRule as UniversalRule,
@@ -50,6 +51,7 @@ __all__ = [
     "Reader",
     "RelP",
     "RoutingStats",
+    "SquaredAttribution",
     "Standardized",
     "UniversalNeurons",
     "UniversalRule",

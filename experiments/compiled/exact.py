@@ -12,7 +12,15 @@ from jaxtyping import Float64
 from torch import Tensor
 
 import cna_lens
-from cna_lens import RANKINGS, Circuit, LogitDifference, NeuronScores, Probe, Ranking
+from cna_lens import (
+    RANKINGS,
+    Circuit,
+    LogitDifference,
+    NeuronScores,
+    Probe,
+    Ranking,
+    SquaredAttribution,
+)
 from cna_lens.discovery import Collected
 from cna_lens.evidence import recovery
 from cna_lens.models import COMPILED_PREFIX, CompiledProgram
@@ -63,9 +71,11 @@ def figures(name: str) -> Iterator[dict[str, Any]]:
     }
     one, zero = (program.outputs.index(each) for each in ("1", "0"))
     metric = LogitDifference(target=one, foil=zero)
-    # A hundredth of so few neurons is none, so the probe scores all of them. RelP needs the
-    # normalisation and the gated MLPs of Llama's architecture, which these programs do not have.
-    known = {**RANKINGS, "probe": Probe(fraction=1.0)}
+    # A hundredth of so few neurons is none, so the probe scores all of them. A program has no
+    # tokenizer, and so no answers for squared attributions. RelP needs the normalisation and the
+    # gated MLPs of Llama's architecture, which these programs do not have.
+    settled = (Probe(fraction=1.0), SquaredAttribution(answer_tokens=0))
+    known = {**RANKINGS, **{ranking.name: ranking for ranking in settled}}
     del known["relp"]
     for ranking in (*known.values(), ExactEffect(program)):
         if hasattr(ranking, "metric"):

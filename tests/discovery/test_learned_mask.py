@@ -287,7 +287,7 @@ def test_coarse_weights_and_a_missing_tokenizer_are_refused():
         cna_lens.score_neurons(coarse, POSITIVE, NEGATIVE, MASK)
     mute = tiny.bridge("llama")
     mute.tokenizer = None
-    with pytest.raises(InputError, match="no tokenizer, so that there are no answers"):
+    with pytest.raises(InputError, match="no tokenizer, so that it gives no answers"):
         cna_lens.score_neurons(mute, POSITIVE, NEGATIVE, replace(MASK, answer_tokens=2))
 
 

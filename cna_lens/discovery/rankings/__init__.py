@@ -7,5 +7,6 @@
 | `OutputWeighted` | means and the down projection | one forward a prompt |
 | `Probe` | every prompt's activations | one forward a prompt |
 | `AttributionPatching`, `RelP` | gradients of a metric | also one backward a positive prompt |
+| `SquaredAttribution` | gradients of a metric and of answers | also two of both a positive prompt |
 | `RandomScores` | nothing | one forward a prompt |
 """

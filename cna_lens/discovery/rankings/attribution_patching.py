@@ -94,7 +94,7 @@ def patched(
     reader, prompts = collected.model_and_prompts()
     values = metric.of(reader.model, len(prompts.ids))
     baseline = collected.negative.mean
-    sums = over_batches(reader, prompts, lambda batch: of_batch(batch, values, baseline), desc)
+    sums = over_batches(reader, prompts.ids, lambda batch: of_batch(batch, values, baseline), desc)
     return sum(sums, torch.zeros_like(baseline)) / len(prompts.ids)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of a metric of the next token with respect to each neuron's activation at one token."""
+"""Gradients with respect to each neuron's activation, at one token or at all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cna_lens.discovery.activations.reader import Reader
@@ -17,7 +17,7 @@ from cna_lens.errors import ActivationError, ModelError
 from cna_lens.metrics.first_token import Values
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.prompts.encoding import EncodedPrompts
+from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
 from cna_lens.models.running.memory import gradient_token_budget, run_in_batches
 from cna_lens.models.running.positions import prompt_lengths
@@ -27,10 +27,10 @@ NamedHook = tuple[str, Callable[..., Any]]
 
 
 class Gradients(NamedTuple):
-    """What one forward and one backward pass tell about some layers, side by side on one axis."""
+    """What one forward and one backward pass tell: of all neurons at one token, or of a layer."""
 
-    activations: Float[Tensor, "prompt neuron"]
-    gradients: Float[Tensor, "prompt neuron"]
+    activations: Float[Tensor, "*token neuron"]
+    gradients: Float[Tensor, "*token neuron"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class GradientBatch:
         ids: token ids without the shared prefix.
         mask: 1 on real tokens, over prefix and ids.
         prefix: what all prompts begin with.
+        n_prompt: the number of tokens of each row that are the prompt, with the prefix.
         read: where each row's token to read stands among the ids.
         last: where each row's last token stands among the ids.
     """
@@ -52,6 +53,7 @@ class GradientBatch:
     ids: Int64[Tensor, "batch pos"]
     mask: Int64[Tensor, "batch whole_pos"]
     prefix: SharedPrefix
+    n_prompt: list[int]
     read: Int64[Tensor, " batch"]
     last: Int64[Tensor, " batch"]
 
@@ -63,12 +65,45 @@ class GradientBatch:
     ) -> Gradients:
         """Activations at the token to read, and the metric's gradients with respect to them.
 
+        Args:
+            metric: from the logits after each row's last token.
+            hooks: forward hooks that run before activations are read.
+            layers: read these layers only, all that have an MLP by default.
+
+        Raises:
+            ActivationError: a gradient is infinite or not a number.
+            ModelError: a layer's activations cannot be differentiated.
+        """
+        rows = torch.arange(len(self.ids), device=self.ids.device)
+        first = int(self.last.min())
+
+        def total(logits: Float[Tensor, "batch kept_pos d_vocab"]) -> Float[Tensor, ""]:
+            at_last = logits[rows.to(logits.device), (self.last - first).to(logits.device)]
+            return metric(at_last, self.prompts).sum()
+
+        found = [
+            Gradients(self._at_read(each.activations), self._at_read(each.gradients))
+            for each in self.at_all_tokens(total, first, hooks, layers)
+        ]
+        return Gradients(*(torch.cat(side, dim=-1) for side in zip(*found, strict=True)))
+
+    def at_all_tokens(
+        self,
+        total: Callable[[Float[Tensor, "batch kept_pos d_vocab"]], Float[Tensor, ""]],
+        first: int,
+        hooks: Sequence[NamedHook] = (),
+        layers: Sequence[int] | None = None,
+    ) -> Sequence[Gradients]:
+        """Activations at all tokens, and gradients with respect to them, layer by layer.
+
         The model's parameters and their gradients are neither touched nor asked for: what is
         differentiated begins at the lowest of the layers. Uses TransformerLens's
         `cache_activation_and_gradient`, which adds and removes the hooks.
 
         Args:
-            metric: from the logits after each row's last token.
+            total: a number from the logits. Where it is a sum over rows, each row keeps its own
+                gradient, since rows do not depend on each other.
+            first: the first position among the ids of which there are logits.
             hooks: forward hooks that run before activations are read.
             layers: read these layers only, all that have an MLP by default.
 
@@ -84,53 +119,39 @@ class GradientBatch:
         all_names = mlp_hook_names(self.model)
         chosen = range(len(all_names)) if layers is None else layers
         names = {layer: name for layer in chosen if (name := all_names[layer]) is not None}
-        rows = torch.arange(len(self.ids), device=self.ids.device)
-        first = int(self.last.min())
-
-        def total(logits: Float[Tensor, "batch kept_pos d_vocab"]) -> Float[Tensor, ""]:
-            # Rows do not depend on each other, so that each keeps its own gradient in the sum.
-            at_last = logits[rows.to(logits.device), (self.last - first).to(logits.device)]
-            return metric(at_last, self.prompts).sum()
-
-        lengths = self.mask.sum(1)
         model = _Differentiable(self, (_leaf(self.model, min(names)), *hooks), first)
         with (
             torch.enable_grad(),
-            prompt_lengths(lengths),
+            prompt_lengths(self.n_prompt),
             warnings.catch_warnings(),
         ):
             # Norms are computed by the bridge itself where a hook holds their scale fixed.
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
-            found = cache_activation_and_gradient(model, self.ids, total, list(names.values()))
-        if missing := [name for name in names.values() if found.gradients.get(name) is None]:
-            raise ModelError(f"the metric has no gradient at {', '.join(missing)}")
-        gradients = self._at_read(found.gradients, names)
-        if not bool(torch.isfinite(gradients).all()):
-            raise ActivationError(
-                f"{model_name(self.model)} gives infinite or not-a-number gradients; load it in "
-                "float32 or bfloat16, and check its weights"
-            )
-        return Gradients(self._at_read(found.activations, names), gradients)
+            cached = cache_activation_and_gradient(model, self.ids, total, list(names.values()))
+        found: list[Gradients] = []
+        for name in names.values():
+            activations, gradients = cached.activations.get(name), cached.gradients.get(name)
+            if activations is None or gradients is None:
+                raise ModelError(f"the metric has no gradient at {name}")
+            if not bool(torch.isfinite(gradients).all()):
+                raise ActivationError(
+                    f"{model_name(self.model)} gives infinite or not-a-number gradients; load it "
+                    "in float32 or bfloat16, and check its weights"
+                )
+            found.append(Gradients(activations, gradients))
+        return found
 
-    def _at_read(
-        self, tensors: Mapping[str, Tensor | None], names: Mapping[int, str]
-    ) -> Float[Tensor, "prompt neuron"]:
-        rows = torch.arange(len(self.ids))
-        present = [tensor for name in names.values() if (tensor := tensors[name]) is not None]
-        return torch.cat(
-            [
-                tensor[rows.to(tensor.device), self.read.to(tensor.device)].cpu().double()
-                for tensor in present
-            ],
-            dim=-1,
-        )
+    def _at_read(self, tensor: Float[Tensor, "batch pos d_mlp"]) -> Float64[Tensor, "prompt d_mlp"]:
+        rows = torch.arange(len(self.ids), device=tensor.device)
+        return tensor[rows, self.read.to(tensor.device)].cpu().double()
 
 
 def over_batches(
     reader: Reader,
-    prompts: EncodedPrompts,
+    prompts: Sequence[TokenIds],
     run: Callable[[GradientBatch], Result],
     desc: str,
+    n_prompt: Sequence[int] | None = None,
 ) -> Iterator[Result]:
     """Yield the result of `run` for each batch of the prompts.
 
@@ -139,35 +160,40 @@ def over_batches(
 
     Args:
         reader: the model, the token to read, and how to batch.
-        prompts: encoded prompts.
+        prompts: token ids.
         run: called with each batch.
         desc: label of the progress bar.
+        n_prompt: how many tokens of each are the prompt, where an answer follows; the prompt's last
+            token is then not shared. By default all of them.
 
     Raises:
         InputError: the position is outside a prompt.
     """
-    model, places = reader.model, reader.places(prompts.ids)
+    model, places = reader.model, reader.places(prompts)
+    lengths = list(map(len, prompts)) if n_prompt is None else n_prompt
+    at_most = min(places) if n_prompt is None else min(*places, min(lengths) - 1)
     # Tensors made in inference mode cannot be differentiated through.
     with torch.inference_mode(False):
-        prefix = reader.prefix(prompts.ids, min(places))
+        prefix = reader.prefix(prompts, at_most)
 
     @torch.inference_mode(False)
     def run_batch(rows: list[int]) -> Result:
-        ids, mask = prefix.pad(model, [prompts.ids[row] for row in rows])
+        ids, mask = prefix.pad(model, [prompts[row] for row in rows])
         batch = GradientBatch(
             model=model,
             prompts=rows,
             ids=ids,
             mask=mask,
             prefix=prefix,
+            n_prompt=[lengths[row] for row in rows],
             read=torch.tensor([places[row] - prefix.length for row in rows]),
-            last=torch.tensor([len(prompts.ids[row]) - 1 - prefix.length for row in rows]),
+            last=torch.tensor([len(prompts[row]) - 1 - prefix.length for row in rows]),
         )
         return run(batch)
 
     for _, result in run_in_batches(
         model,
-        [len(ids) - prefix.length for ids in prompts.ids],
+        [len(ids) - prefix.length for ids in prompts],
         run_batch,
         desc=desc,
         batch_size=reader.batch_size,

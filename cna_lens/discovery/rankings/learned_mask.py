@@ -27,9 +27,8 @@ from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
 from cna_lens.models.running.batching import pad
 from cna_lens.models.running.forward import forward_logits
-from cna_lens.models.running.generation import generate
 from cna_lens.models.running.positions import prompt_lengths
-from cna_lens.models.running.predictions import Text, answers_after_prompts
+from cna_lens.models.running.predictions import check_answer_tokens, own_answers
 from cna_lens.results.files import write_atomically
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.scores import NeuronScores
@@ -157,11 +156,7 @@ class LearnedMask(Ranking):
                 f"{model_name(model)} has weights in {coarse.pop()}, in which ablation by a small "
                 "share is rounded away; load it in float32"
             )
-        if self.answer_tokens and model.tokenizer is None:
-            raise InputError(
-                "the model has no tokenizer, so that there are no answers along which to take a "
-                "divergence; set answer_tokens=0"
-            )
+        check_answer_tokens(model, self.answer_tokens)
 
     def score(self, collected: Collected) -> NeuronScores:
         """Learn a score for every neuron.
@@ -426,13 +421,8 @@ class _Answered:
 def _answered(
     model: HookedModel, prompts: Sequence[TokenIds], n_tokens: int
 ) -> Sequence[_Answered]:
-    if n_tokens:
-        answers = generate(model, prompts, max_new_tokens=n_tokens)
-        texts = answers_after_prompts(model, prompts, answers)
-    else:
-        texts = [Text(ids, len(ids), len(ids)) for ids in prompts]
     found: list[_Answered] = []
-    for text in texts:
+    for text in own_answers(model, prompts, n_tokens):
         ids = torch.tensor([text.ids], device=input_device(model))
         with torch.no_grad(), prompt_lengths([text.prompt_length]):
             logits = forward_logits(model, ids, torch.ones_like(ids), None, text.prompt_length - 1)

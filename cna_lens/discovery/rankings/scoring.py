@@ -19,6 +19,7 @@ from cna_lens.discovery.rankings.contrasts import (
 from cna_lens.discovery.rankings.probe import Probe
 from cna_lens.discovery.rankings.protocol import Collected, Ranking, read_sets
 from cna_lens.discovery.rankings.relp import RelP
+from cna_lens.discovery.rankings.squared_attribution import SquaredAttribution
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model
 from cna_lens.models.prompts.encoding import Chat, Prompt
@@ -35,6 +36,7 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
             Probe(),
             AttributionPatching(),
             RelP(),
+            SquaredAttribution(),
             RandomScores(),
         )
     }

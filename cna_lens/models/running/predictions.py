@@ -15,6 +15,7 @@ from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
 from cna_lens.models.running.batching import shared_prefix_length
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
+from cna_lens.models.running.generation import generate
 from cna_lens.models.running.memory import predictions_at_once, run_in_halves, token_budget
 from cna_lens.models.running.positions import prompt_lengths
 
@@ -71,6 +72,25 @@ def answers_after_prompts(
                 f"holds {context}; shorten the answer"
             )
     return texts
+
+
+def own_answers(model: HookedModel, prompts: Sequence[TokenIds], n_tokens: int) -> list[Text]:
+    """The model's greedy answers to prompts, of at most so many tokens.
+
+    With 0 tokens, each text is the prompt alone.
+    """
+    if not n_tokens:
+        return [Text(ids, len(ids), len(ids)) for ids in prompts]
+    return answers_after_prompts(model, prompts, generate(model, prompts, max_new_tokens=n_tokens))
+
+
+def check_answer_tokens(model: HookedModel, n_tokens: int) -> None:
+    """Raise InputError unless `own_answers` can be had."""
+    if n_tokens and model.tokenizer is None:
+        raise InputError(
+            "the model has no tokenizer, so that it gives no answers along which to measure; set "
+            "answer_tokens=0"
+        )
 
 
 def prompts_alone(
