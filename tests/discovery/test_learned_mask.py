@@ -11,17 +11,26 @@ import tiny
 import torch
 
 import cna_lens
-from cna_lens import ActivationError, InputError, LearnedMask, LogitDifference, ModelError
+from cna_lens import (
+    ActivationError,
+    InputError,
+    LearnedMask,
+    LogitDifference,
+    ModelError,
+    SquaredAttribution,
+)
 from cna_lens.discovery.rankings import learned_mask as module
 from cna_lens.discovery.rankings.learned_mask import soft_top_k
 from cna_lens.models import hook_name
+from cna_lens.models.running import forward
 
 POSITIVE = [[5, 6, 9], [8, 3], [4, 2, 6], [9, 9]]
 NEGATIVE = [[7, 1], [9, 4, 4], [2, 2], [1, 3, 5]]
 MASK = LearnedMask(
     metric=LogitDifference(target=5, foil=6),
     steps=40,
-    sizes=(2, 12),
+    fractions=(2 / 48, 12 / 48),
+    start="zero",
     batch_size=3,
     answer_tokens=0,
     floor=-1e9,
@@ -247,8 +256,13 @@ def test_the_divergence_is_taken_along_the_unchanged_models_answers(chat_model):
         ({"steps": 1.5}, r"steps is 1\.5, expected a whole number"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"answer_tokens": -1}, "answer_tokens is -1, expected a whole number from 0 on"),
-        ({"sizes": (5, 2)}, r"sizes is \(5, 2\), expected the smaller number first"),
-        ({"sizes": (0, 2)}, r"sizes is \(0, 2\), expected two numbers above 0"),
+        (
+            {"fractions": (0.5, 0.2)},
+            r"fractions is \(0.5, 0.2\), expected the smaller number first",
+        ),
+        ({"fractions": (0, 0.2)}, r"fractions is \(0, 0.2\), expected two numbers between 0 and 1"),
+        ({"fractions": (0.1, 1)}, r"fractions is \(0.1, 1\), expected two numbers between 0 and 1"),
+        ({"start": "random"}, "start is 'random', expected one of zero, squared_attribution"),
         ({"temperatures": (math.nan, 1.0)}, r"temperatures is \(nan, 1\.0\), expected two numbers"),
         ({"kl_weight": math.inf}, "kl_weight is inf, expected a number from 0 on"),
         ({"floor": math.nan}, "floor is nan, expected a finite number"),
@@ -262,9 +276,64 @@ def test_bad_settings_are_refused(change, said, without_type_checks):
         replace(MASK, **change)
 
 
-def test_more_neurons_than_the_model_has_are_refused(llama):
-    with pytest.raises(InputError, match=r"sizes is \(46, 1000\), and the model has 48 neurons"):
-        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, sizes=(46, 1000)))
+STILL = {"steps": 1, "learning_rate": 1e-12, "start": "squared_attribution"}
+
+
+def test_it_starts_at_standardized_logarithms_of_squared_attributions(llama):
+    squared = cna_lens.score_neurons(
+        llama, POSITIVE, NEGATIVE, SquaredAttribution(MASK.metric, answer_tokens=0)
+    ).values
+    expected = 0.25 * (squared.log() - squared.log().mean()) / squared.log().std()
+    found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, **STILL)).values
+    torch.testing.assert_close(found, expected - expected.min(), rtol=1e-6, atol=1e-6)
+
+
+def test_neurons_that_are_never_active_start_last():
+    model = tiny.bridge("llama")
+    with torch.no_grad():
+        model.original_model.model.layers[0].mlp.gate_proj.weight[3] = 0
+    found = cna_lens.score_neurons(model, POSITIVE, NEGATIVE, replace(MASK, **STILL)).values
+    assert bool(torch.isfinite(found).all())
+    assert float(found[3]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_start_that_the_metric_and_the_answers_do_not_depend_on_is_zero(llama, monkeypatch):
+    monkeypatch.setattr(LearnedMask, "_squared", lambda *_: torch.zeros(48, dtype=torch.float64))
+    expected = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=2))
+    found = cna_lens.score_neurons(
+        llama, POSITIVE, NEGATIVE, replace(MASK, steps=2, start="squared_attribution")
+    )
+    assert torch.equal(found.values, expected.values)
+
+
+def test_an_interrupted_run_does_not_start_again(llama, tmp_path, monkeypatch):
+    settings = replace(MASK, steps=20, start="squared_attribution", checkpoints=tmp_path)
+    expected = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings).values
+    monkeypatch.setattr(LearnedMask, "_squared", lambda *_: pytest.fail("it started again"))
+    found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings).values
+    assert torch.equal(found, expected)
+
+
+def test_a_shared_prefix_is_ablated_too_and_changes_nothing(chat_model, monkeypatch):
+    texts = ["w5 w6", "w7", "w8 w9 w20 w21"], ["w30", "w31 w32"]
+    settings = replace(MASK, steps=12, answer_tokens=3)
+    shared = []
+    of = forward.SharedPrefix.of
+
+    def watched(*given, gradients=False, **more):
+        found = of(*given, gradients=gradients, **more)
+        if gradients:
+            shared.append(found.length)
+        return found
+
+    monkeypatch.setattr(forward.SharedPrefix, "of", watched)
+    found = cna_lens.score_neurons(chat_model, *texts, settings).values
+    assert len(shared) == 12
+    assert min(shared) >= 4
+    monkeypatch.setattr(forward, "MIN_SHARED_PREFIX", 1000)
+    expected = cna_lens.score_neurons(chat_model, *texts, settings).values
+    assert shared[-1] == 0
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_gradient_that_is_not_a_number_is_told(llama):

@@ -19,6 +19,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
+from cna_lens.discovery.rankings.squared_attribution import SquaredAttribution
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
@@ -26,7 +27,7 @@ from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
 from cna_lens.models.running.batching import pad
-from cna_lens.models.running.forward import forward_logits
+from cna_lens.models.running.forward import SharedPrefix, forward_logits
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.running.predictions import check_answer_tokens, own_answers
 from cna_lens.results.files import write_atomically
@@ -34,7 +35,10 @@ from cna_lens.results.provenance import library_versions
 from cna_lens.results.scores import NeuronScores
 
 Replacement = Literal["zero", "mean"]
+Start = Literal["zero", "squared_attribution"]
 
+START_DEVIATION = 0.25
+"""The standard deviation of the scores at the start, as large as the first temperature."""
 STEPS_BETWEEN_CHECKPOINTS = 20
 BISECTIONS = 80
 
@@ -59,18 +63,23 @@ class LearnedMask(Ranking):
     model. k is drawn anew each step, so that one run orders the neurons for many sizes. T falls
     geometrically, so that the mask comes near the hard set that a circuit is.
 
+    The scores start as logarithms of `SquaredAttribution`, standardized. A few steps order the
+    neurons that the behaviour needs most. The others keep about the place they start with, where a
+    start from zeros leaves them in no order.
+
     A score is larger the earlier a neuron enters the set; the lowest is 0.
 
     >>> mask = LearnedMask(
-    ...     metric=LogitDifference(target=5, foil=6), steps=5, sizes=(1, 4), answer_tokens=0
+    ...     LogitDifference(target=5, foil=6), steps=5, fractions=(0.02, 0.1), answer_tokens=0
     ... )
     >>> scores = score_neurons(tiny_model, [[5, 6], [8]], [[7], [9]], mask)
     >>> float(scores.values.min())
     0.0
 
-    Source: Matryoshka Attribution, arXiv 2609.25518, for MLP neurons; the divergence on negative
-    prompts, the clamp and the falling temperature are ours. Cost: answers to the negative prompts;
-    two forward passes over all prompts; then each step takes one forward and one backward pass over
+    Source: Matryoshka Attribution, arXiv 2609.25518, for MLP neurons; the start, the divergence on
+    negative prompts, the clamp and the falling temperature are ours. Cost: that of
+    `SquaredAttribution`; answers to the negative prompts; two forward passes over all prompts; then
+    each step takes one forward and one backward pass over
     `batch_size` positive and as many negative prompts, all in memory at once. The unchanged model's
     predictions on the negative prompts are kept: n prompts, `answer_tokens` + 1 tokens and the
     vocabulary, in float32.
@@ -79,7 +88,9 @@ class LearnedMask(Ranking):
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
             `LogitDifference`; what ablation lowers.
         steps: gradient steps.
-        sizes: the smallest and largest k. Their logarithm is drawn evenly between the two.
+        fractions: the smallest and largest k, as shares of all neurons. The logarithm of k is drawn
+            evenly between the two.
+        start: "squared_attribution", or "zero" to start from equal scores.
         batch_size: positive prompts in each step, and as many negative ones; all of a set that has
             fewer.
         learning_rate: of Adam.
@@ -96,8 +107,9 @@ class LearnedMask(Ranking):
     """
 
     metric: FirstTokenMetric = field(default_factory=LogOdds)
-    steps: int = 160
-    sizes: tuple[int, int] = (46, 1000)
+    steps: int = 80
+    fractions: tuple[float, float] = (0.001, 0.02)
+    start: Start = "squared_attribution"
     batch_size: int = 6
     learning_rate: float = 0.05
     epsilon: float = 1e-3
@@ -118,12 +130,15 @@ class LearnedMask(Ranking):
             value = getattr(self, name)
             if value < least or value % 1:
                 raise InputError(f"{name} is {value}, expected a whole number from {least} on")
-        for name in ("sizes", "temperatures"):
+        for name, most, range_ in (
+            ("fractions", 1, "between 0 and 1"),
+            ("temperatures", math.inf, "above 0"),
+        ):
             given = getattr(self, name)
-            if len(given) != 2 or not all(0 < value < math.inf for value in given):
-                raise InputError(f"{name} is {given}, expected two numbers above 0")
-        if self.sizes[0] > self.sizes[1]:
-            raise InputError(f"sizes is {self.sizes}, expected the smaller number first")
+            if len(given) != 2 or not all(0 < value < most for value in given):
+                raise InputError(f"{name} is {given}, expected two numbers {range_}")
+        if self.fractions[0] > self.fractions[1]:
+            raise InputError(f"fractions is {self.fractions}, expected the smaller number first")
         for name in ("learning_rate", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
@@ -131,11 +146,11 @@ class LearnedMask(Ranking):
             raise InputError(f"kl_weight is {self.kl_weight}, expected a number from 0 on")
         if not math.isfinite(self.floor):
             raise InputError(f"floor is {self.floor}, expected a finite number")
-        if self.replacement not in get_args(Replacement):
-            raise InputError(
-                f"replacement is {self.replacement!r}, expected one of "
-                f"{', '.join(get_args(Replacement))}"
-            )
+        for name, known in (("replacement", Replacement), ("start", Start)):
+            if (given := getattr(self, name)) not in get_args(known):
+                raise InputError(
+                    f"{name} is {given!r}, expected one of {', '.join(get_args(known))}"
+                )
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise an error for a model that the ranking cannot use.
@@ -162,18 +177,20 @@ class LearnedMask(Ranking):
         """Learn a score for every neuron.
 
         Raises:
-            InputError: `sizes` exceeds the model's neurons, the metric of every positive prompt is
-                below `floor`, or a checkpoint cannot be read.
+            InputError: the metric of every positive prompt is below `floor`, or a checkpoint cannot
+                be read.
             ActivationError: a gradient is infinite or not a number.
         """
-        n_neurons = collected.negative.layout.n_neurons
-        if self.sizes[1] >= n_neurons:
-            raise InputError(
-                f"sizes is {self.sizes}, and the model has {n_neurons} neurons; ablate fewer"
-            )
         with torch.inference_mode(False), torch.enable_grad():
-            scores = _Run.begun(self, collected).learned()
+            run = _Run.begun(self, collected)
+            if not run.restored() and self.start == "squared_attribution":
+                run.begin_at(self._squared(collected))
+            scores = run.learned()
         return collected.scored(self, scores - scores.min(), "learned score")
+
+    def _squared(self, collected: Collected) -> Float64[Tensor, " neuron"]:
+        ranking = SquaredAttribution(self.metric, self.answer_tokens, self.seed)
+        return ranking.score(collected).values
 
 
 def soft_top_k(
@@ -259,11 +276,20 @@ class _Run:
             progress=reader.progress,
         )
 
+    def begin_at(self, strengths: Float64[Tensor, " neuron"]) -> None:
+        """Set the scores to standardized logarithms."""
+        if not bool(strengths.any()):
+            return
+        logarithms = strengths.clamp(min=float(strengths[strengths > 0].min())).log()
+        deviation = logarithms.std().clamp(min=torch.finfo(logarithms.dtype).tiny)
+        with torch.no_grad():
+            self.scores.copy_(START_DEVIATION * (logarithms - logarithms.mean()) / deviation)
+
     def learned(self) -> Float64[Tensor, " neuron"]:
         """Take all steps, and return the scores."""
         settings = self.settings
-        self._restore()
-        batches = _batches(len(self.positive), len(self.negative), settings)
+        n_neurons = len(self.scores)
+        batches = _batches(len(self.positive), len(self.negative), n_neurons, settings)
         with tqdm(
             total=settings.steps,
             initial=self.step,
@@ -297,15 +323,16 @@ class _Run:
     ) -> Float[Tensor, ""]:
         asked = [self.positive[place] for place in positive]
         answered = [self.negative[place] for place in negative]
-        ids, padding = pad([*asked, *(each.ids for each in answered)], pad_token_id(self.model))
-        device = input_device(self.model)
+        texts = [*asked, *(each.ids for each in answered)]
         reads = [len(ids) - 1 for ids in asked] + [each.n_prompt - 1 for each in answered]
         first = min(reads)
-        with (
-            self.model.hooks(fwd_hooks=list(self._hooks(mask))),
-            prompt_lengths([read + 1 for read in reads]),
-        ):
-            logits = forward_logits(self.model, ids.to(device), padding.to(device), None, first)
+        with self.model.hooks(fwd_hooks=list(self._hooks(mask))):
+            prefix = SharedPrefix.of(self.model, texts, first, gradients=True)
+            ids, padding = prefix.pad(self.model, texts)
+            with prompt_lengths([read + 1 for read in reads]):
+                logits = forward_logits(
+                    self.model, ids, padding, prefix.read_only(), first - prefix.length
+                )
         places = torch.tensor(reads[: len(asked)], device=logits.device) - first
         at_last = logits[torch.arange(len(asked), device=logits.device), places]
         shown = self.metric(at_last, positive).clamp(min=self.settings.floor).mean()
@@ -345,12 +372,13 @@ class _Run:
         self.settings.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self._file(self.settings.checkpoints), content.getvalue())
 
-    def _restore(self) -> None:
+    def restored(self) -> bool:
+        """Take over a checkpoint, if there is one."""
         if self.settings.checkpoints is None:
-            return
+            return False
         path = self._file(self.settings.checkpoints)
         if not path.is_file():
-            return
+            return False
         try:
             kept = torch.load(path, weights_only=True)
             with torch.no_grad():
@@ -361,6 +389,7 @@ class _Run:
             raise InputError(
                 f"{path} cannot be read as a checkpoint: {error}; delete it to begin anew"
             ) from error
+        return True
 
     def _file(self, folder: Path) -> Path:
         """The file of this run: of its settings, model, prompts and means."""
@@ -432,14 +461,14 @@ def _answered(
 
 
 def _batches(
-    n_positive: int, n_negative: int, settings: LearnedMask
+    n_positive: int, n_negative: int, n_neurons: int, settings: LearnedMask
 ) -> Iterator[tuple[list[int], list[int], float]]:
     """Each step's prompts, positive and negative, and its k; all of them follow from the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
     positive, negative = (
         _in_turn(n, settings.batch_size, generator) for n in (n_positive, n_negative)
     )
-    low, high = map(math.log, settings.sizes)
+    low, high = (math.log(fraction * n_neurons) for fraction in settings.fractions)
     for _ in range(settings.steps):
         k = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
         yield next(positive), next(negative), k

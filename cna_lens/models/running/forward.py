@@ -41,7 +41,12 @@ class SharedPrefix:
 
     @classmethod
     def of(
-        cls, model: HookedModel, prompts: Sequence[TokenIds], at_most: int | None = None
+        cls,
+        model: HookedModel,
+        prompts: Sequence[TokenIds],
+        at_most: int | None = None,
+        *,
+        gradients: bool = False,
     ) -> SharedPrefix:
         """Compute the common prefix of the prompts, where the model can continue from it.
 
@@ -49,6 +54,8 @@ class SharedPrefix:
             model: the model.
             prompts: token ids.
             at_most: the longest prefix allowed.
+            gradients: keep the graph, so that gradients reach what the hooks in force do to the
+                prefix.
         """
         length = shared_prefix_length(prompts, at_most)
         if length < MIN_SHARED_PREFIX or len(prompts) < 2:
@@ -59,7 +66,7 @@ class SharedPrefix:
             return cls(0, reason=reason)
         ids = torch.tensor([prompts[0][:length]], device=input_device(model))
         # Every prompt continues after the prefix, so the prefix holds no prompt's last token.
-        with torch.no_grad(), prompt_lengths([min(map(len, prompts))]):
+        with torch.set_grad_enabled(gradients), prompt_lengths([min(map(len, prompts))]):
             _, cache = forward_with_cache(model, ids, torch.ones_like(ids), None)
         return cls(length, cache)
 
