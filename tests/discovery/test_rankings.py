@@ -9,7 +9,17 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import cna_lens
-from cna_lens import ActivationStats, InputError, Layout, ModelError, rank, score_neurons
+from cna_lens import (
+    ActivationStats,
+    InputError,
+    Layout,
+    LearnedMask,
+    LogOdds,
+    ModelError,
+    rank,
+    score_neurons,
+)
+from cna_lens.discovery.rankings import scoring
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
 NEGATIVE = [[33, 34, 35], [36, 37], [38, 39, 40, 41, 42, 43]]
@@ -147,8 +157,22 @@ def test_a_ranking_that_needs_the_model_says_so(name):
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("ranking", ["magic", 3, None, cna_lens.Contrast])
 def test_the_error_for_an_unknown_ranking_lists_the_known_ones(llama, ranking):
-    with pytest.raises(InputError, match=r"expected one of: attribution_patching, contrast, out"):
+    known = r"expected one of: attribution_patching, best, contrast, learned_mask, out"
+    with pytest.raises(InputError, match=known):
         cna_lens.find_circuit(llama, POSITIVE, NEGATIVE, rank=ranking)
+
+
+def test_the_best_ranking_has_a_name(chat_model, monkeypatch):
+    assert scoring.as_ranking("best") == scoring.as_ranking("learned_mask") == LearnedMask()
+    quick = LearnedMask(LogOdds(("w5",)), steps=3, floor=-100.0, answer_tokens=1)
+    monkeypatch.setattr(scoring, "BEST", quick)
+    texts = ["w5 w6", "w7"], ["w30", "w31 w32"]
+    found = [
+        cna_lens.find_circuit(chat_model, *texts, rank=each, k=3, universal=None, progress=False)
+        for each in ("best", quick)
+    ]
+    assert found[0] == found[1]
+    assert found[0].provenance.rank.startswith("learned_mask(metric=LogOdds(openings=('w5',))")
 
 
 def test_random_scores_depend_on_their_seed_alone(llama, models):

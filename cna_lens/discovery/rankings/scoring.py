@@ -16,6 +16,7 @@ from cna_lens.discovery.rankings.contrasts import (
     RandomScores,
     Standardized,
 )
+from cna_lens.discovery.rankings.learned_mask import LearnedMask
 from cna_lens.discovery.rankings.probe import Probe
 from cna_lens.discovery.rankings.protocol import Collected, Ranking, read_sets
 from cna_lens.discovery.rankings.relp import RelP
@@ -42,20 +43,25 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
     }
 )
 """The rankings by name, with their default settings."""
+BEST: Ranking = LearnedMask()
+"""The ranking named "best": the one that did best on the planted models for tuning, see Known truth
+in the documentation. Give it the metric of another behaviour than refusal:
+`LearnedMask(LogOdds(openings))`."""
 
 
 def as_ranking(ranking: str | Ranking) -> Ranking:
-    """Look up a ranking by its name; return a ranking as it is.
+    """Look up a ranking by its name, or `BEST` by "best"; return a ranking as it is.
 
     Raises:
         InputError: there is no ranking of that name.
     """
-    if isinstance(ranking, str) and ranking in RANKINGS:
-        return RANKINGS[ranking]
+    named = {**RANKINGS, BEST.name: BEST, "best": BEST}
+    if isinstance(ranking, str) and ranking in named:
+        return named[ranking]
     if isinstance(ranking, Ranking) and not isinstance(ranking, type):
         return ranking
     raise InputError(
-        f"rank is {ranking!r}, expected one of: {', '.join(sorted(RANKINGS))}; or a ranking such "
+        f"rank is {ranking!r}, expected one of: {', '.join(sorted(named))}; or a ranking such "
         "as AttributionPatching(...)"
     )
 
