@@ -1,10 +1,11 @@
-"""How well rankings predict the effect of ablating one neuron.
+"""How well rankings predict the effect of ablating one neuron, and gradients that of ablating many.
 
     python -m experiments.demo.ablation_effects
 
 Draws neurons at random, sets each to its mean over the negative prompts at the last prompt token,
 measures by how much that lowers the refusal log-odds of the positive prompts, and correlates this
-true effect with the neuron's score in each ranking.
+true effect with the neuron's score in each ranking. Then it does the same with groups of neurons,
+whose scores it sums.
 """
 
 from __future__ import annotations
@@ -33,41 +34,44 @@ from experiments.shared.result_files import (
 )
 
 AT_ONCE = 128
+SIZES = (1, 10, 46, 138, 461)
+TOP = 0.02
+BY_GRADIENT = ("attribution_patching", "relp")
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
 def ablation_effects(
     model: HookedModel,
     prompts: Sequence[str],
-    neurons: Sequence[cna_lens.Neuron],
+    groups: Sequence[Sequence[cna_lens.Neuron]],
     means: Tensor,
     layout: cna_lens.Layout,
 ) -> np.ndarray:
-    """By how much setting each neuron to its mean at the last token lowers the log-odds.
+    """By how much setting a group's neurons to their means at the last token lowers the log-odds.
 
     The tokens before the last one do not change, so that they are computed once for each prompt,
-    and many neurons are ablated side by side in a batch of single tokens.
+    and many groups are ablated side by side in a batch of single tokens.
 
     Args:
         model: a bridge.
         prompts: the prompts over which effects are averaged.
-        neurons: the neurons.
+        groups: the neurons that are set together.
         means: the value that each neuron of the model is set to.
         layout: the model's neurons.
 
     Returns:
-        One effect a neuron: log-odds as they are minus those after the ablation, in nats.
+        One effect a group: log-odds as they are minus those after the ablation, in nats.
     """
     refusing = first_tokens(model, REFUSAL_OPENINGS)
-    effects = np.zeros(len(neurons))
+    effects = np.zeros(len(groups))
     for ids in tqdm(encode(model, prompts).ids, desc="ablating", unit="prompt"):
         before = SharedPrefix.of(model, [ids, ids], len(ids) - 1)
         last = torch.tensor([ids[-1]])
 
-        def after(batch: Sequence[cna_lens.Neuron]) -> Tensor:
+        def after(batch: Sequence[Sequence[cna_lens.Neuron]]) -> Tensor:
             hooks = [
                 (hook_name(layer), _set_rows(batch, layer, means, layout))
-                for layer in sorted({neuron.layer for neuron in batch})
+                for layer in sorted({neuron.layer for group in batch for neuron in group})
             ]
             rows = max(1, len(batch))
             mask = torch.ones((rows, len(ids)), dtype=torch.long)  # noqa: B023
@@ -82,22 +86,28 @@ def ablation_effects(
             return log_odds(logits[:, 0].double(), refusing)
 
         untouched = float(after([])[0])
-        for start in range(0, len(neurons), AT_ONCE):
-            batch = neurons[start : start + AT_ONCE]
+        for start in range(0, len(groups), AT_ONCE):
+            batch = groups[start : start + AT_ONCE]
             effects[start : start + len(batch)] += (untouched - after(batch)).numpy()
     return effects / len(prompts)
 
 
 def _set_rows(
-    batch: Sequence[cna_lens.Neuron], layer: int, means: Tensor, layout: cna_lens.Layout
+    batch: Sequence[Sequence[cna_lens.Neuron]], layer: int, means: Tensor, layout: cna_lens.Layout
 ) -> Callable[..., Tensor]:
-    mine = [row for row, neuron in enumerate(batch) if neuron.layer == layer]
-    indices = [batch[row].index for row in mine]
-    values = means[layout.flat_all([batch[row] for row in mine])]
+    mine = [
+        (row, neuron)
+        for row, group in enumerate(batch)
+        for neuron in group
+        if neuron.layer == layer
+    ]
+    rows = [row for row, _ in mine]
+    indices = [neuron.index for _, neuron in mine]
+    values = means[layout.flat_all([neuron for _, neuron in mine])]
 
     def change(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         changed = activation.clone()
-        changed[mine, -1, indices] = values.to(activation)
+        changed[rows, -1, indices] = values.to(activation)
         return changed
 
     return change
@@ -123,6 +133,53 @@ def correlation(
     }
 
 
+def group_effects(
+    model: HookedModel,
+    prompts: Sequence[str],
+    scores: cna_lens.NeuronScores,
+    means: Tensor,
+    n_groups: int,
+    draw: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """How a group's summed scores agree with the effect of ablating it, by size and by draw.
+
+    Groups are drawn from all neurons, and from the `TOP` with the highest scores.
+
+    Returns:
+        One row for each draw and size, with Pearson's correlation over groups, the mean of the
+        summed scores and the mean effect, in nats.
+    """
+    layout = scores.layout
+    pools = {
+        "all": np.arange(layout.n_neurons),
+        "top": scores.values.argsort(descending=True)[: round(TOP * layout.n_neurons)].numpy(),
+    }
+    drawn = {
+        (name, size): [draw.choice(pool, size, replace=False) for _ in range(n_groups)]
+        for name, pool in pools.items()
+        for size in SIZES
+    }
+    groups = [
+        [layout.neuron(int(place)) for place in places]
+        for each in drawn.values()
+        for places in each
+    ]
+    effects = ablation_effects(model, prompts, groups, means, layout).reshape(-1, n_groups)
+    found: list[dict[str, Any]] = []
+    for ((name, size), each), effect in zip(drawn.items(), effects, strict=True):
+        sums = scores.values.numpy()[np.stack(each)].sum(1)
+        found.append(
+            {
+                "drawn_from": name,
+                "k": size,
+                "pearson": correlation(_pearson, sums, effect, 0),
+                "mean_sum": float(sums.mean()),
+                "mean_effect": float(effect.mean()),
+            }
+        )
+    return found
+
+
 def _pearson(scores: np.ndarray, effects: np.ndarray) -> float:
     return float(pearsonr(scores, effects).statistic)
 
@@ -135,7 +192,8 @@ def main(
     model: Model = "demo",
     prompts: Annotated[int, typer.Option(help="Prompts from each set, drawn by seed.")] = 16,
     neurons: Annotated[int, typer.Option(help="Neurons, drawn by seed.")] = 500,
-    seed: Annotated[int, typer.Option(help="For prompts, neurons and resampling.")] = 0,
+    groups: Annotated[int, typer.Option(help="Groups of each size, drawn by seed.")] = 100,
+    seed: Annotated[int, typer.Option(help="For prompts, neurons, groups and resampling.")] = 0,
     out: Folder = RESULTS,
 ) -> None:
     """Correlate rankings with the true effect of mean-ablating single neurons."""
@@ -148,7 +206,7 @@ def main(
     scores = scored(loaded, positive, negative, (*RANKINGS, "random"))
     layout = scores["contrast"].layout
     flat = draw.choice(layout.n_neurons, neurons, replace=False)
-    sampled = [layout.neuron(int(place)) for place in flat]
+    sampled = [[layout.neuron(int(place))] for place in flat]
     means = cna_lens.collect(loaded, negative).mean
     effects = ablation_effects(loaded, positive, sampled, means, layout)
     of_magnitudes: dict[str, Any] = {}
@@ -162,6 +220,10 @@ def main(
         of_magnitudes[name] = {
             "spearman": correlation(_spearman, np.abs(values), np.abs(effects), seed)
         }
+    of_groups = {
+        name: group_effects(loaded, positive, scores[name], means, groups, draw)
+        for name in BY_GRADIENT
+    }
     record = {
         "question": "correlation, over neurons, of a ranking's score with the true effect of mean "
         "ablation at the last prompt token on the refusal log-odds",
@@ -180,6 +242,12 @@ def main(
         },
         "signed": signed,
         "magnitudes": of_magnitudes,
+        "groups": {
+            "n_groups": groups,
+            "top": TOP,
+            "interval": "95 % percentile bootstrap over groups, 2000 resamples",
+            **of_groups,
+        },
         "versions": environment()["versions"],
     }
     for name, found in signed.items():
@@ -188,6 +256,12 @@ def main(
             for kind, each in found.items()
         )
         typer.echo(f"{name:22} {'  '.join(shown)}")
+    for name, rows_of in of_groups.items():
+        for row in rows_of:
+            typer.echo(
+                f"{name:22} {row['k']:4} of {row['drawn_from']}: r {row['pearson']['value']:+.3f}, "
+                f"sum {row['mean_sum']:+.3f}, effect {row['mean_effect']:+.3f}"
+            )
     write_record(out / "ablation_effects.json", record)
 
 

@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 
 import cna_lens
-from cna_lens.metrics import refusal_log_odds
-from experiments.demo.ablation_effects import ablation_effects, correlation
+from cna_lens.metrics import LogOdds, refusal_log_odds
+from experiments.demo import ablation_effects as module
+from experiments.demo.ablation_effects import ablation_effects, correlation, group_effects
 
 
-def test_effects_equal_those_of_steering_one_neuron_at_a_time(chat_model):
+def test_effects_equal_those_of_steering_one_group_at_a_time(chat_model):
     positive, negative = ["w5 w6", "w7", "w8 w9 w4"], ["w3", "w9 w5"]
     means = cna_lens.collect(chat_model, negative)
     neurons = [cna_lens.Neuron(layer, index) for layer in (1, 0) for index in (2, 7, 11)]
-    found = ablation_effects(chat_model, positive, neurons, means.mean, means.layout)
+    groups = [*([neuron] for neuron in neurons), neurons, neurons[2:4], []]
+    found = ablation_effects(chat_model, positive, groups, means.mean, means.layout)
     before = np.array(refusal_log_odds(chat_model, positive))
     expected = []
-    for neuron in neurons:
-        circuit = cna_lens.Circuit((neuron,), (1.0,), means.layout)
+    for group in groups:
+        circuit = cna_lens.Circuit(tuple(group), (1.0,) * len(group), means.layout)
         with cna_lens.steer(chat_model, circuit, values=means, positions="last_prompt"):
             expected.append(float((before - refusal_log_odds(chat_model, positive)).mean()))
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -32,3 +34,27 @@ def test_a_correlation_lies_inside_its_interval():
     # Of 300 pairs at 0.71, plus or minus two standard errors of 0.03.
     assert found["value"] == pytest.approx(2**-0.5, abs=0.08)
     assert found["high"] - found["low"] == pytest.approx(4 * 0.5 / 300**0.5, rel=0.4)
+
+
+def test_groups_agree_with_scores_that_are_their_effects(chat_model, monkeypatch):
+    positive, negative = ["w5 w6", "w7", "w8 w9 w4"], ["w3", "w9 w5"]
+    means = cna_lens.collect(chat_model, negative)
+    scores = cna_lens.score_neurons(
+        chat_model, positive, negative, cna_lens.AttributionPatching(LogOdds())
+    )
+    monkeypatch.setattr(module, "SIZES", (1, 8))
+    monkeypatch.setattr(module, "TOP", 0.25)
+    draw = np.random.default_rng(0)
+    found = group_effects(chat_model, positive, scores, means.mean, 20, draw)
+    assert [(row["drawn_from"], row["k"]) for row in found] == [
+        ("all", 1),
+        ("all", 8),
+        ("top", 1),
+        ("top", 8),
+    ]
+    assert min(row["pearson"]["value"] for row in found) > 0.9
+    sums = {(row["drawn_from"], row["k"]): row["mean_sum"] for row in found}
+    assert sums["top", 8] > 4 * sums["top", 1] > 0
+    assert sums["top", 8] > sums["all", 8]
+    for row in found[2:]:
+        assert row["mean_effect"] == pytest.approx(row["mean_sum"], rel=0.3)
