@@ -152,6 +152,36 @@ def test_one_point_of_integrated_gradients_is_the_gradient_half_way():
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def steep():
+    """A model that is far from linear: its MLPs write thirty times as much."""
+    hf = exact("llama")
+    for layer in hf.model.layers:
+        layer.mlp.down_proj.weight.data *= 30
+    return hf
+
+
+def test_integrated_gradients_that_miss_the_layers_effects_are_told(caplog):
+    hf = steep()
+    baseline = reference.activations(hf, NEGATIVE).mean(0).split(tiny.WIDTH)
+    effects = torch.zeros(2).double()
+    for layer in range(2):
+        for ids in POSITIVE:
+            activation = reference.activations(hf, [ids])[0].split(tiny.WIDTH)
+            move = {layer: baseline[layer] - activation[layer]}
+            before = log_odds(reference.logits(hf, ids)[-1])
+            effects[layer] += before - metric_after(hf, ids, at_place(-1, move), log_odds)
+    model = tiny.boot(hf).to(torch.float64)
+    with pytest.warns(cna_lens.CnaLensWarning, match="steps=1 miss the effects") as warned:
+        found = score_neurons(model, POSITIVE, NEGATIVE, AttributionPatching(OPENINGS, steps=1))
+    sums = torch.stack([layer.sum() for layer in found.by_layer()]) * len(POSITIVE)
+    error = float((sums - effects).abs().sum() / effects.abs().sum())
+    assert error > 0.05
+    assert f"by {error:.0%};" in str(warned[0].message)
+    with caplog.at_level("INFO"):
+        score_neurons(model, POSITIVE, NEGATIVE, AttributionPatching(OPENINGS, steps=200))
+    assert "with 200 steps miss the layers' effects by" in caplog.text
+
+
 def test_targets_and_foils_may_differ_from_prompt_to_prompt(llama):
     targets, foils = (5, 6, 7, 8), ("w9", 10, "w3", 12)
     together = score_neurons(

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cna_lens.discovery.rankings.gradients import GradientBatch, over_batches
 from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.errors import InputError
+from cna_lens.errors import CnaLensWarning, InputError
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.results.scores import NeuronScores
 
+_log = logging.getLogger(__name__)
+
+LARGEST_ERROR = 0.05
+"""Integrated gradients that miss more than this share of the layers' effects are not converged."""
 Score = Callable[[GradientBatch, Values, Float64[Tensor, " neuron"]], Float64[Tensor, " neuron"]]
 
 
@@ -43,7 +49,9 @@ class AttributionPatching(Ranking):
     \left(\bar{a}_l + t (a_l(p) - \bar{a}_l)\right) \, dt,$$
 
     by Gauss-Legendre quadrature at n points. The scores of one layer then sum to the change of the
-    metric when the whole layer is set to its means (completeness).
+    metric when the whole layer is set to its means (completeness). How far they miss it, summed
+    over layers and relative to the changes, is logged, and above 5 % it is a warning: 10 steps are
+    about enough, fewer are not.
 
     >>> patching = AttributionPatching(metric=LogitDifference(target=5, foil=6))
     >>> circuit = find_circuit(
@@ -55,7 +63,7 @@ class AttributionPatching(Ranking):
     Source: Nanda, Attribution Patching, 2023, and Syed et al., arXiv 2310.10348; integrated
     gradients on activations: Sundararajan et al., arXiv 1703.01365, as Marks et al., arXiv
     2403.19647, use them for each submodule. Cost: one forward pass for each prompt, and one forward
-    and one backward pass for each positive prompt; n steps add n of both for each layer and
+    and one backward pass for each positive prompt; n steps add n + 1 of both for each layer and
     positive prompt. Batches are sized so that the backward graph fits the memory.
 
     Attributes:
@@ -81,9 +89,15 @@ class AttributionPatching(Ranking):
         self.metric.of(model, n_positive)
 
     def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        of_batch = partial(_integrated, steps=self.steps) if self.steps else _plain
-        values = patched(collected, self.metric, of_batch, "taking gradients")
+        """Score every neuron.
+
+        Warns:
+            CnaLensWarning: integrated gradients miss a layer's effect by more than 5 %.
+        """
+        if self.steps:
+            values = _integrated(collected, self.metric, self.steps)
+        else:
+            values = patched(collected, self.metric, _plain, "taking gradients")
         return collected.scored(self, values, self.metric.unit)
 
 
@@ -106,27 +120,65 @@ def _plain(
 
 
 def _integrated(
-    batch: GradientBatch, metric: Values, baseline: Float64[Tensor, " neuron"], steps: int
+    collected: Collected, metric: FirstTokenMetric, steps: int
 ) -> Float64[Tensor, " neuron"]:
-    difference = batch.run(metric).activations - baseline
+    reader, prompts = collected.model_and_prompts()
+    values = metric.of(reader.model, len(prompts.ids))
+    baseline = collected.negative.mean
+    sums, effects = torch.zeros_like(baseline), 0.0
+    for attributed, effect in over_batches(
+        reader,
+        prompts.ids,
+        lambda batch: _along_lines(batch, values, baseline, steps),
+        "integrating gradients",
+    ):
+        sums += attributed
+        effects += effect
+    layers = [float(layer.sum()) for layer in collected.negative.layout.split(sums) if len(layer)]
+    _check_completeness(np.array(layers), np.asarray(effects), steps)
+    return sums / len(prompts.ids)
+
+
+def _along_lines(
+    batch: GradientBatch, metric: Values, baseline: Float64[Tensor, " neuron"], steps: int
+) -> tuple[Float64[Tensor, " neuron"], NDArray[np.float64]]:
+    """A batch's summed scores, and the summed effect of setting each whole layer to its means."""
+    here = batch.run(metric)
+    difference = here.activations - baseline
     nodes, weights = np.polynomial.legendre.leggauss(steps)
+    shares = torch.tensor(weights / 2)
     gradients: list[Tensor] = []
+    effects: list[float] = []
     start = 0
     for layer, name in enumerate(mlp_hook_names(batch.model)):
         if name is None:
             continue
-        found = torch.stack(
-            [
-                batch.run(
-                    metric, [(name, _Move(batch.read, (node - 1) / 2, difference, start))], [layer]
-                ).gradients
-                for node in nodes.tolist()
-            ]
+
+        *found, at_means = [
+            batch.run(metric, [(name, _Move(batch.read, share, difference, start))], [layer])
+            for share in (*((nodes - 1) / 2).tolist(), -1.0)
+        ]
+        at_nodes = torch.stack([each.gradients for each in found])
+        gradients.append(einsum(at_nodes, shares, "node prompt neuron, node -> prompt neuron"))
+        effects.append(float((here.values - at_means.values).sum()))
+        start += at_nodes.shape[-1]
+    return (torch.cat(gradients, dim=-1) * difference).sum(0), np.array(effects)
+
+
+def _check_completeness(
+    attributed: NDArray[np.float64], effects: NDArray[np.float64], steps: int
+) -> None:
+    """Compare each layer's summed scores with the effect of the layer."""
+    size = np.abs(effects).sum()
+    error = float(np.abs(attributed - effects).sum() / size) if size else 0.0
+    _log.info("integrated gradients with %d steps miss the layers' effects by %.2g", steps, error)
+    if error > LARGEST_ERROR:
+        warnings.warn(
+            f"integrated gradients with steps={steps} miss the effects of the layers by "
+            f"{error:.0%}; take more steps, or see whether the metric saturates",
+            CnaLensWarning,
+            stacklevel=2,
         )
-        shares = torch.tensor(weights / 2)
-        gradients.append(einsum(found, shares, "node prompt neuron, node -> prompt neuron"))
-        start += found.shape[-1]
-    return (torch.cat(gradients, dim=-1) * difference).sum(0)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,14 @@ class Gradients(NamedTuple):
     gradients: Float[Tensor, "*token neuron"]
 
 
+class OfMetric(NamedTuple):
+    """A metric of each prompt, and its gradients."""
+
+    activations: Float[Tensor, "prompt neuron"]
+    gradients: Float[Tensor, "prompt neuron"]
+    values: Float[Tensor, " prompt"]
+
+
 @dataclass(frozen=True)
 class GradientBatch:
     """A right-padded batch, that can be run forward and backward again and again.
@@ -62,8 +70,8 @@ class GradientBatch:
         metric: Values,
         hooks: Sequence[NamedHook] = (),
         layers: Sequence[int] | None = None,
-    ) -> Gradients:
-        """Activations at the token to read, and the metric's gradients with respect to them.
+    ) -> OfMetric:
+        """Activations at the token to read, the metric, and its gradients with respect to them.
 
         Args:
             metric: from the logits after each row's last token.
@@ -76,16 +84,20 @@ class GradientBatch:
         """
         rows = torch.arange(len(self.ids), device=self.ids.device)
         first = int(self.last.min())
+        kept: list[Tensor] = []
 
         def total(logits: Float[Tensor, "batch kept_pos d_vocab"]) -> Float[Tensor, ""]:
             at_last = logits[rows.to(logits.device), (self.last - first).to(logits.device)]
-            return metric(at_last, self.prompts).sum()
+            values = metric(at_last, self.prompts)
+            kept.append(values.detach().cpu().double())
+            return values.sum()
 
         found = [
             Gradients(self._at_read(each.activations), self._at_read(each.gradients))
             for each in self.at_all_tokens(total, first, hooks, layers)
         ]
-        return Gradients(*(torch.cat(side, dim=-1) for side in zip(*found, strict=True)))
+        activations, gradients = (torch.cat(side, dim=-1) for side in zip(*found, strict=True))
+        return OfMetric(activations, gradients, kept[-1])
 
     def at_all_tokens(
         self,
