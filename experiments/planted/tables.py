@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from cna_lens.models import Split
 
 RESULTS: Final = Path(__file__).parents[1] / "results"
-RANKINGS: Final = ("contrast", "standardized", "attribution_patching", "relp")
-"""Those that have a column in the table by model."""
+RANKINGS: Final = ("contrast", "attribution_patching", "squared_attribution", "learned_mask")
+"""Those that have a column in the tables by model."""
 
 Record = Mapping[str, Any]
 
@@ -22,6 +22,8 @@ def tables() -> dict[str, str]:
     return {
         **{f"means, {split}": means(bench) for split, bench in benches.items()},
         "by model": by_model(benches),
+        "effects": effects(benches),
+        "decoys": decoys(benches["reporting"]),
         "models": models(read("planted_models.json")),
         "chance": chance(read("planted_chance.json")),
         "compiled": compiled(read("compiled_programs.json")),
@@ -56,7 +58,31 @@ def means(bench: Record) -> str:
 
 def by_model(benches: Mapping[str, Record]) -> str:
     """The area within layers and the precision of some rankings on each model."""
-    rows: list[tuple[str, ...]] = []
+    rows = [
+        (
+            *named,
+            *(f"{each['auroc_within_layers']:.2f}, {each['precision']:.2f}" for each in found),
+        )
+        for *named, found in on_models(benches)
+    ]
+    return table(("model", "split", *RANKINGS), rows)
+
+
+def effects(benches: Mapping[str, Record]) -> str:
+    """The share of the oracle's effect and the KL of some rankings on each model."""
+    rows = [
+        (
+            *named,
+            *(f"{number(each['share_of_oracle'])}, {each['kl']:.2f}" for each in found),
+            f"{found[0]['oracle_kl']:.2f}",
+        )
+        for *named, found in on_models(benches)
+    ]
+    return table(("model", "split", *RANKINGS, "oracle's KL"), rows)
+
+
+def on_models(benches: Mapping[str, Record]) -> Iterator[tuple[str, str, Sequence[Record]]]:
+    """Each model's name and split, and the figures of `RANKINGS` on it."""
     for split, bench in benches.items():
         for model in dict.fromkeys(row["model"] for row in bench["figures"]):
             found = {
@@ -64,12 +90,29 @@ def by_model(benches: Mapping[str, Record]) -> str:
                 for row in bench["figures"]
                 if row["model"] == model
             }
-            cells = [
-                f"{found[name]['auroc_within_layers']:.2f}, {found[name]['precision']:.2f}"
-                for name in RANKINGS
-            ]
-            rows.append((f"`{model.removeprefix('planted/')}`", split, *cells))
-    return table(("model", "split", *RANKINGS), rows)
+            name = f"`{model.removeprefix('planted/')}`"
+            yield name, split, [found[ranking] for ranking in RANKINGS]
+
+
+def decoys(bench: Record) -> str:
+    """The share of the first k neurons into which the model's second behaviour was planted."""
+    found = {
+        (row["ranking"].partition("(")[0], row["model"]): row
+        for row in bench["figures"]
+        if row["in_decoy"] is not None
+    }
+    names = list(dict.fromkeys(model for _, model in found))
+    rows = [
+        (
+            ranking,
+            *(
+                f"{found[ranking, name]['precision']:.2f}, {found[ranking, name]['in_decoy']:.2f}"
+                for name in names
+            ),
+        )
+        for ranking in dict.fromkeys(ranking for ranking, _ in found)
+    ]
+    return table(("ranking", *(f"`{name.removeprefix('planted/')}`" for name in names)), rows)
 
 
 def models(made: Record) -> str:

@@ -20,7 +20,7 @@ from cna_lens import (
     SquaredAttribution,
 )
 from cna_lens.discovery.rankings import learned_mask as module
-from cna_lens.discovery.rankings.learned_mask import soft_top_k
+from cna_lens.discovery.rankings.soft_top_k import soft_top_k
 from cna_lens.models import hook_name
 from cna_lens.models.running import forward
 
