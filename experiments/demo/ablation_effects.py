@@ -143,17 +143,16 @@ def group_effects(
 ) -> list[dict[str, Any]]:
     """How a group's summed scores agree with the effect of ablating it, by size and by draw.
 
-    Groups are drawn from all neurons, and from the `TOP` with the highest scores.
+    Groups are drawn from all neurons, and from the `TOP` with the highest scores. The neurons with
+    the highest scores of all are one more group of each size.
 
     Returns:
         One row for each draw and size, with Pearson's correlation over groups, the mean of the
         summed scores and the mean effect, in nats.
     """
     layout = scores.layout
-    pools = {
-        "all": np.arange(layout.n_neurons),
-        "top": scores.values.argsort(descending=True)[: round(TOP * layout.n_neurons)].numpy(),
-    }
+    order = scores.values.argsort(descending=True).numpy()
+    pools = {"all": np.arange(layout.n_neurons), "top": order[: round(TOP * layout.n_neurons)]}
     drawn = {
         (name, size): [draw.choice(pool, size, replace=False) for _ in range(n_groups)]
         for name, pool in pools.items()
@@ -177,6 +176,13 @@ def group_effects(
                 "mean_effect": float(effect.mean()),
             }
         )
+    first = [order[:size] for size in SIZES]
+    groups = [[layout.neuron(int(place)) for place in places] for places in first]
+    effects = ablation_effects(model, prompts, groups, means, layout)
+    for size, places, effect in zip(SIZES, first, effects, strict=True):
+        sums = float(scores.values.numpy()[places].sum())
+        row = {"pearson": None, "mean_sum": sums, "mean_effect": float(effect)}
+        found.append({"drawn_from": "first", "k": size, **row})
     return found
 
 
@@ -259,7 +265,8 @@ def main(
     for name, rows_of in of_groups.items():
         for row in rows_of:
             typer.echo(
-                f"{name:22} {row['k']:4} of {row['drawn_from']}: r {row['pearson']['value']:+.3f}, "
+                f"{name:22} {row['k']:4} of {row['drawn_from']}: "
+                f"r {row['pearson']['value'] if row['pearson'] else np.nan:+.3f}, "
                 f"sum {row['mean_sum']:+.3f}, effect {row['mean_effect']:+.3f}"
             )
     write_record(out / "ablation_effects.json", record)

@@ -47,14 +47,13 @@ def test_groups_agree_with_scores_that_are_their_effects(chat_model, monkeypatch
     draw = np.random.default_rng(0)
     found = group_effects(chat_model, positive, scores, means.mean, 20, draw)
     assert [(row["drawn_from"], row["k"]) for row in found] == [
-        ("all", 1),
-        ("all", 8),
-        ("top", 1),
-        ("top", 8),
+        (pool, size) for pool in ("all", "top", "first") for size in (1, 8)
     ]
-    assert min(row["pearson"]["value"] for row in found) > 0.9
+    assert min(row["pearson"]["value"] for row in found[:4]) > 0.9
+    assert [row["pearson"] for row in found[4:]] == [None, None]
     sums = {(row["drawn_from"], row["k"]): row["mean_sum"] for row in found}
     assert sums["top", 8] > 4 * sums["top", 1] > 0
-    assert sums["top", 8] > sums["all", 8]
+    assert sums["first", 8] > sums["top", 8] > sums["all", 8]
+    assert sums["first", 1] == pytest.approx(float(scores.values.max()))
     for row in found[2:]:
         assert row["mean_effect"] == pytest.approx(row["mean_sum"], rel=0.3)
