@@ -374,3 +374,29 @@ def test_each_prompt_stands_once_in_a_batch_and_all_come_in_turn():
     counts = Counter(place for batch in batches for place in batch)
     assert max(counts.values()) - min(counts.values()) <= 2
     assert sorted(next(module._in_turn(4, 6, torch.Generator()))) == [0, 1, 2, 3]
+
+
+@pytest.mark.long
+@pytest.mark.real_model
+def test_a_few_steps_end_a_planted_behaviour_at_a_lower_price_than_the_contrast():
+    name, french = "planted/french-138-all-0", cna_lens.metrics.BEHAVIOURS["french"]
+    asked, others = french.discovery.positive[:12], french.discovery.negative[:12]
+    model = cna_lens.load_model(name, device="cpu")
+    metric = cna_lens.LogOdds(french.openings)
+    answers = cna_lens.generate(model, french.evaluation.negative[:6], max_new_tokens=8)
+    odds, prices = [], []
+    for ranking in (LearnedMask(metric, steps=16, batch_size=4), "contrast"):
+        circuit = cna_lens.score_neurons(model, asked, others, ranking).top(k=138)
+        steered = partial(cna_lens.steer, model, circuit, 0.0)
+        with steered():
+            odds.append(
+                cna_lens.metrics.refusal_log_odds(
+                    model, french.evaluation.positive[:6], openings=french.openings
+                )
+            )
+        changed = cna_lens.metrics.kl_per_token(
+            model, steered, french.evaluation.negative[:6], answers
+        )
+        prices.append(sum(changed) / len(changed))
+    assert max(odds[0]) < 0
+    assert prices[0] < prices[1] / 1.5

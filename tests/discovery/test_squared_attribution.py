@@ -7,7 +7,9 @@ import reference
 import tiny
 import torch
 
+import cna_lens
 from cna_lens import InputError, LogitDifference, LogOdds, SquaredAttribution, score_neurons
+from cna_lens.evidence import recovery
 from cna_lens.models.prompts.encoding import encode
 from cna_lens.models.running.decoding import seeds_of
 
@@ -159,3 +161,22 @@ def test_answers_need_a_tokenizer():
     with pytest.raises(InputError, match="no tokenizer, so that it gives no answers"):
         score_neurons(mute, POSITIVE, NEGATIVE, SquaredAttribution(metric))
     score_neurons(mute, POSITIVE, NEGATIVE, SquaredAttribution(metric, answer_tokens=0))
+
+
+@pytest.mark.long
+@pytest.mark.real_model
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("planted/french-138-all-0", 0.72, 0.95), ("planted/nothing-138-all-0", 0.42, 0.58)],
+)
+def test_it_finds_what_was_planted_and_nothing_where_nothing_was(name, low, high):
+    french = cna_lens.metrics.BEHAVIOURS["french"]
+    asked = french.discovery.positive[:16], french.discovery.negative[:16]
+    model, metric = cna_lens.load_model(name, device="cpu"), LogOdds(french.openings)
+    found, plain = (
+        recovery(score_neurons(model, *asked, ranking), cna_lens.planted_truth(name)).overall
+        for ranking in (SquaredAttribution(metric), cna_lens.AttributionPatching(metric))
+    )
+    assert low < found.auroc < high
+    if name == "planted/french-138-all-0":
+        assert found.auroc > plain.auroc + 0.1
