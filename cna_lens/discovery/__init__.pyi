@@ -4,6 +4,7 @@ from .activations.reader import Reader as Reader
 from .collection import collect as collect
 from .pipeline import find_circuit as find_circuit
 from .rankings.attribution_patching import AttributionPatching as AttributionPatching
+from .rankings.change_from_base import ChangeFromBase as ChangeFromBase
 from .rankings.contrasts import (
     Contrast as Contrast,
     ContrastPart as ContrastPart,
@@ -38,6 +39,7 @@ __all__ = [
     "RANKINGS",
     "ActivationStats",
     "AttributionPatching",
+    "ChangeFromBase",
     "Collected",
     "Contrast",
     "ContrastPart",

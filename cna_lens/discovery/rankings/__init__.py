@@ -8,5 +8,6 @@
 | `Probe` | every prompt's activations | one forward a prompt |
 | `AttributionPatching`, `RelP` | gradients of a metric | also one backward a positive prompt |
 | `SquaredAttribution` | gradients of a metric and of answers | also two of both a positive prompt |
+| `ChangeFromBase` | the model before tuning | also two forward a positive prompt |
 | `RandomScores` | nothing | one forward a prompt |
 """
