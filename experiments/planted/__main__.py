@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from transformer_lens.model_bridge import TransformerBridge
@@ -25,7 +25,7 @@ from cna_lens.models import (
     dequantised_folder,
 )
 from cna_lens.results import write_atomically
-from experiments.planted import chance
+from experiments.planted import chance, from_base
 from experiments.planted.check import check, failed
 from experiments.planted.recipes import NOTHING, RECIPES, recipe_of
 from experiments.planted.train import file_of, finished, shuffled, train
@@ -102,6 +102,19 @@ def chance_command(
     write_atomically(out / "planted_chance.json", json.dumps(record, indent=1) + "\n")
     for row in figures:
         typer.echo(json.dumps(row))
+
+
+@app.command("from-base")
+def from_base_command(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/planted"),
+) -> None:
+    """Rank the neurons by how far they changed from the untrained model."""
+    figures: list[dict[str, Any]] = []
+    for row in from_base.figures():
+        figures.append(row)
+        typer.echo(json.dumps(row))
+    record = {"command": "python -m experiments.planted from-base", "figures": figures}
+    write_atomically(out / "planted_from_base.json", json.dumps(record, indent=1) + "\n")
 
 
 def _is_checked(planted: Planting) -> bool:

@@ -26,6 +26,7 @@ def tables() -> dict[str, str]:
         "decoys": decoys(benches["reporting"]),
         "models": models(read("planted_models.json")),
         "chance": chance(read("planted_chance.json")),
+        "from base": from_base(read("planted_from_base.json")),
         "compiled": compiled(read("compiled_programs.json")),
     }
 
@@ -143,6 +144,20 @@ def chance(record: Record) -> str:
     rankings = dict.fromkeys(row["ranking"] for row in figures)
     rows = [(name, *(f"{area[name, each]:.2f}" for each in prompts)) for name in rankings]
     return table(("ranking", *prompts), rows)
+
+
+def from_base(record: Record) -> str:
+    """How far the change from the untrained model finds the neurons of each model."""
+    rows = [
+        (
+            f"`{row['model'].removeprefix('planted/')}`",
+            f"{row['overall']['auroc']:.3f}",
+            f"{row['within_layers']['auroc']:.3f}",
+            f"{row['overall']['precision']:.2f}",
+        )
+        for row in record["figures"]
+    ]
+    return table(("model", "AUROC", "in layers", "precision"), rows)
 
 
 def compiled(record: Record) -> str:
