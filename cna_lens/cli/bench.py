@@ -38,7 +38,7 @@ def rankings(
         list[str] | None,
         typer.Option(
             help="A ranking's name, or file.py:Class for your own; repeat the option for more. By "
-            "default all that are packaged."
+            "default all with a name but best, which takes minutes for each model."
         ),
     ] = None,
     split: Annotated[

@@ -139,17 +139,19 @@ def group_effects(
     scores: cna_lens.NeuronScores,
     means: Tensor,
     n_groups: int,
-    draw: np.random.Generator,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """How a group's summed scores agree with the effect of ablating it, by size and by draw.
 
-    Groups are drawn from all neurons, and from the `TOP` with the highest scores. The neurons with
-    the highest scores of all are one more group of each size.
+    Groups are drawn from all neurons, and from the `TOP` with the highest scores of this ranking.
+    The neurons with the highest scores of all are one more group of each size. With one seed, the
+    groups that are drawn from all neurons are the same for every ranking.
 
     Returns:
         One row for each draw and size, with Pearson's correlation over groups, the mean of the
         summed scores and the mean effect, in nats.
     """
+    draw = np.random.default_rng(seed)
     layout = scores.layout
     order = scores.values.argsort(descending=True).numpy()
     pools = {"all": np.arange(layout.n_neurons), "top": order[: round(TOP * layout.n_neurons)]}
@@ -171,7 +173,7 @@ def group_effects(
             {
                 "drawn_from": name,
                 "k": size,
-                "pearson": correlation(_pearson, sums, effect, 0),
+                "pearson": correlation(_pearson, sums, effect, seed),
                 "mean_sum": float(sums.mean()),
                 "mean_effect": float(effect.mean()),
             }
@@ -227,12 +229,13 @@ def main(
             "spearman": correlation(_spearman, np.abs(values), np.abs(effects), seed)
         }
     of_groups = {
-        name: group_effects(loaded, positive, scores[name], means, groups, draw)
+        name: group_effects(loaded, positive, scores[name], means, groups, seed)
         for name in BY_GRADIENT
     }
     record = {
         "question": "correlation, over neurons, of a ranking's score with the true effect of mean "
-        "ablation at the last prompt token on the refusal log-odds",
+        "ablation at the last prompt token on the refusal log-odds; and, over groups of neurons, of "
+        "the sum of their scores with the effect of ablating them together",
         "command": command("experiments.demo.ablation_effects"),
         "model": model_name(loaded),
         "weights_sha256": cna_lens.weights_hash(loaded),

@@ -47,6 +47,8 @@ def test_scores_are_root_mean_square_changes_along_the_models_own_answers(chat_m
     ids = [list(each) for each in encode(model, texts[0]).ids]
     answers = [reference.greedy(hf, each, 3) for each in ids]
     assert any(answers)
+    # The base reads the tuned model's answers, and not its own.
+    assert answers != [reference.greedy(base, each, 3) for each in ids]
     expected = by_definition(hf, base, ids, answers)
     ranking = ChangeFromBase(tiny.boot(base), answer_tokens=3)
     found = score_neurons(model, *texts, ranking)
@@ -94,7 +96,9 @@ def test_a_base_that_is_no_model_is_refused():
 
 def test_a_base_with_other_neurons_is_refused(llama):
     narrow = tiny.boot(tiny.hugging_face("llama", d_mlp=8))
-    with pytest.raises(InputError, match=r"has 48 neurons, its base .* has 16"):
+    with pytest.raises(
+        InputError, match=r"have \[24, 24\] neurons, those of its base .* have \[8, 8\]"
+    ):
         score_neurons(llama, POSITIVE, NEGATIVE, ChangeFromBase(narrow, answer_tokens=0))
     config = copy.deepcopy(tiny.hugging_face("llama").config)
     config.num_hidden_layers = 3
@@ -104,5 +108,10 @@ def test_a_base_with_other_neurons_is_refused(llama):
         score_neurons(llama, POSITIVE, NEGATIVE, ChangeFromBase(deep, answer_tokens=0))
     talkative = tiny.bridge("llama")
     talkative.cfg.d_vocab = 70
-    with pytest.raises(InputError, match="differ in their tokens"):
+    with pytest.raises(InputError, match="differ in their vocabulary"):
         score_neurons(llama, POSITIVE, NEGATIVE, ChangeFromBase(talkative, answer_tokens=0))
+
+
+def test_a_base_with_the_same_weights_is_refused(llama):
+    with pytest.raises(InputError, match="has the weights of its base, so that nothing changed"):
+        score_neurons(llama, POSITIVE, NEGATIVE, ChangeFromBase(llama, answer_tokens=0))

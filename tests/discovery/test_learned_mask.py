@@ -1,6 +1,7 @@
 """Learned masks: the mask itself, what is learned, and that a run leaves nothing behind."""
 
 import copy
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -283,18 +284,54 @@ def test_it_starts_at_standardized_logarithms_of_squared_attributions(llama):
     squared = cna_lens.score_neurons(
         llama, POSITIVE, NEGATIVE, SquaredAttribution(MASK.metric, answer_tokens=0)
     ).values
-    expected = 0.25 * (squared.log() - squared.log().mean()) / squared.log().std()
+    logs = squared.log()
+    expected = 0.25 * (logs - logs.mean()) / logs.std(correction=0)
     found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, **STILL)).values
     torch.testing.assert_close(found, expected - expected.min(), rtol=1e-6, atol=1e-6)
 
 
-def test_neurons_that_are_never_active_start_last():
-    model = tiny.bridge("llama")
-    with torch.no_grad():
-        model.original_model.model.layers[0].mlp.gate_proj.weight[3] = 0
-    found = cna_lens.score_neurons(model, POSITIVE, NEGATIVE, replace(MASK, **STILL)).values
-    assert bool(torch.isfinite(found).all())
-    assert float(found[3]) == pytest.approx(0.0, abs=1e-6)
+def test_neurons_that_nothing_depends_on_start_last_and_do_not_move_the_others(llama, monkeypatch):
+    strengths = torch.zeros(48, dtype=torch.float64)
+    strengths[10:34] = torch.linspace(-3, 3, 24, dtype=torch.float64).exp()
+    strengths[20] = 1e-12
+    monkeypatch.setattr(LearnedMask, "_squared", lambda *_: strengths)
+    settings = replace(MASK, **STILL, temperatures=(0.5, 0.1))
+    found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings).values
+    known = found[10:34]
+    assert float(known.std(correction=0)) == pytest.approx(0.5, rel=1e-6)
+    assert known.argsort().tolist() == strengths[10:34].argsort().tolist()
+    assert float(found[:10].abs().max()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_start_has_the_settings_of_the_mask(chat_model, monkeypatch):
+    seen = []
+    score = SquaredAttribution.score
+    monkeypatch.setattr(
+        SquaredAttribution, "score", lambda self, given: (seen.append(self), score(self, given))[1]
+    )
+    settings = replace(MASK, **STILL, answer_tokens=3, seed=7)
+    cna_lens.score_neurons(chat_model, ["w5 w6", "w7"], ["w30", "w31"], settings)
+    assert seen == [SquaredAttribution(MASK.metric, answer_tokens=3, seed=7)]
+
+
+def test_each_step_draws_a_size_and_the_temperature_falls(llama, monkeypatch):
+    seen = []
+
+    def watched(scores, k, temperature):
+        seen.append((k, temperature))
+        return soft_top_k(scores, k, temperature)
+
+    monkeypatch.setattr(module, "soft_top_k", watched)
+    cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
+    sizes, temperatures = zip(*seen, strict=True)
+    assert len(sizes) == MASK.steps
+    assert 2 <= min(sizes) < 2.6
+    assert 9 < max(sizes) <= 12
+    # The middle of the logarithms is the root of 24.
+    assert 0.3 < sum(size < 24**0.5 for size in sizes) / len(sizes) < 0.7
+    assert (temperatures[0], temperatures[-1]) == pytest.approx((0.25, 0.05))
+    ratios = [b / a for a, b in itertools.pairwise(temperatures)]
+    assert ratios == pytest.approx([0.2 ** (1 / 39)] * 39)
 
 
 def test_a_start_that_the_metric_and_the_answers_do_not_depend_on_is_zero(llama, monkeypatch):

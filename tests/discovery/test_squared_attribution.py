@@ -11,6 +11,7 @@ import cna_lens
 from cna_lens import InputError, LogitDifference, LogOdds, SquaredAttribution, score_neurons
 from cna_lens.evidence import recovery
 from cna_lens.models.prompts.encoding import encode
+from cna_lens.models.running import forward
 from cna_lens.models.running.decoding import seeds_of
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
@@ -69,7 +70,12 @@ def test_scores_are_roots_of_summed_squares(family, seed):
     assert found.unit == "times the mean"
 
 
-def test_answers_count_and_what_all_prompts_begin_with_does_not(chat_model):
+@pytest.mark.parametrize("computed_once", [True, False])
+def test_answers_count_and_what_all_prompts_begin_with_does_not(
+    chat_model, computed_once, monkeypatch
+):
+    if not computed_once:
+        monkeypatch.setattr(forward, "MIN_SHARED_PREFIX", 1000)
     ids = [list(each) for each in encode(chat_model, TEXTS[0]).ids]
     columns = zip(*ids, strict=False)
     shared = next(place for place, tokens in enumerate(columns) if len({*tokens}) > 1)
@@ -89,6 +95,14 @@ def test_one_prompt_shares_nothing(llama):
     found = score_neurons(llama, POSITIVE[1:2], NEGATIVE, ALONE).values
     expected = by_definition(hf, POSITIVE[1:2], [[]])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_prompt_that_is_there_twice_shares_nothing(llama):
+    prompts = [[5, 6, 7, 8, 9, 10]] * 2
+    hf = tiny.hugging_face("llama")
+    with pytest.warns(cna_lens.CnaLensWarning, match="duplicates"):
+        found = score_neurons(llama, prompts, NEGATIVE, ALONE).values
+    torch.testing.assert_close(found, by_definition(hf, prompts, [[], []]), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -44,8 +44,7 @@ def test_groups_agree_with_scores_that_are_their_effects(chat_model, monkeypatch
     )
     monkeypatch.setattr(module, "SIZES", (1, 8))
     monkeypatch.setattr(module, "TOP", 0.25)
-    draw = np.random.default_rng(0)
-    found = group_effects(chat_model, positive, scores, means.mean, 20, draw)
+    found = group_effects(chat_model, positive, scores, means.mean, 20, seed=0)
     assert [(row["drawn_from"], row["k"]) for row in found] == [
         (pool, size) for pool in ("all", "top", "first") for size in (1, 8)
     ]

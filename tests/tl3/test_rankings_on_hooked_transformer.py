@@ -1,5 +1,6 @@
 """Rankings on a HookedTransformer, whose weights and hook points are laid out differently."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,17 @@ import tiny
 import torch
 
 import cna_lens
-from cna_lens import AttributionPatching, LearnedMask, LogitDifference, RelP, score_neurons
+from cna_lens import (
+    AttributionPatching,
+    ChangeFromBase,
+    LearnedMask,
+    LogitDifference,
+    RelP,
+    SquaredAttribution,
+    score_neurons,
+)
 from cna_lens.discovery.rankings import relp
+from cna_lens.models.running.decoding import seeds_of
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41]]
 NEGATIVE = [[33, 34, 35], [36, 37]]
@@ -90,7 +100,7 @@ def test_a_transformer_lens_without_a_probe_is_named(hooked):
 
 def test_a_learned_mask_lowers_the_metric_by_its_first_neurons(hooked):
     mask = LearnedMask(
-        metric=METRIC, steps=30, sizes=(2, 12), answer_tokens=0, kl_weight=0.0, floor=-1e9
+        METRIC, steps=30, fractions=(0.04, 0.25), answer_tokens=0, kl_weight=0.0, floor=-1e9
     )
     scores = score_neurons(hooked, POSITIVE, NEGATIVE, mask)
 
@@ -103,3 +113,50 @@ def test_a_learned_mask_lowers_the_metric_by_its_first_neurons(hooked):
     last = replace(scores, values=scores.values.max() - scores.values).top(k=6)
     assert difference(first) < difference(last) - 0.01
     assert all(not point.has_hooks() for point in hooked.hook_dict.values())
+
+
+def test_squared_attributions_count_what_the_prompts_do_not_share(hooked):
+    ranking = SquaredAttribution(METRIC, answer_tokens=0)
+    together = score_neurons(hooked, POSITIVE, NEGATIVE, ranking).values
+    alone = score_neurons(hooked, POSITIVE, NEGATIVE, ranking, batch_size=1).values
+    torch.testing.assert_close(together, alone, rtol=1e-8, atol=1e-10)
+    opened = [[9, 4, 8, 3, 2, *ids] for ids in POSITIVE]
+    found = score_neurons(hooked, opened, NEGATIVE, ranking).values
+    expected = squares(hooked, opened, 5)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def squares(hooked, prompts, begin):
+    """By the definition, with the tokens from `begin` on."""
+    names = [name for name in hooked.hook_dict if name.endswith("mlp.hook_post")]
+    parts = []
+    for value in ("metric", "drawn tokens"):
+        total = 0.0
+        for ids, seed in zip(prompts, seeds_of([tuple(ids) for ids in prompts], 0), strict=True):
+            kept = {}
+
+            def keep(activation, hook, kept=kept):
+                kept[hook.name] = activation
+
+            with hooked.hooks(fwd_hooks=[(name, keep) for name in names]):
+                last = hooked(torch.tensor([ids]))[0, -1]
+            if value == "metric":
+                number = last[11] - last[12]
+            else:
+                log_probs = last.float().log_softmax(-1)
+                generator = torch.Generator().manual_seed(seed)
+                number = log_probs[log_probs.detach().exp().multinomial(1, generator=generator)]
+            gradients = torch.autograd.grad(number.sum(), [kept[name] for name in names])
+            rows = [kept[name] * each for name, each in zip(names, gradients, strict=True)]
+            total = total + torch.cat([row[0, begin:].pow(2).sum(0) for row in rows]).detach()
+        parts.append(total.sqrt())
+    return sum(part / part.mean() for part in parts)
+
+
+def test_the_change_from_a_base_is_where_weights_changed(hooked):
+    base = copy.deepcopy(hooked)
+    with torch.no_grad():
+        base.blocks[1].mlp.W_in[:, 3] *= -1
+    scores = score_neurons(hooked, POSITIVE, NEGATIVE, ChangeFromBase(base, answer_tokens=0))
+    assert scores.top(k=1).neurons == (cna_lens.Neuron(1, 3),)
+    assert float(scores.by_layer()[0].abs().max()) == 0

@@ -9,5 +9,6 @@
 | `AttributionPatching`, `RelP` | gradients of a metric | also one backward a positive prompt |
 | `SquaredAttribution` | gradients of a metric and of answers | also two of both a positive prompt |
 | `ChangeFromBase` | the model before tuning | also two forward a positive prompt |
+| `LearnedMask` | gradients through a mask | also `steps` of both, over a batch |
 | `RandomScores` | nothing | one forward a prompt |
 """

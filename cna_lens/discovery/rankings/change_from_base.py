@@ -62,7 +62,12 @@ class ChangeFromBase(Ranking):
     needs: ClassVar[Needs] = "gradients"
 
     def __post_init__(self) -> None:
-        """Reject invalid settings, and hash the base."""
+        """Reject invalid settings, and hash the base.
+
+        Raises:
+            ModelError: the base is no model with hook points.
+            InputError: answer_tokens is not a whole number from 0 on.
+        """
         check_model(self.base)
         if self.answer_tokens < 0 or self.answer_tokens % 1:
             raise InputError(
@@ -74,13 +79,13 @@ class ChangeFromBase(Ranking):
         """Raise an error for a model that the ranking cannot use.
 
         Raises:
-            InputError: answers are needed and there is no tokenizer, or the base reads other
-                tokens or has its neurons elsewhere.
+            InputError: answers are needed and there is no tokenizer; the base has another
+                vocabulary, its neurons in other layers, or the same weights as the model.
             ModelError: neurons are experts'.
         """
         check_answer_tokens(model, self.answer_tokens)
         for what, here, there in (
-            ("tokens", int(model.cfg.d_vocab), int(self.base.cfg.d_vocab)),
+            ("vocabulary", int(model.cfg.d_vocab), int(self.base.cfg.d_vocab)),
             ("layers with neurons", mlp_hook_names(model), mlp_hook_names(self.base)),
         ):
             if here != there:
@@ -88,6 +93,11 @@ class ChangeFromBase(Ranking):
                     f"{model_name(model)} and its base {model_name(self.base)} differ in their "
                     f"{what}; give the model that it was tuned from"
                 )
+        if weights_hash(model) == self.base_sha256:
+            raise InputError(
+                f"{model_name(model)} has the weights of its base, so that nothing changed; give "
+                "the model that it was tuned from"
+            )
 
     def score(self, collected: Collected) -> NeuronScores:
         """Score every neuron.
@@ -103,23 +113,24 @@ class ChangeFromBase(Ranking):
             texts, desc="reading both models", unit="prompt", disable=not reader.progress
         ):
             here, there = (_read(model, text) for model in (reader.model, self.base))
-            if here.shape != there.shape:
+            widths, of_base = ([layer.shape[1] for layer in side] for side in (here, there))
+            if widths != of_base:
                 raise InputError(
-                    f"{model_name(reader.model)} has {here.shape[1]} neurons, its base "
-                    f"{model_name(self.base)} has {there.shape[1]}; give the model that it was "
+                    f"the layers of {model_name(reader.model)} have {widths} neurons, those of its "
+                    f"base {model_name(self.base)} have {of_base}; give the model that it was "
                     "tuned from"
                 )
-            squares += (here - there).pow(2).sum(0)
-            n += len(here)
+            squares += (torch.cat(here, dim=1) - torch.cat(there, dim=1)).pow(2).sum(0)
+            n += len(here[0])
         return collected.scored(self, (squares / n).sqrt(), "activation")
 
 
-def _read(model: HookedModel, text: Text) -> Float64[Tensor, "read_pos neuron"]:
-    """Activations of all neurons from the prompt's last token on."""
+def _read(model: HookedModel, text: Text) -> list[Float64[Tensor, "read_pos d_mlp"]]:
+    """Each layer's activations from the prompt's last token on."""
     read: dict[str, Tensor] = {}
 
     def keep(name: str, activation: Tensor, hook: Any) -> None:  # noqa: ARG001
-        read[name] = activation[0, text.prompt_length - 1 :].double().cpu()
+        read[name] = activation[0, text.prompt_length - 1 :].cpu().double()
 
     names = [name for name in mlp_hook_names(model) if name is not None]
     ids = torch.tensor([text.ids], device=input_device(model))
@@ -129,4 +140,4 @@ def _read(model: HookedModel, text: Text) -> Float64[Tensor, "read_pos neuron"]:
         prompt_lengths([text.prompt_length]),
     ):
         forward_logits(model, ids, torch.ones_like(ids), None, len(text.ids) - 1)
-    return torch.cat([read[name] for name in names], dim=-1)
+    return [read[name] for name in names]

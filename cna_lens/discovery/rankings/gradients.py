@@ -27,14 +27,14 @@ NamedHook = tuple[str, Callable[..., Any]]
 
 
 class Gradients(NamedTuple):
-    """What one forward and one backward pass tell: of all neurons at one token, or of a layer."""
+    """Activations and gradients: a layer's at all tokens."""
 
-    activations: Float[Tensor, "*token neuron"]
-    gradients: Float[Tensor, "*token neuron"]
+    activations: Float[Tensor, "batch pos d_mlp"]
+    gradients: Float[Tensor, "batch pos d_mlp"]
 
 
-class OfMetric(NamedTuple):
-    """A metric of each prompt, and its gradients."""
+class MetricGradients(NamedTuple):
+    """A metric of each prompt; all neurons' activations and gradients at the token to read."""
 
     activations: Float[Tensor, "prompt neuron"]
     gradients: Float[Tensor, "prompt neuron"]
@@ -70,7 +70,7 @@ class GradientBatch:
         metric: Values,
         hooks: Sequence[NamedHook] = (),
         layers: Sequence[int] | None = None,
-    ) -> OfMetric:
+    ) -> MetricGradients:
         """Activations at the token to read, the metric, and its gradients with respect to them.
 
         Args:
@@ -92,12 +92,12 @@ class GradientBatch:
             kept.append(values.detach().cpu().double())
             return values.sum()
 
-        found = [
-            Gradients(self._at_read(each.activations), self._at_read(each.gradients))
-            for each in self.at_all_tokens(total, first, hooks, layers)
-        ]
-        activations, gradients = (torch.cat(side, dim=-1) for side in zip(*found, strict=True))
-        return OfMetric(activations, gradients, kept[-1])
+        found = self.at_all_tokens(total, first, hooks, layers)
+        activations, gradients = (
+            torch.cat([self._at_read(layer) for layer in side], dim=-1)
+            for side in zip(*found, strict=True)
+        )
+        return MetricGradients(activations, gradients, kept[-1])
 
     def at_all_tokens(
         self,

@@ -38,8 +38,6 @@ from cna_lens.results.scores import NeuronScores
 Replacement = Literal["zero", "mean"]
 Start = Literal["zero", "squared_attribution"]
 
-START_DEVIATION = 0.25
-"""The standard deviation of the scores at the start, as large as the first temperature."""
 STEPS_BETWEEN_CHECKPOINTS = 20
 
 
@@ -63,9 +61,9 @@ class LearnedMask(Ranking):
     model. k is drawn anew each step, so that one run orders the neurons for many sizes. T falls
     geometrically, so that the mask comes near the hard set that a circuit is.
 
-    The scores start as logarithms of `SquaredAttribution`, standardized. A few steps order the
-    neurons that the behaviour needs most. The others keep about the place they start with, where a
-    start from zeros leaves them in no order.
+    The scores start as logarithms of `SquaredAttribution`, standardized to a deviation of the
+    first T. Most neurons are hardly moved by the steps, so that they stay in this order. If all started at
+    0, they would stay in none.
 
     A score is larger the earlier a neuron enters the set; the lowest is 0.
 
@@ -99,9 +97,9 @@ class LearnedMask(Ranking):
         floor: a positive prompt's metric below this value is not lowered further.
         temperatures: T at the first and at the last step.
         answer_tokens: tokens of each negative answer along which the divergence is taken, beside
-            the one after the prompt.
+            the one after the prompt; and of each positive answer for the start.
         replacement: "zero", or "mean" for the mean on negative prompts.
-        seed: of the prompts' order and of k.
+        seed: of the prompts' order, of k, and of the tokens drawn for the start.
         checkpoints: a folder from which an interrupted run goes on. It has a file for each model,
             prompts and settings. It is no setting, and circuits do not record it.
     """
@@ -177,8 +175,8 @@ class LearnedMask(Ranking):
         """Learn a score for every neuron.
 
         Raises:
-            InputError: the metric of every positive prompt is below `floor`, or a checkpoint cannot
-                be read.
+            InputError: the metric of every positive prompt is below `floor`, a prompt and its
+                answer exceed the context, or a checkpoint cannot be read.
             ActivationError: a gradient is infinite or not a number.
         """
         with torch.inference_mode(False), torch.enable_grad():
@@ -237,13 +235,17 @@ class _Run:
         )
 
     def begin_at(self, strengths: Float64[Tensor, " neuron"]) -> None:
-        """Set the scores to standardized logarithms."""
-        if not bool(strengths.any()):
+        """Set the scores to standardized logarithms, whose deviation is the first temperature."""
+        known = strengths > 0
+        if not bool(known.any()):
             return
-        logarithms = strengths.clamp(min=float(strengths[strengths > 0].min())).log()
-        deviation = logarithms.std().clamp(min=torch.finfo(logarithms.dtype).tiny)
+        logarithms = strengths[known].log()
+        deviation = logarithms.std(correction=0).clamp(min=torch.finfo(logarithms.dtype).tiny)
+        begun = self.settings.temperatures[0] * (logarithms - logarithms.mean()) / deviation
         with torch.no_grad():
-            self.scores.copy_(START_DEVIATION * (logarithms - logarithms.mean()) / deviation)
+            # Neurons that nothing depends on share the last place.
+            self.scores.fill_(begun.min())
+            self.scores[known] = begun
 
     def learned(self) -> Float64[Tensor, " neuron"]:
         """Take all steps, and return the scores."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -46,8 +46,9 @@ class SquaredAttribution(Ranking):
     another. Squares do not. The score has no sign: it says that a neuron matters where the
     behaviour occurs, and neither in which direction nor that it matters there alone.
 
-    Tokens that all positive prompts begin with, such as those of a chat template, do not count.
-    The negative prompts and the token that is read do not matter.
+    Tokens that all positive prompts begin with, such as those of a chat template, do not count; if
+    there is only one prompt, all of its tokens do. The negative prompts and the token that is read
+    do not matter.
 
     >>> squared = SquaredAttribution(LogitDifference(target=5, foil=6), answer_tokens=0)
     >>> scores = score_neurons(tiny_model, [[5, 6], [8]], [[7], [9]], squared)
@@ -93,12 +94,19 @@ class SquaredAttribution(Ranking):
         check_answer_tokens(model, self.answer_tokens)
 
     def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
+        """Score every neuron.
+
+        Raises:
+            InputError: a prompt and its answer exceed the context.
+            ActivationError: a gradient is infinite or not a number.
+        """
         reader, prompts = collected.model_and_prompts()
         model, n_prompts = reader.model, len(prompts.ids)
         metric = self.metric.of(model, n_prompts)
-        shared = shared_prefix_length(prompts.ids, min(map(len, prompts.ids)) - 1)
-        counted_from = shared if n_prompts > 1 else 0
+        counted_from = shared_prefix_length(prompts.ids)
+        if len(set(prompts.ids)) == 1:
+            # Nothing tells the template from the prompt, so that all tokens count.
+            counted_from, reader = 0, replace(reader, share_prefix=False)
         alone = [Text(ids, len(ids), len(ids)) for ids in prompts.ids]
         answered = own_answers(model, prompts.ids, self.answer_tokens)
         seeds = seeds_of(prompts.ids, self.seed)
@@ -144,7 +152,10 @@ def _root_of_squares(
         found = batch.at_all_tokens(lambda logits: total(batch, logits, first), first)
         return torch.cat(
             [
-                (each.activations * each.gradients)[:, start:].double().pow(2).sum((0, 1)).cpu()
+                # A product of half precision would vanish, and MPS has no float64.
+                (each.activations.cpu().double() * each.gradients.cpu().double())[:, start:]
+                .pow(2)
+                .sum((0, 1))
                 for each in found
             ]
         )

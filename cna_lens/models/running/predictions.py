@@ -75,9 +75,13 @@ def answers_after_prompts(
 
 
 def own_answers(model: HookedModel, prompts: Sequence[TokenIds], n_tokens: int) -> list[Text]:
-    """The model's greedy answers to prompts, of at most so many tokens.
+    """The text of the model's greedy answers to prompts, generated for so many tokens.
 
-    With 0 tokens, each text is the prompt alone.
+    A character that was cut in the middle is encoded anew, so that the last tokens may differ from
+    those that were generated. With 0 tokens, each text is the prompt alone.
+
+    Raises:
+        InputError: there is no tokenizer, or a prompt and its answer exceed the context.
     """
     if not n_tokens:
         return [Text(ids, len(ids), len(ids)) for ids in prompts]
