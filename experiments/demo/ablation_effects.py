@@ -234,8 +234,8 @@ def main(
     }
     record = {
         "question": "correlation, over neurons, of a ranking's score with the true effect of mean "
-        "ablation at the last prompt token on the refusal log-odds; and, over groups of neurons, of "
-        "the sum of their scores with the effect of ablating them together",
+        "ablation at the last prompt token on the refusal log-odds; and, over groups of neurons, "
+        "of the sum of their scores with the effect of ablating them together",
         "command": command("experiments.demo.ablation_effects"),
         "model": model_name(loaded),
         "weights_sha256": cna_lens.weights_hash(loaded),

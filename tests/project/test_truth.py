@@ -8,7 +8,18 @@ from pages import DOCS, ROOT
 from cna_lens import compiled_programs, planted_models
 from cna_lens.models import planting
 from experiments.planted.recipes import recipe_of
-from experiments.planted.tables import interval, means, percent, table, tables
+from experiments.planted.tables import (
+    RANKINGS,
+    by_model,
+    decoys,
+    effects,
+    from_base,
+    interval,
+    means,
+    percent,
+    table,
+    tables,
+)
 
 RESULTS = ROOT / "experiments" / "results"
 
@@ -51,6 +62,46 @@ def test_cells_are_written_as_figures_are():
     assert interval(figures, "three") == "none"
     assert (percent(0.125), percent(None)) == ("12 %", "none")
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def row(model, ranking, **figures):
+    return {"model": f"planted/{model}", "ranking": ranking, "in_decoy": None, **figures}
+
+
+def bench():
+    """Two models, the second with a decoy, on which each ranking has its own figures."""
+    figures = []
+    for place, model in enumerate(("one", "two")):
+        for n, name in enumerate(("random(seed=0)", *RANKINGS)):
+            value = (10 * place + n) / 100
+            figures.append(
+                row(
+                    model,
+                    name,
+                    auroc_within_layers=0.5 + value,
+                    precision=value,
+                    share_of_oracle=None if n == 1 else 1 - value,
+                    kl=2 + value,
+                    oracle_kl=0.25,
+                    in_decoy=value / 2 if place else None,
+                )
+            )
+    return {"figures": figures}
+
+
+def test_each_cell_is_that_of_its_ranking_and_model():
+    one, two = by_model({"tuning": bench()}).splitlines()[2:]
+    assert one == "| `one` | tuning | 0.51, 0.01 | 0.52, 0.02 | 0.53, 0.03 | 0.54, 0.04 |"
+    assert two.startswith("| `two` | tuning | 0.61, 0.11 | 0.62, 0.12 |")
+    one, _ = effects({"reporting": bench()}).splitlines()[2:]
+    start = "| `one` | reporting | none, 2.01 | 0.98, 2.02 | 0.97, 2.03 | 0.96, 2.04 | 0.25 |"
+    assert one == start
+    header, _, *rows = decoys(bench()).splitlines()
+    assert header == "| ranking | `two` |"
+    assert rows[:2] == ["| random | 0.10, 0.05 |", f"| {RANKINGS[0]} | 0.11, 0.06 |"]
+    found = {"auroc": 0.91234, "precision": 0.25}
+    figures = [row("one", "change_from_base", overall=found, within_layers={"auroc": 0.5})]
+    assert from_base({"figures": figures}).splitlines()[2:] == ["| `one` | 0.912 | 0.500 | 0.25 |"]
 
 
 def test_a_ranking_that_ablates_what_was_planted_has_no_others():

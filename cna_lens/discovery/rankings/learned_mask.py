@@ -62,8 +62,8 @@ class LearnedMask(Ranking):
     geometrically, so that the mask comes near the hard set that a circuit is.
 
     The scores start as logarithms of `SquaredAttribution`, standardized to a deviation of the
-    first T. Most neurons are hardly moved by the steps, so that they stay in this order. If all started at
-    0, they would stay in none.
+    first T. Most neurons are hardly moved by the steps, so that they stay in this order. If all
+    started at 0, they would stay in none.
 
     A score is larger the earlier a neuron enters the set; the lowest is 0.
 
