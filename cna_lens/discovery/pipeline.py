@@ -77,8 +77,8 @@ def find_circuit(
         fraction: the circuit's share of all MLP neurons, 0.001 unless k is given; `circuit_size`
             rounds it to a number of neurons.
         k: the circuit's number of neurons, instead of a fraction.
-        rank: the name of one of `cna_lens.RANKINGS`; "best" for `LearnedMask`, which did best where
-            the truth is known; or a ranking with its own settings, such as
+        rank: the name of one of `cna_lens.RANKINGS`; "best" for `LearnedMask`, whose neurons
+            end a behaviour at the lowest price for other answers; or a ranking with its own settings, such as
             `AttributionPatching(metric=LogitDifference(target, foil))`.
         sign: "abs" takes the largest scores of either sign; "positive" takes only neurons that
             are more active on positive prompts, "negative" only those that are less active.

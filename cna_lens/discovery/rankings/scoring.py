@@ -44,9 +44,9 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
 )
 """The rankings by name, with their default settings."""
 BEST: Ranking = LearnedMask()
-"""The ranking named "best": the one that did best on the planted models for tuning, see Known truth
-in the documentation. Give it the metric of another behaviour than refusal:
-`LearnedMask(LogOdds(openings))`."""
+"""The ranking named "best": on the planted models for tuning, ablating the neurons that it puts first
+ended the behaviour and changed other answers least. `SquaredAttribution` finds more of the planted
+neurons themselves. For another behaviour than refusal take `LearnedMask(LogOdds(openings))`."""
 
 
 def as_ranking(ranking: str | Ranking) -> Ranking:
