@@ -78,8 +78,8 @@ def find_circuit(
             rounds it to a number of neurons.
         k: the circuit's number of neurons, instead of a fraction.
         rank: the name of one of `cna_lens.RANKINGS`; "best" for `LearnedMask`, whose neurons
-            end a behaviour at the lowest price for other answers; or a ranking with its own settings, such as
-            `AttributionPatching(metric=LogitDifference(target, foil))`.
+            end a behaviour at the lowest price for other answers; or a ranking with its own
+            settings, such as `AttributionPatching(metric=LogitDifference(target, foil))`.
         sign: "abs" takes the largest scores of either sign; "positive" takes only neurons that
             are more active on positive prompts, "negative" only those that are less active.
         universal: the neurons to exclude. "default" finds them on the packaged diverse prompts;
