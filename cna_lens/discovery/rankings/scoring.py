@@ -45,8 +45,8 @@ RANKINGS: Mapping[str, Ranking] = MappingProxyType(
 """The rankings by name, with their default settings."""
 BEST: Ranking = LearnedMask()
 """The ranking named "best": on the planted models for tuning, ablating the neurons that it puts
-first ended the behaviour and changed other answers least. `SquaredAttribution` finds more of the planted
-neurons themselves. For another behaviour than refusal take `LearnedMask(LogOdds(openings))`."""
+first ended the behaviour and changed other answers least. `SquaredAttribution` finds more of the
+planted neurons themselves. For other behaviours than refusal: `LearnedMask(LogOdds(openings))`."""
 
 
 def as_ranking(ranking: str | Ranking) -> Ranking:
