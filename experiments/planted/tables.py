@@ -188,7 +188,8 @@ def interval(figures: Record, name: str) -> str:
 
 def number(value: float | None) -> str:
     """A number with two decimals, or that there is none."""
-    return "none" if value is None else f"{value:.2f}"
+    # Adding 0 takes the sign from a negative number that is rounded to 0.
+    return "none" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
 def percent(share: float | None) -> str:

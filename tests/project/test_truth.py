@@ -16,6 +16,7 @@ from experiments.planted.tables import (
     from_base,
     interval,
     means,
+    number,
     percent,
     table,
     tables,
@@ -61,6 +62,7 @@ def test_cells_are_written_as_figures_are():
     assert interval(figures, "two") == "1.00"
     assert interval(figures, "three") == "none"
     assert (percent(0.125), percent(None)) == ("12 %", "none")
+    assert (number(-0.004), number(-0.25), number(None)) == ("0.00", "-0.25", "none")
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
