@@ -219,9 +219,9 @@ def test_tokens_are_counted_forward_and_backward(llama):
     # Both sets once, then the positive half forward and backward.
     plain = cost(AttributionPatching(metric=metric))
     assert (plain.forward, plain.backward) == (1.5, 0.5)
-    # Two layers at two points each, of which the second begins inside the last block.
+    # Two layers at two points and at the means, of which the second begins inside the last block.
     two = cost(AttributionPatching(metric=metric, steps=2))
-    assert (two.forward, two.backward) == (1.5 + 4 * 0.5, 0.5 + 4 * 0.5)
+    assert (two.forward, two.backward) == (1.5 + 6 * 0.5, 0.5 + 6 * 0.5)
     assert not llama.blocks[-1]._forward_hooks
     assert not llama.blocks[-1]._forward_pre_hooks
 
