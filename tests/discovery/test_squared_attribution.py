@@ -187,10 +187,6 @@ def test_it_finds_what_was_planted_and_nothing_where_nothing_was(name, low, high
     french = cna_lens.metrics.BEHAVIOURS["french"]
     asked = french.discovery.positive[:16], french.discovery.negative[:16]
     model, metric = cna_lens.load_model(name, device="cpu"), LogOdds(french.openings)
-    found, plain = (
-        recovery(score_neurons(model, *asked, ranking), cna_lens.planted_truth(name)).overall
-        for ranking in (SquaredAttribution(metric), cna_lens.AttributionPatching(metric))
-    )
-    assert low < found.auroc < high
-    if name == "planted/french-138-all-0":
-        assert found.auroc > plain.auroc + 0.1
+    scores = score_neurons(model, *asked, SquaredAttribution(metric))
+    # Attribution patching has .63 on the first of the two.
+    assert low < recovery(scores, cna_lens.planted_truth(name)).overall.auroc < high
