@@ -9,6 +9,7 @@ import torch
 
 import cna_lens
 from cna_lens import InputError, LogitDifference, LogOdds, SquaredAttribution, score_neurons
+from cna_lens.discovery.rankings import gradients
 from cna_lens.evidence import recovery
 from cna_lens.models.prompts.encoding import encode
 from cna_lens.models.running import forward
@@ -88,6 +89,19 @@ def test_answers_count_and_what_all_prompts_begin_with_does_not(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     for other in (by_definition(hf, ids, answers), by_definition(hf, ids, [[]] * 3, begin=shared)):
         assert not torch.allclose(found, other, rtol=1e-2)
+
+
+def test_steering_is_told_where_each_prompt_ends(chat_model, monkeypatch):
+    seen, stated = [], gradients.prompt_lengths
+
+    def watched(lengths):
+        seen.extend(map(int, lengths))
+        return stated(lengths)
+
+    monkeypatch.setattr(gradients, "prompt_lengths", watched)
+    score_neurons(chat_model, *TEXTS, SquaredAttribution(OPENINGS, answer_tokens=3))
+    ends = [len(ids) for ids in encode(chat_model, TEXTS[0]).ids]
+    assert sorted(seen) == sorted(2 * ends)
 
 
 def test_one_prompt_shares_nothing(llama):
