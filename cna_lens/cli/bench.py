@@ -5,6 +5,11 @@ Like `app`, this module loads no library that models need.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +20,7 @@ from cna_lens.cli.options import Device, Json, quiet_loading
 if TYPE_CHECKING:
     from cna_lens.discovery.rankings.protocol import Ranking
     from cna_lens.evidence.league import League
+    from cna_lens.models.loading.planted import Split
 
 app = typer.Typer(help="Measure methods where the truth is known.", no_args_is_help=True)
 COLUMNS = {
@@ -56,6 +62,12 @@ def rankings(
             "errors; each costs half of a ranking's time."
         ),
     ] = 0,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes, each with models of its own and about 2 GiB of memory."
+        ),
+    ] = 1,
     out: Annotated[
         Path, typer.Option(help="Folder for the results; an interrupted run goes on from it.")
     ] = Path("out/bench"),
@@ -68,21 +80,17 @@ def rankings(
 
     from cna_lens.cli.render import console, print_json, progress_console
     from cna_lens.discovery.rankings.scoring import RANKINGS
-    from cna_lens.evidence.benchmark import bench_rankings
+    from cna_lens.evidence.benchmark import models_of
     from cna_lens.results.files import write_atomically
 
-    chosen = [_ranking(name) for name in ranking] if ranking else list(RANKINGS.values())
+    asked = _Asked(tuple(ranking or RANKINGS), split, half_samples, out / split, device)
+    chosen = asked.rankings()
     quiet_loading()
     with progress_console.status("planted models") as status:
-        found = bench_rankings(
-            chosen,
-            split=split,
-            models=model,
-            n_half_samples=half_samples,
-            journal=out / f"{split}.jsonl",
-            device=device,
-            started=status.update,
-        )
+        if jobs > 1:
+            names = models_of(split, model)
+            _in_processes(asked, names, jobs, status.update)
+        found = asked.league(chosen, model, status.update)
     means = {
         ranking: {name: asdict(value) for name, value in figures.items()}
         for ranking, figures in found.means().items()
@@ -107,6 +115,85 @@ def rankings(
     typer.echo(f"Results: {out / f'{split}.json'}")
     if not can_draw():
         typer.echo("No figure was drawn: install cna-lens[viz].")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, as plain data that another process can be given."""
+
+    names: tuple[str, ...]
+    split: Split
+    half_samples: int
+    journal: Path
+    device: str | None
+
+    def rankings(self) -> list[Ranking]:
+        return [_ranking(name) for name in self.names]
+
+    def league(
+        self,
+        rankings: Sequence[Ranking],
+        models: Sequence[str] | None,
+        started: Callable[[str], None],
+    ) -> League:
+        """Run what is not in the journal yet, and return all results."""
+        from cna_lens.evidence.benchmark import bench_rankings
+
+        return bench_rankings(
+            rankings,
+            split=self.split,
+            models=models,
+            n_half_samples=self.half_samples,
+            journal=self.journal,
+            device=self.device,
+            started=started,
+        )
+
+
+def _in_processes(
+    asked: _Asked, models: Sequence[str], jobs: int, said: Callable[[str], None]
+) -> None:
+    """Fill the journal, one model after the other in each process."""
+    import torch
+
+    from cna_lens.errors import CnaLensError
+
+    n_threads = max(1, torch.get_num_threads() // jobs)
+    # A forked process would inherit the locks of torch's threads, but not the threads.
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=_begin, initargs=(n_threads,)
+    ) as pool:
+        waiting = {pool.submit(_run, asked, model) for model in models}
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, timeout=1, return_when=FIRST_EXCEPTION)
+                for each in ended:
+                    each.result()
+                said(f"{_n_results(asked)} results, {len(waiting)} of {len(models)} models left")
+        except BrokenProcessPool as error:
+            raise CnaLensError(
+                f"a process ended without a result, perhaps for want of memory; run the command "
+                f"again with --jobs {jobs - 1}: finished results are kept in {asked.journal}"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(n_threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(n_threads)
+    quiet_loading()
+
+
+def _run(asked: _Asked, model: str) -> None:
+    asked.league(asked.rankings(), [model], lambda _: None)
+
+
+def _n_results(asked: _Asked) -> int:
+    """The lines of the journal behind each file's first, which may not be written yet."""
+    counts = (path.read_bytes().count(b"\n") - 1 for path in asked.journal.glob("*.jsonl"))
+    return sum(max(0, count) for count in counts)
 
 
 def _ranking(name: str) -> Ranking:

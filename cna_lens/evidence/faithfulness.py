@@ -20,6 +20,7 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.models.running.positions import Positions
 from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import AnyNeuron
 from cna_lens.results.provenance import Provenance
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
@@ -235,9 +236,10 @@ def necessity(
             return values
 
         none = Circuit((), (), layout, Provenance(model=_model_of(rankings)))
-        whole, nothing = measured(none), measured(_complement(none))
+        neurons = tuple(layout.neurons())
+        whole, nothing = measured(none), measured(_complement(none, neurons))
         without = {key: measured(circuit) for key, circuit in circuits.items()}
-        alone = {key: measured(_complement(circuit)) for key, circuit in circuits.items()}
+        alone = {key: measured(_complement(circuit, neurons)) for key, circuit in circuits.items()}
     if math.isclose(math.fsum(whole), math.fsum(nothing), rel_tol=1e-9):
         raise InputError(
             "ablating every neuron leaves the metric as it is, so that no share of it can be "
@@ -280,7 +282,7 @@ def _circuit(scores: NeuronScores, k: int, selection: Selection) -> Circuit:
     return replace(selection, fraction=None, k=k).circuit(scores)
 
 
-def _complement(circuit: Circuit) -> Circuit:
+def _complement(circuit: Circuit, neurons: Sequence[AnyNeuron]) -> Circuit:
     chosen = set(circuit.places.tolist())
-    others = tuple(n for i, n in enumerate(circuit.layout.neurons()) if i not in chosen)
+    others = tuple(neuron for place, neuron in enumerate(neurons) if place not in chosen)
     return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)

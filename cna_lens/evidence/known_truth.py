@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,14 @@ class Recovery:
     overall: Found
     within_layers: Found
     by_chance: float
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Recovery:
+        """Restore the plain data that `dataclasses.asdict` gives."""
+        given: dict[str, Any] = dict(record)
+        for name in ("overall", "within_layers"):
+            given[name] = Found(**given[name])
+        return cls(**given)
 
 
 def recovery(scores: NeuronScores, truth: Circuit, *, sign: Sign = "abs") -> Recovery:

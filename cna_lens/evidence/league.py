@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cna_lens.evidence.known_truth import Found, Recovery
+from cna_lens.evidence.known_truth import Recovery
+from cna_lens.evidence.passes import Cost
 from cna_lens.models.loading.planted import Split
 from cna_lens.results.statistics import Estimate, bootstrap_mean, bootstrap_share
 
@@ -64,25 +65,6 @@ class OtherAblations:
     mean: float
     last_prompt_zero: float
     last_prompt_mean: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the scores of a ranking took.
-
-    Passes are counted at the last block, in units of all tokens of the discovery prompts, positive
-    and negative. Padding counts. Tokens that prompts share, as those of a chat template, may pass
-    once for all of them, so that a pass over all prompts can count less than 1.
-
-    Attributes:
-        forward: tokens that enter the last block.
-        backward: tokens whose gradient comes back to the last block's output.
-        seconds: the time.
-    """
-
-    forward: float
-    backward: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -193,17 +175,10 @@ class Scored:
             given[name] = OtherAblations(**given[name])
         for name in ("unplanted", "random", "fractions", "faithfulness", "without"):
             given[name] = None if given[name] is None else tuple(given[name])
-        given["recovery"] = _recovery(given["recovery"])
-        given["half_samples"] = tuple(map(_recovery, given["half_samples"]))
+        given["recovery"] = Recovery.from_record(given["recovery"])
+        given["half_samples"] = tuple(map(Recovery.from_record, given["half_samples"]))
         given["cost"] = Cost(**given["cost"])
         return cls(**given)
-
-
-def _recovery(record: Mapping[str, Any]) -> Recovery:
-    found = dict(record)
-    for name in ("overall", "within_layers"):
-        found[name] = Found(**found[name])
-    return Recovery(**found)
 
 
 @dataclass(frozen=True)

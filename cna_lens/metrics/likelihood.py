@@ -116,7 +116,7 @@ def kl_per_token(
         unsteered = dict(predictions(model, chunk))
         with steering():
             divergences = {
-                place: _mean_kl(unsteered.pop(place), steered)
+                place: mean_kl(unsteered.pop(place), steered)
                 for place, steered in predictions(model, chunk)
             }
         found.extend(divergences[place] for place in range(len(chunk)))
@@ -162,7 +162,8 @@ def _perplexities(model: HookedModel, texts: Sequence[Text]) -> list[float | Non
     ]
 
 
-def _mean_kl(log_p: LogProbs, log_q: LogProbs) -> float | None:
+def mean_kl(log_p: LogProbs, log_q: LogProbs) -> float | None:
+    """Mean over tokens of the divergence of q from p, in nats; None without tokens."""
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
     return float(divergence.double().mean()) if len(divergence) else None
 

@@ -1,11 +1,13 @@
 """`bench rankings`: rankings by name and from files, and what it prints and writes."""
 
 import json
+import os
 
 import pytest
 from bench_results import scored
 
-from cna_lens import InputError
+from cna_lens import CnaLensError, InputError
+from cna_lens.cli import bench as command
 from cna_lens.evidence import League, benchmark
 
 OWN = """
@@ -40,7 +42,7 @@ def asked(monkeypatch, tmp_path):
 
     def bench(rankings, **settings):
         found.update(settings, rankings=rankings)
-        settings["journal"].parent.mkdir(parents=True, exist_ok=True)
+        settings["journal"].mkdir(parents=True, exist_ok=True)
         scores = [scored((False, True, True, False), ranking=each.name) for each in rankings]
         return League(settings["split"], tuple(scores))
 
@@ -119,3 +121,60 @@ def test_the_figure_is_described_by_its_means():
     described = viz.league(League("tuning", two)).description
     assert "mine, share_of_oracle: 1.00 over 2 models" in described
     assert "mine, auroc_within_layers: 0.70 over 2 models" in described
+
+
+def written(asked, model):
+    """Stands for a run: a journal that says which process wrote it."""
+    asked.journal.mkdir(parents=True, exist_ok=True)
+    (asked.journal / f"{model}.jsonl").write_text(f'{{"bench": {{}}}}\n{{"by": {os.getpid()}}}\n')
+
+
+def refused(asked, model):
+    raise InputError(f"{model} is refused")
+
+
+def killed(asked, model):
+    os._exit(1)
+
+
+@pytest.fixture
+def in_processes(tmp_path, monkeypatch):
+    """Run two models in two processes; returns what was said."""
+
+    def run_two(instead):
+        # Another process finds this function by its name and module.
+        monkeypatch.setattr(command, "_run", instead)
+        said = []
+        asked = command._Asked(("random",), "tuning", 0, tmp_path / "tuning", None)
+        command._in_processes(asked, ["one", "two"], 2, said.append)
+        return said
+
+    return run_two
+
+
+def test_processes_share_the_models_and_the_folder(in_processes, tmp_path):
+    said = in_processes(written)
+    by = [json.loads(path.read_text().splitlines()[1])["by"] for path in tmp_path.rglob("*.jsonl")]
+    assert len(by) == 2
+    assert os.getpid() not in by
+    assert said[-1] == "2 results, 0 of 2 models left"
+
+
+@pytest.mark.long
+def test_an_error_in_a_process_is_that_of_the_command(in_processes):
+    with pytest.raises(InputError, match=r"(one|two) is refused"):
+        in_processes(refused)
+
+
+@pytest.mark.long
+def test_a_process_that_dies_is_told_of(in_processes):
+    with pytest.raises(CnaLensError, match=r"run the command again with --jobs 1: .* kept in"):
+        in_processes(killed)
+
+
+def test_with_jobs_the_models_are_run_before_the_results_are_gathered(run, monkeypatch, asked):
+    begun = []
+    monkeypatch.setattr(command, "_in_processes", lambda *given: begun.append(given[1:3]))
+    code, _, _ = run("bench", "rankings", "--split", "tuning", "--jobs", "3")
+    assert code == 0
+    assert begun == [(benchmark.models_of("tuning"), 3)]

@@ -5,6 +5,11 @@ import tiny
 import torch
 
 import cna_lens
+from cna_lens import AttributionPatching, LogitDifference
+from cna_lens.discovery.activations.reader import Reader
+from cna_lens.discovery.activations.sets import encode_sets
+from cna_lens.discovery.rankings.protocol import read_sets
+from cna_lens.discovery.rankings.scoring import as_ranking
 
 PROMPTS = ["w5 w6 w7", "w9", "w8 w11 w12 w13 w14 w15", "w20 w21"]
 
@@ -55,3 +60,39 @@ def test_a_folder_without_keeping_all_is_refused(llama, tmp_path):
 def test_an_unknown_keep_is_refused(llama, without_type_checks):
     with pytest.raises(cna_lens.InputError, match="'stats' or 'all'"):
         cna_lens.collect(llama, PROMPTS, keep="some")
+
+
+@pytest.fixture
+def read(llama):
+    """What a ranking is given of two sets, with every prompt's activations or without."""
+
+    def read_two(positive, negative, ranking):
+        sets = encode_sets(llama, positive, negative, False)
+        return read_sets(Reader(llama), ranking, *sets)
+
+    return read_two
+
+
+@pytest.mark.parametrize("name", ["probe", "standardized", "attribution_patching"])
+def test_a_part_of_what_was_read_is_what_these_prompts_give(llama, read, name):
+    ranking, probe = as_ranking(name), as_ranking("probe")
+    if name == "attribution_patching":
+        ranking = AttributionPatching(metric=LogitDifference(target=5, foil=6))
+    positive, negative = PROMPTS, ["w3 w4", "w4 w3 w2", "w1 w1", "w2"]
+    places = [2, 0], [3, 1]
+    few = [positive[2], positive[0]], [negative[3], negative[1]]
+    part = read(positive, negative, probe).part(encode_sets(llama, *few, False), *places)
+    alone = read(*few, ranking)
+    assert (part.positive.source, part.negative.source) == (
+        alone.positive.source,
+        alone.negative.source,
+    )
+    torch.testing.assert_close(
+        ranking.score(part).values, ranking.score(alone).values, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_statistics_have_no_parts(llama, read):
+    collected = read(PROMPTS[:2], PROMPTS[2:], as_ranking("contrast"))
+    with pytest.raises(cna_lens.InputError, match="were not kept"):
+        collected.part(encode_sets(llama, PROMPTS[:1], PROMPTS[2:3], False), [0], [0])

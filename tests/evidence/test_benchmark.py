@@ -27,9 +27,17 @@ from cna_lens import (
     planted_truth,
     score_neurons,
 )
-from cna_lens.evidence import League, OtherAblations, Scored, bench_rankings, benchmark
-from cna_lens.evidence.benchmark import FRACTIONS
+from cna_lens.evidence import (
+    League,
+    OtherAblations,
+    Scored,
+    bench_rankings,
+    benchmark,
+    planted_model,
+)
 from cna_lens.evidence.known_truth import Found, Recovery
+from cna_lens.evidence.passes import counted
+from cna_lens.evidence.planted_model import FRACTIONS
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import planting
 
@@ -71,17 +79,18 @@ def few():
             return replace(prompts, positive=prompts.positive[:4], negative=prompts.negative[:4])
 
         given = {each: getattr(behaviour, each) for each in behaviour.__dataclass_fields__}
-        patch.setattr(benchmark, "BEHAVIOURS", {behaviour.name: Few(**given)})
-        patch.setattr(benchmark, "FRACTIONS", FRACTIONS[2:4])
-        patch.setattr(benchmark, "MAX_NEW_TOKENS", 6)
-        patch.setattr(benchmark, "N_CURVE_PROMPTS", 1)
+        for module in (benchmark, planted_model):
+            patch.setattr(module, "BEHAVIOURS", {behaviour.name: Few(**given)})
+        patch.setattr(planted_model, "FRACTIONS", FRACTIONS[2:4])
+        patch.setattr(planted_model, "MAX_NEW_TOKENS", 6)
+        patch.setattr(planted_model, "N_CURVE_PROMPTS", 1)
         yield
 
 
 @pytest.fixture(scope="module")
 def league(few, tmp_path_factory):
     rankings = [Oracle(), RandomScores()]
-    journal = tmp_path_factory.mktemp("bench") / "tuning.jsonl"
+    journal = tmp_path_factory.mktemp("bench") / "tuning"
     return bench_rankings(
         rankings, split="tuning", models=[NAME], n_half_samples=2, journal=journal, device="cpu"
     ), journal
@@ -115,13 +124,16 @@ def test_a_ranking_that_knows_the_truth_has_all_of_the_oracles_effect(league):
 @pytest.mark.real_model
 def test_finished_results_come_from_the_journal(league, few, monkeypatch):
     whole, journal = league
-    monkeypatch.setattr(benchmark, "load_model", None)
+    monkeypatch.setattr(planted_model, "load_model", None)
     asked = partial(bench_rankings, split="tuning", models=[NAME], journal=journal, device="cpu")
     assert asked([Oracle(), RandomScores()], n_half_samples=2) == whole
-    with pytest.raises(InputError, match=r"tuning[\s\S]*reporting"):
-        bench_rankings([Oracle()], split="reporting", journal=journal)
-    # Other half-samples are other results, for which the model would have to be loaded.
+    # Half-samples are results of their own; other ones need the model.
+    assert [each.half_samples for each in asked([Oracle()]).scored] == [()]
     with pytest.raises(TypeError, match="not callable"):
+        asked([Oracle()], n_half_samples=3)
+    (file,) = journal.iterdir()
+    file.write_text(file.read_text().replace('"tuning"', '"reporting"', 1))
+    with pytest.raises(InputError, match=r"reporting[\s\S]*tuning"):
         asked([Oracle()])
 
 
@@ -193,15 +205,11 @@ def test_standard_errors_are_those_of_the_half_samples():
 def test_a_half_keeps_pairs_and_items_together(name):
     behaviour = BEHAVIOURS[name]
     sets, halves = behaviour.discovery, benchmark._halves(behaviour, 3, 0)
-    assert len({half.positive for half in halves}) == 3
-    assert [half.positive for half in benchmark._halves(behaviour, 3, 0)] == [
-        half.positive for half in halves
-    ]
-    assert benchmark._halves(behaviour, 3, 1)[0].positive != halves[0].positive
-    for half in halves:
-        places = [sets.positive.index(prompt) for prompt in half.positive]
-        assert places == [sets.negative.index(prompt) for prompt in half.negative]
-        assert len(set(places)) == len(sets.positive) // 2
+    assert len(set(map(tuple, halves))) == 3
+    assert benchmark._halves(behaviour, 3, 0) == halves
+    assert benchmark._halves(behaviour, 3, 1)[0] != halves[0]
+    for places in halves:
+        assert len(set(places)) == len(places) == len(sets.positive) // 2
         if name == "french":
             assert {place ^ 1 for place in places} == set(places)  # both wordings of each dish
 
@@ -210,7 +218,7 @@ def test_tokens_are_counted_forward_and_backward(llama):
     texts = [[5, 6, 7], [8, 9, 10]], [[7, 5, 3], [1, 2, 3]]
 
     def cost(ranking):
-        with benchmark._counted(llama, *texts) as found:
+        with counted(llama, n_tokens=12) as found:
             score_neurons(llama, *texts, ranking)
         return found()
 
@@ -266,12 +274,12 @@ class OnlyTwo(Ranking):
 def test_where_a_ranking_has_no_more_neurons_the_curve_takes_all_that_it_has(
     chat_model, monkeypatch
 ):
-    monkeypatch.setattr(benchmark, "FRACTIONS", (0.02, 0.1, 0.5))  # 1, 5 and 24 of 48 neurons
+    monkeypatch.setattr(planted_model, "FRACTIONS", (0.02, 0.1, 0.5))  # 1, 5 and 24 of 48 neurons
     behaviour = replace(BEHAVIOURS["sums"], openings=("w5",))
     monkeypatch.setattr(type(behaviour), "evaluation", PromptSet("", "", ("w3 w4",), ("w6",)))
     means = collect(chat_model, ["w6"])
     scores = score_neurons(chat_model, ["w3 w4"], ["w6"], OnlyTwo())
-    points = benchmark._curves(chat_model, behaviour, scores, means)
+    points = planted_model.curves_of(chat_model, behaviour, scores, means)
     assert [point.k for point in points] == [1, 2, 2]
 
 
@@ -329,6 +337,6 @@ def test_no_control_neuron_is_planted_or_chosen():
     layout = Layout((6, 6, 40))
     truth = Circuit((Neuron(0, 0), Neuron(0, 1), Neuron(1, 3), Neuron(2, 9)), (1.0,) * 4, layout)
     chosen = Circuit((Neuron(0, 2), Neuron(2, 0), Neuron(2, 1)), (1.0,) * 3, layout)
-    control = benchmark._control(chosen, truth)
+    control = planted_model.control(chosen, truth)
     assert sorted(neuron.layer for neuron in control) == [0, 2, 2]
     assert not set(control) & {*truth, *chosen}

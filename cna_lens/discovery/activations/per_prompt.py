@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from cna_lens.discovery.activations.means import ActivationStats, RunningMoments
 from cna_lens.errors import InputError
 from cna_lens.results.layout import Layout
-from cna_lens.results.provenance import Source
+from cna_lens.results.provenance import PromptRecord, Source
 
 IN_MEMORY_BYTES = 2**30
 """The most that is kept in memory; more needs a folder."""
@@ -76,6 +76,22 @@ class PromptActivations:
             weights = None if self.route_weights is None else self.route_weights[list(rows)]
             moments.update(rows, activations, self.layout, weights)
         return moments.stats()
+
+    def part(self, places: Sequence[int], prompts: PromptRecord) -> PromptActivations:
+        """The activations of some of the prompts, in memory and in the given order.
+
+        Args:
+            places: the prompts' places among all.
+            prompts: their record, from `encode`.
+        """
+        rows = list(places)
+        weights = None if self.route_weights is None else self.route_weights[rows]
+        return PromptActivations(
+            self.layout,
+            replace(self.source, prompts=prompts),
+            ((tuple(range(len(rows))), self.matrix()[rows]),),
+            route_weights=weights,
+        )
 
     def __repr__(self) -> str:
         """Name the counts, the place and the model in one line."""

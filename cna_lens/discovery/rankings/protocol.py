@@ -96,6 +96,29 @@ class Collected:
             )
         return self.negatives
 
+    def part(
+        self, sets: EncodedSets, positive: Sequence[int], negative: Sequence[int]
+    ) -> Collected:
+        """The data of some of the prompts, without another pass over them.
+
+        Args:
+            sets: these prompts, encoded.
+            positive: their places among the positive prompts.
+            negative: their places among the negative prompts.
+
+        Raises:
+            InputError: the activations of each prompt were not kept.
+        """
+        if self.activations is None:
+            raise InputError(
+                'the activations of each prompt were not kept; collect them with keep="all"'
+            )
+        kept = (
+            self.activations[0].part(positive, sets.positive.record),
+            self.activations[1].part(negative, sets.negative.record),
+        )
+        return Collected(kept[0].stats(), kept[1].stats(), kept, self.reader, *sets)
+
     def scored(
         self,
         ranking: Ranking,
