@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cna_lens.models.loading.planted import Split
 
 app = typer.Typer(help="Measure methods where the truth is known.", no_args_is_help=True)
+SHOWN = ("contrast", "squared_attribution", "random")
 COLUMNS = {
     "AUROC": "auroc",
     "in layers": "auroc_within_layers",
@@ -115,6 +116,34 @@ def rankings(
     typer.echo(f"Results: {out / f'{split}.json'}")
     if not can_draw():
         typer.echo("No figure was drawn: install cna-lens[viz].")
+
+
+@app.command()
+def show(
+    model: Annotated[
+        str, typer.Argument(help="A planted model, such as planted/sums-46-all-0.")
+    ] = "planted/sums-46-all-0",
+    ranking: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A ranking's name, or file.py:Class for your own; repeat the option for more. By "
+            "default contrast, squared_attribution and random."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the record and the figure.")] = Path(
+        "out/planted"
+    ),
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Show on one planted model which of its neurons rankings find, and what ablation does."""
+    from cna_lens.cli.planted import run
+    from cna_lens.cli.render import print_json
+
+    chosen = [_ranking(name) for name in ranking or SHOWN]
+    record = run(model, out, device, rankings=chosen, verbose=not as_json)
+    if as_json:
+        print_json(record)
 
 
 @dataclass(frozen=True)

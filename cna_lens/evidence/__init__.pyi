@@ -11,14 +11,18 @@ from .faithfulness import (
     Necessity as Necessity,
     necessity as necessity,
 )
-from .known_truth import Found as Found, Recovery as Recovery, recovery as recovery
+from .known_truth import (
+    Found as Found,
+    Recovery as Recovery,
+    recall as recall,
+    recovery as recovery,
+)
 from .late_layers import (
     LateShare as LateShare,
     Localization as Localization,
     localization as localization,
 )
 from .league import (
-    Cost as Cost,
     Effect as Effect,
     League as League,
     OtherAblations as OtherAblations,
@@ -33,6 +37,7 @@ from .overlap import (
     jaccard as jaccard,
     transfer as transfer,
 )
+from .passes import Cost as Cost
 from .resampling import ActivationSets as ActivationSets, bootstrap as bootstrap
 from .selection import Selection as Selection
 
@@ -66,6 +71,7 @@ __all__ = [
     "localization",
     "necessity",
     "null_distribution",
+    "recall",
     "recovery",
     "stability",
     "transfer",

@@ -90,6 +90,45 @@ def recovery(scores: NeuronScores, truth: Circuit, *, sign: Sign = "abs") -> Rec
         InputError: the two belong to different models, a score is not a number, or the
             truth holds no neuron or all of them.
     """
+    strength, planted = _strength(scores, truth, sign)
+    layers = [(strength[part], planted[part]) for part in _layers(scores) if planted[part].any()]
+    return Recovery(
+        ranking=scores.method,
+        k=len(truth),
+        n_neurons=len(planted),
+        overall=_found(strength, planted),
+        within_layers=_mean([(_found(s, p), int(p.sum())) for s, p in layers if not p.all()]),
+        by_chance=float(planted.mean()),
+    )
+
+
+def recall(scores: NeuronScores, truth: Circuit, *, sign: Sign = "abs") -> Floats:
+    """The share of the known neurons that are among the first k, for each k from 1 on.
+
+    Where neurons have equal scores, it is the expectation over their orders.
+
+    >>> layout = Layout((4,))
+    >>> truth = Circuit((Neuron(0, 1), Neuron(0, 2)), (1.0, 1.0), layout)
+    >>> values = torch.tensor([0.3, 0.9, 0.1, 0.1], dtype=torch.float64)
+    >>> recall(NeuronScores(values, layout, "mine"), truth).tolist()
+    [0.5, 0.5, 0.75, 1.0]
+
+    Args:
+        scores: of every neuron.
+        truth: the neurons that carry the behaviour.
+        sign: as for `recovery`.
+
+    Raises:
+        InputError: as for `recovery`.
+    """
+    strength, planted = _strength(scores, truth, sign)
+    up_to, recovered = _up_to(strength, planted)
+    k = np.arange(1, len(planted) + 1)
+    return np.interp(k, np.append(0, up_to), np.append(0, recovered)) / len(truth)
+
+
+def _strength(scores: NeuronScores, truth: Circuit, sign: Sign) -> tuple[Floats, Bools]:
+    """What neurons are ordered by, and which of them are in the truth."""
     if sign not in get_args(Sign):
         raise InputError(f"sign is {sign!r}, expected one of {', '.join(get_args(Sign))}")
     if scores.layout != truth.layout:
@@ -118,15 +157,7 @@ def recovery(scores: NeuronScores, truth: Circuit, *, sign: Sign = "abs") -> Rec
     strength = {"abs": np.abs, "positive": np.positive, "negative": np.negative}[sign](values)
     if scores.eligible is not None:
         strength = np.where(scores.eligible.cpu().numpy(), strength, -np.inf)
-    layers = [(strength[part], planted[part]) for part in _layers(scores) if planted[part].any()]
-    return Recovery(
-        ranking=scores.method,
-        k=len(truth),
-        n_neurons=len(planted),
-        overall=_found(strength, planted),
-        within_layers=_mean([(_found(s, p), int(p.sum())) for s, p in layers if not p.all()]),
-        by_chance=float(planted.mean()),
-    )
+    return strength, planted
 
 
 def _layers(scores: NeuronScores) -> Iterator[slice]:
@@ -138,16 +169,18 @@ def _found(strength: Floats, planted: Bools) -> Found:
     k, n = int(planted.sum()), len(planted)
     ranks = rankdata(strength)
     auroc = (ranks[planted].sum() - k * (k + 1) / 2) / (k * (n - k))
-    # The neurons that have each distinct score, from high to low.
-    _, group = np.unique(-strength, return_inverse=True)
-    taken, hits = np.bincount(group), np.bincount(group, weights=planted)
-    up_to, recovered = taken.cumsum(), hits.cumsum()
+    up_to, recovered = _up_to(strength, planted)
+    hits = np.diff(recovered, prepend=0)
     average_precision = float((hits / k * recovered / up_to).sum())
     # Of the group in which the k-th neuron is, the expected number of planted ones is taken.
-    last = int(np.searchsorted(up_to, k))
-    before, in_before = up_to[last] - taken[last], recovered[last] - hits[last]
-    expected = in_before + (k - before) * hits[last] / taken[last]
+    expected = np.interp(k, np.append(0, up_to), np.append(0, recovered))
     return Found(float(auroc), average_precision, float(expected / k))
+
+
+def _up_to(strength: Floats, planted: Bools) -> tuple[Floats, Floats]:
+    """Count the neurons, and the planted ones, with at least each strength from high to low."""
+    _, group = np.unique(-strength, return_inverse=True)
+    return np.bincount(group).cumsum().astype(float), np.bincount(group, weights=planted).cumsum()
 
 
 def _mean(found: list[tuple[Found, int]]) -> Found:

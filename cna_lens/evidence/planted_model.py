@@ -112,12 +112,29 @@ class PlantedModel:
     @cached_property
     def oracle(self) -> Effect:
         """The effect of ablating the planted neurons."""
-        return self._effect(self._zeroed(self.truth))
+        return self.effect(self.truth)
 
     @cached_property
     def oracle_otherwise(self) -> OtherAblations:
         """The effect of ablating them in other ways."""
         return self._otherwise(self.truth)
+
+    def scores(self, ranking: Ranking, collected: Collected | None = None) -> NeuronScores:
+        """Score every neuron; where the ranking asks for log-odds, by the behaviour's openings.
+
+        Args:
+            ranking: the ranking.
+            collected: what it is given, by default all discovery prompts.
+        """
+        collected = collected or self.collected
+        if has_metric(ranking):
+            ranking = replace(cast("Any", ranking), metric=LogOdds(self.behaviour.openings))
+        counts = [side.source.prompts.count for side in cast("Any", collected.activations)]
+        ranking.check(self.model, *counts)
+        # A ranking must not see more here than `score_neurons` gives it.
+        if ranking.needs != "activations":
+            collected = replace(collected, activations=None)
+        return ranking.score(collected)
 
     def half_samples(self, ranking: Ranking, halves: Sequence[Sequence[int]]) -> list[Recovery]:
         """Rank by parts of the discovery prompts, each given by places, and compare with the truth.
@@ -127,14 +144,14 @@ class PlantedModel:
         found: list[Recovery] = []
         for places in halves:
             collected = self.collected.part(self._encoded(places), places, places)
-            found.append(recovery(self._scores(ranking, collected), self.truth))
+            found.append(recovery(self.scores(ranking, collected), self.truth))
         return found
 
     def score(self, ranking: Ranking, label: str) -> Scored:
         """Rank, compare with the truth, and ablate."""
         n_tokens = _n_tokens(self._encoded())
         with counted(self.model, n_tokens) as scoring:
-            scores = self._scores(ranking, self.collected)
+            scores = self.scores(ranking)
         truth = self.truth
         chosen = scores.top(k=min(len(truth), _n_scored(scores)))
         others = [neuron for neuron in chosen if neuron not in set(truth)]
@@ -149,7 +166,7 @@ class PlantedModel:
             in_decoy=None if decoy is None else len({*chosen} & {*decoy.neurons}) / len(chosen),
             before=self.before,
             oracle=self.oracle,
-            chosen=self._effect(self._zeroed(chosen)),
+            chosen=self.effect(chosen),
             oracle_otherwise=self.oracle_otherwise,
             chosen_otherwise=self._otherwise(chosen),
             unplanted=self._shown_without(alone),
@@ -169,18 +186,9 @@ class PlantedModel:
             )
         return encode_sets(self.model, positive, negative, "auto")
 
-    def _scores(self, ranking: Ranking, collected: Collected) -> NeuronScores:
-        if has_metric(ranking):
-            ranking = replace(cast("Any", ranking), metric=LogOdds(self.behaviour.openings))
-        counts = [side.source.prompts.count for side in cast("Any", collected.activations)]
-        ranking.check(self.model, *counts)
-        # A ranking must not see more here than `score_neurons` gives it.
-        if ranking.needs != "activations":
-            collected = replace(collected, activations=None)
-        return ranking.score(collected)
-
-    def _zeroed(self, circuit: Circuit) -> Steering:
-        return lambda: steer(self.model, circuit, 0.0)
+    def effect(self, circuit: Circuit) -> Effect:
+        """The effect of setting neurons to 0 at all positions."""
+        return self._effect(lambda: steer(self.model, circuit, 0.0))
 
     def _effect(self, steering: Steering) -> Effect:
         with steering():

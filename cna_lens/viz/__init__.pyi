@@ -7,6 +7,7 @@ from .figures.evidence import (
 )
 from .figures.layers import layers as layers
 from .figures.league import league as league
+from .figures.recall import recall as recall
 from .figures.scores import scores as scores
 from .figures.style import ResultFigure as ResultFigure
 from .figures.sweep import pareto as pareto, sweep as sweep
@@ -28,6 +29,7 @@ __all__ = [
     "page",
     "pareto",
     "promotes",
+    "recall",
     "scores",
     "share_bundle",
     "show_promoted",

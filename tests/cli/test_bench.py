@@ -8,7 +8,7 @@ from bench_results import scored
 
 from cna_lens import CnaLensError, InputError
 from cna_lens.cli import bench as command
-from cna_lens.evidence import League, benchmark
+from cna_lens.evidence import League, benchmark, planted_model
 
 OWN = """
 from dataclasses import dataclass
@@ -178,3 +178,60 @@ def test_with_jobs_the_models_are_run_before_the_results_are_gathered(run, monke
     code, _, _ = run("bench", "rankings", "--split", "tuning", "--jobs", "3")
     assert code == 0
     assert begun == [(benchmark.models_of("tuning"), 3)]
+
+
+@pytest.mark.long
+@pytest.mark.real_model
+def test_a_planted_model_is_shown_with_its_truth(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(planted_model, "MAX_NEW_TOKENS", 4)
+    name, oracle = "planted/sums-46-all-0", tmp_path / "oracle.py"
+    oracle.write_text(ORACLE.format(name=name))
+    monkeypatch.chdir(tmp_path)
+    rankings = "--ranking", "oracle.py:Oracle", "--ranking", "random"
+    code, output, _ = run("bench", "show", name, *rankings, "--out", "shown")
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    record = json.loads((tmp_path / "shown/planted.json").read_text())
+    whole, planted, knows, random = record["rows"]
+    assert (record["k"], record["n_neurons"]) == (46, 46080)
+    assert whole["shown"]["value"] > 0.9
+    assert knows["ablated"] == "oracle"
+    for part in ("shown", "kl", "found", "auroc"):
+        assert knows[part] == planted[part]
+    assert knows["found"] == [46, 46]
+    assert knows["auroc"] == 1
+    assert knows["shown"]["value"] < 0.1 < 0.9 < random["shown"]["value"]
+    assert random["found"][1] < 5
+    assert random["auroc"] == pytest.approx(0.5, abs=0.15)
+    assert (tmp_path / "shown/planted.svg").stat().st_size > 1000
+
+
+ORACLE = """
+from dataclasses import dataclass
+import torch
+from cna_lens import Ranking, planted_truth
+
+@dataclass(frozen=True)
+class Oracle(Ranking):
+    name = "oracle"
+    needs = "statistics"
+
+    def score(self, collected):
+        values = torch.zeros(collected.positive.layout.n_neurons, dtype=torch.float64)
+        values[planted_truth("{name}").places] = 1.0
+        return collected.scored(self, values)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["planted/nothing-138-all-0"], "nothing is planted in planted/nothing-138-all-0"),
+        (["planted/none"], "there is no planted model 'planted/none'"),
+        (["--ranking", "relp", "--ranking", "relp"], "relp is named twice"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(run, arguments, message):
+    code, _, errors = run("bench", "show", *arguments)
+    assert code == 2
+    assert message in " ".join(errors.split())

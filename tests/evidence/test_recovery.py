@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, Provenance
-from cna_lens.evidence import recovery
+from cna_lens.evidence import recall, recovery
 
 LAYOUT = Layout((6, 5, 7))
 N = LAYOUT.n_neurons
@@ -43,14 +43,17 @@ def slow_average_precision(values, planted):
 
 
 def slow_precision(values, planted):
+    return slow_recall(values, planted, len(planted))
+
+
+def slow_recall(values, planted, k):
     """Each neuron's probability to be among the first k, where equal scores come in any order."""
-    k = len(planted)
     expected = 0.0
     for place in planted:
         above = sum(value > values[place] for value in values)
         level = sum(value == values[place] for value in values)
         expected += min(1.0, max(0.0, (k - above) / level))
-    return expected / k
+    return expected / len(planted)
 
 
 @given(
@@ -68,6 +71,8 @@ def test_every_figure_is_that_of_a_slow_definition(values, planted, sign):
     assert found.overall.precision == pytest.approx(slow_precision(strength, planted))
     assert (found.k, found.n_neurons) == (len(planted), N)
     assert found.by_chance == len(planted) / N
+    shares = recall(scores(values), truth(sorted(planted)), sign=sign)
+    assert shares == pytest.approx([slow_recall(strength, planted, k + 1) for k in range(N)])
 
 
 @given(

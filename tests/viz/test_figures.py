@@ -32,6 +32,9 @@ FIGURES = {
     "stability": lambda evidence, style: viz.stability(evidence["stability"], style=style),
     "overlap": lambda evidence, style: viz.overlap(evidence["transfer"], style=style),
     "scores": lambda evidence, style: viz.scores(results.scores(), TWO["base"], style=style),
+    "recall": lambda evidence, style: viz.recall(
+        {"contrast": results.scores()}, TWO["base"], style=style
+    ),
     "null": lambda evidence, style: viz.null(evidence["null"], style=style),
     "necessity": lambda evidence, style: viz.necessity(evidence["necessity"], style=style),
 }
@@ -105,6 +108,24 @@ def test_layers_of_a_localization_are_raw_and_scaled(evidence):
         viz.layers({"a": found, "b": found.circuit})
     with pytest.raises(InputError, match="no circuit"):
         viz.layers({})
+
+
+def test_recall_draws_what_each_ranking_has_found_and_what_chance_finds():
+    layout = Layout((100,))
+    truth = Circuit((Neuron(0, 7), Neuron(0, 90)), (1.0, 1.0), layout)
+    known = torch.zeros(100, dtype=torch.float64)
+    known[7], known[8] = 3.0, 2.0
+    scores = {"knows one": NeuronScores(known, layout, "mine")}
+    figure = viz.recall(scores, truth)
+    chance, true_k, line = figure.axes[0].get_lines()
+    values = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert (values[1], values[2], values[100]) == (0.5, 0.5, 1.0)
+    assert values[51] == pytest.approx(0.5 + 0.5 * 49 / 98)  # all others have equal scores
+    assert set(true_k.get_xdata()) == {2}
+    assert dict(zip(chance.get_xdata(), chance.get_ydata(), strict=True))[10] == 0.1
+    assert "knows one: 0.50 among the first 2, 0.59 among the first 20" in figure.description
+    with pytest.raises(InputError, match="no ranking"):
+        viz.recall({}, truth)
 
 
 def test_sweep_draws_values_bands_and_the_baseline():
