@@ -13,6 +13,8 @@ from .rankings.contrasts import (
     Standardized as Standardized,
 )
 from .rankings.learned_mask import LearnedMask as LearnedMask
+from .rankings.mask_training import MaskRanking as MaskRanking
+from .rankings.node_pruning import NodePruning as NodePruning
 from .rankings.probe import Probe as Probe
 from .rankings.protocol import (
     Collected as Collected,
@@ -44,7 +46,9 @@ __all__ = [
     "Contrast",
     "ContrastPart",
     "LearnedMask",
+    "MaskRanking",
     "Needs",
+    "NodePruning",
     "OutputWeighted",
     "Probe",
     "PromptActivations",

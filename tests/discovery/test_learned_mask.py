@@ -20,7 +20,7 @@ from cna_lens import (
     ModelError,
     SquaredAttribution,
 )
-from cna_lens.discovery.rankings import learned_mask as module
+from cna_lens.discovery.rankings import learned_mask, mask_training as module
 from cna_lens.discovery.rankings.soft_top_k import soft_top_k
 from cna_lens.models import hook_name
 from cna_lens.models.running import forward
@@ -90,7 +90,7 @@ def loss_by_definition(model, settings, mask, positive, negative, means):
     "change", [{}, {"replacement": "mean"}, {"floor": 0.0}, {"kl_weight": 9.0}]
 )
 def test_the_loss_is_that_of_the_equation(llama, monkeypatch, change):
-    seen, loss, settings = [], module._Run._loss, replace(MASK, steps=4, **change)
+    seen, loss, settings = [], module._Training._loss, replace(MASK, steps=4, **change)
     means = cna_lens.collect(llama, NEGATIVE).mean
 
     # The model has no tokenizer: these stand for answers.
@@ -112,7 +112,7 @@ def test_the_loss_is_that_of_the_equation(llama, monkeypatch, change):
         return found
 
     monkeypatch.setattr(module, "_answered", answered)
-    monkeypatch.setattr(module._Run, "_loss", watched)
+    monkeypatch.setattr(module._Training, "_loss", watched)
     cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings)
     assert len(seen) == 4
     for found, expected in seen:
@@ -183,7 +183,7 @@ def test_means_replace_activations_where_asked(llama):
 def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypatch):
     whole = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
     kept = replace(MASK, checkpoints=tmp_path / "masks")
-    loss, steps = module._Run._loss, []
+    loss, steps = module._Training._loss, []
 
     def interrupted(run, *given):
         steps.append(None)
@@ -192,13 +192,13 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypa
         return loss(run, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Run, "_loss", interrupted)
+        patch.setattr(module._Training, "_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
     assert all(not point.has_hooks() for point in llama.hook_dict.values())
     steps.clear()
     monkeypatch.setattr(
-        module._Run, "_loss", lambda run, *given: (steps.append(None), loss(run, *given))[1]
+        module._Training, "_loss", lambda run, *given: (steps.append(None), loss(run, *given))[1]
     )
     again = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
     assert len(steps) == 20  # 40, of which 20 were kept
@@ -290,11 +290,16 @@ def test_it_starts_at_standardized_logarithms_of_squared_attributions(llama):
     torch.testing.assert_close(found, expected - expected.min(), rtol=1e-6, atol=1e-6)
 
 
+def squared(monkeypatch, values):
+    """Let all squared attributions be these."""
+    monkeypatch.setattr(SquaredAttribution, "score", lambda self, given: given.scored(self, values))
+
+
 def test_neurons_that_nothing_depends_on_start_last_and_do_not_move_the_others(llama, monkeypatch):
     strengths = torch.zeros(48, dtype=torch.float64)
     strengths[10:34] = torch.linspace(-3, 3, 24, dtype=torch.float64).exp()
     strengths[20] = 1e-12
-    monkeypatch.setattr(LearnedMask, "_squared", lambda *_: strengths)
+    squared(monkeypatch, strengths)
     settings = replace(MASK, **STILL, temperatures=(0.5, 0.1))
     found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings).values
     known = found[10:34]
@@ -321,7 +326,7 @@ def test_each_step_draws_a_size_and_the_temperature_falls(llama, monkeypatch):
         seen.append((k, temperature))
         return soft_top_k(scores, k, temperature)
 
-    monkeypatch.setattr(module, "soft_top_k", watched)
+    monkeypatch.setattr(learned_mask, "soft_top_k", watched)
     cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
     sizes, temperatures = zip(*seen, strict=True)
     assert len(sizes) == MASK.steps
@@ -335,7 +340,7 @@ def test_each_step_draws_a_size_and_the_temperature_falls(llama, monkeypatch):
 
 
 def test_a_start_that_the_metric_and_the_answers_do_not_depend_on_is_zero(llama, monkeypatch):
-    monkeypatch.setattr(LearnedMask, "_squared", lambda *_: torch.zeros(48, dtype=torch.float64))
+    squared(monkeypatch, torch.zeros(48, dtype=torch.float64))
     expected = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=2))
     found = cna_lens.score_neurons(
         llama, POSITIVE, NEGATIVE, replace(MASK, steps=2, start="squared_attribution")
@@ -346,7 +351,7 @@ def test_a_start_that_the_metric_and_the_answers_do_not_depend_on_is_zero(llama,
 def test_an_interrupted_run_does_not_start_again(llama, tmp_path, monkeypatch):
     settings = replace(MASK, steps=20, start="squared_attribution", checkpoints=tmp_path)
     expected = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings).values
-    monkeypatch.setattr(LearnedMask, "_squared", lambda *_: pytest.fail("it started again"))
+    monkeypatch.setattr(SquaredAttribution, "score", lambda *_: pytest.fail("it started again"))
     found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings).values
     assert torch.equal(found, expected)
 
