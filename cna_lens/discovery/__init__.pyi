@@ -12,6 +12,7 @@ from .rankings.contrasts import (
     RandomScores as RandomScores,
     Standardized as Standardized,
 )
+from .rankings.gradients import GradientBatch as GradientBatch, over_batches as over_batches
 from .rankings.learned_mask import LearnedMask as LearnedMask
 from .rankings.probe import Probe as Probe
 from .rankings.protocol import (
@@ -43,6 +44,7 @@ __all__ = [
     "Collected",
     "Contrast",
     "ContrastPart",
+    "GradientBatch",
     "LearnedMask",
     "Needs",
     "OutputWeighted",
@@ -61,6 +63,7 @@ __all__ = [
     "collect",
     "filter_universal",
     "find_circuit",
+    "over_batches",
     "rank",
     "read_sets",
     "score_neurons",

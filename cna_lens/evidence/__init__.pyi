@@ -1,4 +1,4 @@
-from .benchmark import bench_rankings as bench_rankings
+from .benchmark import bench_rankings as bench_rankings, counted as counted
 from .curves import (
     LayerCounts as LayerCounts,
     NullCurves as NullCurves,
@@ -61,6 +61,7 @@ __all__ = [
     "Transfer",
     "bench_rankings",
     "bootstrap",
+    "counted",
     "expected_jaccard",
     "jaccard",
     "localization",

@@ -230,7 +230,7 @@ class _Bench:
         def scores_from(sets: PromptSet) -> NeuronScores:
             return score_neurons(model, sets.positive, sets.negative, ranking)
 
-        with _counted(model, sets.positive, sets.negative) as cost:
+        with counted(model, sets.positive, sets.negative) as cost:
             scores = scores_from(sets)
         chosen = scores.top(k=min(len(truth), _n_scored(scores)))
         others = [neuron for neuron in chosen if neuron not in set(truth)]
@@ -265,10 +265,21 @@ class _Bench:
 
 
 @contextmanager
-def _counted(
+def counted(
     model: HookedModel, positive: Sequence[Prompt], negative: Sequence[Prompt]
 ) -> Generator[Callable[[], Cost]]:
-    """Count the tokens that pass the last block forward and backward, and take the time."""
+    """Count the tokens that pass the last block forward and backward, and take the time.
+
+    >>> with counted(tiny_model, [[5, 6]], [[7]]) as cost:
+    ...     _ = score_neurons(tiny_model, [[5, 6]], [[7]])
+    >>> cost().forward, cost().backward
+    (1.0, 0.0)
+
+    Args:
+        model: the model that runs inside the context.
+        positive: the positive prompts; passes are counted in units of the tokens of both sets.
+        negative: the negative prompts.
+    """
     encoded = encode_sets(model, positive, negative, "auto")
     n_tokens = sum(len(ids) for each in encoded for ids in each.ids)
     passed = {"forward": 0, "backward": 0}
