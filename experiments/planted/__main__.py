@@ -29,7 +29,7 @@ from experiments.planted import chance, from_base
 from experiments.planted.check import check, failed
 from experiments.planted.recipes import NOTHING, RECIPES, recipe_of
 from experiments.planted.train import file_of, finished, shuffled, train
-from experiments.planted.trials import figures as trials
+from experiments.planted.trials import dynamic_patching, figures as trials
 from experiments.planted.trials.catalogue import CANDIDATES
 
 app = typer.Typer(help="Models with a behaviour planted in known neurons.")
@@ -145,6 +145,19 @@ def trials_command(
         "figures": found,
     }
     write_atomically(out / "planted_trials.json", json.dumps(record, indent=1) + "\n")
+
+
+@app.command("patching")
+def patching_command(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/planted"),
+) -> None:
+    """Give the untrained model neurons of planted ones, token by token, and count answers."""
+    found: list[dict[str, Any]] = []
+    for row in dynamic_patching.figures():
+        found.append(row)
+        typer.echo(json.dumps(row))
+    record = {"command": "python -m experiments.planted patching", "figures": found}
+    write_atomically(out / "planted_patching.json", json.dumps(record, indent=1) + "\n")
 
 
 def _is_checked(planted: Planting) -> bool:

@@ -203,8 +203,9 @@ class _Gate:
         _check_close(value, activated * up, hook.name, "the product of SiLU and up projection")
         # SiLU(g) = g sigmoid(g), so that its identity rule has the slope sigmoid(g).
         to_gate = torch.sigmoid(gate.detach()) * gate if self.identity else silu(gate)
-        moved = self.to_gate * (to_gate - to_gate.detach()) * up.detach()
-        return value.detach() + moved + self.to_up * activated * (up - up.detach())
+        from_gate = self.to_gate * up.detach() * (to_gate - to_gate.detach())
+        from_up = self.to_up * activated * (up - up.detach())
+        return value.detach() + from_gate + from_up
 
 
 class _Softmax:
@@ -221,7 +222,7 @@ class _Softmax:
         _check_close(value, softmax, hook.name, "the softmax of hook_attn_scores")
         # The factor cancels the 1 / T that the softmax's derivative brings.
         soft = self.temperature * (self.scores / self.temperature).softmax(-1).to(value)
-        return value.detach() + soft - soft.detach()
+        return value.detach() + (soft - soft.detach())
 
 
 def _check_close(value: Tensor, expected: Tensor, name: str, what: str) -> None:

@@ -60,19 +60,21 @@ class ExpectedGradients(Ranking):
         positive, negative = (each.matrix().double() for each in collected.activations)
         values, starts = self.metric.of(reader.model, len(ids)), collected.positive.layout.starts
         generator = torch.Generator().manual_seed(self.seed)
+        # Drawn for all prompts at once, so that batches do not matter.
+        drawn = (len(ids), len(starts) - 1, self.draws)
+        baselines = torch.randint(len(negative), drawn, generator=generator)
+        shares = torch.rand(drawn, generator=generator, dtype=torch.float64)
 
         def of_batch(batch: GradientBatch) -> Tensor:
             here = positive[batch.prompts]
             summed = torch.zeros(here.shape[1], dtype=torch.float64)
             for layer, (begin, end) in enumerate(pairwise(starts)):
-                for _ in range(self.draws):
-                    drawn = torch.randint(len(negative), (len(here),), generator=generator)
-                    share = torch.rand(len(here), 1, generator=generator, dtype=torch.float64)
-                    difference = (here - negative[drawn])[:, begin:end]
-                    back = (share - 1) * difference
-                    name = hook_name(layer)
-                    gradients = batch.run(values, [(name, _moved(batch, back))], [layer]).gradients
-                    found = gradients * difference
+                for draw in range(self.draws):
+                    at = batch.prompts, layer, draw
+                    difference = (here - negative[baselines[at]])[:, begin:end]
+                    back = (shares[at][:, None] - 1) * difference
+                    hook = hook_name(layer), _moved(batch, back)
+                    found = batch.run(values, [hook], [layer]).gradients * difference
                     summed[begin:end] += (found.pow(2) if self.squared else found).sum(0)
             return summed
 
