@@ -141,6 +141,7 @@ def trials_command(
     record = {
         "command": "python -m experiments.planted trials",
         "seed": 0,
+        "n_prompts": trials.N_PROMPTS,
         "versions": dict(library_versions()),
         "figures": found,
     }

@@ -22,14 +22,16 @@ from cna_lens import (
     score_neurons,
 )
 from cna_lens.discovery import Ranking
+from cna_lens.discovery.rankings import squared_attribution
 from experiments.planted.trials import backward, dynamic_patching, figures
 from experiments.planted.trials.backward import RULES, Through
 from experiments.planted.trials.catalogue import CANDIDATES, REFERENCES
-from experiments.planted.trials.combined import Ensemble, InLayers, OnNegative, OverTypical, Sum
+from experiments.planted.trials.combined import Ensemble, InLayers, On, OverTypical, Sum
 from experiments.planted.trials.conductance import Conductance
 from experiments.planted.trials.expected_gradients import ExpectedGradients
 from experiments.planted.trials.grad_drop import GradDrop
 from experiments.planted.trials.of_metric import OfMetric
+from experiments.planted.trials.smoothed import Smoothed
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
 NEGATIVE = [[33, 34, 35], [36, 37]]
@@ -433,10 +435,52 @@ def test_a_score_is_divided_by_that_on_other_prompts(llama):
     assert float(diverse[0]) == pytest.approx(48 / 49)
 
 
+def test_smoothing_adds_noise_to_every_neuron_where_gradients_are_taken(llama):
+    hf, prompts = tiny.plain("llama"), POSITIVE[1:2]
+    generator, squares = torch.Generator().manual_seed(7), 0
+    for _ in range(2):
+        noise = [torch.randn(1, 7, tiny.WIDTH, generator=generator) for _ in range(2)]
+        deltas, seen = {}, {}
+
+        def noisy(layer, activation, noise=noise, deltas=deltas, seen=seen):
+            activation = activation * (1 + 0.5 * noise[layer])
+            seen[layer] = activation.detach()
+            deltas[layer] = torch.zeros_like(activation, requires_grad=True)
+            return activation + deltas[layer]
+
+        with reference.changed(hf, noisy), torch.enable_grad():
+            total = log_odds(hf(torch.tensor(prompts)).logits[0, -1])
+        gradients = torch.autograd.grad(total, [deltas[0], deltas[1]])
+        rows = torch.cat([seen[0], seen[1]], dim=-1) * torch.cat(gradients, dim=-1)
+        squares = squares + rows[0].double().pow(2).sum(0)
+    ranking = Smoothed(OfMetric(METRIC), size=0.5, draws=2, seed=7)
+    found = score_neurons(llama, prompts, NEGATIVE, ranking).values
+    torch.testing.assert_close(found, (squares / 2).sqrt(), **CLOSE)
+
+
+def test_answers_are_given_without_noise(chat_model, monkeypatch):
+    seen = []
+    own = squared_attribution.own_answers
+
+    def noted(*args):
+        # The tests' type checks wrap the generator that is without gradients.
+        with torch.no_grad():
+            seen.append(own(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(squared_attribution, "own_answers", noted)
+    inner = SquaredAttribution(METRIC, answer_tokens=4)
+    texts = ["w5 w6", "w7", "w8 w9 w20 w21"], ["w30"]
+    plain = score_neurons(chat_model, *texts, inner).values
+    smoothed = score_neurons(chat_model, *texts, Smoothed(inner, size=2.0)).values
+    assert seen[0] == seen[1]
+    assert not torch.allclose(plain, smoothed, rtol=0.1)
+
+
 def test_sums_and_negative_prompts(llama):
     both = scores_of(llama, Sum((Known((1.0, -3.0)), Known((0.0, 2.0)))))[:2]
     torch.testing.assert_close(both, torch.tensor([12.0, 36.0 + 48.0], dtype=torch.float64))
-    assert float(scores_of(llama, OnNegative(Known((1.0,))))[0]) == len(NEGATIVE)
+    assert float(scores_of(llama, On(Known((1.0,))))[0]) == len(NEGATIVE)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +525,7 @@ def test_a_row_has_what_a_candidate_finds_and_a_second_run_reads_it(on_tiny, tmp
     assert [row["candidate"] for row in rows] == ["contrast", "metric, squared"]
     assert rows[1]["k"] == 2
     assert 0 <= rows[1]["overall"]["auroc"] <= 1
-    assert rows[1]["settings"].startswith("of_metric(metric=LogOdds(openings=('w5',))")
+    assert rows[1]["settings"].startswith("OfMetric(metric=LogOdds(openings=('w5',))")
     assert rows[0]["backward"] == 0 < rows[1]["backward"]
     assert len(rows[1]["model_sha256"]) == 64
     told = []
@@ -491,6 +535,21 @@ def test_a_row_has_what_a_candidate_finds_and_a_second_run_reads_it(on_tiny, tmp
     assert again[0] == rows[0]
     assert told == [f"{model}: metric, absolute"]
     assert on_tiny == [model, model]
+
+
+def test_a_combination_is_what_it_is_alone_and_costs_the_sum_of_its_parts(on_tiny):
+    names = ["contrast", "metric, squared", "combination"]
+    contrast, squared = (CANDIDATES[name](METRIC) for name in names[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        made = {**CANDIDATES, "combination": lambda _: Ensemble((contrast, squared))}
+        patch.setattr(figures, "CANDIDATES", made)
+        first, second, both = figures.figures(["planted/sums-138-three-0"], names, None)
+    assert both["forward"] == first["forward"] + second["forward"]
+    assert both["backward"] == second["backward"] > 0
+    bench = figures._Bench("planted/sums-138-three-0")
+    ranking = Ensemble((contrast, squared))
+    alone = score_neurons(bench.model, *bench.prompts, ranking).values
+    torch.testing.assert_close(bench.scored(ranking)[0].values, alone)
 
 
 def test_models_to_report_on_are_refused(tmp_path):

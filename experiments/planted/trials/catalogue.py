@@ -12,7 +12,7 @@ from experiments.planted.trials.backward import RULES, Through
 from experiments.planted.trials.combined import (
     Ensemble,
     InLayers,
-    OnNegative,
+    On,
     OverTypical,
     Sum,
 )
@@ -20,6 +20,7 @@ from experiments.planted.trials.conductance import Conductance
 from experiments.planted.trials.expected_gradients import ExpectedGradients
 from experiments.planted.trials.grad_drop import GradDrop
 from experiments.planted.trials.of_metric import OfMetric
+from experiments.planted.trials.smoothed import Smoothed
 
 REFERENCES: Final = ("contrast", "attribution_patching", "relp", "squared_attribution")
 """The rankings of the package that the others are compared with."""
@@ -46,7 +47,7 @@ def _candidates(metric: LogOdds) -> dict[str, Ranking]:
         },
         **{
             f"{rules}, squared": Through(squared, rules)
-            for rules in ("relp", "gim", "norms", "patterns", "tempered")
+            for rules in ("relp", "gim", "norms", "patterns")
         },
         "metric, absolute": OfMetric(metric, power=1.0),
         "metric, squared": OfMetric(metric),
@@ -54,7 +55,10 @@ def _candidates(metric: LogOdds) -> dict[str, Ranking]:
         "squared over diverse's": OverTypical(squared, "diverse"),
         "squared in layers": InLayers(squared),
         "squared in layers, by root mean square": InLayers(squared, 2.0),
-        "squared and metric on negative": Sum((squared, OnNegative(OfMetric(metric)))),
+        "squared and metric on negative": Sum((squared, On(OfMetric(metric)))),
+        "smoothed": Smoothed(squared),
+        "smoothed, more noise": Smoothed(squared, 0.6),
+        "smoothed and metric on negative": Sum((Smoothed(squared), On(Smoothed(OfMetric(metric))))),
         "ensemble": Ensemble((squared, plain, RelP(metric), Contrast())),
         "ensemble of squared": Ensemble((squared, Through(squared, "relp"))),
     }

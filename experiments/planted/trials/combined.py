@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
@@ -25,7 +25,59 @@ OF_RANKS: Final[Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Ensemble(Ranking):
+class On(Ranking):
+    """Another ranking with other prompts in place of the positive ones. Cost: as there.
+
+    Attributes:
+        inner: a ranking that reads the positive prompts only.
+        others: the negative prompts, or `diverse_prompts`.
+    """
+
+    inner: Ranking
+    others: Literal["negative", "diverse"] = "negative"
+    name: ClassVar[str] = "on"
+    needs: ClassVar[Needs] = "gradients"
+
+    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
+        """Raise what the inner ranking raises."""
+        self.inner.check(model, n_positive, n_negative)
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        prompts = collected.negative_prompts()
+        if self.others == "diverse":
+            prompts = encode(collected.model, diverse_prompts())
+        found = self.inner.score(replace(collected, prompts=prompts))
+        return collected.scored(self, found.values, found.unit)
+
+
+class Combined(Ranking):
+    """A ranking whose scores are computed from those of others alone."""
+
+    needs: ClassVar[Needs] = "gradients"
+    unit: ClassVar[str]
+
+    def parts(self) -> tuple[Ranking, ...]:
+        """The other rankings."""
+        raise NotImplementedError
+
+    def combine(self, found: Sequence[NeuronScores]) -> Tensor:
+        """This ranking's scores, from those of its parts."""
+        raise NotImplementedError
+
+    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
+        """Raise what a part raises."""
+        for part in self.parts():
+            part.check(model, n_positive, n_negative)
+
+    def score(self, collected: Collected) -> NeuronScores:
+        """Score every neuron."""
+        values = self.combine([part.score(collected) for part in self.parts()])
+        return collected.scored(self, values, self.unit)
+
+
+@dataclass(frozen=True)
+class Ensemble(Combined):
     r"""Ranks of several rankings, put together.
 
     $$s_i = \frac{1}{K} \sum_k \frac{r_{k,i}}{n}$$
@@ -44,31 +96,28 @@ class Ensemble(Ranking):
     members: tuple[Ranking, ...]
     of_ranks: str = "mean"
     name: ClassVar[str] = "ensemble"
-    needs: ClassVar[Needs] = "gradients"
+    unit: ClassVar[str] = "rank"
 
     def __post_init__(self) -> None:
         """Reject invalid settings."""
         if self.of_ranks not in OF_RANKS:
-            raise InputError(
-                f"of_ranks is {self.of_ranks!r}, expected one of {', '.join(OF_RANKS)}"
-            )
+            known = ", ".join(OF_RANKS)
+            raise InputError(f"of_ranks is {self.of_ranks!r}, expected one of {known}")
         if not self.members:
             raise InputError("an ensemble has no members; give at least one ranking")
 
-    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
-        """Raise what a member raises."""
-        for member in self.members:
-            member.check(model, n_positive, n_negative)
+    def parts(self) -> tuple[Ranking, ...]:
+        """The members."""
+        return self.members
 
-    def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        found = [member.score(collected).values.abs() for member in self.members]
-        ranks = torch.stack([torch.from_numpy(rankdata(each.numpy())) for each in found])
-        return collected.scored(self, OF_RANKS[self.of_ranks](ranks) / ranks.shape[1], "rank")
+    def combine(self, found: Sequence[NeuronScores]) -> Tensor:
+        """Put the ranks together."""
+        ranks = torch.stack([torch.from_numpy(rankdata(each.values.abs())) for each in found])
+        return OF_RANKS[self.of_ranks](ranks) / ranks.shape[1]
 
 
 @dataclass(frozen=True)
-class InLayers(Ranking):
+class InLayers(Combined):
     r"""Another ranking's absolute scores in units of their layer's mean.
 
     $$s_{l,j} = |s'_{l,j}| \Big/ \left(\frac{1}{d} \sum_i |s'_{l,i}|^q\right)^{1/q}$$
@@ -83,24 +132,24 @@ class InLayers(Ranking):
     inner: Ranking
     power: float = 1.0
     name: ClassVar[str] = "in_layers"
-    needs: ClassVar[Needs] = "gradients"
+    unit: ClassVar[str] = "times its layer's mean"
 
-    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
-        """Raise what the inner ranking raises."""
-        self.inner.check(model, n_positive, n_negative)
+    def parts(self) -> tuple[Ranking, ...]:
+        """The inner ranking."""
+        return (self.inner,)
 
-    def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        found = self.inner.score(collected)
+    def combine(self, found: Sequence[NeuronScores]) -> Tensor:
+        """Divide by each layer's mean."""
+        (inner,) = found
         layers = [
-            _relative(found.values[begin:end].abs(), self.power)
-            for begin, end in pairwise(found.layout.starts)
+            _relative(inner.values[begin:end].abs(), self.power)
+            for begin, end in pairwise(inner.layout.starts)
         ]
-        return collected.scored(self, torch.cat(layers), "times its layer's mean")
+        return torch.cat(layers)
 
 
 @dataclass(frozen=True)
-class OverTypical(Ranking):
+class OverTypical(Combined):
     r"""Another ranking's score on the positive prompts, over its score on other prompts.
 
     $$s_i = \frac{s_i(P) / \bar{s}(P)}{\epsilon + s_i(Q) / \bar{s}(Q)}$$
@@ -118,26 +167,20 @@ class OverTypical(Ranking):
     others: Literal["negative", "diverse"] = "negative"
     smoothing: float = 1.0
     name: ClassVar[str] = "over_typical"
-    needs: ClassVar[Needs] = "gradients"
+    unit: ClassVar[str] = "ratio"
 
-    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
-        """Raise what the inner ranking raises."""
-        self.inner.check(model, n_positive, n_negative)
+    def parts(self) -> tuple[Ranking, ...]:
+        """The inner ranking on both sets of prompts."""
+        return self.inner, On(self.inner, self.others)
 
-    def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        others = collected.negative_prompts()
-        if self.others == "diverse":
-            others = encode(collected.model, diverse_prompts())
-        here, there = (
-            _relative(self.inner.score(each).values.abs())
-            for each in (collected, replace(collected, prompts=others))
-        )
-        return collected.scored(self, here / (self.smoothing + there), "ratio")
+    def combine(self, found: Sequence[NeuronScores]) -> Tensor:
+        """Divide one by the other."""
+        here, there = (_relative(each.values.abs()) for each in found)
+        return here / (self.smoothing + there)
 
 
 @dataclass(frozen=True)
-class Sum(Ranking):
+class Sum(Combined):
     r"""The sum of several rankings' scores, each in units of its mean.
 
     $$s_i = \sum_k |s_{k,i}| / \bar{s}_k$$
@@ -150,39 +193,15 @@ class Sum(Ranking):
 
     members: tuple[Ranking, ...]
     name: ClassVar[str] = "sum"
-    needs: ClassVar[Needs] = "gradients"
+    unit: ClassVar[str] = "times the mean"
 
-    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:
-        """Raise what a member raises."""
-        for member in self.members:
-            member.check(model, n_positive, n_negative)
+    def parts(self) -> tuple[Ranking, ...]:
+        """The members."""
+        return self.members
 
-    def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        found = [_relative(member.score(collected).values.abs()) for member in self.members]
-        return collected.scored(self, torch.stack(found).sum(0), "times the mean")
-
-
-@dataclass(frozen=True)
-class OnNegative(Ranking):
-    """Another ranking on the negative prompts in place of the positive ones. Cost: as there.
-
-    Attributes:
-        inner: a ranking that reads the positive prompts only.
-    """
-
-    inner: Ranking
-    name: ClassVar[str] = "on_negative"
-    needs: ClassVar[Needs] = "gradients"
-
-    def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
-        """Raise what the inner ranking raises."""
-        self.inner.check(model, n_negative, n_negative)
-
-    def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
-        found = self.inner.score(replace(collected, prompts=collected.negative_prompts()))
-        return collected.scored(self, found.values, found.unit)
+    def combine(self, found: Sequence[NeuronScores]) -> Tensor:
+        """Add them."""
+        return torch.stack([_relative(each.values.abs()) for each in found]).sum(0)
 
 
 def _relative(values: Tensor, power: float = 1.0) -> Tensor:

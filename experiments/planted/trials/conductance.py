@@ -44,7 +44,7 @@ class Conductance(Ranking):
     steps: int = 8
     baseline: Literal["zero", "mean"] = "mean"
     squared: bool = False
-    n_prompts: int = 20
+    n_prompts: int = 10
     name: ClassVar[str] = "conductance"
     needs: ClassVar[Needs] = "gradients"
 

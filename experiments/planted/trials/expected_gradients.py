@@ -43,7 +43,7 @@ class ExpectedGradients(Ranking):
     metric: LogOdds = field(default_factory=LogOdds)
     draws: int = 1
     squared: bool = False
-    n_prompts: int = 16
+    n_prompts: int = 10
     seed: int = 0
     name: ClassVar[str] = "expected_gradients"
     needs: ClassVar[Needs] = "activations"

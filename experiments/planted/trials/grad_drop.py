@@ -45,7 +45,7 @@ class GradDrop(Ranking):
 
     metric: LogOdds = field(default_factory=LogOdds)
     tokens: Literal["read", "all"] = "read"
-    n_prompts: int = 16
+    n_prompts: int = 10
     name: ClassVar[str] = "grad_drop"
     needs: ClassVar[Needs] = "gradients"
 
