@@ -36,12 +36,13 @@ from cna_lens.models import (
 from cna_lens.results import NeuronScores
 
 Hook = tuple[str, Callable[..., Any]]
-MODELS: Final = ("planted/french-138-all-0", "planted/sums-138-three-0")
+MODELS: Final = ("planted/sums-138-three-0",)
+"""Short prompts, and answers whose first words show the behaviour."""
 N_PROMPTS: Final = 8
 """Positive evaluation prompts that are answered."""
 N_RANKING: Final = 20
 """Positive discovery prompts that `ChangeFromBase` reads, as in the table of its own."""
-MAX_NEW_TOKENS: Final = 8
+MAX_NEW_TOKENS: Final = 4
 SHARE: Final = 0.05
 """The share of neurons that the paper patches."""
 
