@@ -270,8 +270,8 @@ def counted(
 ) -> Generator[Callable[[], Cost]]:
     """Count the tokens that pass the last block forward and backward, and take the time.
 
-    >>> with counted(tiny_model, [[5, 6]], [[7]]) as cost:
-    ...     _ = score_neurons(tiny_model, [[5, 6]], [[7]])
+    >>> with counted(tiny_model, [[5, 6]], [[7, 8]]) as cost:
+    ...     _ = score_neurons(tiny_model, [[5, 6]], [[7, 8]])
     >>> cost().forward, cost().backward
     (1.0, 0.0)
 
