@@ -55,8 +55,6 @@ def _candidates(metric: LogOdds) -> dict[str, Ranking]:
         "squared over diverse's": OverTypical(squared, "diverse"),
         "squared in layers": InLayers(squared),
         "squared in layers, by root mean square": InLayers(squared, 2.0),
-        "relp, squared, in layers": InLayers(Through(squared, "relp")),
-        "patterns, squared, in layers": InLayers(Through(squared, "patterns")),
         "squared and metric on negative": Sum((squared, On(OfMetric(metric)))),
         "smoothed": Smoothed(squared),
         "smoothed, more noise": Smoothed(squared, 0.6),
