@@ -607,7 +607,8 @@ def test_the_base_takes_neurons_from_the_tuned_model_before_each_token():
 def test_a_row_has_the_share_that_patching_restores(on_tiny, monkeypatch):
     base, tuned = (tiny.bridge("llama", chat=True, seed=seed) for seed in (0, 1))
     asked = ["w5 w6", "w7 w8 w9"]
-    before, after = (dynamic_patching.answers(each, asked, 8) for each in (base, tuned))
+    n_tokens = dynamic_patching.MAX_NEW_TOKENS
+    before, after = (dynamic_patching.answers(each, asked, n_tokens) for each in (base, tuned))
     assert before != after
     prompts = SimpleNamespace(positive=asked, negative=["w9", "w10"])
     behaviour = SimpleNamespace(
