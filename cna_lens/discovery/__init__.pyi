@@ -12,6 +12,7 @@ from .rankings.contrasts import (
     RandomScores as RandomScores,
     Standardized as Standardized,
 )
+from .rankings.gradients import GradientBatch as GradientBatch, over_batches as over_batches
 from .rankings.learned_mask import LearnedMask as LearnedMask
 from .rankings.mask_training import MaskRanking as MaskRanking
 from .rankings.node_pruning import NodePruning as NodePruning
@@ -45,6 +46,7 @@ __all__ = [
     "Collected",
     "Contrast",
     "ContrastPart",
+    "GradientBatch",
     "LearnedMask",
     "MaskRanking",
     "Needs",
@@ -65,6 +67,7 @@ __all__ = [
     "collect",
     "filter_universal",
     "find_circuit",
+    "over_batches",
     "rank",
     "read_sets",
     "score_neurons",

@@ -37,7 +37,7 @@ from .overlap import (
     jaccard as jaccard,
     transfer as transfer,
 )
-from .passes import Cost as Cost
+from .passes import Cost as Cost, counted as counted
 from .resampling import ActivationSets as ActivationSets, bootstrap as bootstrap
 from .selection import Selection as Selection
 
@@ -66,6 +66,7 @@ __all__ = [
     "Transfer",
     "bench_rankings",
     "bootstrap",
+    "counted",
     "expected_jaccard",
     "jaccard",
     "localization",

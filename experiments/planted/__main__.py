@@ -24,11 +24,13 @@ from cna_lens.models import (
     demo_gguf,
     dequantised_folder,
 )
-from cna_lens.results import write_atomically
+from cna_lens.results import library_versions, write_atomically
 from experiments.planted import chance, from_base
 from experiments.planted.check import check, failed
 from experiments.planted.recipes import NOTHING, RECIPES, recipe_of
 from experiments.planted.train import file_of, finished, shuffled, train
+from experiments.planted.trials import dynamic_patching, figures as trials
+from experiments.planted.trials.catalogue import CANDIDATES
 
 app = typer.Typer(help="Models with a behaviour planted in known neurons.")
 Names = Annotated[
@@ -115,6 +117,48 @@ def from_base_command(
         typer.echo(json.dumps(row))
     record = {"command": "python -m experiments.planted from-base", "figures": figures}
     write_atomically(out / "planted_from_base.json", json.dumps(record, indent=1) + "\n")
+
+
+@app.command("trials")
+def trials_command(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Planted models for tuning; by default all of them.")
+    ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="What is tried; by default all candidates.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/planted"),
+) -> None:
+    """Try attributions from the literature on the models for tuning; an interrupted run goes on."""
+    found = list(
+        trials.figures(
+            model or [*cna_lens.planted_models("tuning"), trials.NOTHING_PLANTED],
+            candidate or list(CANDIDATES),
+            out / "planted_trials.jsonl",
+            lambda what: typer.echo(what, err=True),
+        )
+    )
+    record = {
+        "command": "python -m experiments.planted trials",
+        "seed": 0,
+        "n_prompts": trials.N_PROMPTS,
+        "versions": dict(library_versions()),
+        "figures": found,
+    }
+    write_atomically(out / "planted_trials.json", json.dumps(record, indent=1) + "\n")
+
+
+@app.command("patching")
+def patching_command(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/planted"),
+) -> None:
+    """Give the untrained model neurons of planted ones, token by token, and count answers."""
+    found: list[dict[str, Any]] = []
+    for row in dynamic_patching.figures():
+        found.append(row)
+        typer.echo(json.dumps(row))
+    record = {"command": "python -m experiments.planted patching", "figures": found}
+    write_atomically(out / "planted_patching.json", json.dumps(record, indent=1) + "\n")
 
 
 def _is_checked(planted: Planting) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final, get_args
 
 from cna_lens.models import Split
@@ -28,6 +29,8 @@ def tables() -> dict[str, str]:
         "chance": chance(read("planted_chance.json")),
         "from base": from_base(read("planted_from_base.json")),
         "compiled": compiled(read("compiled_programs.json")),
+        "trials": trials(read("planted_trials.json")),
+        "trial means": trial_means(read("planted_trials.json")),
     }
 
 
@@ -158,6 +161,72 @@ def from_base(record: Record) -> str:
         for row in record["figures"]
     ]
     return table(("model", "AUROC", "in layers", "precision"), rows)
+
+
+def trials(record: Record) -> str:
+    """Area and precision of each candidate on each model that it ran on, and the means."""
+    figures = record["figures"]
+    found = {(row["candidate"], row["model"]): row for row in figures}
+    models = list(dict.fromkeys(row["model"] for row in figures))
+    rows: list[tuple[str, ...]] = []
+    for name in dict.fromkeys(row["candidate"] for row in figures):
+        on = [found.get((name, model)) for model in models]
+        tried = [row for row in on if row is not None and not _has_nothing(row)]
+        rows.append(
+            (
+                name,
+                *("" if row is None else _area_and_precision(row) for row in on),
+                f"{fmean(row['forward'] for row in tried):.1f} + "
+                f"{fmean(row['backward'] for row in tried):.1f}",
+                f"{fmean(row['seconds'] for row in tried):.0f}",
+            )
+        )
+    names = (f"`{model.removeprefix('planted/')}`" for model in models)
+    return table(("candidate", *names, "passes", "seconds"), rows)
+
+
+def trial_means(record: Record) -> str:
+    """Means over the models for tuning, of the candidates that ran on all of them."""
+    figures = [row for row in record["figures"] if not _has_nothing(row)]
+    n_models = len({row["model"] for row in figures})
+    rows: list[tuple[str, ...]] = []
+    for name in dict.fromkeys(row["candidate"] for row in figures):
+        own = [row for row in figures if row["candidate"] == name]
+        if len(own) == n_models:
+            values = (
+                fmean(row[part][value] for row in own)
+                for part, value in (
+                    ("overall", "auroc"),
+                    ("within_layers", "auroc"),
+                    ("overall", "average_precision"),
+                    ("overall", "precision"),
+                )
+            )
+            rows.append((name, *(f"{value:.3f}" for value in values)))
+    return table(("candidate", "AUROC", "in layers", "average precision", "precision"), rows)
+
+
+def _area_and_precision(row: Record) -> str:
+    return f"{row['overall']['auroc']:.2f}, {row['overall']['precision']:.2f}"
+
+
+def _has_nothing(row: Record) -> bool:
+    return row["model"].startswith("planted/nothing")
+
+
+def patching(record: Record) -> str:
+    """The share of the behaviour that patched neurons restore or take away."""
+    rows = [
+        (
+            f"`{row['model'].removeprefix('planted/')}`",
+            {"base": "untrained takes planted", "tuned": "planted takes untrained"}[row["to"]],
+            row["ranking"],
+            str(row["k"]),
+            number(row["share"]),
+        )
+        for row in record["figures"]
+    ]
+    return table(("model", "activations", "neurons by", "k", "share"), rows)
 
 
 def compiled(record: Record) -> str:

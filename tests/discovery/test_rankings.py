@@ -157,7 +157,9 @@ def test_a_ranking_that_needs_the_model_says_so(name):
 @pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("ranking", ["magic", 3, None, cna_lens.Contrast])
 def test_the_error_for_an_unknown_ranking_lists_the_known_ones(llama, ranking):
-    known = r"expected one of: attribution_patching, best, contrast, learned_mask, out"
+    known = (
+        r"expected one of: attribution_patching, best, contrast, learned_mask, node_pruning, out"
+    )
     with pytest.raises(InputError, match=known):
         cna_lens.find_circuit(llama, POSITIVE, NEGATIVE, rank=ranking)
 

@@ -17,10 +17,15 @@ from experiments.planted.tables import (
     interval,
     means,
     number,
+    patching,
     percent,
     table,
     tables,
+    trial_means,
+    trials,
 )
+from experiments.planted.trials.catalogue import CANDIDATES, REFERENCES
+from experiments.planted.trials.figures import NOTHING_PLANTED
 
 RESULTS = ROOT / "experiments" / "results"
 
@@ -54,6 +59,16 @@ def test_every_model_that_was_made_is_told_and_the_others_are_packaged():
 def test_every_program_is_in_the_results():
     record = json.loads((RESULTS / "compiled_programs.json").read_text(encoding="utf-8"))
     assert {row["program"] for row in record["figures"]} == set(compiled_programs())
+
+
+def test_every_candidate_was_tried_on_models_for_tuning_and_the_references_on_all():
+    record = json.loads((RESULTS / "planted_trials.json").read_text(encoding="utf-8"))
+    ran = {(row["candidate"], row["model"]) for row in record["figures"]}
+    models = {model for _, model in ran}
+    assert models - {NOTHING_PLANTED} <= set(planted_models("tuning"))
+    assert {name for name, _ in ran} == set(CANDIDATES)
+    assert {(name, model) for name in REFERENCES for model in models} <= ran
+    assert len({(row["model"], row["model_sha256"]) for row in record["figures"]}) == len(models)
 
 
 def test_cells_are_written_as_figures_are():
@@ -113,3 +128,40 @@ def test_a_ranking_that_ablates_what_was_planted_has_no_others():
     (_, _, row) = means({"means": {"oracle(dropped=0)": figures}}).splitlines()
     assert row.startswith("| oracle | 1.00 [1.00, 1.00] |")
     assert row.endswith("| none | none | 1.00 + 1.00 |")
+
+
+def trial(model, candidate, auroc, precision):
+    found = {"auroc": auroc, "average_precision": auroc / 2, "precision": precision}
+    return {
+        "model": f"planted/{model}",
+        "candidate": candidate,
+        "overall": found,
+        "within_layers": {"auroc": auroc / 4},
+        "forward": 10 * precision,
+        "backward": precision,
+        "seconds": 100 * precision,
+    }
+
+
+def test_means_of_trials_are_over_all_models_for_tuning():
+    figures = [
+        trial("one", "contrast", 0.5, 0.1),
+        trial("one", "squared", 0.75, 0.2),
+        trial("two", "contrast", 0.75, 0.3),
+        trial("nothing-138-all-0", "contrast", 0.25, 0.9),
+    ]
+    header, _, *rows = trials({"figures": figures}).splitlines()
+    assert header == "| candidate | `one` | `two` | `nothing-138-all-0` | passes | seconds |"
+    assert rows == [
+        "| contrast | 0.50, 0.10 | 0.75, 0.30 | 0.25, 0.90 | 2.0 + 0.2 | 20 |",
+        "| squared | 0.75, 0.20 |  |  | 2.0 + 0.2 | 20 |",
+    ]
+    _, _, *rows = trial_means({"figures": figures}).splitlines()
+    assert rows == ["| contrast | 0.625 | 0.156 | 0.312 | 0.200 |"]
+
+
+def test_the_share_that_patching_moves_is_written():
+    figures = [{"model": "planted/one", "to": "tuned", "ranking": "random", "k": 5, "share": 0.125}]
+    assert patching({"figures": figures}).splitlines()[2:] == [
+        "| `one` | planted takes untrained | random | 5 | 0.12 |"
+    ]

@@ -17,6 +17,7 @@ from cna_lens.discovery.rankings.contrasts import (
     Standardized,
 )
 from cna_lens.discovery.rankings.learned_mask import LearnedMask
+from cna_lens.discovery.rankings.node_pruning import NodePruning
 from cna_lens.discovery.rankings.probe import Probe
 from cna_lens.discovery.rankings.protocol import Collected, Ranking, read_sets
 from cna_lens.discovery.rankings.relp import RelP
@@ -55,7 +56,8 @@ def as_ranking(ranking: str | Ranking) -> Ranking:
     Raises:
         InputError: there is no ranking of that name.
     """
-    named = {**RANKINGS, BEST.name: BEST, "best": BEST}
+    trained = (BEST, NodePruning())
+    named = {**RANKINGS, **{each.name: each for each in trained}, "best": BEST}
     if isinstance(ranking, str) and ranking in named:
         return named[ranking]
     if isinstance(ranking, Ranking) and not isinstance(ranking, type):

@@ -1,0 +1,1 @@
+"""Attributions from the literature, tried on the planted models for tuning."""
