@@ -167,7 +167,7 @@ def evaluate(
         print_cells,
         print_files,
     )
-    from cna_lens.cli.render import print_json
+    from cna_lens.cli.render import console, print_json
     from cna_lens.metrics.judging.judge import Judge
     from cna_lens.report.answers import mcnemar_of_known
     from cna_lens.results.circuit import Circuit
@@ -221,9 +221,11 @@ def evaluate(
         return
     print_cells(cells)
     for condition, p in refusals.items():
-        typer.echo(
-            f"{condition}: against unsteered, exact McNemar p = {p:.2g} for refusals, "
-            f"{compliance[condition]:.2g} for compliance"
+        console.print(
+            f"{condition}: exact McNemar p = {p:.2g} for refusals and "
+            f"{compliance[condition]:.2g} for compliance, against unsteered",
+            highlight=False,
+            markup=False,
         )
     print_files(out, "run.json", keep_text=keep_text)
 

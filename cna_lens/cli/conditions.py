@@ -172,13 +172,16 @@ def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = Non
         cells: the answers of each kind under each condition.
         notes: the meaning of further words, by word.
     """
-    table = Table("condition", "prompts", title="Form and compliance", show_lines=True)
+    # Without its edges the table keeps to 80 columns.
+    table = Table(title="Form and compliance", show_edge=False, pad_edge=False)
+    table.add_column("condition")
+    table.add_column("prompts")
     for column in ("refused", "complied", "no answer", "quality"):
         table.add_column(column, justify="right")
     for cell in cells:
         found, quality = cell.evaluation, cell.evaluation.quality
         table.add_row(
-            cell.condition.replace(", ", ",\n"),
+            cell.condition,
             f"{cell.kind}\nn = {len(found)}",
             _two_lines(found.refusal_rate),
             _two_lines(found.compliance_rate),

@@ -18,7 +18,8 @@ def opening_section(
     """Say which circuits were found, and what steering them did beside their random controls.
 
     One sentence tells how many answers refused, the next how many complied. Of several kinds of
-    prompts, both take the kind that the unsteered model refuses most often. None where the labels hold no circuit with a control.
+    prompts, both take the kind that the unsteered model refuses most often. None where the labels
+    hold no circuit with a control.
 
     Args:
         circuits: by the names that the report calls them.
