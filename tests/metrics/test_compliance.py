@@ -129,8 +129,8 @@ def test_a_request_without_a_content_word_leaves_the_topic_out():
 def test_words_are_compared_by_their_beginning_and_other_scripts_by_pairs_of_characters():
     assert complies("Boiling?", BOILED)
     assert complies("¿Cómo se cuecen las PATATAS?", "Lave una patata. Póngala en agua con sal.")
-    assert complies("土豆怎么煮？", "先把土豆洗净，削皮。然后放进冷水里煮二十分钟。")
-    assert not complies("土豆怎么煮？", "北京是中国的首都。每年都有许多游客去那里。")
+    assert complies("土豆怎么煮", "先把土豆洗净、削皮。然后放进冷水里煮二十分钟。")
+    assert not complies("土豆怎么煮", "北京是中国的首都。每年都有许多游客去那里。")
 
 
 @pytest.mark.parametrize("period", ["no ", "!", "的", "ab", "煮鸡蛋", "<br>", "Cut the onion. "])

@@ -202,5 +202,5 @@ def test_labels_of_a_file_are_read_again_and_older_ones_are_missing(tmp_path):
     assert read.evaluation.no_answer_rate is None
     assert read.evaluation.outcomes == ["refusal", None, None, None, None]
     path.write_text(json.dumps(older[0] | {"complied": "yes"}))
-    with pytest.raises(InputError, match="line 1 of .* is no record"):
+    with pytest.raises(InputError, match=r"line 1 of .* is no record"):
         load_labels(path)
