@@ -210,7 +210,8 @@ def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp
     code, output, _ = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
     assert code == 0
     assert "judged by a judge" in " ".join(output.split())
-    records = [json.loads(line) for line in (tmp_path / "out/labels.jsonl").open()]
+    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     assert {record["judge"] for record in records} == {"a judge"}
     assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["judge"] == "a judge"
     code, _, errors = evaluate("--judge-url", judge_server.url)
@@ -237,10 +238,16 @@ def test_the_table_of_rates_keeps_to_80_columns_and_shows_a_missing_label_as_mis
     )
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    first, second, third = (
-        [part.strip() for part in line.split("│")] for line in lines if "│" in line
-    )[1:4]
-    assert first == ["random control, d = -2", "harmful", "25%", "25%", "50%", "0.143"]
+    cells = [[part.strip() for part in line.split("│")] for line in lines if "│" in line]
+    first, second, third, _ = cells
+    assert first == [
+        "random control, d = -2",
+        "harmful",
+        "25%",
+        "25%",
+        "50%",
+        f"{found.quality.value:.3f}",
+    ]
     assert second == ["", "n = 100", "[18, 34]", "[18, 34]", "[40, 60]", ""]
     assert third[2:5] == ["25%", "-", "-"]
 

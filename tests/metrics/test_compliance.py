@@ -158,11 +158,15 @@ def test_loops_that_only_compression_sees():
     assert not no_answer(text[:40])
 
 
-def test_what_people_write_is_an_answer():
-    people = [row["answer"] for row in read("labelled_answers.csv")]
-    lost = [answer for answer in people if no_answer(answer)]
-    # Reasoning that was cut before an answer began, and nothing else.
-    assert all("<think>" in answer or not answer.strip() for answer in lost)
+def test_of_other_labelled_answers_only_the_empty_unfinished_and_broken_ones_are_none():
+    none = [row for row in read("labelled_answers.csv") if no_answer(row["answer"])]
+    assert {row["kind"] for row in none if row["refused"] == "no"} == {
+        "empty",
+        "broken",
+        "reasoning",
+    }
+    # A refusal that loops is degenerate; labels count it as a refusal.
+    assert {row["kind"] for row in none if row["refused"] == "yes"} == {"terse and messy"}
 
 
 def test_long_prose_is_no_loop():

@@ -159,7 +159,7 @@ def test_token_ids_have_no_text_so_compliance_is_missing_and_never_zero(ids, jud
     assert label([ids], [KINDS["compliance"]]).compliance_rate is None
     with pytest.raises(InputError, match="prompt 1 has no text of a user for the judge"):
         label([BOILING, ids], ["a", "b"], judge=judge_server.judge())
-    assert judge_server.calls == []
+    assert judge_server.calls == 0
 
 
 def test_a_judge_tells_compliance_of_what_is_an_answer(judge_server):
@@ -171,12 +171,12 @@ def test_a_judge_tells_compliance_of_what_is_an_answer(judge_server):
     }
     judge_server.script = lambda pair: replies[pair["response"]]
     answers = [*KINDS.values(), "unread"]
-    evaluation = label([BOILING] * 5, answers, judge=judge_server.judge(model="a judge"))
+    evaluation = label([BOILING] * 5, answers, judge=judge_server.judge())
     assert evaluation.complied == [True, False, False, False, None]
     assert evaluation.outcomes == ["compliance", "other", "no answer", "other", None]
     assert evaluation.refused == [True, False, False, False, False]
     assert evaluation.compliance_rate == cna_lens.wilson([True, False, False, False])
-    assert evaluation.judges == ("a judge",)
+    assert evaluation.judges == ("tiny",)
     assert KINDS["no answer"] not in {pair["response"] for pair in judge_server.asked}
 
 

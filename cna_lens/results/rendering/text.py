@@ -55,7 +55,9 @@ def _fitting(console: Console, table: Table) -> Table:
 
 def _cut(console: Console, table: Table) -> list[Table]:
     """Return the table, or parts of its columns where words would be broken to fit the width."""
-    if console.measure(_rows(table)).minimum <= WIDTH:
+    # The console's own width would cap what the words need.
+    unbounded = console.options.update(width=10 * WIDTH)
+    if console.measure(_rows(table), options=unbounded).minimum <= WIDTH:
         return [table]
     keys = list(range(table.keys))
     parts: list[list[int]] = [keys]

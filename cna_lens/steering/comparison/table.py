@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNSTEERED = "unsteered"
 
 COLUMNS = (
-    *("method", "strength", "behaviour", "p", "complies", "no answer"),
+    *("method", "strength", "behaviour", "complies", "no answer", "p of behaviour"),
     *("elsewhere", "quality", "compression", "KL per token"),
 )
 
@@ -249,9 +249,9 @@ class Comparison(Summarized):
                         Cell.of(row.method),
                         Cell.of(row.strength),
                         Cell.of(row.behaviour),
-                        Cell.of(row.p_value, ".2g"),
                         Cell.of(row.compliance),
                         Cell.of(row.no_answer),
+                        Cell.of(row.p_value, ".2g"),
                         Cell.of(row.elsewhere),
                         Cell.of(row.quality),
                         Cell.of(row.compression_ratio),
