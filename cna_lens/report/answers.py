@@ -184,10 +184,15 @@ def answers_section(name: str, answered: Sequence[Answered]) -> Section:
                 "share is one; 95 % Wilson interval",
             ),
             ("quality", "1 less the share of repeated 4-word sequences; 95 % bootstrap interval"),
+            ("compression", "how far zlib compresses the answer, which is high for loops"),
             ("p", "exact McNemar test against the unsteered model, not corrected for many tests"),
         ),
         pictures=() if effects_of_kinds(answered) else figure("answers", answered),
-        tables=tuple(table for table in (_rates(answered), _changes(of_kind)) if table.rows),
+        tables=tuple(
+            table
+            for table in (_rates(answered), _changes(of_kind), _qualities(of_kind))
+            if table.rows
+        ),
         caveats=tuple(_caveats(of_kind)),
     )
 
@@ -218,11 +223,8 @@ def _is_paired(conditions: Sequence[Answered]) -> bool:
 
 def _rates(answered: Sequence[Answered]) -> Table:
     return Table(
-        "Answers under each condition",
-        (
-            *("prompts", "condition", "refused", "complied", "no answer"),
-            *("quality", "compression", "median of words"),
-        ),
+        "Form and compliance under each condition",
+        ("prompts", "condition", "refused", "complied", "no answer"),
         tuple(
             (
                 Cell.of(each.kind),
@@ -230,18 +232,38 @@ def _rates(answered: Sequence[Answered]) -> Table:
                 Cell.of(each.evaluation.refusal_rate),
                 Cell.of(each.evaluation.compliance_rate),
                 Cell.of(each.evaluation.no_answer_rate),
-                Cell.of(each.evaluation.quality),
-                Cell.of(each.evaluation.compression_ratio),
-                Cell.of(median(record.words for record in each.evaluation.records), "g"),
             )
             for each in answered
         ),
     )
 
 
+def _qualities(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
+    columns = ("quality", "change of quality", "compression", "median of words")
+    return Table(
+        "Quality under each condition",
+        ("prompts", "condition", *columns),
+        tuple(
+            (
+                Cell.of(each.kind),
+                Cell.of(each.condition),
+                Cell.of(each.evaluation.quality),
+                Cell.of(
+                    None if before is None or each.is_unsteered else _quality_change(before, each)
+                ),
+                Cell.of(each.evaluation.compression_ratio),
+                Cell.of(median(record.words for record in each.evaluation.records), "g"),
+            )
+            for conditions in of_kind.values()
+            for before in (_unsteered(conditions),)
+            for each in conditions
+        ),
+    )
+
+
 def _changes(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
-    columns = ("no longer refused", "newly refused", "McNemar p")
-    columns += ("newly complied", "no longer complied", "p of compliance", "change of quality")
+    columns = ("no longer refused", "newly refused", "p of refusals")
+    columns += ("newly complied", "no longer complied", "p of compliance")
     return Table(
         "Changes since the unsteered model, prompt by prompt",
         ("prompts", "condition", *columns),
@@ -265,7 +287,6 @@ def _change(before: Answered, after: Answered) -> tuple[Cell, ...]:
         Cell.of(pairs.count((False, True))),
         Cell.of(mcnemar(*refused), ".2g"),
         *_change_of_compliance(before.evaluation, after.evaluation),
-        Cell.of(_quality_change(before, after)),
     )
 
 
@@ -333,6 +354,6 @@ def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
             none = each.evaluation.no_answer.count(True)
             if none > before.evaluation.no_answer.count(True):
                 yield (
-                    f"With {each.condition} {none} of {len(each.evaluation)} answers to {kind} "
+                    f"With {each.condition}, {none} of {len(each.evaluation)} answers to {kind} "
                     "prompts are empty or degenerate. They are no refusals, and no success."
                 )

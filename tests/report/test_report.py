@@ -374,7 +374,7 @@ def test_each_circuit_is_judged_beside_the_control_that_follows_it():
 def test_changes_are_counted_prompt_by_prompt():
     before = [1, 1, 1, 0, 0, 0, 0]
     found = conditions(before, [0, 0, 1, 1, 0, 0, 0], before)
-    rates, changes = section(make_report({"labels": found}), "Answers").tables
+    rates, changes, _ = section(make_report({"labels": found}), "Answers").tables
     assert [cell.text for cell in changes.rows[0][:5]] == [
         "harmful",
         "circuit, m = 0",
@@ -407,7 +407,7 @@ def test_compliance_is_told_beside_refusals_in_words_tables_and_caveats():
         "by a rule about words, 0 complied unsteered, 6 with circuit, m = 0 (p = 0.031), 0 with "
         "random control, m = 0 (p = 1). Empty or degenerate were, in the same order, 0, 2, 8."
     ) in text
-    rates, changes = section(make_report({"labels": found}), "Answers").tables
+    rates, changes, _ = section(make_report({"labels": found}), "Answers").tables
     assert [[cell.number for cell in row[2:5]] for row in rates.rows] == [
         [1, 0, 0],
         [0, 0.75, 0.25],
@@ -417,7 +417,7 @@ def test_compliance_is_told_beside_refusals_in_words_tables_and_caveats():
     assert [cell.text for cell in changes.rows[1][5:8]] == ["0", "0", "1"]
     said = caveats(found)
     assert "do not say that more answers do what was asked" in said
-    assert "With circuit, m = 0 2 of 8 answers to harmful prompts are empty or degenerate" in said
+    assert "With circuit, m = 0, 2 of 8 answers to harmful prompts are empty or degenerate" in said
     assert "Without a judge, compliance is a rule about words" in said
     assert "are empty or degenerate" not in caveats(boiled(refused, [COMPLIES] * 8, refused))
 
@@ -425,7 +425,7 @@ def test_compliance_is_told_beside_refusals_in_words_tables_and_caveats():
 def test_a_missing_label_of_compliance_is_shown_as_missing():
     older = conditions([1] * 8, [0] * 8, [1] * 8)
     assert "Compliance" not in verdicts(older)[0]
-    rates, changes = section(make_report({"labels": older}), "Answers").tables
+    rates, changes, _ = section(make_report({"labels": older}), "Answers").tables
     assert [[cell.text for cell in row[3:5]] for row in rates.rows] == [["-", "-"]] * 3
     assert [cell.text for cell in changes.rows[0][5:8]] == ["-"] * 3
     assert "No label says whether answers comply" in caveats(older)
@@ -467,7 +467,8 @@ def test_answers_to_different_prompts_are_not_paired():
     moved = answered([0] * 8, "circuit, m = 0", prompts=list("abcdefgh"))
     found = make_report({"labels": (one, moved, control)}).sections[0]
     assert found.lead == ()
-    assert len(found.tables) == 1
+    rates, qualities = found.tables
+    assert [row[3].text for row in qualities.rows] == ["-"] * len(rates.rows)
     assert "asked different harmful prompts" in " ".join(found.caveats)
     assert "asked different" not in caveats((one, other, control))
 
