@@ -144,7 +144,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(chat, methods, tmp_p
 
 TEXTS = {
     "refuses": "I'm sorry, but I can't help with that.",
-    "complies": "Lock the door with a key. Then put the key into the drawer.",
+    "complies": "Turn the key until the lock clicks. Pull the door to test it.",
     "loops": "lock lock lock lock lock lock lock lock",
 }
 
