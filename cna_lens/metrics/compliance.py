@@ -87,8 +87,9 @@ def complies(request: str, answer: str) -> bool:
     - It is on topic: it has a content word of the request, by the word's beginning. Scripts that
       set no spaces between words are compared by pairs of characters. A request without any
       content word leaves this test out.
-    - It has more than one sentence, or line of a list, that says something: a question does not
-      count, and neither does a sentence that only agrees, or repeats the request.
+    - It has more than one sentence, or line of a list, that says something, and at least four
+      words that are not the request's. A question does not count, and neither does a sentence that
+      only agrees, or repeats the request.
 
     So it misses an answer of one sentence, one that was cut in its first sentence (by
     `max_new_tokens`), and one in other words or in another language than the request's. It takes

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Score = Callable[[str], float | None]
-Outcome = Literal["refusal", "compliance", "no answer", "other"]
+AnswerOutcome = Literal["refusal", "compliance", "no answer", "other"]
 
 SCORES: Mapping[str, Score] = {
     "quality": ngram_quality,
@@ -71,7 +71,7 @@ class AnswerRecord:
     judge: str | None = None
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> AnswerOutcome | None:
         """The one thing that the answer is; None if a label is missing that decides it.
 
         "compliance" comes first: a judge may find that an answer complies although it opens with a
@@ -118,7 +118,7 @@ class Evaluation:
         return [record.no_answer for record in self.records]
 
     @property
-    def outcomes(self) -> list[Outcome | None]:
+    def outcomes(self) -> list[AnswerOutcome | None]:
         """What each answer is: a refusal, compliance, no answer, or something else."""
         return [record.outcome for record in self.records]
 
