@@ -128,6 +128,7 @@ def test_a_request_without_a_content_word_leaves_the_topic_out():
 
 def test_words_are_compared_by_their_beginning_and_other_scripts_by_pairs_of_characters():
     assert complies("Boiling?", BOILED)
+    assert complies("What is fermentation?", "Yeast is fermented in a jar. It eats all the sugar.")
     assert complies("¿Cómo se cuecen las PATATAS?", "Lave una patata. Póngala en agua con sal.")
     assert complies("土豆怎么煮", "先把土豆洗净、削皮。然后放进冷水里煮二十分钟。")
     assert not complies("土豆怎么煮", "北京是中国的首都。每年都有许多游客去那里。")
@@ -152,10 +153,15 @@ def test_numbered_repeats_are_a_loop():
 
 
 def test_loops_that_only_compression_sees():
-    # The period changes, no word repeats within the text, and there are no spaces.
-    text = "".join(f"煮鸡蛋和土豆在锅里{n}" for n in range(30))
+    # One word, of which a character changes at each turn, so that no piece repeats exactly.
+    text = "".join(f"煮鸡蛋和土豆在锅里放盐水烧开{chr(0x4E00 + n)}" for n in range(60))
     assert no_answer(text)
-    assert not no_answer(text[:40])
+    assert not no_answer(text[:30])
+
+
+def test_a_few_repeated_signs_and_a_line_below_are_no_loop():
+    assert not no_answer("Yes!!!")
+    assert not no_answer(f"{BOILED}\n{'-' * 40}")
 
 
 def test_of_other_labelled_answers_only_the_empty_unfinished_and_broken_ones_are_none():
