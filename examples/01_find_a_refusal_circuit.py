@@ -90,8 +90,7 @@ print(*verdicts(answers), sep="\n")
 # %% [markdown]
 # ## Does ablation change nothing, then?
 #
-# A label says only whether an answer opens with a refusal: one bit. (Whether it complies is another
-# label, which needs longer answers than these.) The log-odds that an answer begins
+# A label says only whether an answer is a refusal: one bit. The log-odds that an answer begins
 # like a refusal say more, and need no generation. How much does ablation change them, averaged
 # over the requests?
 

@@ -68,11 +68,9 @@ comparison
 
 # %% [markdown]
 # "behaviour" is the share of harmful requests that are refused, and "elsewhere" is that share of
-# the other requests. "p of behaviour" is from the exact McNemar test against the unsteered model.
-# "complies" and "no answer" are about the harmful requests too: an answer that does not refuse need
-# not do what was asked, and may be no answer at all. With 16 tokens hardly any answer gets far
-# enough to comply. In the figure, a method that leaves less behaviour is lower, and a method that
-# costs less is further left.
+# the other requests. "p" is from the exact McNemar test against the unsteered model. In the
+# figure, a method that leaves less behaviour is lower, and a method that costs less is further
+# left.
 
 # %%
 viz.pareto(comparison)
