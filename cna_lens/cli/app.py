@@ -142,10 +142,22 @@ def evaluate(
     max_new_tokens: MaxNewTokens = 64,
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="A model to judge whether answers comply, which is sent prompts and answers; by "
+            "default a rule about their words."
+        ),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="The judge's OpenAI-compatible endpoint.")
+    ] = None,
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
-    """Count refusals: unsteered, with a circuit steered, and with a random control."""
+    """Count refusals and compliance: unsteered, with a circuit steered, and with a control."""
+    if judge_url is not None and judge is None:
+        raise InputError(f"--judge-url is {judge_url}; name the model with --judge too")
     from cna_lens.cli.conditions import (
         UNSTEERED,
         answer_under_conditions,
@@ -155,7 +167,9 @@ def evaluate(
         print_cells,
         print_files,
     )
-    from cna_lens.cli.render import print_json
+    from cna_lens.cli.render import console, print_json
+    from cna_lens.metrics.judging.judge import Judge
+    from cna_lens.report.answers import mcnemar_of_known
     from cna_lens.results.circuit import Circuit
     from cna_lens.results.statistics import mcnemar
     from cna_lens.steering.scaling import steer
@@ -175,6 +189,10 @@ def evaluate(
     options = {"model": model, "prompts": prompts, "circuit": circuit, "out": out, "device": device}
     options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
     options |= {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
+    options |= {"judge": judge, "judge_url": judge_url}
+    by = None
+    if judge is not None:
+        by = Judge(judge, base_url=judge_url, cache=out / "judgements.cache")
     cells = answer_under_conditions(
         loaded,
         conditions,
@@ -185,19 +203,30 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         keep_text=keep_text,
         started=started,
+        judge=by,
     )
-    unsteered, *refused = [cell.evaluation.refused for cell in cells]
-    changes = {
-        cell.condition: mcnemar(unsteered, after)
-        for cell, after in zip(cells[1:], refused, strict=True)
+    unsteered, *others = cells
+    refusals = {
+        each.condition: mcnemar(unsteered.evaluation.refused, each.evaluation.refused)
+        for each in others
+    }
+    compliance = {
+        each.condition: mcnemar_of_known(unsteered.evaluation.complied, each.evaluation.complied)
+        for each in others
     }
     if as_json:
         rows = [cell_record(cell) for cell in cells]
-        print_json({"labels": str(out / "labels.jsonl"), "rows": rows, "mcnemar_p": changes})
+        tests = {"mcnemar_p": refusals, "compliance_mcnemar_p": compliance}
+        print_json({"labels": str(out / "labels.jsonl"), "rows": rows, **tests})
         return
     print_cells(cells)
-    for condition, p in changes.items():
-        typer.echo(f"{condition}: exact McNemar p = {p:.2g} against unsteered")
+    for condition, p in refusals.items():
+        console.print(
+            f"{condition}: exact McNemar p = {p:.2g} for refusals and "
+            f"{compliance[condition]:.2g} for compliance, against unsteered",
+            highlight=False,
+            markup=False,
+        )
     print_files(out, "run.json", keep_text=keep_text)
 
 

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cna_lens.cli.render import console, progress_console
 from cna_lens.metrics.conditions import Answered, save_labels
 from cna_lens.metrics.evaluation import Evaluation, evaluate
+from cna_lens.metrics.judging.judge import Judge
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.prompts.encoding import Prompt, encode
 from cna_lens.models.trial.trial import tried, what_is_slower
+from cna_lens.report.answers import told_by
 from cna_lens.report.runs import Run, Setting
 from cna_lens.results.circuit import Circuit
+from cna_lens.results.statistics import Rate
 from cna_lens.steering.methods.controls import matched_random
 
 Option = Setting | Path
@@ -77,6 +81,7 @@ def answer_under_conditions(
     max_new_tokens: int,
     keep_text: bool,
     started: float,
+    judge: Judge | None = None,
 ) -> list[Answered]:
     """Answer each kind of prompts under each condition, and write labels.jsonl and run.json.
 
@@ -90,6 +95,7 @@ def answer_under_conditions(
         max_new_tokens: maximum number of tokens per answer.
         keep_text: also write the texts of each condition, such as answers-unsteered.jsonl.
         started: start of the command, by `time.perf_counter`.
+        judge: a model to judge whether answers comply.
     """
     texts = [text for kind in prompts.values() for text in kind]
     cells: list[Answered] = []
@@ -100,6 +106,7 @@ def answer_under_conditions(
                 model,
                 texts,
                 max_new_tokens=max_new_tokens,
+                judge=judge,
                 keep_text=keep_text,
                 text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
                 progress=True,
@@ -114,7 +121,11 @@ def answer_under_conditions(
         model=model_name(model),
         weights_sha256=weights_hash(model),
         prompts={kind: encode(model, texts).record for kind, texts in prompts.items()},
-        settings={**settings, "max_new_tokens": max_new_tokens},
+        settings={
+            **settings,
+            "max_new_tokens": max_new_tokens,
+            "judge": None if judge is None else judge.model,
+        },
         seconds=time.perf_counter() - started,
         date=datetime.now(UTC).date().isoformat(),
         slower=what_is_slower(tried(model)),
@@ -139,44 +150,64 @@ def command_line(command: str, options: Mapping[str, Option]) -> str:
 
 def cell_record(cell: Answered) -> dict[str, Any]:
     """Return the rates of one kind of prompts under one condition as plain data."""
-    quality = cell.evaluation.quality
+    found = cell.evaluation
+    rates = {
+        "refusal": found.refusal_rate,
+        "compliance": found.compliance_rate,
+        "no_answer": found.no_answer_rate,
+        "quality": found.quality,
+    }
     return {
         "condition": cell.condition,
         "kind": cell.kind,
-        "refusal": asdict(cell.evaluation.refusal_rate),
-        "quality": None if quality is None else asdict(quality),
+        "judges": list(found.judges),
+        **{name: None if value is None else asdict(value) for name, value in rates.items()},
     }
 
 
 def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = None) -> None:
-    """Print a table of refusal rates and quality, then the meaning of its columns and conditions.
+    """Print a table of rates and quality, then the meaning of its columns and conditions.
 
     Args:
         cells: the answers of each kind under each condition.
         notes: the meaning of further words, by word.
     """
-    table = Table("condition", "prompts", title="Refusals and quality")
-    table.add_column("refused")
-    table.add_column("quality", justify="right")
+    # Without its edges the table keeps to 80 columns.
+    table = Table(title="Form and compliance", show_edge=False, pad_edge=False)
+    table.add_column("condition")
+    table.add_column("prompts")
+    for column in ("refused", "complied", "no answer", "quality"):
+        table.add_column(column, justify="right")
     for cell in cells:
-        rate, quality = cell.evaluation.refusal_rate, cell.evaluation.quality
+        found, quality = cell.evaluation, cell.evaluation.quality
         table.add_row(
             cell.condition,
-            cell.kind,
-            f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] n={rate.n}",
+            f"{cell.kind}\nn = {len(found)}",
+            _two_lines(found.refusal_rate),
+            _two_lines(found.compliance_rate),
+            _two_lines(found.no_answer_rate),
             "-" if quality is None else f"{quality.value:.3f}",
         )
     console.print(table)
     meanings = {
-        "refused": "share of answers that open with a refusal, with its 95 % Wilson interval",
+        "refused": "the answer opens with a refusal: its form",
+        "complied": f"the answer does what was asked, {told_by([c.evaluation for c in cells])}",
+        "no answer": "the answer is empty or degenerate; it still counts among all n answers",
         "quality": "1 minus the share of repeated 4-word sequences",
     }
     if any(cell.is_control for cell in cells):
         meanings["random control"] = "as many random neurons of the same layers"
+    meanings["[ , ]"] = "95 % Wilson intervals"
     grid = Table.grid(padding=(0, 2))
     for word, meaning in (meanings | dict(notes or {})).items():
-        grid.add_row(word, meaning, style="dim")
+        grid.add_row(escape(word), meaning, style="dim")
     console.print(grid)
+
+
+def _two_lines(rate: Rate | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate.value:.0%}\n{escape(f'[{100 * rate.low:.0f}, {100 * rate.high:.0f}]')}"
 
 
 def print_files(out: Path, others: str, *, keep_text: bool) -> None:

@@ -1,4 +1,5 @@
 from .behaviours import BEHAVIOURS as BEHAVIOURS, Behaviour as Behaviour
+from .compliance import complies as complies, no_answer as no_answer
 from .conditions import Answered as Answered, load_labels as load_labels, save_labels as save_labels
 from .endpoint.replies import Missing as Missing
 from .endpoint.settings import Endpoint as Endpoint
@@ -51,6 +52,7 @@ __all__ = [
     "LogitDifference",
     "Missing",
     "TaskResult",
+    "complies",
     "compression_ratio",
     "distinct_n",
     "evaluate",
@@ -64,6 +66,7 @@ __all__ = [
     "log_odds",
     "mmlu",
     "ngram_quality",
+    "no_answer",
     "perplexity",
     "refusal_log_odds",
     "run_lm_eval",

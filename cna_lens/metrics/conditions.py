@@ -84,6 +84,7 @@ def load_labels(path: Path) -> tuple[Answered, ...]:
 def _record(entry: dict[str, Any]) -> AnswerRecord:
     if not isinstance(entry["refused"], bool):
         raise TypeError("refused is neither true nor false")
+    judge = entry.get("judge")
     scores = {
         str(name): None if value is None else float(value)
         for name, value in dict(entry["scores"]).items()
@@ -94,4 +95,15 @@ def _record(entry: dict[str, Any]) -> AnswerRecord:
         scores=scores,
         words=int(entry["words"]),
         sha256=str(entry["sha256"]),
+        complied=_label(entry, "complied"),
+        no_answer=_label(entry, "no_answer"),
+        judge=None if judge is None else str(judge),
     )
+
+
+def _label(entry: dict[str, Any], name: str) -> bool | None:
+    """Return a label, None where a file is older than it."""
+    label = entry.get(name)
+    if not isinstance(label, bool | None):
+        raise TypeError(f"{name} is neither true, false nor null")
+    return label

@@ -8,6 +8,7 @@ from itertools import pairwise
 from statistics import median
 
 from cna_lens.metrics.conditions import Answered
+from cna_lens.metrics.evaluation import Evaluation
 from cna_lens.report.pictures import figure
 from cna_lens.report.sections import Section
 from cna_lens.results.rendering import Cell, Table
@@ -83,7 +84,8 @@ class Effect:
         """The refusals and what they are evidence of, in whole sentences."""
         reading, advice = self.reading()
         counted = f"{self.before()}, {self.counted('exact McNemar ')}. "
-        return f"{counted}{reading[0].upper()}{reading[1:]}. {advice}".strip()
+        said = (f"{counted}{reading[0].upper()}{reading[1:]}.", compliance([self]), advice)
+        return " ".join(filter(None, said))
 
 
 def verdicts(answered: Sequence[Answered]) -> list[str]:
@@ -97,8 +99,61 @@ def verdicts(answered: Sequence[Answered]) -> list[str]:
     >>> for text in verdicts([before, after, answers("random control, m = 0", "Sure!")]):
     ...     print(text)
     Of 8 answers to harmful prompts 8 were refusals unsteered, 0 with circuit, m = 0 (exact ...
+
+    Refusals and compliance are told apart: here no answer does what was asked.
     """
     return [effect.verdict() for effect in _effects(answered)]
+
+
+def compliance(effects: Sequence[Effect]) -> str:
+    """Say how many answers of one kind complied and how many were none, in whole sentences.
+
+    Empty where labels are missing, or not everyone was judged by the same judge.
+
+    Args:
+        effects: of the same unsteered answers.
+    """
+    before = effects[0].unsteered
+    every = [before, *(each for effect in effects for each in (effect.steered, effect.control))]
+    found = [each.evaluation for each in every]
+    known = all(each.compliance_rate and each.no_answer_rate for each in found)
+    if not known or len({each.judges for each in found}) > 1:
+        return ""
+    counts = [
+        f"{each.evaluation.complied.count(True)} with {each.condition} (p = "
+        f"{mcnemar_of_known(before.evaluation.complied, each.evaluation.complied):.2g})"
+        for each in every[1:]
+    ]
+    none = [str(each.no_answer.count(True)) for each in found]
+    return (
+        f"Compliance is another question: {told_by(found)}, {found[0].complied.count(True)} "
+        f"complied unsteered, {', '.join(counts)}. Empty or degenerate were, in the same order, "
+        f"{', '.join(none)}."
+    )
+
+
+def told_by(evaluations: Sequence[Evaluation]) -> str:
+    """Say who or what told whether answers comply.
+
+    >>> from cna_lens.metrics import label
+    >>> told_by([label(["a"], ["b"])])
+    'by a rule about words'
+    """
+    judges = sorted({judge for found in evaluations for judge in found.judges})
+    if not judges:
+        return "by a rule about words"
+    elsewhere = "" if all(each.judges for each in evaluations) else ", elsewhere by a rule"
+    return f"as judged by {' and '.join(judges)}{elsewhere}"
+
+
+def mcnemar_of_known(before: Sequence[bool | None], after: Sequence[bool | None]) -> float:
+    """The p-value of McNemar's test on the pairs of which both labels are known."""
+    known = [
+        (one, other)
+        for one, other in zip(before, after, strict=True)
+        if one is not None and other is not None
+    ]
+    return mcnemar([one for one, _ in known], [other for _, other in known])
 
 
 def effects_of_kinds(answered: Sequence[Answered]) -> list[list[Effect]]:
@@ -117,12 +172,27 @@ def answers_section(name: str, answered: Sequence[Answered]) -> Section:
         f"Answers: {name}",
         lead=tuple(text for each in of_kind.values() for text in verdicts(each)),
         facts=(
-            ("refused", "the answer opens with a refusal; 95 % Wilson interval"),
+            ("refused", "the answer opens with a refusal: its form; 95 % Wilson interval"),
+            (
+                "complied",
+                "the answer does what was asked, "
+                f"{told_by([each.evaluation for each in answered])}; 95 % Wilson interval",
+            ),
+            (
+                "no answer",
+                "the answer is empty or degenerate; it stays among all answers, of which every "
+                "share is one; 95 % Wilson interval",
+            ),
             ("quality", "1 less the share of repeated 4-word sequences; 95 % bootstrap interval"),
+            ("compression", "how far zlib compresses the answer, which is high for loops"),
             ("p", "exact McNemar test against the unsteered model, not corrected for many tests"),
         ),
         pictures=() if effects_of_kinds(answered) else figure("answers", answered),
-        tables=tuple(table for table in (_rates(answered), _changes(of_kind)) if table.rows),
+        tables=tuple(
+            table
+            for table in (_rates(answered), _changes(of_kind), _qualities(of_kind))
+            if table.rows
+        ),
         caveats=tuple(_caveats(of_kind)),
     )
 
@@ -153,23 +223,47 @@ def _is_paired(conditions: Sequence[Answered]) -> bool:
 
 def _rates(answered: Sequence[Answered]) -> Table:
     return Table(
-        "Answers under each condition",
-        ("prompts", "condition", "refused", "quality", "median of words"),
+        "Form and compliance under each condition",
+        ("prompts", "condition", "refused", "complied", "no answer"),
         tuple(
             (
                 Cell.of(each.kind),
                 Cell.of(each.condition),
                 Cell.of(each.evaluation.refusal_rate),
-                Cell.of(each.evaluation.quality),
-                Cell.of(median(record.words for record in each.evaluation.records), "g"),
+                Cell.of(each.evaluation.compliance_rate),
+                Cell.of(each.evaluation.no_answer_rate),
             )
             for each in answered
         ),
     )
 
 
+def _qualities(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
+    columns = ("quality", "change of quality", "compression", "median of words")
+    return Table(
+        "Quality under each condition",
+        ("prompts", "condition", *columns),
+        tuple(
+            (
+                Cell.of(each.kind),
+                Cell.of(each.condition),
+                Cell.of(each.evaluation.quality),
+                Cell.of(
+                    None if before is None or each.is_unsteered else _quality_change(before, each)
+                ),
+                Cell.of(each.evaluation.compression_ratio),
+                Cell.of(median(record.words for record in each.evaluation.records), "g"),
+            )
+            for conditions in of_kind.values()
+            for before in (_unsteered(conditions),)
+            for each in conditions
+        ),
+    )
+
+
 def _changes(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
-    columns = ("no longer refused", "newly refused", "McNemar p", "change of quality")
+    columns = ("no longer refused", "newly refused", "p of refusals")
+    columns += ("newly complied", "no longer complied", "p of compliance")
     return Table(
         "Changes since the unsteered model, prompt by prompt",
         ("prompts", "condition", *columns),
@@ -192,7 +286,18 @@ def _change(before: Answered, after: Answered) -> tuple[Cell, ...]:
         Cell.of(pairs.count((True, False))),
         Cell.of(pairs.count((False, True))),
         Cell.of(mcnemar(*refused), ".2g"),
-        Cell.of(_quality_change(before, after)),
+        *_change_of_compliance(before.evaluation, after.evaluation),
+    )
+
+
+def _change_of_compliance(before: Evaluation, after: Evaluation) -> tuple[Cell, Cell, Cell]:
+    pairs = [pair for pair in zip(before.complied, after.complied, strict=True) if None not in pair]
+    if not pairs or before.judges != after.judges:
+        return Cell.of(None), Cell.of(None), Cell.of(None)
+    return (
+        Cell.of(pairs.count((False, True))),
+        Cell.of(pairs.count((True, False))),
+        Cell.of(mcnemar_of_known(before.complied, after.complied), ".2g"),
     )
 
 
@@ -206,11 +311,21 @@ def _quality_change(before: Answered, after: Answered) -> Estimate | None:
 
 
 def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
-    yield (
-        "An answer counts as a refusal by its opening. An answer that agrees and then says nothing "
-        "of use is not counted, and a refusal in unusual words may be missed."
-    )
     every = [each for conditions in of_kind.values() for each in conditions]
+    yield (
+        "An answer counts as a refusal by its opening, and a refusal in unusual words may be "
+        "missed. Fewer refusals are a change of form: they do not say that more answers do what "
+        "was asked."
+    )
+    if not any(
+        True in each.evaluation.complied or False in each.evaluation.complied for each in every
+    ):
+        yield "No label says whether answers comply: the labels are older, or prompts had no text."
+    elif not all(each.evaluation.judges for each in every):
+        yield (
+            "Without a judge, compliance is a rule about words. It misses answers of one sentence "
+            "and in words far from the request's, and counts lectures that never say no."
+        )
     smallest = min(len(each.evaluation) for each in every)
     if smallest < 100:
         yield f"With {smallest} answers a share is known to ± {98 / smallest**0.5:.0f} %."
@@ -235,4 +350,10 @@ def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
                 yield (
                     f"With {each.condition} the quality of answers to {kind} prompts falls "
                     f"({change}): fewer refusals may be more babble."
+                )
+            none = each.evaluation.no_answer.count(True)
+            if none > before.evaluation.no_answer.count(True):
+                yield (
+                    f"With {each.condition}, {none} of {len(each.evaluation)} answers to {kind} "
+                    "prompts are empty or degenerate. They are no refusals, and no success."
                 )

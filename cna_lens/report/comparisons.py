@@ -46,6 +46,22 @@ def _caveats(comparison: Comparison) -> Iterator[str]:
             f"Unsteered, {baseline.behaviour} show the behaviour: too few for a drop to reach "
             "p < 0.05."
         )
+    yield (
+        "An answer that no longer shows the behaviour need not do what was asked: look at the "
+        "column of compliance."
+        if baseline.compliance is not None
+        else "The file is older than the labels of compliance: less of the behaviour does not say "
+        "that more answers do what was asked."
+    )
+    none = ", ".join(
+        f"{row.method} at {row.strength:g} ({row.no_answer})"
+        for row in rows
+        if row.no_answer is not None
+        and baseline.no_answer is not None
+        and row.no_answer.value > baseline.no_answer.value
+    )
+    if none:
+        yield f"More answers are empty or degenerate, and no success, with {none}."
     babble = ", ".join(
         f"{row.method} at {row.strength:g}"
         for row in rows

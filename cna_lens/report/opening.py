@@ -1,11 +1,11 @@
-"""The opening of a report: the answer in two sentences and a figure."""
+"""The opening of a report: the answer in a few sentences and a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from cna_lens.metrics.conditions import Answered
-from cna_lens.report.answers import Effect, effects_of_kinds
+from cna_lens.report.answers import Effect, compliance, effects_of_kinds
 from cna_lens.report.circuits import where
 from cna_lens.report.pictures import figure
 from cna_lens.report.sections import Section
@@ -17,8 +17,9 @@ def opening_section(
 ) -> Section | None:
     """Say which circuits were found, and what steering them did beside their random controls.
 
-    Of several kinds of prompts, the second sentence takes the kind that the unsteered model
-    refuses most often. None where the labels hold no circuit with a control.
+    One sentence tells how many answers refused, the next how many complied. Of several kinds of
+    prompts, both take the kind that the unsteered model refuses most often. None where the labels
+    hold no circuit with a control.
 
     Args:
         circuits: by the names that the report calls them.
@@ -33,7 +34,13 @@ def opening_section(
         "What was found",
         lead=(
             *([f"Circuit {'; circuit '.join(found)}."] if found else []),
-            *(_sentence(max(kinds, key=_refused_before)) for kinds in compared.values()),
+            *(
+                text
+                for kinds in compared.values()
+                for effects in (max(kinds, key=_refused_before),)
+                for text in (_sentence(effects), compliance(effects))
+                if text
+            ),
         ),
         pictures=tuple(drawn for name in compared for drawn in figure("answers", labels[name])),
     )

@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -13,10 +14,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from judge_server import verdict
 
 import cna_lens
 from cna_lens import Circuit, cli, steer
 from cna_lens.cli import demo as demo_command
+from cna_lens.cli.conditions import print_cells
+from cna_lens.metrics import Answered, Evaluation, label
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +198,58 @@ def test_evaluate_prints_rates_with_intervals_as_json(evaluate, found):
     assert code == 0
     printed = json.loads(output)
     assert [row["refusal"]["n"] for row in printed["rows"]] == [2, 2, 2]
-    assert set(printed["mcnemar_p"]) == {"circuit, m = 0", "random control, m = 0"}
+    assert [row["compliance"]["n"] for row in printed["rows"]] == [2, 2, 2]
+    assert [row["no_answer"]["n"] for row in printed["rows"]] == [2, 2, 2]
+    assert [row["judges"] for row in printed["rows"]] == [[], [], []]
+    for test in ("mcnemar_p", "compliance_mcnemar_p"):
+        assert set(printed[test]) == {"circuit, m = 0", "random control, m = 0"}
+
+
+def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp_path):
+    judge_server.script = lambda pair: verdict(refused=0, convincing=3, specific=3)
+    code, output, _ = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
+    assert code == 0
+    assert "judged by a judge" in " ".join(output.split())
+    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert {record["judge"] for record in records} == {"a judge"}
+    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["judge"] == "a judge"
+    code, _, errors = evaluate("--judge-url", judge_server.url)
+    assert code == 2
+    assert "name the model with --judge" in errors
+
+
+def test_the_table_of_rates_keeps_to_80_columns_and_shows_a_missing_label_as_missing(capsys):
+    texts = [
+        "I'm sorry, I can't help.",
+        "Boil it in water. Then peel it under a tap.",
+        "",
+        "no " * 9,
+    ]
+    found = label(["How do I boil an egg?"] * 100, texts * 25)
+    older = Evaluation(
+        tuple(replace(each, complied=None, no_answer=None) for each in found.records)
+    )
+    print_cells(
+        [
+            Answered("random control, d = -2", "harmful", found),
+            Answered("unsteered, m = 1", "benign", older),
+        ]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [[part.strip() for part in line.split("│")] for line in lines if "│" in line]
+    first, second, third, _ = cells
+    assert first == [
+        "random control, d = -2",
+        "harmful",
+        "25%",
+        "25%",
+        "50%",
+        f"{found.quality.value:.3f}",
+    ]
+    assert second == ["", "n = 100", "[18, 34]", "[18, 34]", "[40, 60]", ""]
+    assert third[2:5] == ["25%", "-", "-"]
 
 
 def test_a_report_of_a_folder_has_the_command_and_leaves_texts_out(
@@ -286,7 +341,7 @@ def test_the_demo_prints_its_answer_first_beside_controls_and_keeps_no_text(
         "random control, d = -2",
     ]
     for condition in conditions:
-        assert output.count(f"│ {condition}") == 2
+        assert len(re.findall(f"^{condition} ", output, re.MULTILINE)) == 2
     assert output.startswith("circuit: 46 of 46080 MLP neurons, ")
     last = output.splitlines()[-2:]
     assert cna_lens.weights_hash(demo)[:16] in last[0]

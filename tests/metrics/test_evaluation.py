@@ -5,10 +5,12 @@ import json
 import logging
 
 import pytest
+import torch
+from judge_server import completion, verdict
 
 import cna_lens
 from cna_lens import InputError, generate
-from cna_lens.metrics import evaluate, label
+from cna_lens.metrics import evaluate, label, load_labels
 
 PROMPTS = ["w5 w6", "w7 w8 w9"]
 SECRET = "I'm sorry, but I can't share the secret xyzzy plugh with you."
@@ -103,3 +105,102 @@ def test_keep_text_and_text_path_need_each_other(chat_model, keep, path):
 def test_each_prompt_needs_one_answer():
     with pytest.raises(InputError, match="2 prompts and 1 answers"):
         label(PROMPTS, ["one"])
+
+
+# Form and compliance --------------------------------------------------------------------------
+
+BOILING = "How do I boil potatoes?"
+KINDS = {
+    "refusal": "I'm sorry, but I can't help with that.",
+    "compliance": "Put the potatoes into cold water with some salt. Boil them for twenty minutes.",
+    "no answer": "potato potato potato potato potato potato potato",
+    "other": "Sure!",
+}
+
+
+def test_each_answer_has_one_outcome_and_the_rates_of_all_share_one_denominator():
+    answers = [KINDS["refusal"]] * 3 + [KINDS["compliance"]] * 2 + [KINDS["no answer"], ""]
+    evaluation = label([BOILING] * 8, [*answers, KINDS["other"]])
+    assert evaluation.outcomes == [
+        *["refusal"] * 3,
+        *["compliance"] * 2,
+        *["no answer"] * 2,
+        "other",
+    ]
+    assert evaluation.refusal_rate == cna_lens.wilson([True] * 3 + [False] * 5)
+    assert evaluation.compliance_rate == cna_lens.wilson([True] * 2 + [False] * 6)
+    assert evaluation.no_answer_rate == cna_lens.wilson([True] * 2 + [False] * 6)
+    assert evaluation.to_frame()["outcome"].tolist() == evaluation.outcomes
+    assert evaluation.judges == ()
+
+
+def test_a_refusal_that_loops_is_a_refusal():
+    (record,) = label([BOILING], [f"{KINDS['refusal']} " * 8]).records
+    assert (record.outcome, record.refused, record.no_answer) == ("refusal", True, False)
+
+
+def test_the_request_of_chat_messages_is_the_users_last():
+    messages = [
+        {"role": "system", "content": "You talk about elephants and their herds."},
+        {"role": "user", "content": "What do elephants eat?"},
+        {"role": "assistant", "content": "Grass."},
+        {"role": "user", "content": BOILING},
+    ]
+    on_elephants = "Elephants live in large herds. They eat grass, bark and fruit."
+    assert label([messages] * 2, [KINDS["compliance"], on_elephants]).complied == [True, False]
+
+
+@pytest.mark.parametrize("ids", [[5, 6, 7], torch.tensor([5, 6, 7])])
+def test_token_ids_have_no_text_so_compliance_is_missing_and_never_zero(ids, judge_server):
+    evaluation = label([ids, ids, BOILING], ["", KINDS["compliance"], KINDS["compliance"]])
+    assert evaluation.complied == [None, None, True]
+    assert evaluation.outcomes == ["no answer", None, "compliance"]
+    assert evaluation.compliance_rate.n == 1
+    assert label([ids], [KINDS["compliance"]]).compliance_rate is None
+    with pytest.raises(InputError, match="prompt 1 has no text of a user for the judge"):
+        label([BOILING, ids], ["a", "b"], judge=judge_server.judge())
+    assert judge_server.calls == 0
+
+
+def test_a_judge_tells_compliance_of_what_is_an_answer(judge_server):
+    replies = {
+        KINDS["refusal"]: verdict(refused=0, convincing=4, specific=4),
+        KINDS["compliance"]: verdict(refused=1, convincing=4, specific=4),
+        KINDS["other"]: verdict(refused=0, convincing=1, specific=1),
+        "unread": completion("I would rather not say."),
+    }
+    judge_server.script = lambda pair: replies[pair["response"]]
+    answers = [*KINDS.values(), "unread"]
+    evaluation = label([BOILING] * 5, answers, judge=judge_server.judge())
+    assert evaluation.complied == [True, False, False, False, None]
+    assert evaluation.outcomes == ["compliance", "other", "no answer", "other", None]
+    assert evaluation.refused == [True, False, False, False, False]
+    assert evaluation.compliance_rate == cna_lens.wilson([True, False, False, False])
+    assert evaluation.judges == ("tiny",)
+    assert KINDS["no answer"] not in {pair["response"] for pair in judge_server.asked}
+
+
+def test_evaluate_asks_the_judge(telling_model, judge_server):
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    assert evaluate(telling_model, PROMPTS, judge=judge_server.judge()).complied == [True, True]
+
+
+def test_labels_of_a_file_are_read_again_and_older_ones_are_missing(tmp_path):
+    evaluation = label([BOILING] * 4 + [[5, 6]], [*KINDS.values(), "a b"])
+    path = tmp_path / "labels.jsonl"
+    evaluation.save(path)
+    (read,) = load_labels(path)
+    assert read.evaluation == evaluation
+    older = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in older:
+        for name in ("complied", "no_answer", "judge"):
+            del record[name]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in older))
+    (read,) = load_labels(path)
+    assert read.evaluation.refusal_rate == evaluation.refusal_rate
+    assert read.evaluation.compliance_rate is None
+    assert read.evaluation.no_answer_rate is None
+    assert read.evaluation.outcomes == ["refusal", None, None, None, None]
+    path.write_text(json.dumps(older[0] | {"complied": "yes"}))
+    with pytest.raises(InputError, match=r"line 1 of .* is no record"):
+        load_labels(path)

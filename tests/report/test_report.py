@@ -111,14 +111,19 @@ def test_the_answer_comes_first_then_a_section_for_each_result(whole):
     ]
 
 
-def test_the_opening_is_two_sentences_and_a_figure(whole):
+def test_the_opening_is_three_sentences_and_a_figure(whole):
     opening = whole.sections[0]
-    found, steered = opening.lead
+    found, steered, complied = opening.lead
     assert found == "Circuit circuit.json holds 12 of 240 neurons, 4 of them in layer 0 of 0 to 5."
     assert steered == (
         "Of 12 answers to harmful prompts 11 were refusals unsteered, 0 with circuit, m = 0 (exact "
         "McNemar p = 0.00098), 10 with random control, m = 0 (p = 1): the circuit gives fewer "
         "refusals than chance explains, and the random control does not."
+    )
+    assert complied == (
+        "Compliance is another question: by a rule about words, 0 complied unsteered, 0 with "
+        "circuit, m = 0 (p = 1), 0 with random control, m = 0 (p = 1). Empty or degenerate were, "
+        "in the same order, 0, 0, 0."
     )
     assert len(opening.pictures) == 1
     assert section(whole, "Answers").pictures == ()
@@ -369,7 +374,7 @@ def test_each_circuit_is_judged_beside_the_control_that_follows_it():
 def test_changes_are_counted_prompt_by_prompt():
     before = [1, 1, 1, 0, 0, 0, 0]
     found = conditions(before, [0, 0, 1, 1, 0, 0, 0], before)
-    rates, changes = section(make_report({"labels": found}), "Answers").tables
+    rates, changes, _ = section(make_report({"labels": found}), "Answers").tables
     assert [cell.text for cell in changes.rows[0][:5]] == [
         "harmful",
         "circuit, m = 0",
@@ -380,12 +385,90 @@ def test_changes_are_counted_prompt_by_prompt():
     assert [row[2].number for row in rates.rows] == [3 / 7, 2 / 7, 3 / 7]
 
 
+REFUSES = "I'm sorry, but I can't help with that."
+COMPLIES = "Put the potatoes into cold water with some salt. Boil them for twenty minutes."
+LOOPS = "potato " * 12
+
+
+def boiled(*texts):
+    """Labels of the unsteered model, with a circuit and with its control, 8 answers each."""
+    conditions = "unsteered, m = 1", "circuit, m = 0", "random control, m = 0"
+    return tuple(
+        Answered(condition, "harmful", label(["How do I boil potatoes?"] * 8, of_condition))
+        for condition, of_condition in zip(conditions, texts, strict=True)
+    )
+
+
+def test_compliance_is_told_beside_refusals_in_words_tables_and_caveats():
+    refused, found = [REFUSES] * 8, boiled([REFUSES] * 8, [COMPLIES] * 6 + [LOOPS] * 2, [LOOPS] * 8)
+    (text,) = verdicts(found)
+    assert "8 were refusals unsteered, 0 with circuit" in text
+    assert (
+        "by a rule about words, 0 complied unsteered, 6 with circuit, m = 0 (p = 0.031), 0 with "
+        "random control, m = 0 (p = 1). Empty or degenerate were, in the same order, 0, 2, 8."
+    ) in text
+    rates, changes, _ = section(make_report({"labels": found}), "Answers").tables
+    assert [[cell.number for cell in row[2:5]] for row in rates.rows] == [
+        [1, 0, 0],
+        [0, 0.75, 0.25],
+        [0, 0, 1],
+    ]
+    assert [cell.text for cell in changes.rows[0][2:8]] == ["8", "0", "0.0078", "6", "0", "0.031"]
+    assert [cell.text for cell in changes.rows[1][5:8]] == ["0", "0", "1"]
+    said = caveats(found)
+    assert "do not say that more answers do what was asked" in said
+    assert "With circuit, m = 0, 2 of 8 answers to harmful prompts are empty or degenerate" in said
+    assert "Without a judge, compliance is a rule about words" in said
+    assert "are empty or degenerate" not in caveats(boiled(refused, [COMPLIES] * 8, refused))
+
+
+def test_a_missing_label_of_compliance_is_shown_as_missing():
+    older = conditions([1] * 8, [0] * 8, [1] * 8)
+    assert "Compliance" not in verdicts(older)[0]
+    rates, changes, _ = section(make_report({"labels": older}), "Answers").tables
+    assert [[cell.text for cell in row[3:5]] for row in rates.rows] == [["-", "-"]] * 3
+    assert [cell.text for cell in changes.rows[0][5:8]] == ["-"] * 3
+    assert "No label says whether answers comply" in caveats(older)
+
+
+def test_compliance_by_different_judges_is_not_compared():
+    before, after, control = boiled([REFUSES] * 8, [COMPLIES] * 8, [REFUSES] * 8)
+    records = (replace(each, judge="a judge") for each in after.evaluation.records)
+    judged = replace(after, evaluation=Evaluation(tuple(records)))
+    assert "Compliance" in verdicts((before, after, control))[0]
+    assert "Compliance" not in verdicts((before, judged, control))[0]
+    tables = section(make_report({"labels": (before, judged, control)}), "Answers").tables
+    assert [cell.text for cell in tables[1].rows[0][5:8]] == ["-"] * 3
+    every = (before, after, control)
+    by_one = tuple(
+        replace(each, evaluation=Evaluation(
+            tuple(replace(record, judge="a judge") for record in each.evaluation.records)
+        ))
+        for each in every
+    )  # fmt: skip
+    assert "as judged by a judge, 0 complied unsteered, 8 with" in verdicts(by_one)[0]
+    assert "Without a judge" not in caveats(by_one)
+
+
+def test_a_comparison_says_where_more_answers_are_none():
+    first, *others = results.comparison().outcomes
+    none = (False,) * 20
+    labelled = [replace(each, complied=none, no_answer=none) for each in (first, *others)]
+    broken = replace(labelled[-1], no_answer=(True,) * 5 + none[5:])
+    said = caveats(Comparison((*labelled[:-1], broken)))
+    assert "look at the column of compliance" in said
+    assert "no success, with caa at 1 (25.0 %" in said
+    assert "empty or degenerate" not in caveats(Comparison(tuple(labelled)))
+    assert "older than the labels of compliance" in caveats(results.comparison())
+
+
 def test_answers_to_different_prompts_are_not_paired():
     one, other, control = conditions([1] * 8, [0] * 8, [1] * 8)
     moved = answered([0] * 8, "circuit, m = 0", prompts=list("abcdefgh"))
     found = make_report({"labels": (one, moved, control)}).sections[0]
     assert found.lead == ()
-    assert len(found.tables) == 1
+    rates, qualities = found.tables
+    assert [row[3].text for row in qualities.rows] == ["-"] * len(rates.rows)
     assert "asked different harmful prompts" in " ".join(found.caveats)
     assert "asked different" not in caveats((one, other, control))
 

@@ -1,5 +1,7 @@
 """What results print and show, read back with Python's own HTML parser."""
 
+from dataclasses import asdict
+
 import pytest
 import results
 from parsed_html import Parsed
@@ -24,6 +26,32 @@ def test_repr_is_one_line_print_has_80_columns_and_html_is_well_formed():
         assert len(parsed.rows) >= 1
         assert not [a for a in parsed.attributes("script") if "src" in a]
         assert "http" not in result._repr_html_()
+
+
+def test_a_table_too_wide_for_its_words_is_cut_and_repeats_its_keys():
+    columns = ("name", "strength", *(f"column{place:02}" for place in range(9)))
+    rows = tuple(
+        (Cell.of(name), Cell.of(1.0), *(Cell.of(100.0 + place) for place in range(9)))
+        for name in ("one", "other")
+    )
+    wide = Table("wide", columns, rows, keys=2)
+    printed = plain_text(Summary("a result", (), wide))
+    assert max(map(len, printed.splitlines())) <= 80
+    headers = [line for line in printed.splitlines() if "column" in line]
+    assert len(headers) == 2
+    assert all("name" in line and "strength" in line for line in headers)
+    shown = [cell for line in headers for cell in line.split() if cell.startswith("column")]
+    assert shown == list(columns[2:])
+    assert printed.count("other") == 2
+    narrow = wide.of_columns(range(6))
+    assert plain_text(Summary("a result", (), narrow)).count("strength") == 1
+    assert Table.from_record(asdict(wide)) == wide
+
+
+def test_a_file_of_an_earlier_version_names_no_keys():
+    record = asdict(Table("numbers", ("n",), ((Cell.of(1),),)))
+    del record["keys"]
+    assert Table.from_record(record).keys == 1
 
 
 def test_in_a_notebook_a_summary_is_the_same_text(monkeypatch):

@@ -17,7 +17,7 @@ from cna_lens import (
     ablation,
     matched_random,
 )
-from cna_lens.metrics import kl_per_token, ngram_quality
+from cna_lens.metrics import compression_ratio, kl_per_token, label, ngram_quality
 
 PROMPTS = PromptSet("words", "to compare on", ("w5 w6 w7", "w8 w9", "w3"), ("w4 w5", "w6 w6 w7"))
 CIRCUIT = Circuit((Neuron(0, 1), Neuron(1, 3), Neuron(1, 7)), (1.0, 1.0, -1.0), Layout((24, 24)))
@@ -84,6 +84,10 @@ def test_every_outcome_is_what_each_measurement_gives_by_itself(chat, methods):
         )
         assert list(outcome.positive + outcome.negative) == list(map(shows_w3, answers))
         assert list(outcome.quality) == list(map(ngram_quality, answers[:3]))
+        assert list(outcome.compression_ratio) == list(map(compression_ratio, answers[:3]))
+        labelled = label(PROMPTS.positive, answers[:3])
+        assert list(outcome.complied) == labelled.complied
+        assert list(outcome.no_answer) == labelled.no_answer
         assert list(outcome.metrics["length"]) == lengths
         assert list(outcome.kl_per_token) == pytest.approx(
             kl_per_token(chat, steering, PROMPTS.negative, unsteered[3:])
@@ -136,6 +140,68 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(chat, methods, tmp_p
     assert without_seconds(resumed) == without_seconds(whole)
     assert without_seconds(compare(chat, methods, path=path)) == without_seconds(whole)
     assert len(calls) - 5 == 2
+
+
+TEXTS = {
+    "refuses": "I'm sorry, but I can't help with that.",
+    "complies": "Turn the key until the lock clicks. Pull the door to test it.",
+    "loops": "lock lock lock lock lock lock lock lock",
+}
+
+
+def test_form_compliance_and_no_answer_are_three_columns(chat, methods, monkeypatch):
+    prompts = PromptSet("asked", "", ("How do I lock a door?",) * 8, ("w4 w5",))
+    told = iter(["refuses"] * 8 + ["complies"] * 6 + ["loops"] * 2 + ["loops"] * 8)
+
+    def generate(*_, **__):
+        return [TEXTS[next(told)] for _ in prompts.positive] + ["w3"]
+
+    monkeypatch.setattr("cna_lens.steering.comparison.run.generate", generate)
+    comparison = cna_lens.compare(chat, methods, prompts, [1.0], {}, progress=False)
+    unsteered, complying, broken = comparison.rows
+    assert [row.behaviour.value for row in comparison.rows] == [1, 0, 0]
+    assert unsteered.compliance == cna_lens.wilson([False] * 8)
+    assert complying.compliance == cna_lens.wilson([True] * 6 + [False] * 2)
+    assert complying.no_answer == cna_lens.wilson([False] * 6 + [True] * 2)
+    assert complying.compliance_p_value == cna_lens.mcnemar([False] * 6, [True] * 6)
+    # Fewer refusals by as much, and none of it is compliance.
+    assert broken.p_value == complying.p_value
+    assert (broken.compliance.value, broken.no_answer.value) == (0, 1)
+    assert broken.compliance_p_value == 1.0
+    assert broken.compression_ratio.value == pytest.approx(compression_ratio(TEXTS["loops"]))
+    frame = comparison.to_frame()
+    assert frame["compliance"].tolist() == [0, 0.75, 0]
+    assert frame["no_answer_n"].tolist() == [8, 8, 8]
+    printed = str(comparison)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "75.0 %" in printed
+
+
+def test_a_file_older_than_the_labels_is_read_but_not_gone_on_with(chat, methods, tmp_path):
+    path = tmp_path / "comparison.jsonl"
+    compare(chat, methods, path=path)
+    header, *records = map(json.loads, path.read_text().splitlines())
+    del header["comparison"]["labels_sha256"]
+    for record in records:
+        for name in ("complied", "no_answer", "compression_ratio"):
+            del record[name]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in (header, *records)))
+    rows = cna_lens.Comparison.load(path).rows
+    assert {(row.compliance, row.no_answer, row.compression_ratio) for row in rows} == {(None,) * 3}
+    assert {row.compliance_p_value for row in rows} == {None}
+    assert rows[0].behaviour.n == 3
+    with pytest.raises(cna_lens.InputError, match="holds a comparison with labels_sha256 None"):
+        compare(chat, methods, path=path)
+
+
+def test_labels_by_changed_rules_are_not_mixed_with_earlier_ones(
+    chat, methods, tmp_path, monkeypatch
+):
+    path = tmp_path / "comparison.jsonl"
+    compare(chat, methods, path=path)
+    monkeypatch.setattr("cna_lens.steering.comparison.run.labels_sha256", lambda: "changed")
+    with pytest.raises(cna_lens.InputError, match="labels_sha256"):
+        compare(chat, methods, path=path)
 
 
 def test_a_line_that_was_cut_off_is_measured_again(chat, methods, tmp_path):

@@ -102,6 +102,14 @@ class Judgements:
         return [j.refused if isinstance(j, Judgement) else None for j in self.judgements]
 
     @property
+    def complied(self) -> list[bool | None]:
+        """Whether each answer complies (`Judgement.complied`), None if it is missing.
+
+        It need not be the opposite of `refused`: an answer of no use is neither.
+        """
+        return [j.complied if isinstance(j, Judgement) else None for j in self.judgements]
+
+    @property
     def missing(self) -> dict[str, int]:
         """The number of missing answers by reason, the most frequent first."""
         reasons = Counter(j.reason for j in self.judgements if isinstance(j, Missing))
@@ -141,6 +149,15 @@ class Judgements:
             InputError: no answer could be judged.
         """
         return wilson([refused for refused in self.refused if refused is not None])
+
+    @property
+    def compliance_rate(self) -> Rate:
+        """The share of answers that comply among the judged answers with Wilson's interval.
+
+        Raises:
+            InputError: no answer could be judged.
+        """
+        return wilson([complied for complied in self.complied if complied is not None])
 
     def __str__(self) -> str:
         """The number of judgements, the reasons for missing ones, and the cost."""

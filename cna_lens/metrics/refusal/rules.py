@@ -94,7 +94,8 @@ def is_refusal(answer: str, rule: str = "opening") -> bool:
     - "anywhere": also plain refusals at the beginning of any later clause.
 
     An answer that declines and then offers something else counts as a refusal. An answer that
-    changes the subject without saying no is usually missed, as is a refusal in other words.
+    changes the subject without saying no is usually missed, as is a refusal in other words. An
+    answer that does not refuse need not comply: that is another label, `complies`.
 
     The table was measured on 414 short answers (tests/support/labelled_answers.csv), many of them
     misleading by design, of which 166 were held out while the phrases were chosen. The same author

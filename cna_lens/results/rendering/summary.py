@@ -64,11 +64,13 @@ class Table:
         caption: what the rows are.
         columns: the names of the columns.
         rows: the rows, with one cell for each column.
+        keys: so many columns name a row; they are repeated where a table is cut for its width.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    keys: int = 1
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers."""
@@ -85,7 +87,8 @@ class Table:
         rows = tuple(tuple(map(Cell.from_record, row)) for row in record["rows"])
         if any(len(row) != len(columns) for row in rows):
             raise ValueError(f"a row does not have {len(columns)} cells, one for each column")
-        return cls(str(record["caption"]), columns, rows)
+        # Files of earlier versions name no keys.
+        return cls(str(record["caption"]), columns, rows, int(record.get("keys", 1)))
 
     def shortened(self) -> Table:
         """The same table without intervals."""
@@ -93,6 +96,14 @@ class Table:
             tuple(replace(cell, text=cell.short or cell.text) for cell in row) for row in self.rows
         )
         return replace(self, caption=f"{self.caption} (without intervals)", rows=rows)
+
+    def of_columns(self, columns: Sequence[int]) -> Table:
+        """Some columns, by their places."""
+        return replace(
+            self,
+            columns=tuple(self.columns[place] for place in columns),
+            rows=tuple(tuple(row[place] for place in columns) for row in self.rows),
+        )
 
     def first(self, n: int) -> Table:
         """The first n rows; the caption says how many rows there are."""

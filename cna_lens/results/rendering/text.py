@@ -32,7 +32,7 @@ def plain_text(summary: Summary) -> str:
         console.print("Neurons per layer", _layers(summary.per_layer), sep="\n")
     if summary.table is not None:
         shown = _fitting(console, summary.table.first(ROWS))
-        console.print(_text(shown.caption), _rows(shown), sep="\n")
+        console.print(_text(shown.caption), *map(_rows, _cut(console, shown)), sep="\n")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -51,6 +51,23 @@ def _layers(per_layer: Sequence[int]) -> RichTable:
 def _fitting(console: Console, table: Table) -> Table:
     """The table with intervals where they fit into the width, and without them elsewhere."""
     return table if console.measure(_rows(table)).maximum < WIDTH else table.shortened()
+
+
+def _cut(console: Console, table: Table) -> list[Table]:
+    """Return the table, or parts of its columns where words would be broken to fit the width."""
+    # The console's own width would cap what the words need.
+    unbounded = console.options.update(width=10 * WIDTH)
+    if console.measure(_rows(table), options=unbounded).minimum <= WIDTH:
+        return [table]
+    keys = list(range(table.keys))
+    parts: list[list[int]] = [keys]
+    for place in range(table.keys, len(table.columns)):
+        longer = [*parts[-1], place]
+        if console.measure(_rows(table.of_columns(longer))).maximum < WIDTH or parts[-1] == keys:
+            parts[-1] = longer
+        else:
+            parts.append([*keys, place])
+    return [table.of_columns(part) for part in parts]
 
 
 def _rows(shown: Table) -> RichTable:

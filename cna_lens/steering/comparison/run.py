@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
+from cna_lens.metrics.compliance import labels_sha256
+from cna_lens.metrics.evaluation import label
 from cna_lens.metrics.first_token import refusal_log_odds
 from cna_lens.metrics.likelihood import kl_per_token
-from cna_lens.metrics.quality import ngram_quality
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash
@@ -48,13 +49,17 @@ def compare(
     path: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Compare steering methods by their effect on a behaviour, and by their cost.
+    """Compare steering methods by their effect on a behaviour, by compliance, and by their cost.
 
     Every method runs at every strength on the same prompts. The unsteered model answers once. The
     KL divergence per token is measured along the unsteered model's answers to the negative prompts.
     At strength 0, every method gets the unsteered model's results. Each other row costs: generating
     answers to all prompts, two passes over the unsteered answers to the negative prompts, and the
     metrics.
+
+    An answer that no longer shows the behaviour need not do what was asked. So the table has a
+    column for the behaviour, one for compliance with the positive prompts (by the rule
+    `complies`), and one for answers that are empty or degenerate. All are shares of all answers.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> prompts = PromptSet("words", "an example", ("w5 w6",), ("w7 w8",))
@@ -162,6 +167,7 @@ class _Run:
             "positive": encode(self.model, self.prompts.positive).record.sha256,
             "negative": encode(self.model, self.prompts.negative).record.sha256,
             "metrics": sorted(self.metrics),
+            "labels_sha256": labels_sha256(),
             "shows_behaviour": getattr(self.shows_behaviour, "__qualname__", "a callable"),
             "max_new_tokens": self.max_new_tokens,
             "versions": [list(each) for each in library_versions()],
@@ -179,6 +185,7 @@ class _Run:
                 answers = self._answer()
         n_positive = len(self.prompts.positive)
         shows = [self.shows_behaviour(answer) for answer in answers]
+        labelled = label(self.prompts.positive, answers[:n_positive])
         divergences = kl_per_token(
             self.model, steering, self.prompts.negative, unsteered[n_positive:]
         )
@@ -192,11 +199,14 @@ class _Run:
             strength=strength,
             positive=tuple(shows[:n_positive]),
             negative=tuple(shows[n_positive:]),
-            quality=tuple(map(ngram_quality, answers[:n_positive])),
+            quality=tuple(labelled.scores("quality")),
             kl_per_token=tuple(divergences),
             metrics=metrics,
             answers_sha256=tuple(hashlib.sha256(a.encode()).hexdigest() for a in answers),
             seconds=time.perf_counter() - started,
+            complied=tuple(map(bool, labelled.complied)),
+            no_answer=tuple(map(bool, labelled.no_answer)),
+            compression_ratio=tuple(labelled.scores("compression_ratio")),
         )
 
     @cached_property

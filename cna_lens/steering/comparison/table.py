@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 UNSTEERED = "unsteered"
 
+COLUMNS = (
+    *("method", "strength", "behaviour", "complies", "no answer", "p of behaviour"),
+    *("elsewhere", "quality", "compression", "KL per token"),
+)
+
 Values = tuple[float | None, ...]
 
 
@@ -42,6 +47,12 @@ class Outcome:
         metrics: your metrics on the positive prompts, by name.
         answers_sha256: the hash of each answer, those to the positive prompts first.
         seconds: how long it took.
+        complied: whether the answer to each positive prompt complies, by the rule `complies`; None
+            in files that are older than this label.
+        no_answer: whether each of these answers is none, because it is empty or degenerate
+            (`no_answer`) and does not refuse; None in older files.
+        compression_ratio: how far zlib compresses each of these answers, which detects loops; None
+            in older files.
     """
 
     method: str
@@ -53,6 +64,9 @@ class Outcome:
     metrics: Mapping[str, Values]
     answers_sha256: tuple[str, ...]
     seconds: float
+    complied: tuple[bool, ...] | None = None
+    no_answer: tuple[bool, ...] | None = None
+    compression_ratio: Values | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the outcome as plain data."""
@@ -84,6 +98,12 @@ class Row:
         metrics: the mean of each metric.
         metric_changes: the paired mean change of each metric against the unsteered model.
         seconds: how long it took.
+        compliance: share of positive prompts whose answer complies by the rule `complies`; None in
+            files that are older than this label.
+        no_answer: share of positive prompts whose answer is empty or degenerate; None in older
+            files. Such an answer stays in the denominator of every share.
+        compliance_p_value: exact McNemar test of `compliance` against the unsteered model.
+        compression_ratio: mean compression ratio, None where no answer has one.
     """
 
     method: str
@@ -97,6 +117,10 @@ class Row:
     metrics: Mapping[str, Estimate | None]
     metric_changes: Mapping[str, Estimate | None]
     seconds: float
+    compliance: Rate | None
+    no_answer: Rate | None
+    compliance_p_value: float | None
+    compression_ratio: Estimate | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,6 +213,14 @@ class Comparison(Summarized):
                 for name, values in outcome.metrics.items()
             },
             seconds=outcome.seconds,
+            compliance=None if outcome.complied is None else wilson(outcome.complied),
+            no_answer=None if outcome.no_answer is None else wilson(outcome.no_answer),
+            compliance_p_value=(
+                None
+                if before.complied is None or outcome.complied is None
+                else mcnemar(before.complied, outcome.complied)
+            ),
+            compression_ratio=self._mean(outcome.compression_ratio or ()),
         )
 
     def _mean(self, values: Values) -> Estimate | None:
@@ -206,22 +238,28 @@ class Comparison(Summarized):
             [
                 ("prompts", f"{n_positive} positive, {n_negative} negative"),
                 ("intervals", "95 %: Wilson for shares, bootstrap for means"),
+                ("complies", "the answer to a positive prompt does so, by a rule about its words"),
+                ("no answer", "it is empty or degenerate; every share is one of all answers"),
             ],
             Table(
                 "Methods and strengths",
-                ("method", "strength", "behaviour", "p", "elsewhere", "quality", "KL per token"),
+                COLUMNS,
                 tuple(
                     (
                         Cell.of(row.method),
                         Cell.of(row.strength),
                         Cell.of(row.behaviour),
+                        Cell.of(row.compliance),
+                        Cell.of(row.no_answer),
                         Cell.of(row.p_value, ".2g"),
                         Cell.of(row.elsewhere),
                         Cell.of(row.quality),
+                        Cell.of(row.compression_ratio),
                         Cell.of(row.kl_per_token),
                     )
                     for row in self.rows
                 ),
+                keys=2,
             ),
         )
 
@@ -233,11 +271,13 @@ class Comparison(Summarized):
 
 def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {"method": row.method, "strength": row.strength}
-    for name in ("behaviour", "elsewhere", "quality", "quality_change", "kl_per_token"):
+    rates = ("behaviour", "elsewhere", "compliance", "no_answer")
+    for name in (*rates, "quality", "quality_change", "compression_ratio", "kl_per_token"):
         flat |= _columns(name, getattr(row, name))
     for name, value in row.metrics.items():
         flat |= _columns(name, value) | _columns(f"{name}_change", row.metric_changes[name])
-    return flat | {"p_value": row.p_value, "seconds": row.seconds}
+    tests = {"p_value": row.p_value, "compliance_p_value": row.compliance_p_value}
+    return flat | tests | {"seconds": row.seconds}
 
 
 def _columns(name: str, value: Rate | Estimate | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Refusals and quality of answers under each condition, beside those of the control."""
+"""Refusals, compliance and quality under each condition, beside those of the control."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from cna_lens.viz.figures.style import ResultFigure, Style, draw_intervals, draw
 
 
 def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigure:
-    """Draw refusals and quality under each condition, with 95 % intervals, one row each.
+    """Draw refusals, compliance and quality under each condition, with 95 % intervals, a row each.
+
+    A cross is the share of empty and degenerate answers, which are neither refusals nor compliance.
 
     >>> from cna_lens.metrics import label
     >>> answered = [Answered("unsteered, m = 1", "harmful", label(["a"], ["I'm sorry, no."]))]
-    >>> answers(answered).description
-    'Refusals and quality. harmful, unsteered, m = 1: 100.0 % [20.7, 100.0] n=1, quality none'
+    >>> print(answers(answered).description)
+    Refusals, compliance and quality. harmful, unsteered, m = 1: refused 100.0 % [20.7, ...
 
     Args:
         found: labels of answers, as `cna-lens evaluate` writes them and `load_labels` reads them.
@@ -29,13 +31,15 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
     if not found:
         raise InputError("there are no answers to show")
     names = [f"{shown(each.kind, 16)}: {shown(each.condition)}" for each in found]
-    rates = [each.evaluation.refusal_rate for each in found]
+    refused = [each.evaluation.refusal_rate for each in found]
+    complied = [each.evaluation.compliance_rate for each in found]
+    none = [each.evaluation.no_answer_rate for each in found]
     qualities = [each.evaluation.quality for each in found]
     conditions = list(dict.fromkeys(each.condition for each in found))
     looks = [conditions.index(each.condition) for each in found]
     tall = (0.9 if style == "paper" else 1.2) + 0.32 * len(found)
-    with drawn(style, 2, height=tall) as (figure, axes):
-        panels = (axes[0], rates, 100.0), (axes[1], qualities, 1.0)
+    with drawn(style, 3, height=tall) as (figure, axes):
+        panels = (axes[0], refused, 100.0), (axes[1], complied, 100.0), (axes[2], qualities, 1.0)
         for axis, values, scale in panels:
             for place, (value, look) in enumerate(zip(values, looks, strict=True)):
                 if value is not None:
@@ -45,11 +49,19 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
             axis.grid(visible=False, axis="y")
             labelled = axis is axes[0] or style == "paper"
             axis.set_yticks(range(len(found)), names if labelled else [""] * len(found))
-        axes[0].set(xlabel=f"refused (% of {_counts(rates)} answers)", xlim=(-3, 103))
-        axes[1].set(xlabel="4-gram quality (1 is best)", xlim=(-0.03, 1.03))
-        figure.description = "Refusals and quality. " + "; ".join(
-            f"{each.kind}, {each.condition}: {rate}, quality {quality or 'none'}"
-            for each, rate, quality in zip(found, rates, qualities, strict=True)
+        crosses = [(100 * rate.value, at) for at, rate in enumerate(none) if rate is not None]
+        if crosses:
+            axes[1].plot(*zip(*crosses, strict=True), "x", color="black", clip_on=False)
+        counts = f"% of {_counts(refused)} answers"
+        axes[0].set(xlabel=f"refused ({counts})", xlim=(-3, 103))
+        axes[1].set(xlabel=f"complied; ✕ no answer ({counts})", xlim=(-3, 103))
+        axes[2].set(xlabel="4-gram quality (1 is best)", xlim=(-0.03, 1.03))
+        figure.description = "Refusals, compliance and quality. " + "; ".join(
+            f"{each.kind}, {each.condition}: refused {rate}, complied {did or 'unknown'}, "
+            f"no answer {no or 'unknown'}, quality {quality or 'none'}"
+            for each, rate, did, no, quality in zip(
+                found, refused, complied, none, qualities, strict=True
+            )
         )
     return figure
 

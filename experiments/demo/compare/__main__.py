@@ -18,7 +18,7 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -35,6 +35,8 @@ from experiments.demo.compare.prompts import held_out_prompts, validation_prompt
 from experiments.demo.matched_pair.figures import JBB, goals
 from experiments.shared.detection import auroc_with_interval, chosen_threshold
 from experiments.shared.result_files import RESULTS, Model, command, write_record
+
+Value = TypeVar("Value")
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 Out = Annotated[Path, typer.Option(help="Folder of the files.")]
@@ -162,6 +164,9 @@ def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
                     each,
                     positive=each.positive[part],
                     quality=each.quality[part],
+                    complied=_part(each.complied, part),
+                    no_answer=_part(each.no_answer, part),
+                    compression_ratio=_part(each.compression_ratio, part),
                     metrics={metric: values[part] for metric, values in each.metrics.items()},
                 )
                 for each in comparison.outcomes
@@ -170,6 +175,10 @@ def parts(comparison: Comparison, n_own: int) -> dict[str, Comparison]:
         )
         for name, part in slices.items()
     }
+
+
+def _part(values: tuple[Value, ...] | None, part: slice) -> tuple[Value, ...] | None:
+    return None if values is None else values[part]
 
 
 def show(comparison: Comparison, title: str) -> None:
