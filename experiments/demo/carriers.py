@@ -152,7 +152,7 @@ def ablated(model: HookedModel, means: ActivationStats, scores: NeuronScores) ->
         )
     }
     for share in MASKED:
-        circuit = scores.top(k=round(share * len(every)), sign="positive")
+        circuit = scores.top(fraction=share, sign="positive")
         name = f"first {share:.1%} of a learned mask at 0"
         ways[name] = lambda circuit=circuit: steer(model, circuit, 0.0)
     return ways
