@@ -23,6 +23,7 @@ setup: $(VENV)/.package
 
 demo: setup
 	$(VENV)/bin/cna-lens demo
+	$(VENV)/bin/cna-lens bench show
 
 # The paper's tables and figures on the matched pair, resumable; MIRROR=folder takes JBB from there.
 reproduce-smollm2: setup

@@ -22,6 +22,7 @@ def tables() -> dict[str, str]:
     benches = {split: read(f"planted_{split}.json") for split in get_args(Split)}
     return {
         **{f"means, {split}": means(bench) for split, bench in benches.items()},
+        "errors": errors(benches["reporting"]),
         "by model": by_model(benches),
         "effects": effects(benches),
         "decoys": decoys(benches["reporting"]),
@@ -58,6 +59,20 @@ def means(bench: Record) -> str:
         for name, figures in bench["means"].items()
     ]
     return table((*header, "by unplanted", "by random", "passes"), rows)
+
+
+def errors(bench: Record) -> str:
+    """Each ranking's standard errors over prompts: the root mean square over models."""
+    found: dict[str, list[Record]] = {}
+    for row in bench["figures"]:
+        if row["auroc_error"] is not None:
+            found.setdefault(row["ranking"].partition("(")[0], []).append(row)
+    names = ("auroc_error", "auroc_within_layers_error")
+    rows = [
+        (name, *(f"{fmean(row[each] ** 2 for row in on) ** 0.5:.3f}" for each in names))
+        for name, on in found.items()
+    ]
+    return table(("ranking", "AUROC", "in layers"), rows)
 
 
 def by_model(benches: Mapping[str, Record]) -> str:

@@ -13,6 +13,7 @@ from experiments.planted.tables import (
     by_model,
     decoys,
     effects,
+    errors,
     from_base,
     interval,
     means,
@@ -104,6 +105,15 @@ def bench():
                 )
             )
     return {"figures": figures}
+
+
+def test_errors_over_prompts_are_root_mean_squares_over_models():
+    figures = [
+        row("one", "relp(a=1)", auroc_error=0.03, auroc_within_layers_error=0.1),
+        row("two", "relp(a=1)", auroc_error=0.04, auroc_within_layers_error=0.1),
+        row("two", "learned_mask", auroc_error=None, auroc_within_layers_error=None),
+    ]
+    assert errors({"figures": figures}).splitlines()[2:] == ["| relp | 0.035 | 0.100 |"]
 
 
 def test_each_cell_is_that_of_its_ranking_and_model():
