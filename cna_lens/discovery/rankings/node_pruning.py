@@ -56,6 +56,8 @@ class NodePruning(MaskRanking):
         price: of ablating all neurons, in nats.
     """
 
+    # The scores start four times as far apart as those of `LearnedMask`.
+    learning_rate: float = 0.2
     fraction: float = 0.01
     price: float = 100.0
     name: ClassVar[str] = "node_pruning"
