@@ -6,10 +6,10 @@ Like `app`, this module loads no library that models need.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,7 +45,7 @@ def rankings(
         list[str] | None,
         typer.Option(
             help="A ranking's name, or file.py:Class for your own; repeat the option for more. By "
-            "default all with a name but best, which takes minutes for each model."
+            "default all but the trained ones, learned_mask and node_pruning, which take minutes."
         ),
     ] = None,
     split: Annotated[
@@ -81,7 +81,7 @@ def rankings(
 
     from cna_lens.cli.render import console, print_json, progress_console
     from cna_lens.discovery.rankings.scoring import RANKINGS
-    from cna_lens.evidence.benchmark import models_of
+    from cna_lens.evidence.benchmark import checked
     from cna_lens.results.files import write_atomically
 
     asked = _Asked(tuple(ranking or RANKINGS), split, half_samples, out / split, device)
@@ -89,8 +89,8 @@ def rankings(
     quiet_loading()
     with progress_console.status("planted models") as status:
         if jobs > 1:
-            names = models_of(split, model)
-            _in_processes(asked, names, jobs, status.update)
+            names, _ = checked(chosen, split, model, half_samples)
+            _in_processes(asked, names, min(jobs, len(names)), status.update)
         found = asked.league(chosen, model, status.update)
     means = {
         ranking: {name: asdict(value) for name, value in figures.items()}
@@ -131,7 +131,7 @@ def show(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record and the figure.")] = Path(
-        "out/planted"
+        "out/shown"
     ),
     device: Device = None,
     as_json: Json = False,
@@ -188,24 +188,31 @@ def _in_processes(
     from cna_lens.errors import CnaLensError
 
     n_threads = max(1, torch.get_num_threads() // jobs)
+    left, running = list(models), set[Future[None]]()
     # A forked process would inherit the locks of torch's threads, but not the threads.
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         jobs, get_context("spawn"), initializer=_begin, initargs=(n_threads,)
-    ) as pool:
-        waiting = {pool.submit(_run, asked, model) for model in models}
-        try:
-            while waiting:
-                ended, waiting = wait(waiting, timeout=1, return_when=FIRST_EXCEPTION)
-                for each in ended:
-                    each.result()
-                said(f"{_n_results(asked)} results, {len(waiting)} of {len(models)} models left")
-        except BrokenProcessPool as error:
-            raise CnaLensError(
-                f"a process ended without a result, perhaps for want of memory; run the command "
-                f"again with --jobs {jobs - 1}: finished results are kept in {asked.journal}"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    )
+    try:
+        while left or running:
+            # What is submitted cannot be taken back, so that no model waits inside the pool.
+            while left and len(running) < jobs:
+                running.add(pool.submit(_run, asked, left.pop(0)))
+            ended, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            for each in ended:
+                each.result()
+            said(f"{len(models) - len(left) - len(running)} of {len(models)} models")
+    except BrokenProcessPool as error:
+        raise CnaLensError(
+            f"a process ended without a result, perhaps for want of memory; run the command "
+            f"again with --jobs {jobs - 1}: finished results are kept in {asked.journal}"
+        ) from error
+    except BaseException:
+        for process in active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def _begin(n_threads: int) -> None:
@@ -217,12 +224,6 @@ def _begin(n_threads: int) -> None:
 
 def _run(asked: _Asked, model: str) -> None:
     asked.league(asked.rankings(), [model], lambda _: None)
-
-
-def _n_results(asked: _Asked) -> int:
-    """The lines of the journal behind each file's first, which may not be written yet."""
-    counts = (path.read_bytes().count(b"\n") - 1 for path in asked.journal.glob("*.jsonl"))
-    return sum(max(0, count) for count in counts)
 
 
 def _ranking(name: str) -> Ranking:

@@ -30,9 +30,11 @@ SIZES = (1, 10)
 """Multiples of the true k at which planted neurons are counted."""
 NOTES = {
     "in first": "how many of the planted neurons are among so many",
+    "AUROC": "area under the curve of planted against other neurons; chance is .5",
     "contrast": "the paper's ranking: difference of mean activations",
     "squared_attribution": "squares of activation times gradient, over all tokens",
     "learned_mask": "the ranking named best: neurons that end the behaviour together",
+    "random": "scores at random",
     "shown": "answers that still show the behaviour with the first k set to 0, with the 95 % "
     "Wilson interval",
     "KL": "change of answers to other prompts, in nats per token",
@@ -51,7 +53,7 @@ def run(
 
     Args:
         model: the name of a planted model.
-        out: folder for planted.json and the figure.
+        out: folder for the record and the figure, which have the model's name.
         device: as for `load_model`.
         rankings: the rankings.
         verbose: print the result.
@@ -77,20 +79,21 @@ def run(
         "n_neurons": planted.truth.layout.n_neurons,
         "rows": rows,
     }
-    write_atomically(out / "planted.json", json.dumps(record, indent=1) + "\n")
+    files = out / model.rpartition("/")[2]
+    write_atomically(files.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     if can_draw():
         from cna_lens import viz
 
-        viz.recall(scores, planted.truth).save(out / "planted")
+        viz.recall(scores, planted.truth).save(files)
     if verbose:
-        _print(planted, rows, out, time.perf_counter() - begun)
+        _print(planted, rows, files, time.perf_counter() - begun)
     return record
 
 
 def _measured(
     planted: PlantedModel, rankings: Sequence[Ranking], said: Callable[[str], None]
 ) -> tuple[dict[str, NeuronScores], list[dict[str, Any]]]:
-    truth, k = planted.truth, len(planted.truth)
+    truth, k, n = planted.truth, len(planted.truth), planted.truth.layout.n_neurons
     said("without ablation")
     rows = [_row("no neuron", planted.before)]
     said("the planted neurons")
@@ -100,12 +103,12 @@ def _measured(
         name = ranking.name
         said(name)
         scores[name] = planted.scores(ranking)
-        effect = planted.effect(scores[name].top(k=k))
+        effect = planted.effect(planted.first(scores[name]))
         found = recall(scores[name], truth)
         rows.append(
             _row(name, effect)
             | {
-                "found": [round(k * float(found[size * k - 1]), 2) for size in SIZES],
+                "found": [round(k * float(found[min(size * k, n) - 1]), 2) for size in SIZES],
                 "auroc": recovery(scores[name], truth).overall.auroc,
             }
         )
@@ -117,7 +120,7 @@ def _row(name: str, effect: Effect) -> dict[str, Any]:
 
 
 def _print(
-    planted: PlantedModel, rows: Sequence[Mapping[str, Any]], out: Path, seconds: float
+    planted: PlantedModel, rows: Sequence[Mapping[str, Any]], files: Path, seconds: float
 ) -> None:
     k, n = len(planted.truth), planted.truth.layout.n_neurons
     console.print(
@@ -143,12 +146,14 @@ def _print(
     grid = Table.grid(padding=(0, 2))
     names = {row["ablated"] for row in rows}
     for word, meaning in NOTES.items():
-        if word in names or word in ("in first", "shown", "KL"):
+        if word in names or word in ("in first", "AUROC", "shown", "KL"):
             grid.add_row(word, meaning, style="dim")
     console.print(grid)
     if can_draw():
-        typer.echo(f"\nHow many planted neurons are among the first k:\n{out / 'planted.svg'}")
-    typer.echo("All models and rankings: docs/truth.md, cna-lens bench rankings")
+        typer.echo(f"\nPlanted neurons among the first k:\n{files.with_suffix('.svg')}")
+    else:
+        typer.echo("\nNo figure was drawn: install cna-lens[viz].")
+    typer.echo("All models and rankings: cna-lens bench rankings")
     console.print(
         f"\n{len(planted.behaviour.evaluation.positive)} prompts; {seconds:.0f} s",
         style="dim",

@@ -60,17 +60,7 @@ def bench_rankings(
             ranking has a metric of its own, which would ask for another behaviour; or the journal
             is of another split, other versions or another bench.
     """
-    names = models_of(split, models)
-    if not rankings:
-        raise InputError("there is no ranking to run; give at least one")
-    if n_half_samples < 0 or n_half_samples == 1:
-        raise InputError(
-            f"n_half_samples is {n_half_samples}, expected 0 or at least 2: one value has no spread"
-        )
-    labels = [_label(ranking) for ranking in rankings]
-    for given in (names, labels):
-        if twice := [each for each in given if given.count(each) > 1]:
-            raise InputError(f"{twice[0]} is named twice; name each model and ranking once")
+    names, labels = checked(rankings, split, models, n_half_samples)
     depends_on = {
         "split": split,
         "versions": dict(library_versions()),
@@ -107,6 +97,28 @@ def bench_rankings(
                 result = replace(result, half_samples=halves)
             scored.append(result)
     return League(split, tuple(scored))
+
+
+def checked(
+    rankings: Sequence[Ranking], split: Split, models: Sequence[str] | None, n_half_samples: int
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The names of the models and the labels of the rankings, if all can be run.
+
+    Raises:
+        InputError: as for `bench_rankings`, but for the journal.
+    """
+    names = models_of(split, models)
+    if not rankings:
+        raise InputError("there is no ranking to run; give at least one")
+    if n_half_samples < 0 or n_half_samples == 1:
+        raise InputError(
+            f"n_half_samples is {n_half_samples}, expected 0 or at least 2: one value has no spread"
+        )
+    labels = [_label(ranking) for ranking in rankings]
+    for given in (names, labels):
+        if twice := [each for each in given if given.count(each) > 1]:
+            raise InputError(f"{twice[0]} is named twice; name each model and ranking once")
+    return names, labels
 
 
 def _label(ranking: Ranking) -> str:

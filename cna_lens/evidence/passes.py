@@ -73,7 +73,9 @@ def counted(model: HookedModel, n_tokens: int) -> Generator[Callable[[], Cost]]:
     )
     try:
         yield lambda: Cost(
-            passed["forward"] / n_tokens, passed["backward"] / n_tokens, (ended or 0.0) - begun
+            passed["forward"] / n_tokens,
+            passed["backward"] / n_tokens,
+            (ended or time.perf_counter()) - begun,
         )
     finally:
         ended = time.perf_counter()

@@ -136,6 +136,10 @@ class PlantedModel:
             collected = replace(collected, activations=None)
         return ranking.score(collected)
 
+    def first(self, scores: NeuronScores) -> Circuit:
+        """As many of a ranking's first neurons as were planted, or all that it scores."""
+        return scores.top(k=min(len(self.truth), _n_scored(scores)))
+
     def half_samples(self, ranking: Ranking, halves: Sequence[Sequence[int]]) -> list[Recovery]:
         """Rank by parts of the discovery prompts, each given by places, and compare with the truth.
 
@@ -153,7 +157,7 @@ class PlantedModel:
         with counted(self.model, n_tokens) as scoring:
             scores = self.scores(ranking)
         truth = self.truth
-        chosen = scores.top(k=min(len(truth), _n_scored(scores)))
+        chosen = self.first(scores)
         others = [neuron for neuron in chosen if neuron not in set(truth)]
         alone = Circuit(tuple(others), (1.0,) * len(others), truth.layout, truth.provenance)
         decoy = planting(self.name).decoy

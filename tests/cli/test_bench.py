@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from multiprocessing import active_children
 
 import pytest
 from bench_results import scored
@@ -130,6 +132,9 @@ def written(asked, model):
 
 
 def refused(asked, model):
+    """Refuses the first model at once; the second would take a minute."""
+    if model == "two":
+        time.sleep(60)
     raise InputError(f"{model} is refused")
 
 
@@ -157,13 +162,16 @@ def test_processes_share_the_models_and_the_folder(in_processes, tmp_path):
     by = [json.loads(path.read_text().splitlines()[1])["by"] for path in tmp_path.rglob("*.jsonl")]
     assert len(by) == 2
     assert os.getpid() not in by
-    assert said[-1] == "2 results, 0 of 2 models left"
+    assert said[-1] == "2 of 2 models"
 
 
 @pytest.mark.long
 def test_an_error_in_a_process_is_that_of_the_command(in_processes):
-    with pytest.raises(InputError, match=r"(one|two) is refused"):
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="one is refused"):
         in_processes(refused)
+    assert time.monotonic() - begun < 50
+    assert not active_children()
 
 
 @pytest.mark.long
@@ -177,7 +185,34 @@ def test_with_jobs_the_models_are_run_before_the_results_are_gathered(run, monke
     monkeypatch.setattr(command, "_in_processes", lambda *given: begun.append(given[1:3]))
     code, _, _ = run("bench", "rankings", "--split", "tuning", "--jobs", "3")
     assert code == 0
-    assert begun == [(benchmark.models_of("tuning"), 3)]
+    names = benchmark.models_of("tuning")
+    run("bench", "rankings", "--split", "tuning", "--jobs", "99")
+    assert begun == [(names, 3), (names, len(names))]
+
+
+def test_what_cannot_be_run_is_refused_before_a_process_begins(run, monkeypatch, asked):
+    monkeypatch.setattr(command, "_in_processes", lambda *_: pytest.fail("a process began"))
+    twice = ("--model", benchmark.models_of("tuning")[0]) * 2
+    for more in (twice, ("--half-samples", "1"), ("--ranking", "relp") * 2):
+        code, _, errors = run("bench", "rankings", "--split", "tuning", "--jobs", "2", *more)
+        assert code == 2
+        assert "named twice" in errors or "n_half_samples is 1" in errors
+
+
+def test_a_process_runs_one_model_with_its_share_of_the_threads(monkeypatch, tmp_path):
+    given, threads = [], []
+    monkeypatch.setattr(
+        benchmark, "bench_rankings", lambda rankings, **more: given.append((rankings, more))
+    )
+    asked = command._Asked(("random",), "tuning", 4, tmp_path, "cpu")
+    command._run(asked, "planted/one")
+    ((rankings, more),) = given
+    assert [each.name for each in rankings] == ["random"]
+    assert (more["models"], more["n_half_samples"]) == (["planted/one"], 4)
+    assert (more["journal"], more["device"]) == (tmp_path, "cpu")
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    command._begin(3)
+    assert threads == [3]
 
 
 @pytest.mark.long
@@ -191,7 +226,7 @@ def test_a_planted_model_is_shown_with_its_truth(run, tmp_path, monkeypatch):
     code, output, _ = run("bench", "show", name, *rankings, "--out", "shown")
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
-    record = json.loads((tmp_path / "shown/planted.json").read_text())
+    record = json.loads((tmp_path / "shown/sums-46-all-0.json").read_text())
     whole, planted, knows, random = record["rows"]
     assert (record["k"], record["n_neurons"]) == (46, 46080)
     assert whole["shown"]["value"] > 0.9
@@ -203,7 +238,7 @@ def test_a_planted_model_is_shown_with_its_truth(run, tmp_path, monkeypatch):
     assert knows["shown"]["value"] < 0.1 < 0.9 < random["shown"]["value"]
     assert random["found"][1] < 5
     assert random["auroc"] == pytest.approx(0.5, abs=0.15)
-    assert (tmp_path / "shown/planted.svg").stat().st_size > 1000
+    assert (tmp_path / "shown/sums-46-all-0.svg").stat().st_size > 1000
 
 
 ORACLE = """
