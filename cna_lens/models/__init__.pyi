@@ -32,6 +32,7 @@ from .loading.planted import (
     planted_models as planted_models,
     planted_truth as planted_truth,
     planting as planting,
+    planting_sha256 as planting_sha256,
 )
 from .prompts.encoding import TokenIds as TokenIds, encode as encode, pad_token_id as pad_token_id
 from .prompts.files import read_prompts as read_prompts
@@ -110,6 +111,7 @@ __all__ = [
     "planted_models",
     "planted_truth",
     "planting",
+    "planting_sha256",
     "promoted_tokens",
     "prompt_lengths",
     "prompt_set",

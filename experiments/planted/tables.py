@@ -32,6 +32,7 @@ def tables() -> dict[str, str]:
         "compiled": compiled(read("compiled_programs.json")),
         "trials": trials(read("planted_trials.json")),
         "trial means": trial_means(read("planted_trials.json")),
+        "patching": patching(read("planted_patching.json")),
     }
 
 

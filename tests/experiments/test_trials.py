@@ -14,6 +14,7 @@ from torch.nn import functional
 import cna_lens
 from cna_lens import (
     AttributionPatching,
+    Contrast,
     InputError,
     LogOdds,
     ModelError,
@@ -23,6 +24,7 @@ from cna_lens import (
 )
 from cna_lens.discovery import Ranking
 from cna_lens.discovery.rankings import squared_attribution
+from cna_lens.evidence import Cost, counted
 from experiments.planted.trials import backward, dynamic_patching, figures
 from experiments.planted.trials.backward import RULES, Through
 from experiments.planted.trials.catalogue import CANDIDATES, REFERENCES
@@ -335,6 +337,12 @@ def test_expected_gradients_are_taken_between_a_prompt_and_a_baseline(llama, squ
         torch.testing.assert_close(scores.values, expected.sqrt() if squared else expected, **CLOSE)
 
 
+def test_expected_gradients_need_the_activations_of_each_prompt(llama):
+    within_other = Smoothed(ExpectedGradients(METRIC))
+    with pytest.raises(InputError, match="only their means were kept; give a ranking that holds"):
+        score_neurons(llama, POSITIVE, NEGATIVE, within_other)
+
+
 @pytest.mark.parametrize("tokens", ["read", "all"])
 def test_gradient_drop_leaves_out_one_layer_at_a_time(llama, tokens):
     hf = tiny.hugging_face("llama")
@@ -391,20 +399,11 @@ def scores_of(llama, ranking):
     return score_neurons(llama, POSITIVE, NEGATIVE, ranking).values
 
 
-@pytest.mark.parametrize(
-    ("of_ranks", "together"),
-    [
-        ("mean", lambda ranks: ranks.mean(0)),
-        ("least", lambda ranks: ranks.amin(0)),
-        ("most", lambda ranks: ranks.amax(0)),
-    ],
-)
-def test_an_ensemble_puts_ranks_together(llama, of_ranks, together):
+def test_an_ensemble_takes_the_mean_rank(llama):
     # 48 is the highest rank of 48 neurons.
     one, other = Known((-9.0, 2.0, 1.0, 0.5)), Known((0.5, 2.0, 3.0, 1.0))
-    found = scores_of(llama, Ensemble((one, other), of_ranks))[:3] * 48
-    ranks = torch.tensor([[48.0, 47.0, 46.0], [45.0, 47.0, 48.0]])
-    torch.testing.assert_close(found, together(ranks).double())
+    found = scores_of(llama, Ensemble((one, other)))[:3] * 48
+    torch.testing.assert_close(found, torch.tensor([46.5, 47.0, 47.0], dtype=torch.float64))
 
 
 def test_scores_are_in_units_of_their_layers_mean(llama):
@@ -487,7 +486,6 @@ def test_sums_and_negative_prompts(llama):
     ("make", "message"),
     [
         (lambda: Ensemble(()), "has no members"),
-        (lambda: Ensemble((Known(),), "median"), "of_ranks is 'median', expected one of mean"),
         (lambda: Through(Known(), "gym"), "rules is 'gym', expected one of relp"),
     ],
 )
@@ -537,19 +535,68 @@ def test_a_row_has_what_a_candidate_finds_and_a_second_run_reads_it(on_tiny, tmp
     assert on_tiny == [model, model]
 
 
-def test_a_combination_is_what_it_is_alone_and_costs_the_sum_of_its_parts(on_tiny):
-    names = ["contrast", "metric, squared", "combination"]
-    contrast, squared = (CANDIDATES[name](METRIC) for name in names[:2])
-    with pytest.MonkeyPatch.context() as patch:
-        made = {**CANDIDATES, "combination": lambda _: Ensemble((contrast, squared))}
-        patch.setattr(figures, "CANDIDATES", made)
-        first, second, both = figures.figures(["planted/sums-138-three-0"], names, None)
-    assert both["forward"] == first["forward"] + second["forward"]
-    assert both["backward"] == second["backward"] > 0
+def test_a_combination_is_what_it_is_alone_and_reads_the_prompts_once(on_tiny):
+    squared, absolute = OfMetric(METRIC), OfMetric(METRIC, power=1.0)
     bench = figures._Bench("planted/sums-138-three-0")
-    ranking = Ensemble((contrast, squared))
-    alone = score_neurons(bench.model, *bench.prompts, ranking).values
-    torch.testing.assert_close(bench.scored(ranking)[0].values, alone)
+    for ranking in (
+        Ensemble((Contrast(), squared)),
+        OverTypical(squared),
+        Sum((InLayers(squared), Ensemble((absolute, squared, On(absolute))))),
+    ):
+        found, cost = bench.scored(ranking)
+        with counted(bench.model, bench.n_tokens) as alone:
+            expected = score_neurons(bench.model, *bench.prompts, ranking)
+        torch.testing.assert_close(found.values, expected.values)
+        assert cost.forward == pytest.approx(alone().forward, rel=1e-12)
+        assert cost.backward == pytest.approx(alone().backward, rel=1e-12)
+        assert cost.seconds > 0
+
+
+def test_a_part_that_took_less_time_than_the_reading_costs_no_time():
+    part, reading = Cost(1.5, 0.25, 2.0), Cost(0.5, 0.0, 3.0)
+    assert figures._without(part, reading) == Cost(1.0, 0.25, 0.0)
+    assert figures._without(part, Cost(0.0, 0.0, 0.5)).seconds == 1.5
+
+
+def test_rows_are_made_again_where_the_model_the_prompts_or_the_code_changed(
+    on_tiny, tmp_path, monkeypatch
+):
+    model, code = "planted/sums-138-three-0", tmp_path / "code"
+    code.mkdir()
+    (code / "helper.py").write_text("x = 1")
+    monkeypatch.setattr(figures, "SOURCES", (code,))
+    hashes = {model: "one"}
+    monkeypatch.setattr(figures, "planting_sha256", hashes.get)
+
+    def ran():
+        told = []
+        list(figures.figures([model], ["contrast"], tmp_path / "trials.jsonl", told.append))
+        return bool(told)
+
+    assert (ran(), ran()) == (True, False)
+    hashes[model] = "other"
+    assert (ran(), ran()) == (True, False)
+    (code / "helper.py").write_text("x = 2")
+    assert (ran(), ran()) == (True, False)
+    asked = figures.BEHAVIOURS["sums"].discovery
+    asked.negative = ["w9", "w10", "w12"]
+    assert (ran(), ran()) == (True, False)
+    monkeypatch.setattr(figures, "diverse_prompts", lambda: ["w13"])
+    assert (ran(), ran()) == (True, False)
+
+
+def test_rows_depend_on_the_trials_the_rankings_and_what_measures_them():
+    folders = [each for each in figures.SOURCES if each.is_dir()]
+    files = [*figures.SOURCES, *(file for each in folders for file in each.rglob("*.py"))]
+    names = {"/".join(file.parts[-2:]) for file in files}
+    assert {
+        "trials/of_metric.py",
+        "trials/backward.py",
+        "rankings/gradients.py",
+        "rankings/contrasts.py",
+        "evidence/known_truth.py",
+        "evidence/passes.py",
+    } <= names
 
 
 def test_models_to_report_on_are_refused(tmp_path):
@@ -632,3 +679,15 @@ def test_a_row_has_the_share_that_patching_restores(on_tiny, monkeypatch):
         assert row["share"] == (row["patched"] if row["to"] == "base" else lost)
     # All neurons, in whatever order.
     assert len({row["patched"] for row in rows[4:7]}) == 1
+
+
+def test_models_that_show_the_behaviour_equally_often_are_refused(monkeypatch):
+    model = tiny.bridge("llama", chat=True)
+    asked = SimpleNamespace(positive=["w5 w6", "w7"], negative=["w9", "w10"])
+    behaviour = SimpleNamespace(
+        discovery=asked, evaluation=asked, openings=("w5",), shown=lambda text: True
+    )
+    monkeypatch.setattr(cna_lens, "load_model", lambda name, device: model)
+    monkeypatch.setattr(dynamic_patching, "BEHAVIOURS", {"sums": behaviour})
+    with pytest.raises(InputError, match="both show the behaviour on 100% of 2 prompts"):
+        next(dynamic_patching.figures())

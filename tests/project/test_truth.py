@@ -5,7 +5,8 @@ import json
 import pytest
 from pages import DOCS, ROOT
 
-from cna_lens import compiled_programs, planted_models
+from cna_lens import LogOdds, compiled_programs, planted_models
+from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import planting
 from experiments.planted.recipes import recipe_of
 from experiments.planted.tables import (
@@ -70,6 +71,18 @@ def test_every_candidate_was_tried_on_models_for_tuning_and_the_references_on_al
     assert {name for name, _ in ran} == set(CANDIDATES)
     assert {(name, model) for name in REFERENCES for model in models} <= ran
     assert len({(row["model"], row["model_sha256"]) for row in record["figures"]}) == len(models)
+
+
+def test_trials_have_the_settings_of_their_candidates_and_combinations_read_once():
+    record = json.loads((RESULTS / "planted_trials.json").read_text(encoding="utf-8"))
+    found = {(row["candidate"], row["model"]): row for row in record["figures"]}
+    for (name, model), row in found.items():
+        metric = LogOdds(BEHAVIOURS[planting(model).behaviour or "french"].openings)
+        assert row["settings"] == repr(CANDIDATES[name](metric))
+        if name == "ensemble of squared":
+            parts = [found[part, model] for part in ("squared_attribution", "relp, squared")]
+            passes = sum(part["forward"] for part in parts) - found["contrast", model]["forward"]
+            assert row["forward"] == pytest.approx(passes)
 
 
 def test_cells_are_written_as_figures_are():

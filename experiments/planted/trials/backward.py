@@ -108,7 +108,6 @@ RULES: Final[Mapping[str, Rules]] = {
     "relp, attention's gradient": lambda model: [*norms(model), *gates(model)],
     "gim": lambda model: [*_gim_attention(model), *gates(model, identity=False)],
     "gim, whole gates": _gim_attention,
-    "tempered": tempered,
 }
 """Sets of rules by name. The names that begin with "relp" change one rule of RelP at a time."""
 
@@ -122,7 +121,7 @@ class Through(Ranking):
     where $\rho$ is the gradient with the rules of that name in `RULES`; no value of the forward
     pass changes.
 
-    - "relp" are RelP's rules (Rezaei Jafari et al., arXiv 2508.21258, section 3): fixed scales of
+    - "relp" are RelP's rules (Rezaei Jafari et al., arXiv 2508.21258): fixed scales of
       norms, fixed attention patterns, the identity rule for SiLU and the half rule for gates.
     - "gim" are those of gradient interaction modifications (Edin et al., arXiv 2505.17630) with the
       settings of the authors' code: fixed scales of norms, the softmax's gradient at temperature 2,

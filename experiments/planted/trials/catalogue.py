@@ -40,11 +40,7 @@ def _candidates(metric: LogOdds) -> dict[str, Ranking]:
         "expected_gradients, squared": ExpectedGradients(metric, squared=True),
         "grad_drop": GradDrop(metric),
         "grad_drop, all tokens": GradDrop(metric, tokens="all"),
-        **{
-            f"{rules}": Through(plain, rules)
-            for rules in RULES
-            if rules not in ("relp", "tempered")
-        },
+        **{rules: Through(plain, rules) for rules in RULES if rules != "relp"},
         **{
             f"{rules}, squared": Through(squared, rules)
             for rules in ("relp", "gim", "norms", "patterns")

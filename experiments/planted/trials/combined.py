@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 import torch
 from scipy.stats import rankdata
@@ -15,13 +15,6 @@ from cna_lens import InputError
 from cna_lens.discovery import Collected, Needs, Ranking
 from cna_lens.models import HookedModel, diverse_prompts, encode
 from cna_lens.results import NeuronScores
-
-OF_RANKS: Final[Mapping[str, Any]] = {
-    "mean": lambda ranks: ranks.mean(0),
-    "least": lambda ranks: ranks.amin(0),
-    "most": lambda ranks: ranks.amax(0),
-}
-"""Ways to put the ranks of several rankings together."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +71,26 @@ class Combined(Ranking):
 
 @dataclass(frozen=True)
 class Ensemble(Combined):
-    r"""Ranks of several rankings, put together.
+    r"""Mean rank in several rankings.
 
     $$s_i = \frac{1}{K} \sum_k \frac{r_{k,i}}{n}$$
 
     where $r_{k,i}$ is the rank of neuron i by the absolute scores of ranking k, 1 for the lowest of
-    n. "least" and "most" take the minimum and the maximum instead of the mean.
+    n.
 
-    Source: parallel ensembles of Mondorf et al., arXiv 2510.06811, section 3, which combine scores
-    of edges. Cost: the sum of its members' costs.
+    Source: parallel ensembles of Mondorf et al., arXiv 2510.06811, which combine scores of edges.
+    Cost: the sum of its members' costs, with one reading of both sets of prompts for all of them.
 
     Attributes:
         members: the rankings.
-        of_ranks: a name in `OF_RANKS`.
     """
 
     members: tuple[Ranking, ...]
-    of_ranks: str = "mean"
     name: ClassVar[str] = "ensemble"
     unit: ClassVar[str] = "rank"
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
-        if self.of_ranks not in OF_RANKS:
-            known = ", ".join(OF_RANKS)
-            raise InputError(f"of_ranks is {self.of_ranks!r}, expected one of {known}")
+        """Require members."""
         if not self.members:
             raise InputError("an ensemble has no members; give at least one ranking")
 
@@ -111,9 +99,9 @@ class Ensemble(Combined):
         return self.members
 
     def combine(self, found: Sequence[NeuronScores]) -> Tensor:
-        """Put the ranks together."""
+        """Take the mean of the ranks."""
         ranks = torch.stack([torch.from_numpy(rankdata(each.values.abs())) for each in found])
-        return OF_RANKS[self.of_ranks](ranks) / ranks.shape[1]
+        return ranks.mean(0) / ranks.shape[1]
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,8 @@ class OverTypical(Combined):
     $$s_i = \frac{s_i(P) / \bar{s}(P)}{\epsilon + s_i(Q) / \bar{s}(Q)}$$
 
     where a bar is the mean over neurons, and Q are the negative prompts or `diverse_prompts`.
-    Neurons on which every answer rests should fall. Cost: that of the inner ranking, twice.
+    Neurons on which every answer rests should fall. Cost: that of the inner ranking on both sets,
+    with one reading of the positive and negative prompts.
 
     Attributes:
         inner: a ranking that reads the positive prompts only.
@@ -185,7 +174,7 @@ class Sum(Combined):
 
     $$s_i = \sum_k |s_{k,i}| / \bar{s}_k$$
 
-    Cost: the sum of its members' costs.
+    Cost: as for `Ensemble`.
 
     Attributes:
         members: the rankings.

@@ -29,7 +29,7 @@ class Conductance(Ranking):
     $s_i^2$ is the sum of $c_{i,t}(p)^2$ instead. The tokens that all positive prompts begin with
     stay as they are.
 
-    Source: Dhamdhere et al., arXiv 1805.12233, section 3; Shrikumar et al., arXiv 1807.09946.
+    Source: Dhamdhere et al., arXiv 1805.12233; Shrikumar et al., arXiv 1807.09946.
     Cost: n + 1 forward and backward passes for each positive prompt that is read, n the steps.
 
     Attributes:

@@ -3,7 +3,7 @@
 The method has two parts. Its ranking is the change of activations between the two models, which is
 `ChangeFromBase`. Its effect is measured here: before each token of an answer the tuned model reads
 the prompt and the answer so far, and the base reads them too, with the activations of some neurons
-at all tokens as they are in the tuned model (Chen et al., arXiv 2406.14144, section 3). What these
+at all tokens as they are in the tuned model (Chen et al., arXiv 2406.14144). What these
 neurons write with stays as it is in the base.
 """
 
@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 import cna_lens
-from cna_lens import ChangeFromBase, Circuit, LogOdds, RandomScores, SquaredAttribution
+from cna_lens import (
+    ChangeFromBase,
+    Circuit,
+    InputError,
+    LogOdds,
+    RandomScores,
+    SquaredAttribution,
+)
 from cna_lens.metrics import BEHAVIOURS, Behaviour
 from cna_lens.models import (
     HookedModel,
@@ -41,7 +48,7 @@ MODELS: Final = ("planted/sums-138-three-0",)
 N_PROMPTS: Final = 8
 """Positive evaluation prompts that are answered."""
 N_RANKING: Final = 20
-"""Positive discovery prompts that `ChangeFromBase` reads, as in the table of its own."""
+"""Discovery prompts of each kind that the rankings read."""
 MAX_NEW_TOKENS: Final = 4
 SHARE: Final = 0.05
 """The share of neurons that the paper patches."""
@@ -54,6 +61,9 @@ def figures() -> Iterator[dict[str, Any]]:
 
     where F is how often the answers show the behaviour, and one model takes activations from the
     other: the base from the tuned model, as in the paper, and the tuned model from the base.
+
+    Raises:
+        InputError: both models show the behaviour equally often.
     """
     base = cna_lens.load_model("demo", device="cpu")
     for name in MODELS:
@@ -71,6 +81,12 @@ def figures() -> Iterator[dict[str, Any]]:
 
         models = {"base": base, "tuned": tuned}
         rates = {which: rate(model) for which, model in models.items()}
+        if rates["base"] == rates["tuned"]:
+            raise InputError(
+                f"{name} and the untrained model both show the behaviour on {rates['base']:.0%} of "
+                f"{len(asked)} prompts, expected a difference, which patching moves; name another "
+                "model in MODELS, or raise N_PROMPTS"
+            )
         found = _rankings(base, tuned, behaviour)
         circuits = [("planted", truth)]
         for k in (len(truth), round(SHARE * truth.layout.n_neurons)):
@@ -94,15 +110,9 @@ def _rankings(
     base: HookedModel, tuned: HookedModel, behaviour: Behaviour
 ) -> dict[str, NeuronScores]:
     sets, metric = behaviour.discovery, LogOdds(behaviour.openings)
-    rankings = (
-        (ChangeFromBase(base), N_RANKING),
-        (SquaredAttribution(metric), len(sets.positive)),
-        (RandomScores(), 1),
-    )
-    return {
-        ranking.name: cna_lens.score_neurons(tuned, sets.positive[:n], sets.negative[:n], ranking)
-        for ranking, n in rankings
-    }
+    read = sets.positive[:N_RANKING], sets.negative[:N_RANKING]
+    rankings = ChangeFromBase(base), SquaredAttribution(metric), RandomScores()
+    return {ranking.name: cna_lens.score_neurons(tuned, *read, ranking) for ranking in rankings}
 
 
 @dataclass

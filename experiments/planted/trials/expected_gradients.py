@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cna_lens import LogOdds
+from cna_lens import InputError, LogOdds
 from cna_lens.discovery import Collected, GradientBatch, Needs, Ranking, over_batches
 from cna_lens.models import HookedModel, hook_name
 from cna_lens.results import NeuronScores
@@ -28,7 +28,7 @@ class ExpectedGradients(Ranking):
     $s^2$ is the expectation of the square. Other tokens of two prompts do not correspond, so that
     there are no baselines for them.
 
-    Source: Erion et al., arXiv 1906.10670, section 3, on activations instead of inputs. Cost: one
+    Source: Erion et al., arXiv 1906.10670, on activations instead of inputs. Cost: one
     forward pass for each prompt; for each draw and layer one forward pass and the upper part of a
     backward pass for each positive prompt that is read.
 
@@ -53,9 +53,17 @@ class ExpectedGradients(Ranking):
         self.metric.of(model, n_positive)
 
     def score(self, collected: Collected) -> NeuronScores:
-        """Score every neuron."""
+        """Score every neuron.
+
+        Raises:
+            InputError: the activations of each prompt were not kept.
+        """
         reader, prompts = collected.model_and_prompts()
-        assert collected.activations is not None  # `needs` asks for them
+        if collected.activations is None:
+            raise InputError(
+                "expected gradients need every prompt's activations, and only their means were "
+                "kept; give a ranking that holds this one needs = 'activations'"
+            )
         ids = prompts.ids[: self.n_prompts]
         positive, negative = (each.matrix().double() for each in collected.activations)
         values, starts = self.metric.of(reader.model, len(ids)), collected.positive.layout.starts

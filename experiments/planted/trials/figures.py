@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import cna_lens
-from cna_lens import InputError, LogOdds
+from cna_lens import Contrast, InputError, LogOdds
 from cna_lens.discovery import Ranking
-from cna_lens.evidence import Cost, counted, recovery
+from cna_lens.evidence import Cost, Recovery, counted, recovery
 from cna_lens.metrics import BEHAVIOURS, Behaviour
-from cna_lens.models import encode, planting, weights_hash
+from cna_lens.models import diverse_prompts, encode, planting, planting_sha256, weights_hash
 from cna_lens.results import Journal, NeuronScores, library_versions
 from experiments.planted.recipes import NOTHING
 from experiments.planted.trials.catalogue import CANDIDATES
@@ -24,6 +24,13 @@ N_PROMPTS: Final = 24
 """Discovery prompts of each kind that a candidate reads."""
 NOTHING_PLANTED: Final = f"planted/{NOTHING}-138-all-0"
 """Where no candidate may find the neurons that were changed."""
+SOURCES: Final = (
+    Path(__file__).parent,
+    Path(inspect.getfile(Ranking)).parents[1],
+    Path(inspect.getfile(Recovery)),
+    Path(inspect.getfile(Cost)),
+)
+"""Code on which every row depends: the trials, the discovery room, and what measures them."""
 
 
 def figures(
@@ -34,7 +41,7 @@ def figures(
 ) -> Iterator[dict[str, Any]]:
     """One row for each model and candidate; finished ones are taken from the journal.
 
-    A candidate reads the first discovery prompts of the model's behaviour, and its metric are the
+    A candidate reads the first discovery prompts of the model's behaviour. Its metric is the
     log-odds of the behaviour's first tokens. On `planted/nothing-138-all-0`, where nothing is
     planted, it reads those about cooking.
 
@@ -57,9 +64,10 @@ def figures(
     known = Journal(journal, "trials", depends_on)
     for name in models:
         bench = None
+        on = f"{name} {planting_sha256(name)} {_prompts_hash(name)} {_hash(SOURCES)}"
         for candidate in candidates:
             ranking = CANDIDATES[candidate](LogOdds(_behaviour(name).openings))
-            key = f"{name} {candidate} {_code(ranking)}"
+            key = f"{on} {candidate} {ranking!r}"
             if key not in known:
                 bench = bench or _Bench(name)
                 started(f"{name}: {candidate}")
@@ -113,21 +121,31 @@ class _Bench:
     def _combined(self, ranking: Combined) -> tuple[NeuronScores, Cost]:
         parts = [self.scored(part) for part in ranking.parts()]
         values = ranking.combine([scores for scores, _ in parts])
-        cost = sum((cost for _, cost in parts), Cost(0.0, 0.0, 0.0))
+        # Each part's cost has the reading of both sets in it, which a combination does once.
+        _, reading = self.scored(Contrast())
+        cost = sum((_without(cost, reading) for _, cost in parts), reading)
         layout = parts[0][0].layout
         return NeuronScores(values, layout, ranking.name, ranking.unit), cost
 
 
-def _code(ranking: Ranking) -> str:
-    """The hash of the ranking's settings and of its members' files: an edited one runs again."""
-    files = sorted({Path(inspect.getfile(type(each))) for each in _parts(ranking)})
-    content = repr(ranking).encode() + b"".join(file.read_bytes() for file in files)
-    return hashlib.sha256(content).hexdigest()[:16]
+def _without(cost: Cost, reading: Cost) -> Cost:
+    """A cost without that of reading both sets; two times differ by chance, so never below 0."""
+    return Cost(
+        max(0.0, cost.forward - reading.forward),
+        max(0.0, cost.backward - reading.backward),
+        max(0.0, cost.seconds - reading.seconds),
+    )
 
 
-def _parts(ranking: Ranking) -> Iterator[Ranking]:
-    yield ranking
-    for value in vars(ranking).values():
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, Ranking):
-                yield from _parts(each)
+def _hash(sources: Sequence[Path]) -> str:
+    """The hash of files, and of all Python files of folders."""
+    files = [file for each in sources for file in (each.rglob("*.py") if each.is_dir() else [each])]
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _prompts_hash(name: str) -> str:
+    """The hash of the prompts that a model's candidates read."""
+    asked = _behaviour(name).discovery
+    read = list(asked.positive), list(asked.negative), list(diverse_prompts())
+    return hashlib.sha256(repr(read).encode()).hexdigest()[:16]

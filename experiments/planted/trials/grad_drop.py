@@ -34,7 +34,8 @@ class GradDrop(Ranking):
     The other change of AtP*, which computes the softmax anew for queries and keys, is for patching
     these nodes. A neuron is neither, so that AtP* for neurons is gradient drop alone.
 
-    Source: Kramár et al., arXiv 2403.00745, section 3.2. Cost: L forward and backward passes for
+    Source: Kramár et al., arXiv 2403.00745, abstract; the formula is that of a public
+    implementation by others, github.com/koayon/atp_star. Cost: L forward and backward passes for
     each positive prompt that is read, and one forward pass for each prompt.
 
     Attributes:
