@@ -25,6 +25,7 @@ def tables() -> dict[str, str]:
         "errors": errors(benches["reporting"]),
         "by model": by_model(benches),
         "effects": effects(benches),
+        "pruning": pruning(read("planted_pruning.json")),
         "decoys": decoys(benches["reporting"]),
         "models": models(read("planted_models.json")),
         "chance": chance(read("planted_chance.json")),
@@ -112,6 +113,18 @@ def on_models(benches: Mapping[str, Record]) -> Iterator[tuple[str, str, Sequenc
             }
             name = f"`{model.removeprefix('planted/')}`"
             yield name, split, [found[ranking] for ranking in RANKINGS]
+
+
+def pruning(bench: Record) -> str:
+    """Node pruning on each model, by its learning rate."""
+    rows: list[tuple[str, ...]] = []
+    for row in bench["figures"]:
+        rate = row["ranking"].partition("learning_rate=")[2].partition(",")[0]
+        names = ("auroc", "auroc_within_layers", "precision", "share_of_oracle", "kl", "oracle_kl")
+        cells = [number(row[each]) for each in names]
+        rows.append((f"`{row['model'].removeprefix('planted/')}`", rate, *cells))
+    header = ("model", "learning rate", "AUROC", "in layers", "precision", "of oracle", "KL")
+    return table((*header, "oracle's KL"), rows)
 
 
 def decoys(bench: Record) -> str:

@@ -21,6 +21,7 @@ from experiments.planted.tables import (
     number,
     patching,
     percent,
+    pruning,
     table,
     tables,
     trial_means,
@@ -118,6 +119,14 @@ def bench():
                 )
             )
     return {"figures": figures}
+
+
+def test_node_pruning_is_told_by_model_and_learning_rate():
+    figures = {"auroc": 0.5, "auroc_within_layers": 0.6, "precision": 0.125}
+    more = {"share_of_oracle": None, "kl": 1.25, "oracle_kl": 0.5}
+    found = row("one", "node_pruning(steps=8, learning_rate=0.2, seed=0)", **figures, **more)
+    (_, _, told) = pruning({"figures": [found]}).splitlines()
+    assert told == "| `one` | 0.2 | 0.50 | 0.60 | 0.12 | none | 1.25 | 0.50 |"
 
 
 def test_errors_over_prompts_are_root_mean_squares_over_models():
