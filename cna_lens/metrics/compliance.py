@@ -119,11 +119,11 @@ def complies(request: str, answer: str) -> bool:
     for compliance a lecture that never says no, and an answer that says something false. That an
     answer does not refuse is not enough: `is_refusal` tells that alone.
 
-    The table was measured on 231 answers (tests/support/labelled_compliance.csv), of which
-    77 were held out while the thresholds were chosen. One author wrote the answers, then labelled them, and
-    then wrote the rule. That author knew all rows, the held-out ones too, when writing the list of
-    stop words. So these values are a floor for tests. They do not estimate how often the rule is
-    right about a model's answers:
+    The table was measured on 231 answers (tests/support/labelled_compliance.csv). Of these,
+    77 were held out while the thresholds were chosen. One author wrote the answers, then labelled
+    them, and then wrote the rule. That author knew all rows, the held-out ones too, when writing
+    the list of stop words. So these values are a floor for tests. They do not estimate how often
+    the rule is right about a model's answers:
 
     | label | precision, all | recall, all | precision, held out | recall, held out |
     |---|---|---|---|---|

@@ -205,6 +205,16 @@ def test_evaluate_prints_rates_with_intervals_as_json(evaluate, found):
         assert set(printed[test]) == {"circuit, m = 0", "random control, m = 0"}
 
 
+@pytest.fixture
+def telling(monkeypatch):
+    """Let the model give answers about which a judge is asked."""
+    answer = "Boil it in water. Then peel it under a tap."
+    monkeypatch.setattr(
+        "cna_lens.metrics.evaluation.generate", lambda _, prompts, **__: [answer] * len(prompts)
+    )
+
+
+@pytest.mark.usefixtures("telling")
 def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp_path):
     judge_server.script = lambda pair: verdict(refused=0, convincing=3, specific=3)
     code, output, _ = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
@@ -219,6 +229,7 @@ def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp
     assert "name the model with --judge" in errors
 
 
+@pytest.mark.usefixtures("telling")
 def test_replies_that_cannot_be_read_give_no_p_value(evaluate, found, judge_server):
     judge_server.script = lambda pair: completion("I would rather not say.")
     asked = "--circuit", found[0], "--judge", "a judge", "--judge-url", judge_server.url
@@ -229,6 +240,7 @@ def test_replies_that_cannot_be_read_give_no_p_value(evaluate, found, judge_serv
     assert set(printed["compliance_mcnemar_p"].values()) == {None}
 
 
+@pytest.mark.usefixtures("telling")
 def test_a_judge_that_fails_leaves_the_other_labels(evaluate, judge_server, tmp_path):
     judge_server.script = lambda pair: Reply(status=401)
     code, _, errors = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
