@@ -168,8 +168,7 @@ def evaluate(
         print_files,
     )
     from cna_lens.cli.render import console, print_json
-    from cna_lens.metrics.judging.judge import Judge
-    from cna_lens.report.answers import mcnemar_of_known
+    from cna_lens.metrics.judging.judge import Judge, check_judge
     from cna_lens.results.circuit import Circuit
     from cna_lens.results.statistics import mcnemar
     from cna_lens.steering.scaling import steer
@@ -177,6 +176,10 @@ def evaluate(
     started = time.perf_counter()
     asked = read_source(prompts)
     neurons = None if circuit is None else Circuit.load(circuit)
+    by = None
+    if judge is not None:
+        by = Judge(judge, base_url=judge_url, cache=out / "judgements.cache")
+        check_judge(by)
     loaded = load_quietly(model, device)
     conditions = [UNSTEERED]
     if neurons is not None:
@@ -190,9 +193,6 @@ def evaluate(
     options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
     options |= {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
     options |= {"judge": judge, "judge_url": judge_url}
-    by = None
-    if judge is not None:
-        by = Judge(judge, base_url=judge_url, cache=out / "judgements.cache")
     cells = answer_under_conditions(
         loaded,
         conditions,
@@ -211,8 +211,7 @@ def evaluate(
         for each in others
     }
     compliance = {
-        each.condition: mcnemar_of_known(unsteered.evaluation.complied, each.evaluation.complied)
-        for each in others
+        each.condition: each.evaluation.compliance_p_value(unsteered.evaluation) for each in others
     }
     if as_json:
         rows = [cell_record(cell) for cell in cells]
@@ -221,9 +220,11 @@ def evaluate(
         return
     print_cells(cells)
     for condition, p in refusals.items():
+        of_compliance = compliance[condition]
         console.print(
             f"{condition}: exact McNemar p = {p:.2g} for refusals and "
-            f"{compliance[condition]:.2g} for compliance, against unsteered",
+            f"{'-' if of_compliance is None else f'{of_compliance:.2g}'} for compliance, against "
+            "unsteered",
             highlight=False,
             markup=False,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cna_lens.cli.render import console, progress_console
+from cna_lens.errors import JudgeError
 from cna_lens.metrics.conditions import Answered, save_labels
-from cna_lens.metrics.evaluation import Evaluation, evaluate
+from cna_lens.metrics.evaluation import Evaluation, UnjudgedError, evaluate
 from cna_lens.metrics.judging.judge import Judge
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash
@@ -96,25 +97,34 @@ def answer_under_conditions(
         keep_text: also write the texts of each condition, such as answers-unsteered.jsonl.
         started: start of the command, by `time.perf_counter`.
         judge: a model to judge whether answers comply.
+
+    Raises:
+        JudgeError: the judge failed. labels.jsonl then holds the labels so far, without the judge's
+            of the last condition.
     """
     texts = [text for kind in prompts.values() for text in kind]
     cells: list[Answered] = []
     for condition in conditions:
         progress_console.print(f"Answering {len(texts)} prompts: {condition.name}")
-        with condition.steering:
-            evaluation = evaluate(
-                model,
-                texts,
-                max_new_tokens=max_new_tokens,
-                judge=judge,
-                keep_text=keep_text,
-                text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
-                progress=True,
-            )
-        records = iter(evaluation.records)
-        for kind, its_prompts in prompts.items():
-            of_kind = tuple(next(records) for _ in its_prompts)
-            cells.append(Answered(condition.name, kind, Evaluation(of_kind)))
+        try:
+            with condition.steering:
+                evaluation = evaluate(
+                    model,
+                    texts,
+                    max_new_tokens=max_new_tokens,
+                    judge=judge,
+                    keep_text=keep_text,
+                    text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
+                    progress=True,
+                )
+        except UnjudgedError as error:
+            cells += _by_kind(condition.name, prompts, error.evaluation)
+            save_labels(cells, out / "labels.jsonl")
+            raise JudgeError(
+                f"{error.__cause__}; {out / 'labels.jsonl'} holds the labels of answers up to "
+                f"{condition.name}, of which the last lack compliance"
+            ) from error
+        cells += _by_kind(condition.name, prompts, evaluation)
     save_labels(cells, out / "labels.jsonl")
     Run(
         command=command,
@@ -131,6 +141,14 @@ def answer_under_conditions(
         slower=what_is_slower(tried(model)),
     ).save(out / "run.json")
     return cells
+
+
+def _by_kind(
+    condition: str, prompts: Mapping[str, Sequence[Prompt]], evaluation: Evaluation
+) -> Iterator[Answered]:
+    records = iter(evaluation.records)
+    for kind, its_prompts in prompts.items():
+        yield Answered(condition, kind, Evaluation(tuple(next(records) for _ in its_prompts)))
 
 
 def command_line(command: str, options: Mapping[str, Option]) -> str:
@@ -183,16 +201,16 @@ def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = Non
         table.add_row(
             cell.condition,
             f"{cell.kind}\nn = {len(found)}",
-            _two_lines(found.refusal_rate),
-            _two_lines(found.compliance_rate),
-            _two_lines(found.no_answer_rate),
+            _lines(found.refusal_rate, len(found)),
+            _lines(found.compliance_rate, len(found)),
+            _lines(found.no_answer_rate, len(found)),
             "-" if quality is None else f"{quality.value:.3f}",
         )
     console.print(table)
     meanings = {
         "refused": "the answer opens with a refusal: its form",
         "complied": f"the answer does what was asked, {told_by([c.evaluation for c in cells])}",
-        "no answer": "the answer is empty or degenerate; it still counts among all n answers",
+        "no answer": "the answer is empty or degenerate; it still counts in n",
         "quality": "1 minus the share of repeated 4-word sequences",
     }
     if any(cell.is_control for cell in cells):
@@ -204,10 +222,12 @@ def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = Non
     console.print(grid)
 
 
-def _two_lines(rate: Rate | None) -> str:
+def _lines(rate: Rate | None, n: int) -> str:
+    """Write a rate over its interval, over its n where labels are missing."""
     if rate is None:
         return "-"
-    return f"{rate.value:.0%}\n{escape(f'[{100 * rate.low:.0f}, {100 * rate.high:.0f}]')}"
+    interval = escape(f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]")
+    return f"{rate.value:.0%}\n{interval}" + (f"\nn = {rate.n}" if rate.n != n else "")
 
 
 def print_files(out: Path, others: str, *, keep_text: bool) -> None:

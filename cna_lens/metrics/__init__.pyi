@@ -6,6 +6,7 @@ from .endpoint.settings import Endpoint as Endpoint
 from .evaluation import (
     AnswerRecord as AnswerRecord,
     Evaluation as Evaluation,
+    UnjudgedError as UnjudgedError,
     evaluate as evaluate,
     label as label,
     write_answers as write_answers,
@@ -52,6 +53,7 @@ __all__ = [
     "LogitDifference",
     "Missing",
     "TaskResult",
+    "UnjudgedError",
     "complies",
     "compression_ratio",
     "distinct_n",

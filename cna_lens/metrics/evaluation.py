@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from cna_lens.errors import InputError
+from cna_lens.errors import InputError, JudgeError
 from cna_lens.metrics.compliance import complies, no_answer
-from cna_lens.metrics.judging.judge import Judge, judge as judge_answers
+from cna_lens.metrics.judging.judge import Judge, check_judge, judge as judge_answers
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.generation import generate
 from cna_lens.results.files import write_atomically
-from cna_lens.results.statistics import Estimate, Rate, bootstrap_mean, wilson
+from cna_lens.results.statistics import (
+    Estimate,
+    Rate,
+    bootstrap_mean,
+    mcnemar_of_known,
+    wilson,
+    wilson_of_known,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +65,8 @@ class AnswerRecord:
             no judgement, or the record is older than this label.
         no_answer: whether the answer does not refuse, and is empty or degenerate (`no_answer`).
             None in records that are older than this label.
-        judge: the name of the model that judged compliance; None for the rule.
+        judge: the name of the model that was to judge whether the answer complies. None where no
+            judge is asked: compliance is told by the rule, or the answer is empty or degenerate.
     """
 
     prompt_id: str
@@ -114,7 +122,7 @@ class Evaluation:
 
     @property
     def no_answer(self) -> list[bool | None]:
-        """Whether each answer is none, because it is empty or degenerate; None if not known."""
+        """Whether each answer is empty or degenerate and does not refuse; None if not known."""
         return [record.no_answer for record in self.records]
 
     @property
@@ -130,17 +138,47 @@ class Evaluation:
     @property
     def compliance_rate(self) -> Rate | None:
         """The share of answers that comply with its Wilson interval; None if no label is known."""
-        return _known_rate(self.complied)
+        return wilson_of_known(self.complied)
 
     @property
     def no_answer_rate(self) -> Rate | None:
         """The share of empty and degenerate answers with its Wilson interval; None if not known."""
-        return _known_rate(self.no_answer)
+        return wilson_of_known(self.no_answer)
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """The models that judged compliance, by name; none if the rule `complies` told it."""
+        """The models that were to judge compliance, by name; none if no judge was asked."""
         return tuple(sorted({record.judge for record in self.records if record.judge is not None}))
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether the rule `complies` told compliance.
+
+        False for a judge. False too where all answers are empty or degenerate: they do not comply,
+        with a judge and without.
+        """
+        return not self.judges and not all(self.no_answer)
+
+    def compliance_p_value(self, before: Evaluation) -> float | None:
+        """The exact McNemar test of compliance against other answers to the same prompts.
+
+        Pairs of which a label is missing are left out. There is no p-value where no pair is left,
+        or where not the same judge, or the rule, told compliance of both.
+
+        >>> request = ["How do I boil potatoes?"] * 6
+        >>> boiled = "Put the potatoes into cold water. Boil them for twenty minutes."
+        >>> label(request, [boiled] * 6).compliance_p_value(label(request, ["Sure!"] * 6))
+        0.03125
+
+        Args:
+            before: the other answers, in the order of the same prompts.
+
+        Raises:
+            InputError: the numbers of answers differ.
+        """
+        if not judged_alike([before, self]):
+            return None
+        return mcnemar_of_known(before.complied, self.complied)
 
     def scores(self, name: str) -> list[float | None]:
         """The value of one score for each answer.
@@ -189,6 +227,27 @@ class Evaluation:
         write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 
+class UnjudgedError(JudgeError):
+    """A judge failed when the answers were there; they and their other labels are kept.
+
+    Attributes:
+        evaluation: the labels of the answers. Compliance is None where the judge was to tell it.
+        answers: the answers. Give them to `label` to ask the judge again; it need not ask about
+            those of which the judge's cache has a judgement.
+    """
+
+    def __init__(self, reason: str, evaluation: Evaluation, answers: Sequence[str]) -> None:
+        """Keep the answers and their labels."""
+        super().__init__(reason)
+        self.evaluation = evaluation
+        self.answers = tuple(answers)
+
+
+def judged_alike(evaluations: Iterable[Evaluation]) -> bool:
+    """Whether compliance was told by the same judges in all evaluations, or in all by the rule."""
+    return len({found.judges for found in evaluations if found.judges or found.by_rule}) <= 1
+
+
 def evaluate(
     model: HookedModel,
     prompts: Sequence[Prompt],
@@ -213,7 +272,9 @@ def evaluate(
 
     Whether an answer opens with a refusal, and whether it complies, are two labels
     (`AnswerRecord`). A `judge` tells compliance where there is one, and the rule `complies`
-    otherwise.
+    otherwise. The judge's packages, key, settings and cache are checked before answers are
+    generated. Whether its endpoint answers is known only afterwards; if it fails, the error holds
+    the answers and their other labels.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
@@ -228,8 +289,10 @@ def evaluate(
 
     Raises:
         InputError: prompts or settings are invalid, only one of `keep_text` and `text_path` is
-            given, or there is a judge and a prompt is token ids.
-        JudgeError: the judge cannot be asked; see `judge`.
+            given, or there is a judge and a prompt is token ids, or its cache is not a file of
+            judgements.
+        JudgeError: the extra `judge` is not installed, or the key is missing.
+        UnjudgedError: a JudgeError that holds answers and labels, because the endpoint failed.
         GenerationInterrupted: a KeyboardInterrupt that holds the answers finished so far.
     """
     if keep_text != (text_path is not None):
@@ -239,6 +302,7 @@ def evaluate(
         )
     if judge is not None:
         _requests_to_judge(prompts)
+        check_judge(judge)
     answers = generate(model, prompts, max_new_tokens=max_new_tokens, chat=chat, progress=progress)
     if text_path is not None:
         write_answers(text_path, prompts, answers)
@@ -272,30 +336,44 @@ def label(
 
     Raises:
         InputError: the numbers of prompts and answers differ, or there is a judge and a prompt is
-            token ids.
-        JudgeError: the judge cannot be asked; see `judge`.
+            token ids, or its cache is not a file of judgements.
+        UnjudgedError: a JudgeError that holds the other labels, because the judge cannot be asked;
+            see `judge`.
     """
     if len(prompts) != len(answers):
         raise InputError(
             f"there are {len(prompts)} prompts and {len(answers)} answers; give one answer for "
             "each prompt"
         )
-    compliance = _complied(prompts, answers) if judge is None else _judged(prompts, answers, judge)
-    return Evaluation(
-        tuple(
-            AnswerRecord(
-                prompt_id=_prompt_id(prompt),
-                refused=(refused := is_refusal(answer)),
-                scores={name: score(answer) for name, score in scores.items()},
-                words=len(answer.split()),
-                sha256=_sha256(answer),
-                complied=complied,
-                no_answer=not refused and no_answer(answer),
-                judge=None if judge is None else judge.model,
-            )
-            for prompt, answer, complied in zip(prompts, answers, compliance, strict=True)
+    empty = [no_answer(answer) for answer in answers]
+    if judge is None:
+        compliance, failure = _complied(prompts, answers), None
+    else:
+        compliance, failure = _judged(prompts, answers, empty, judge)
+    records = (
+        AnswerRecord(
+            prompt_id=_prompt_id(prompt),
+            refused=(refused := is_refusal(answer)),
+            scores={name: score(answer) for name, score in scores.items()},
+            words=len(answer.split()),
+            sha256=_sha256(answer),
+            complied=complied,
+            no_answer=not refused and is_empty,
+            judge=None if judge is None or is_empty else judge.model,
+        )
+        for prompt, answer, is_empty, complied in zip(
+            prompts, answers, empty, compliance, strict=True
         )
     )
+    evaluation = Evaluation(tuple(records))
+    if failure is not None:
+        raise UnjudgedError(
+            f"{failure} (the answers and their other labels are in this error: `answers`, "
+            "`evaluation`)",
+            evaluation,
+            answers,
+        ) from failure
+    return evaluation
 
 
 def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
@@ -318,15 +396,19 @@ def _complied(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[bool | 
 
 
 def _judged(
-    prompts: Sequence[Prompt], answers: Sequence[str], judge: Judge
-) -> Sequence[bool | None]:
+    prompts: Sequence[Prompt], answers: Sequence[str], empty: Sequence[bool], judge: Judge
+) -> tuple[list[bool | None], JudgeError | None]:
+    """Return the labels of a judge, None where it failed, and its failure."""
     requests = _requests_to_judge(prompts)
-    asked = [place for place, answer in enumerate(answers) if not no_answer(answer)]
-    judged = judge_answers(
-        [requests[place] for place in asked], [answers[place] for place in asked], judge
-    )
+    asked = [place for place, is_empty in enumerate(empty) if not is_empty]
+    try:
+        judged = judge_answers(
+            [requests[place] for place in asked], [answers[place] for place in asked], judge
+        )
+    except JudgeError as failure:
+        return [False if is_empty else None for is_empty in empty], failure
     complied = dict(zip(asked, judged.complied, strict=True))
-    return [complied.get(place, False) for place in range(len(answers))]
+    return [complied.get(place, False) for place in range(len(answers))], None
 
 
 def _requests_to_judge(prompts: Sequence[Prompt]) -> list[str]:
@@ -354,11 +436,6 @@ def _request(prompt: Prompt) -> str | None:
         if isinstance(message, Mapping) and message["role"] == "user"
     ]
     return said[-1] if said else None
-
-
-def _known_rate(labels: Sequence[bool | None]) -> Rate | None:
-    known = [label for label in labels if label is not None]
-    return wilson(known) if known else None
 
 
 def _prompt_id(prompt: Prompt) -> str:

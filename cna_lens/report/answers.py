@@ -8,11 +8,11 @@ from itertools import pairwise
 from statistics import median
 
 from cna_lens.metrics.conditions import Answered
-from cna_lens.metrics.evaluation import Evaluation
+from cna_lens.metrics.evaluation import Evaluation, judged_alike
 from cna_lens.report.pictures import figure
 from cna_lens.report.sections import Section
 from cna_lens.results.rendering import Cell, Table
-from cna_lens.results.statistics import Estimate, mcnemar, paired_bootstrap
+from cna_lens.results.statistics import Estimate, known_pairs, mcnemar, paired_bootstrap
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def verdicts(answered: Sequence[Answered]) -> list[str]:
 def compliance(effects: Sequence[Effect]) -> str:
     """Say how many answers of one kind complied and how many were none, in whole sentences.
 
-    Empty where labels are missing, or not everyone was judged by the same judge.
+    Answers without a label are left out, so each count says of how many. Empty where no label is
+    known under some condition, or the same judge, or the rule, did not tell all.
 
     Args:
         effects: of the same unsteered answers.
@@ -117,18 +118,22 @@ def compliance(effects: Sequence[Effect]) -> str:
     every = [before, *(each for effect in effects for each in (effect.steered, effect.control))]
     found = [each.evaluation for each in every]
     known = all(each.compliance_rate and each.no_answer_rate for each in found)
-    if not known or len({each.judges for each in found}) > 1:
+    if not known or not judged_alike(found):
         return ""
+    first, *others = found
     counts = [
-        f"{each.evaluation.complied.count(True)} with {each.condition} (p = "
-        f"{mcnemar_of_known(before.evaluation.complied, each.evaluation.complied):.2g})"
-        for each in every[1:]
+        f"{_of_known(after.complied)} with {each.condition} "
+        f"({_p_or_unknown(after.compliance_p_value(first))})"
+        for each, after in zip(every[1:], others, strict=True)
     ]
-    none = [str(each.no_answer.count(True)) for each in found]
+    none = [
+        f"{_of_known(after.no_answer)} with {each.condition}"
+        for each, after in zip(every[1:], others, strict=True)
+    ]
     return (
-        f"Compliance is another question: {told_by(found)}, {found[0].complied.count(True)} "
-        f"complied unsteered, {', '.join(counts)}. Empty or degenerate were, in the same order, "
-        f"{', '.join(none)}."
+        f"Compliance is another question: {told_by(found)}, {_of_known(first.complied)} labelled "
+        f"answers complied unsteered, {', '.join(counts)}. {_of_known(first.no_answer)} were empty "
+        f"or degenerate unsteered, {', '.join(none)}."
     )
 
 
@@ -142,18 +147,8 @@ def told_by(evaluations: Sequence[Evaluation]) -> str:
     judges = sorted({judge for found in evaluations for judge in found.judges})
     if not judges:
         return "by a rule about words"
-    elsewhere = "" if all(each.judges for each in evaluations) else ", elsewhere by a rule"
+    elsewhere = ", elsewhere by a rule" if any(each.by_rule for each in evaluations) else ""
     return f"as judged by {' and '.join(judges)}{elsewhere}"
-
-
-def mcnemar_of_known(before: Sequence[bool | None], after: Sequence[bool | None]) -> float:
-    """The p-value of McNemar's test on the pairs of which both labels are known."""
-    known = [
-        (one, other)
-        for one, other in zip(before, after, strict=True)
-        if one is not None and other is not None
-    ]
-    return mcnemar([one for one, _ in known], [other for _, other in known])
 
 
 def effects_of_kinds(answered: Sequence[Answered]) -> list[list[Effect]]:
@@ -180,8 +175,8 @@ def answers_section(name: str, answered: Sequence[Answered]) -> Section:
             ),
             (
                 "no answer",
-                "the answer is empty or degenerate; it stays among all answers, of which every "
-                "share is one; 95 % Wilson interval",
+                "the answer is empty or degenerate; it counts in the denominators of all shares; "
+                "95 % Wilson interval",
             ),
             ("quality", "1 less the share of repeated 4-word sequences; 95 % bootstrap interval"),
             ("compression", "how far zlib compresses the answer, which is high for loops"),
@@ -291,14 +286,23 @@ def _change(before: Answered, after: Answered) -> tuple[Cell, ...]:
 
 
 def _change_of_compliance(before: Evaluation, after: Evaluation) -> tuple[Cell, Cell, Cell]:
-    pairs = [pair for pair in zip(before.complied, after.complied, strict=True) if None not in pair]
-    if not pairs or before.judges != after.judges:
+    p_value = after.compliance_p_value(before)
+    if p_value is None:
         return Cell.of(None), Cell.of(None), Cell.of(None)
+    pairs = known_pairs(before.complied, after.complied)
     return (
         Cell.of(pairs.count((False, True))),
         Cell.of(pairs.count((True, False))),
-        Cell.of(mcnemar_of_known(before.complied, after.complied), ".2g"),
+        Cell.of(p_value, ".2g"),
     )
+
+
+def _of_known(labels: Sequence[bool | None]) -> str:
+    return f"{labels.count(True)} of {len(labels) - labels.count(None)}"
+
+
+def _p_or_unknown(p_value: float | None) -> str:
+    return "p unknown: no prompt has both labels" if p_value is None else f"p = {p_value:.2g}"
 
 
 def _quality_change(before: Answered, after: Answered) -> Estimate | None:
@@ -306,8 +310,7 @@ def _quality_change(before: Answered, after: Answered) -> Estimate | None:
         [record.scores.get("quality") for record in each.evaluation.records]
         for each in (before, after)
     )
-    known = any(None not in pair for pair in zip(one, other, strict=True))
-    return paired_bootstrap(one, other) if known else None
+    return paired_bootstrap(one, other) if known_pairs(one, other) else None
 
 
 def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
@@ -321,7 +324,7 @@ def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
         True in each.evaluation.complied or False in each.evaluation.complied for each in every
     ):
         yield "No label says whether answers comply: the labels are older, or prompts had no text."
-    elif not all(each.evaluation.judges for each in every):
+    elif any(each.evaluation.by_rule for each in every):
         yield (
             "Without a judge, compliance is a rule about words. It misses answers of one sentence "
             "and in words far from the request's, and counts lectures that never say no."
@@ -351,9 +354,9 @@ def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
                     f"With {each.condition} the quality of answers to {kind} prompts falls "
                     f"({change}): fewer refusals may be more babble."
                 )
-            none = each.evaluation.no_answer.count(True)
-            if none > before.evaluation.no_answer.count(True):
+            none, none_before = each.evaluation.no_answer_rate, before.evaluation.no_answer_rate
+            if none is not None and none_before is not None and none.value > none_before.value:
                 yield (
-                    f"With {each.condition}, {none} of {len(each.evaluation)} answers to {kind} "
-                    "prompts are empty or degenerate. They are no refusals, and no success."
+                    f"With {each.condition}, {_of_known(each.evaluation.no_answer)} answers to "
+                    f"{kind} prompts are empty or degenerate. They are no refusals, and no success."
                 )

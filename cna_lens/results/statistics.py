@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cna_lens.errors import InputError
 
 Floats = NDArray[np.float64]
+Value = TypeVar("Value")
 Alternative = Literal["changed", "fewer"]
 
 
@@ -268,6 +269,54 @@ def mcnemar(
     from scipy.stats import binomtest
 
     return float(binomtest(lost, lost + gained, alternative=side).pvalue)
+
+
+def mcnemar_of_known(before: Sequence[bool | None], after: Sequence[bool | None]) -> float | None:
+    """The p-value of `mcnemar` on the pairs of which both outcomes are known.
+
+    >>> mcnemar_of_known([True] * 6 + [None], [False] * 7)
+    0.03125
+    >>> mcnemar_of_known([None, True], [True, None]) is None
+    True
+
+    Returns:
+        The p-value, or None if no pair is known: a test of nothing has no p-value.
+
+    Raises:
+        InputError: the two have different lengths.
+    """
+    pairs = known_pairs(before, after)
+    return mcnemar([one for one, _ in pairs], [other for _, other in pairs]) if pairs else None
+
+
+def wilson_of_known(outcomes: Sequence[bool | None]) -> Rate | None:
+    """The share of true outcomes among the known ones; None if none is known.
+
+    >>> print(wilson_of_known([True, None, False]))
+    50.0 % [9.5, 90.5] n=2
+    """
+    known = [outcome for outcome in outcomes if outcome is not None]
+    return wilson(known) if known else None
+
+
+def known_pairs(
+    before: Sequence[Value | None], after: Sequence[Value | None]
+) -> list[tuple[Value, Value]]:
+    """The pairs of which both values are known.
+
+    >>> known_pairs([1, None, 3], [4, 5, None])
+    [(1, 4)]
+
+    Raises:
+        InputError: the two have different lengths.
+    """
+    if len(before) != len(after):
+        raise InputError(f"paired values need one length, got {len(before)} and {len(after)}")
+    return [
+        (one, other)
+        for one, other in zip(before, after, strict=True)
+        if one is not None and other is not None
+    ]
 
 
 def check_probability(name: str, value: float) -> None:

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from judge_server import verdict
+from judge_server import Reply, completion, verdict
 
 import cna_lens
 from cna_lens import Circuit, cli, steer
@@ -205,6 +205,16 @@ def test_evaluate_prints_rates_with_intervals_as_json(evaluate, found):
         assert set(printed[test]) == {"circuit, m = 0", "random control, m = 0"}
 
 
+@pytest.fixture
+def telling(monkeypatch):
+    """Let the model give answers about which a judge is asked."""
+    answer = "Boil it in water. Then peel it under a tap."
+    monkeypatch.setattr(
+        "cna_lens.metrics.evaluation.generate", lambda _, prompts, **__: [answer] * len(prompts)
+    )
+
+
+@pytest.mark.usefixtures("telling")
 def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp_path):
     judge_server.script = lambda pair: verdict(refused=0, convincing=3, specific=3)
     code, output, _ = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
@@ -217,6 +227,27 @@ def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp
     code, _, errors = evaluate("--judge-url", judge_server.url)
     assert code == 2
     assert "name the model with --judge" in errors
+
+
+@pytest.mark.usefixtures("telling")
+def test_replies_that_cannot_be_read_give_no_p_value(evaluate, found, judge_server):
+    judge_server.script = lambda pair: completion("I would rather not say.")
+    asked = "--circuit", found[0], "--judge", "a judge", "--judge-url", judge_server.url
+    code, output, _ = evaluate(*asked)
+    assert code == 0
+    assert "for refusals and - for compliance" in " ".join(output.split())
+    printed = json.loads(evaluate(*asked, "--json")[1])
+    assert set(printed["compliance_mcnemar_p"].values()) == {None}
+
+
+@pytest.mark.usefixtures("telling")
+def test_a_judge_that_fails_leaves_the_other_labels(evaluate, judge_server, tmp_path):
+    judge_server.script = lambda pair: Reply(status=401)
+    code, _, errors = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
+    assert code != 0
+    assert "labels.jsonl holds the labels" in " ".join(errors.split())
+    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
+    assert [json.loads(line)["complied"] for line in lines] == [None, None]
 
 
 def test_the_table_of_rates_keeps_to_80_columns_and_shows_a_missing_label_as_missing(capsys):
@@ -250,6 +281,9 @@ def test_the_table_of_rates_keeps_to_80_columns_and_shows_a_missing_label_as_mis
     ]
     assert second == ["", "n = 100", "[18, 34]", "[18, 34]", "[40, 60]", ""]
     assert third[2:5] == ["25%", "-", "-"]
+    some = (replace(found.records[0], complied=None), *found.records[1:])
+    print_cells([Answered("unsteered, m = 1", "benign", Evaluation(some))])
+    assert capsys.readouterr().out.count("n = 99") == 1
 
 
 def test_a_report_of_a_folder_has_the_command_and_leaves_texts_out(

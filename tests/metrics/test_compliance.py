@@ -1,13 +1,14 @@
 """Precision and recall of `complies` and `no_answer` on labelled answers.
 
-The answers were written, labelled and split before the rules were written, for whose thresholds
-only the rows marked "tune" were read. An answer complies if it does at least in part what was
-asked, in one sentence or many and in any language. A refusal declines in any words, also late. No
-answer is an empty or degenerate text. All else is "other": another topic, a question back, an
-agreement without content.
+One author wrote, labelled and split the answers before writing the rules. For their thresholds only
+the rows marked "tune" were read; the list of stop words was written with all rows known. An answer
+complies if it does at least in part what was asked, in one sentence or many and in any language. A
+refusal declines in any words, also late. No answer is an empty or degenerate text. All else is
+"other": another topic, a question back, an agreement without content.
 """
 
 import csv
+import math
 import re
 from pathlib import Path
 
@@ -179,6 +180,84 @@ def test_long_prose_is_no_loop():
     long = " ".join(row["answer"] for row in LABELLED if row["outcome"] == "compliance")
     assert len(long) > 10_000
     assert not no_answer(long)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1000000000000000",
+        "10 000 000 000 000 000",
+        "1,000,000,000,000,000,000.",
+        "0.3333333333333333",
+        "1/7 = 0.142857142857142857142857",
+        "1" + "0" * 100,
+        "10" + " 000" * 33,
+        "\n".join("1" + "0" * power for power in range(4, 12)),
+        "\n".join(["print('hi')"] * 4),
+        "\n".join(["x += 1"] * 6),
+        "```\necho hi\necho hi\necho hi\necho hi\n```",
+        "Sure:\n\n```\necho hi\necho hi\necho hi\necho hi",
+    ],
+)
+def test_a_right_answer_may_repeat_digits_and_code(answer):
+    assert not no_answer(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "0" * 33,
+        "000 " * 9,
+        "1" + "0" * 400,
+        "10 " * 20,
+        "\n".join(["print('hi')"] * 30),
+        "```\n" + "echo hi\n" * 30 + "```",
+        "```\n" + "hi " * 30,
+        "x = " * 10,
+        f"```\necho hi\n```\n{'potato ' * 20}",
+    ],
+)
+def test_digits_and_code_that_go_on_and_on_are_no_answer(answer):
+    assert no_answer(answer)
+
+
+def slow_loops(text, least):
+    """Whether some piece, three times or more, and part of it are the end of a text."""
+    return any(
+        text.endswith(whole)
+        for period in range(1, len(text) + 1)
+        for size in range(max(math.ceil(least), 12, 3 * period), len(text) + 1)
+        for whole in [(text[len(text) - size :][:period] * size)[:size]]
+    )
+
+
+@given(
+    st.text("ab", max_size=12), st.text("abc", min_size=1, max_size=6), st.integers(0, 30),
+    st.floats(0, 40),
+)  # fmt: skip
+def test_loops_are_found_as_by_the_slow_definition(lead, period, length, least):
+    text = lead + (period * 30)[:length]
+    assert compliance._loops(text, least) == slow_loops(text, least)
+
+
+@pytest.mark.parametrize("period", ["-", "ab", "abcabd"])
+def test_the_search_for_loops_looks_at_each_character_at_most_twice(period):
+    compared = 0
+
+    class Character(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str(self) == str(other)
+
+    rule = (period * 2000)[:2000]
+    text = [Character(each) for each in rule + BOILED * 25]
+    counts = compliance._agreeing_with_start(text)
+    assert counts[len(period)] >= 2000 - len(period)
+    assert compared <= 2 * len(text)
 
 
 @pytest.mark.parametrize("module", ["quality", "rules", "phrases", "languages", "reasoning"])

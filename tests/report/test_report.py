@@ -121,9 +121,10 @@ def test_the_opening_is_three_sentences_and_a_figure(whole):
         "refusals than chance explains, and the random control does not."
     )
     assert complied == (
-        "Compliance is another question: by a rule about words, 0 complied unsteered, 0 with "
-        "circuit, m = 0 (p = 1), 0 with random control, m = 0 (p = 1). Empty or degenerate were, "
-        "in the same order, 0, 0, 0."
+        "Compliance is another question: by a rule about words, 0 of 12 labelled answers complied "
+        "unsteered, 0 of 12 with circuit, m = 0 (p = 1), 0 of 12 with random control, m = 0 (p = "
+        "1). 0 of 12 were empty or degenerate unsteered, 0 of 12 with circuit, m = 0, 0 of 12 with "
+        "random control, m = 0."
     )
     assert len(opening.pictures) == 1
     assert section(whole, "Answers").pictures == ()
@@ -404,8 +405,9 @@ def test_compliance_is_told_beside_refusals_in_words_tables_and_caveats():
     (text,) = verdicts(found)
     assert "8 were refusals unsteered, 0 with circuit" in text
     assert (
-        "by a rule about words, 0 complied unsteered, 6 with circuit, m = 0 (p = 0.031), 0 with "
-        "random control, m = 0 (p = 1). Empty or degenerate were, in the same order, 0, 2, 8."
+        "by a rule about words, 0 of 8 labelled answers complied unsteered, 6 of 8 with circuit, "
+        "m = 0 (p = 0.031), 0 of 8 with random control, m = 0 (p = 1). 0 of 8 were empty or "
+        "degenerate unsteered, 2 of 8 with circuit, m = 0, 8 of 8 with random control, m = 0."
     ) in text
     rates, changes, _ = section(make_report({"labels": found}), "Answers").tables
     assert [[cell.number for cell in row[2:5]] for row in rates.rows] == [
@@ -431,6 +433,37 @@ def test_a_missing_label_of_compliance_is_shown_as_missing():
     assert "No label says whether answers comply" in caveats(older)
 
 
+def partly(found, places, **labels):
+    """Answers with labels of their own at some places."""
+    records = [
+        replace(record, **labels) if place in places else record
+        for place, record in enumerate(found.evaluation.records)
+    ]
+    return replace(found, evaluation=Evaluation(tuple(records)))
+
+
+def test_counts_say_of_how_many_labelled_answers():
+    before, after, control = boiled([REFUSES] * 8, [COMPLIES] * 6 + [LOOPS] * 2, [REFUSES] * 8)
+    found = (
+        partly(before, {6, 7}, complied=None),
+        partly(after, {0, 7}, complied=None, no_answer=None),
+        control,
+    )
+    said = verdicts(found)[0]
+    assert (
+        "0 of 6 labelled answers complied unsteered, 5 of 6 with circuit, m = 0 (p = 0.062), 0 of "
+        "8 with"
+    ) in said
+    assert "0 of 8 were empty or degenerate unsteered, 1 of 6 with circuit" in said
+    assert "With circuit, m = 0, 1 of 6 answers to harmful prompts are empty" in caveats(found)
+    apart = partly(before, range(4), complied=None), partly(after, range(4, 8), complied=None)
+    assert "4 of 4 with circuit, m = 0 (p unknown: no prompt has both labels)" in verdicts(
+        (*apart, control)
+    )[0]  # fmt: skip
+    table = section(make_report({"labels": (*apart, control)}), "Answers").tables[1]
+    assert [cell.text for cell in table.rows[0][5:8]] == ["-"] * 3
+
+
 def test_compliance_by_different_judges_is_not_compared():
     before, after, control = boiled([REFUSES] * 8, [COMPLIES] * 8, [REFUSES] * 8)
     records = (replace(each, judge="a judge") for each in after.evaluation.records)
@@ -446,7 +479,10 @@ def test_compliance_by_different_judges_is_not_compared():
         ))
         for each in every
     )  # fmt: skip
-    assert "as judged by a judge, 0 complied unsteered, 8 with" in verdicts(by_one)[0]
+    assert (
+        "as judged by a judge, 0 of 8 labelled answers complied unsteered, 8 of 8"
+        in verdicts(by_one)[0]
+    )
     assert "Without a judge" not in caveats(by_one)
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cna_lens import InputError, Rate, mcnemar, wilson
+from cna_lens.results.statistics import known_pairs, mcnemar_of_known, wilson_of_known
 
 
 def outcomes(successes, n):
@@ -90,3 +91,27 @@ def test_an_unknown_alternative_is_refused():
 def test_outcomes_that_do_not_pair_up_are_refused():
     with pytest.raises(InputError, match="got 3 and 2"):
         mcnemar([True] * 3, [True] * 2)
+
+
+PAIRS = st.lists(st.tuples(*[st.sampled_from([True, False, None])] * 2), max_size=12)
+
+
+@given(PAIRS)
+def test_only_pairs_of_which_both_outcomes_are_known_are_tested(pairs):
+    before, after = [one for one, _ in pairs], [other for _, other in pairs]
+    known = [pair for pair in pairs if None not in pair]
+    assert known_pairs(before, after) == known
+    p_value = mcnemar_of_known(before, after)
+    if known:
+        assert p_value == mcnemar([one for one, _ in known], [other for _, other in known])
+    else:
+        assert p_value is None
+
+
+def test_nothing_known_has_neither_a_p_value_nor_a_rate():
+    assert mcnemar_of_known([None, None], [None, None]) is None
+    assert mcnemar_of_known([True, None], [None, False]) is None
+    assert wilson_of_known([None, None]) is None
+    assert wilson_of_known([True, None, False]) == wilson([True, False])
+    with pytest.raises(InputError, match="got 3 and 2"):
+        mcnemar_of_known([True] * 3, [None] * 2)

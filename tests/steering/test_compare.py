@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -17,7 +18,7 @@ from cna_lens import (
     ablation,
     matched_random,
 )
-from cna_lens.metrics import compression_ratio, kl_per_token, label, ngram_quality
+from cna_lens.metrics import Evaluation, compression_ratio, kl_per_token, label, ngram_quality
 
 PROMPTS = PromptSet("words", "to compare on", ("w5 w6 w7", "w8 w9", "w3"), ("w4 w5", "w6 w6 w7"))
 CIRCUIT = Circuit((Neuron(0, 1), Neuron(1, 3), Neuron(1, 7)), (1.0, 1.0, -1.0), Layout((24, 24)))
@@ -175,6 +176,18 @@ def test_form_compliance_and_no_answer_are_three_columns(chat, methods, monkeypa
     printed = str(comparison)
     assert max(map(len, printed.splitlines())) <= 80
     assert "75.0 %" in printed
+
+
+def test_an_unknown_label_stays_unknown(chat, methods, monkeypatch):
+    def some_known(prompts, answers):
+        found = label(prompts, answers)
+        return Evaluation((replace(found.records[0], complied=None), *found.records[1:]))
+
+    monkeypatch.setattr("cna_lens.steering.comparison.run.label", some_known)
+    comparison = compare(chat, methods)
+    assert {outcome.complied[0] for outcome in comparison.outcomes} == {None}
+    assert {row.compliance.n for row in comparison.rows} == {2}
+    assert {row.compliance_p_value for row in comparison.rows} == {1.0}
 
 
 def test_a_file_older_than_the_labels_is_read_but_not_gone_on_with(chat, methods, tmp_path):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -15,6 +16,7 @@ from matplotlib.colors import to_rgb
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, viz
 from cna_lens.evidence.curves import thinned
+from cna_lens.metrics import Answered, Evaluation, label
 from cna_lens.viz.figures.style import COLOURS, line_look
 
 
@@ -318,3 +320,16 @@ def test_only_viz_needs_the_extra_and_it_says_so_and_leaves_pyplot_alone():
         "install it with pip install 'cna-lens[viz]'\n"
     ), answer.stderr
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_axis_of_compliance_counts_labelled_answers():
+    found = label(["How do I boil an egg?"] * 5, ["Boil it in water. Then peel it."] * 5)
+    some = (*(replace(record, complied=None) for record in found.records[:2]), *found.records[2:])
+    none = [replace(record, complied=None, no_answer=None) for record in found.records]
+
+    def axes(records):
+        answered = [Answered("unsteered, m = 1", "harmful", Evaluation(tuple(records)))]
+        return [axis.get_xlabel() for axis in viz.answers(answered).axes[:2]]
+
+    assert axes(some) == ["refused (% of 5 answers)", "complied; ✕ no answer (% of 3 to 5 answers)"]
+    assert axes(none) == ["refused (% of 5 answers)", "complied; ✕ no answer (no labels)"]

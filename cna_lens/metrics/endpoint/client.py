@@ -108,6 +108,17 @@ def complete_all(
     return usage
 
 
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Check an endpoint without a request.
+
+    Raises:
+        InputError: the URL does not start with http:// or https://.
+        JudgeError: a package or the key is missing.
+    """
+    _packages()
+    _ = endpoint.secret, endpoint.url
+
+
 class _FailedError(Exception):
     """A failed request; the reason holds no text that was sent or received."""
 

@@ -13,7 +13,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
-from cna_lens.metrics.endpoint.client import Completion, Messages, Usage, complete_all
+from cna_lens.metrics.endpoint.client import (
+    Completion,
+    Messages,
+    Usage,
+    check_endpoint,
+    complete_all,
+)
 from cna_lens.metrics.endpoint.replies import Missing
 from cna_lens.metrics.endpoint.settings import Endpoint
 from cna_lens.metrics.judging.cache import JudgementCache
@@ -237,6 +243,18 @@ def judge(
         **asdict(usage),
         price_per_million=judge.price_per_million,
     )
+
+
+def check_judge(judge: Judge) -> None:
+    """Check what can be checked of a judge without asking it.
+
+    Raises:
+        InputError: the URL is invalid, or the cache is not a file of judgements.
+        JudgeError: the extra `judge` is not installed, or the key is missing.
+        OSError: the cache cannot be written.
+    """
+    check_endpoint(judge)
+    JudgementCache(judge.cache)
 
 
 def _read(reply: Completion) -> Judgement | Missing:

@@ -204,8 +204,8 @@ class _Run:
             metrics=metrics,
             answers_sha256=tuple(hashlib.sha256(a.encode()).hexdigest() for a in answers),
             seconds=time.perf_counter() - started,
-            complied=tuple(map(bool, labelled.complied)),
-            no_answer=tuple(map(bool, labelled.no_answer)),
+            complied=tuple(labelled.complied),
+            no_answer=tuple(labelled.no_answer),
             compression_ratio=tuple(labelled.scores("compression_ratio")),
         )
 

@@ -15,8 +15,10 @@ from cna_lens.results.statistics import (
     Rate,
     bootstrap_mean,
     mcnemar,
+    mcnemar_of_known,
     paired_bootstrap,
     wilson,
+    wilson_of_known,
 )
 from cna_lens.steering.methods.choice import Prefer, check_prefer
 
@@ -47,10 +49,10 @@ class Outcome:
         metrics: your metrics on the positive prompts, by name.
         answers_sha256: the hash of each answer, those to the positive prompts first.
         seconds: how long it took.
-        complied: whether the answer to each positive prompt complies, by the rule `complies`; None
-            in files that are older than this label.
-        no_answer: whether each of these answers is none, because it is empty or degenerate
-            (`no_answer`) and does not refuse; None in older files.
+        complied: whether the answer to each positive prompt complies, by the rule `complies`, None
+            where it is not known; None in files that are older than this label.
+        no_answer: whether each of these answers is empty or degenerate (`no_answer`) and does not
+            refuse; None in older files.
         compression_ratio: how far zlib compresses each of these answers, which detects loops; None
             in older files.
     """
@@ -64,8 +66,8 @@ class Outcome:
     metrics: Mapping[str, Values]
     answers_sha256: tuple[str, ...]
     seconds: float
-    complied: tuple[bool, ...] | None = None
-    no_answer: tuple[bool, ...] | None = None
+    complied: tuple[bool | None, ...] | None = None
+    no_answer: tuple[bool | None, ...] | None = None
     compression_ratio: Values | None = None
 
     def record(self) -> dict[str, Any]:
@@ -98,8 +100,8 @@ class Row:
         metrics: the mean of each metric.
         metric_changes: the paired mean change of each metric against the unsteered model.
         seconds: how long it took.
-        compliance: share of positive prompts whose answer complies by the rule `complies`; None in
-            files that are older than this label.
+        compliance: share of positive prompts whose answer complies by the rule `complies`, among
+            those whose label is known; None in files that are older than this label.
         no_answer: share of positive prompts whose answer is empty or degenerate; None in older
             files. Such an answer stays in the denominator of every share.
         compliance_p_value: exact McNemar test of `compliance` against the unsteered model.
@@ -213,12 +215,12 @@ class Comparison(Summarized):
                 for name, values in outcome.metrics.items()
             },
             seconds=outcome.seconds,
-            compliance=None if outcome.complied is None else wilson(outcome.complied),
-            no_answer=None if outcome.no_answer is None else wilson(outcome.no_answer),
+            compliance=wilson_of_known(outcome.complied or ()),
+            no_answer=wilson_of_known(outcome.no_answer or ()),
             compliance_p_value=(
                 None
                 if before.complied is None or outcome.complied is None
-                else mcnemar(before.complied, outcome.complied)
+                else mcnemar_of_known(before.complied, outcome.complied)
             ),
             compression_ratio=self._mean(outcome.compression_ratio or ()),
         )
@@ -238,8 +240,8 @@ class Comparison(Summarized):
             [
                 ("prompts", f"{n_positive} positive, {n_negative} negative"),
                 ("intervals", "95 %: Wilson for shares, bootstrap for means"),
-                ("complies", "the answer to a positive prompt does so, by a rule about its words"),
-                ("no answer", "it is empty or degenerate; every share is one of all answers"),
+                ("complies", "the answer does what was asked, by a rule about its words"),
+                ("no answer", "the answer is empty or degenerate; it counts in all shares"),
             ],
             Table(
                 "Methods and strengths",
