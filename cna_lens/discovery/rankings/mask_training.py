@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn import functional
 from tqdm.auto import tqdm
 
 from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
 from cna_lens.discovery.rankings.squared_attribution import SquaredAttribution
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
+from cna_lens.metrics.likelihood import kl_divergence
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.inside.weights import weights_hash
@@ -271,16 +271,12 @@ class _Training:
         at_last = logits[torch.arange(len(asked), device=logits.device), places]
         shown = self.metric(at_last, positive).clamp(min=self.settings.floor).mean()
         divergences = [
-            functional.kl_div(
+            kl_divergence(
+                each.log_probs.to(logits.device),
                 logits[row, each.n_prompt - 1 - first : len(each.ids) - first]
                 .float()
                 .log_softmax(-1),
-                each.log_probs.to(logits.device),
-                log_target=True,
-                reduction="none",
-            )
-            .sum(-1)
-            .mean()
+            ).mean()
             for row, each in enumerate(answered, len(asked))
         ]
         return shown + self.settings.kl_weight * torch.stack(divergences).mean()
