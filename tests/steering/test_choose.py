@@ -11,6 +11,8 @@ from steered import NEGATIVE, POSITIVE
 import cna_lens
 from cna_lens.metrics import kl_per_token, refusal_log_odds
 
+# One token is certain after both prompts, of which the metric warns.
+pytestmark = pytest.mark.filterwarnings("ignore:tiny-llama begins:cna_lens.CnaLensWarning")
 VALIDATION = [[14, 15, 16], [17, 18]]
 BENIGN = [[24, 25, 26], [27, 28], [29]]
 
@@ -100,7 +102,8 @@ def test_when_no_candidate_keeps_to_the_bound_the_best_one_is_named(llama, candi
     least = free.candidates[free.kl_per_token.index(min(free.kl_per_token))]
     message = (
         rf"no candidate keeps to max_kl = 1e-09 .*'one token' has the best score, "
-        rf"{free.scores[0]:.3g}, at a KL of {free.kl_per_token[0]:.3g}, and {re.escape(repr(least.name))} the "
+        rf"{free.scores[0]:.3g}, at a KL of {free.kl_per_token[0]:.3g}, and "
+        rf"{re.escape(repr(least.name))} the "
         rf"least KL, {min(free.kl_per_token):.3g}"
     )
     with pytest.raises(cna_lens.InputError, match=message):

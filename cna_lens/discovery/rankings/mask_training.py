@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
 from cna_lens.discovery.rankings.squared_attribution import SquaredAttribution
 from cna_lens.errors import ActivationError, InputError, ModelError
+from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.metrics.likelihood import kl_divergence
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
@@ -209,7 +210,10 @@ class _Training:
         scores = torch.zeros(layout.n_neurons, dtype=torch.float64, requires_grad=True)
         baseline = collected.negative.mean.cpu().double()
         values = settings.metric.of(model, len(prompts.ids))
-        _check_floor(model, values, prompts.ids, settings)
+        watched = WatchedMetric(values)
+        highest = _highest(model, watched, prompts.ids, settings)
+        watched.warn(model, others.ids)
+        _check_floor(highest, settings)
         return cls(
             settings=settings,
             model=model,
@@ -335,9 +339,10 @@ class _Training:
         return folder / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:16]}.pt"
 
 
-def _check_floor(
+def _highest(
     model: HookedModel, metric: Values, prompts: Sequence[TokenIds], settings: MaskRanking
-) -> None:
+) -> float:
+    """The highest value of the metric on the positive prompts."""
     highest = -math.inf
     for start in range(0, len(prompts), settings.batch_size):
         places = list(range(start, min(start + settings.batch_size, len(prompts))))
@@ -350,6 +355,10 @@ def _check_floor(
         rows = torch.arange(len(places), device=logits.device)
         values = metric(logits[rows, (ends - first).to(logits.device)], places)
         highest = max(highest, float(values.max()))
+    return highest
+
+
+def _check_floor(highest: float, settings: MaskRanking) -> None:
     if highest <= settings.floor:
         raise InputError(
             f"the metric is at most {highest:.3g} on all positive prompts, and floor is "
