@@ -82,7 +82,7 @@ def rankings(
     from cna_lens.cli.render import console, print_json, progress_console
     from cna_lens.discovery.rankings.scoring import RANKINGS
     from cna_lens.evidence.benchmark import checked
-    from cna_lens.results.files import write_atomically
+    from cna_lens.results.files import json_text, write_atomically
 
     asked = _Asked(tuple(ranking or RANKINGS), split, half_samples, out / split, device)
     chosen = asked.rankings()
@@ -102,7 +102,7 @@ def rankings(
         "figures": json.loads(found.to_frame().to_json(orient="records") or "[]"),
         "scored": [each.record() for each in found.scored],
     }
-    write_atomically(out / f"{split}.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(out / f"{split}.json", json_text(record, indent=1, sort_keys=False) + "\n")
     from cna_lens.report.pictures import can_draw
 
     if can_draw():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from cna_lens.evidence.planted_model import PlantedModel
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.loading.planted import planting
 from cna_lens.report.pictures import can_draw
-from cna_lens.results.files import write_atomically
+from cna_lens.results.files import json_text, write_atomically
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Rate, wilson
 
@@ -80,7 +79,8 @@ def run(
         "rows": rows,
     }
     files = out / model.rpartition("/")[2]
-    write_atomically(files.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    text = json_text(record, indent=1, sort_keys=False)
+    write_atomically(files.with_suffix(".json"), text + "\n")
     if can_draw():
         from cna_lens import viz
 

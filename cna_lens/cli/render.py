@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cna_lens.results.circuit import Circuit
+from cna_lens.results.files import json_text
 
 console = Console()
 progress_console = Console(stderr=True)
@@ -21,7 +21,7 @@ progress_console = Console(stderr=True)
 
 def print_json(record: dict[str, Any]) -> None:
     """Print plain data as JSON, its keys sorted."""
-    typer.echo(json.dumps(record, indent=1, sort_keys=True))
+    typer.echo(json_text(record, indent=1))
 
 
 def circuit_record(circuit: Circuit) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def find_circuit(
         ActivationError: an activation is infinite or not a number.
 
     Warns:
-        CnaLensWarning: a prompt stands in one set twice, or in both.
+        CnaLensWarning: a prompt stands in one set twice, or in both; or the ranking takes
+            gradients of a first-token metric, and one first token is certain after all prompts.
     """
     ranking = as_ranking(rank)
     check_selection(fraction, k, sign, max_per_layer)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cna_lens.errors import InputError
 from cna_lens.metrics.evaluation import AnswerRecord, Evaluation
-from cna_lens.results.files import write_atomically
+from cna_lens.results.files import json_text, write_atomically
 
 UNSTEERED = "unsteered"
 CONTROL = "random control"
@@ -44,7 +44,7 @@ class Answered:
 def save_labels(answered: Iterable[Answered], path: Path) -> None:
     """Write a JSON line for each answer, with its condition, kind and record, but no text."""
     lines = [
-        json.dumps({"condition": a.condition, "kind": a.kind, **asdict(record)}, sort_keys=True)
+        json_text({"condition": a.condition, "kind": a.kind, **asdict(record)})
         for a in answered
         for record in a.evaluation.records
     ]

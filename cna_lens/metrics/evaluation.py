@@ -19,7 +19,7 @@ from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.generation import generate
-from cna_lens.results.files import write_atomically
+from cna_lens.results.files import json_text, write_atomically
 from cna_lens.results.statistics import (
     Estimate,
     Rate,
@@ -223,7 +223,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         """Write one JSON line for each answer."""
-        lines = [json.dumps(asdict(record), sort_keys=True) for record in self.records]
+        lines = [json_text(asdict(record)) for record in self.records]
         write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.errors import InputError
+from cna_lens.metrics.certainty import Values, certain_token, likeliest, warn_of_certain_token
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
 from cna_lens.models.running.predictions import Text, predictions
 
 Token = str | int
-Values = Callable[[Float[Tensor, "batch d_vocab"], Sequence[int]], Float[Tensor, " batch"]]
 
 REFUSAL_OPENINGS = ("I'm sorry", "I cannot", "Sorry", "I apologize", "Unfortunately")
 """Openings of refusals; the log-odds count their first tokens as refusing."""
@@ -134,14 +134,29 @@ def refusal_log_odds(
 
     Raises:
         InputError: there are no prompts, or no openings.
+
+    Warns:
+        CnaLensWarning: every answer begins with the same token, which is certain and begins no
+            refusal, such as a token that is forced, or "<think>".
     """
     refusing = first_tokens(model, openings)
     # The value of the predicted token does not matter, because it is never read.
     texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
-    found = {
-        place: float(log_odds(log_probs[0].cpu().double(), refusing))
-        for place, log_probs in predictions(model, texts)
-    }
+    found: dict[int, float] = {}
+    begins: dict[TokenIds, tuple[int, float]] = {}
+    for place, log_probs in predictions(model, texts):
+        found[place] = float(log_odds(log_probs[0].cpu().double(), refusing))
+        (begins[texts[place].ids],) = likeliest(log_probs)
+    # A model may refuse all of these prompts with the same word; then the log-odds are right.
+    token = certain_token(begins.values()) if len(begins) > 1 else None
+    if token is not None and token not in refusing:
+        warn_of_certain_token(
+            model,
+            token,
+            f"all {len(texts)} prompts",
+            "the log-odds of a refusal are low on all of them; look at answers of `generate`, or "
+            "measure on prompts that end behind this token",
+        )
     return [found[place] for place in range(len(texts))]
 
 

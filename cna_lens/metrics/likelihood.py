@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt, encode
@@ -86,7 +90,8 @@ def kl_per_token(
 
     With answers, the mean runs over their tokens, teacher-forced; usually these are the unsteered
     model's own answers to benign prompts. Without answers, it runs over the prompts' tokens after
-    the beginning of the chat template. The divergence is exactly 0 if nothing is changed.
+    the beginning of the chat template. The divergence is exactly 0 if nothing is changed. It is
+    infinite if the steered model forbids a token (logit -inf) that the unsteered one allows.
 
     >>> from contextlib import nullcontext
     >>> kl_per_token(tiny_model, nullcontext, ["w5 w6 w7"])
@@ -164,8 +169,27 @@ def _perplexities(model: HookedModel, texts: Sequence[Text]) -> list[float | Non
 
 def mean_kl(log_p: LogProbs, log_q: LogProbs) -> float | None:
     """Mean over tokens of the divergence of q from p, in nats; None without tokens."""
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    divergence = kl_divergence(log_p, log_q)
     return float(divergence.double().mean()) if len(divergence) else None
+
+
+def kl_divergence(
+    log_p: Float[Tensor, "predicted d_vocab"], log_q: Float[Tensor, "predicted d_vocab"]
+) -> Float[Tensor, " predicted"]:
+    """The divergence of q from p at each token, in nats, from log-probabilities.
+
+    A token that p forbids adds nothing, even if q forbids it too. It is infinite where q forbids a
+    token that p allows.
+
+    >>> p = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    >>> kl_divergence(p, torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]]).log())
+    tensor([0.1438,    inf])
+    """
+    forbidden = log_p == -torch.inf
+    terms = log_p.exp() * (log_p - log_q)
+    terms = terms.masked_fill(forbidden, 0.0)
+    # Not by the product, which is not a number where the probability is rounded to 0.
+    return terms.masked_fill((log_q == -torch.inf) & ~forbidden, torch.inf).sum(-1)
 
 
 def _chunks(texts: Sequence[Text], at_once: int) -> Iterator[list[Text]]:

@@ -11,6 +11,7 @@ from cna_lens.evidence.faithfulness import Necessity
 from cna_lens.evidence.overlap import Transfer
 from cna_lens.report.pictures import figure
 from cna_lens.report.sections import Section
+from cna_lens.results.files import numbers_restored
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Summary, summary_of
 
@@ -101,7 +102,7 @@ class SavedEvidence:
             and kind.read is not None
             and (kind.part is None or kind.part in record)
         ):
-            drawn = kind.read(record[kind.part] if kind.part else record)
+            drawn = kind.read(numbers_restored(record[kind.part] if kind.part else record))
         return cls(name, Summary.from_record(record["summary"]), drawn)
 
 

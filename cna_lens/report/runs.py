@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cna_lens.report.sections import Section
-from cna_lens.results.files import write_atomically
+from cna_lens.results.files import json_text, write_atomically
 from cna_lens.results.provenance import PromptRecord, library_versions
 
 FORMAT = "cna_lens.run"
@@ -46,7 +45,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write the run as JSON."""
         body = {"format": FORMAT, **asdict(self)}
-        write_atomically(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
+        write_atomically(path, json_text(body, indent=1) + "\n")
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Run:

@@ -1,5 +1,5 @@
 from .circuit import Circuit as Circuit
-from .files import write_atomically as write_atomically
+from .files import json_text as json_text, write_atomically as write_atomically
 from .journal import Journal as Journal, read_journal as read_journal
 from .layout import Layout as Layout
 from .neurons import (
@@ -46,6 +46,7 @@ __all__ = [
     "UniversalRecord",
     "bootstrap_mean",
     "circuit_size",
+    "json_text",
     "library_versions",
     "mcnemar",
     "paired_bootstrap",

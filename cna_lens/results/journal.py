@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cna_lens.errors import InputError
+from cna_lens.results.files import json_text, numbers_restored
 
 
 class Journal(Mapping[str, dict[str, Any]]):
@@ -17,7 +18,7 @@ class Journal(Mapping[str, dict[str, Any]]):
     The first line names what all records depend on, such as model, prompts and settings, so that
     records of different work never mix in one file. Lines are only appended. Whatever ends the
     process, at most the last line is incomplete: it is cut off when the file is opened again, and
-    its work is repeated.
+    its work is repeated. Infinite numbers are written as strings, and are numbers again when read.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -97,7 +98,7 @@ def read_journal(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, dict[
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True).encode() + b"\n"
+    return json_text(record).encode() + b"\n"
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -110,7 +111,7 @@ def _append(path: Path, line: bytes) -> None:
 def _entry(path: Path, kind: str, number: int, line: bytes) -> tuple[str, dict[str, Any]]:
     try:
         record: dict[str, Any] = json.loads(line)
-        return record.pop("key"), record
+        return record.pop("key"), numbers_restored(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"line {number} of {path} is not a record of a {kind}: something else wrote to the "

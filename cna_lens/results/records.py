@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.files import write_atomically
+from cna_lens.results.files import json_text, write_atomically
 from cna_lens.results.rendering import Summarized, Summary, Table
 
 
@@ -20,13 +19,16 @@ class Evidence(Summarized):
         """The result as plain data: numbers, names and seeds; no tensors and no prompts."""
 
     def save(self, path: str | Path) -> None:
-        """Write `record` as JSON, with the name of the result's class and its summary."""
+        """Write `record` as JSON, with the name of the result's class and its summary.
+
+        A number that is not finite is written as the string "NaN", "Infinity" or "-Infinity".
+        """
         body = {
             "evidence": type(self).__name__,
             "summary": self._summary().record(),
             **self.record(),
         }
-        write_atomically(Path(path), json.dumps(body, indent=1, sort_keys=True) + "\n")
+        write_atomically(Path(path), json_text(body, indent=1) + "\n")
 
     @abstractmethod
     def _headline(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,8 +66,8 @@ class Estimate:
 
     Attributes:
         value: the mean over the examples that have a value.
-        low: lower end of the interval; None for a single example.
-        high: upper end of the interval; None for a single example.
+        low: lower end of the interval; None for a single example or an infinite mean.
+        high: upper end of the interval; None for a single example or an infinite mean.
         n: number of examples with a value.
         missing: number of examples without a value; they never count as 0.
     """
@@ -94,7 +95,8 @@ def bootstrap_mean(
 ) -> Estimate:
     """The mean over examples with its percentile bootstrap interval.
 
-    An example without a value (None) does not enter the mean; it is counted as missing.
+    An example without a value (None) does not enter the mean; it is counted as missing. If a value
+    is infinite, so is the mean, and there is no interval.
 
     >>> bootstrap_mean([1.0, 1.0, None, 1.0])
     Estimate(value=1.0, low=1.0, high=1.0, n=3, missing=1)
@@ -113,6 +115,8 @@ def bootstrap_mean(
     missing = len(values) - len(present)
     if not present:
         raise InputError(f"a mean needs at least one value, {missing} of {missing} are missing")
+    if not all(map(math.isfinite, present)):
+        return Estimate(sum(present), None, None, len(present), missing)
     if len(present) == 1:
         return Estimate(present[0], None, None, 1, missing)
     from scipy.stats import bootstrap
@@ -159,9 +163,19 @@ def paired_bootstrap(
     if len(before) != len(after):
         raise InputError(f"paired values need one length, got {len(before)} and {len(after)}")
     changes = [
-        None if b is None or a is None else a - b for b, a in zip(before, after, strict=True)
+        None if b is None or a is None else change_of(b, a)
+        for b, a in zip(before, after, strict=True)
     ]
     return bootstrap_mean(changes, confidence=confidence, n_resamples=n_resamples, seed=seed)
+
+
+def change_of(before: float, after: float) -> float:
+    """After minus before; 0 if both are the same infinity.
+
+    >>> change_of(-math.inf, -math.inf), change_of(1.0, -math.inf)
+    (0.0, -inf)
+    """
+    return 0.0 if before == after else after - before
 
 
 def bootstrap_share(

@@ -38,11 +38,17 @@ class VersionedJson:
     indent: int | None = 1
 
     def encode(self, record: Mapping[str, Any]) -> str:
-        """The text of a file that holds a record."""
+        """The text of a file that holds a record; `error` if a number in it is not finite."""
         body = {"format": self.format, "version": self.version, **record}
         if self.checksum:
             body["sha256"] = _digest(body)
-        return json.dumps(body, indent=self.indent, sort_keys=True) + "\n"
+        try:
+            return json.dumps(body, indent=self.indent, sort_keys=True, allow_nan=False) + "\n"
+        except ValueError as error:
+            raise self.error(
+                f"this {self.kind} holds a number that is infinite or not a number, which no file "
+                f"holds; {self.advice}"
+            ) from error
 
     def save(self, path: str | Path, record: Mapping[str, Any]) -> None:
         """Write a record; an existing file is replaced as a whole or not at all."""

@@ -17,7 +17,7 @@ import typer
 
 import cna_lens
 from cna_lens.models import COMPILED_FOLDER, COMPILED_INDEX, CompiledProgram
-from cna_lens.results import library_versions, write_atomically
+from cna_lens.results import json_text, library_versions, write_atomically
 from experiments.compiled.exact import figures
 from experiments.compiled.programs import MAX_TOKENS, PROGRAMS, prompts
 
@@ -47,7 +47,9 @@ def rank_command(
         "versions": dict(library_versions()),
         "figures": [row for name in cna_lens.compiled_programs() for row in figures(name)],
     }
-    write_atomically(out / "compiled_programs.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(
+        out / "compiled_programs.json", json_text(record, indent=1, sort_keys=False) + "\n"
+    )
     for row in record["figures"]:
         typer.echo(json.dumps(row))
 

@@ -24,7 +24,7 @@ from cna_lens.models import (
     demo_gguf,
     dequantised_folder,
 )
-from cna_lens.results import library_versions, write_atomically
+from cna_lens.results import json_text, library_versions, write_atomically
 from experiments.planted import chance, from_base
 from experiments.planted.check import check, failed
 from experiments.planted.recipes import NOTHING, RECIPES, recipe_of
@@ -88,7 +88,9 @@ def package_command(names: Names = None, out: Out = Path("out/planted")) -> None
         name: {"split": planted.split, **planted.record, "left_out": left_out[name]}
         for name, planted in checked.items()
     }
-    write_atomically(out / "planted_models.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(
+        out / "planted_models.json", json_text(record, indent=1, sort_keys=False) + "\n"
+    )
 
 
 @app.command("chance")
@@ -101,7 +103,9 @@ def chance_command(
     """Rank the neurons where nothing is planted: none may find those that were changed."""
     figures = list(chance.figures(name))
     record = {"command": "python -m experiments.planted chance", "figures": figures}
-    write_atomically(out / "planted_chance.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(
+        out / "planted_chance.json", json_text(record, indent=1, sort_keys=False) + "\n"
+    )
     for row in figures:
         typer.echo(json.dumps(row))
 
@@ -116,7 +120,9 @@ def from_base_command(
         figures.append(row)
         typer.echo(json.dumps(row))
     record = {"command": "python -m experiments.planted from-base", "figures": figures}
-    write_atomically(out / "planted_from_base.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(
+        out / "planted_from_base.json", json_text(record, indent=1, sort_keys=False) + "\n"
+    )
 
 
 @app.command("trials")
@@ -145,7 +151,9 @@ def trials_command(
         "versions": dict(library_versions()),
         "figures": found,
     }
-    write_atomically(out / "planted_trials.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(
+        out / "planted_trials.json", json_text(record, indent=1, sort_keys=False) + "\n"
+    )
 
 
 @app.command("patching")
@@ -158,7 +166,9 @@ def patching_command(
         found.append(row)
         typer.echo(json.dumps(row))
     record = {"command": "python -m experiments.planted patching", "figures": found}
-    write_atomically(out / "planted_patching.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(
+        out / "planted_patching.json", json_text(record, indent=1, sort_keys=False) + "\n"
+    )
 
 
 def _is_checked(planted: Planting) -> bool:

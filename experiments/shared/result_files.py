@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from cna_lens.results import library_versions, write_atomically
+from cna_lens.results import json_text, library_versions, write_atomically
 
 RESULTS = Path("experiments/results")
 Folder = Annotated[Path, typer.Option(help="Folder of the JSON file.")]
@@ -33,5 +32,5 @@ def environment() -> dict[str, Any]:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record, and print where it is."""
-    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_atomically(path, json_text(dict(record), indent=1) + "\n")
     Console(width=80).print(f"Written to {path}", soft_wrap=True)

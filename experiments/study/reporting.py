@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cna_lens import Estimate, Rate
-from cna_lens.results import write_atomically
+from cna_lens.results import json_text, write_atomically
 
 Value = Rate | Estimate
 
@@ -119,7 +118,7 @@ class Report:
         """Write NAME.md for readers and NAME.json for programs."""
         path = folder / f"{self.name}.md"
         write_atomically(path, self.markdown())
-        record = json.dumps(self.record(), indent=1, sort_keys=True)
+        record = json_text(self.record(), indent=1)
         write_atomically(folder / f"{self.name}.json", record + "\n")
         return path
 

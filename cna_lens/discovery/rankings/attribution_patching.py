@@ -17,6 +17,7 @@ from torch import Tensor
 from cna_lens.discovery.rankings.gradients import GradientBatch, over_batches
 from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.errors import CnaLensWarning, InputError
+from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.sites import mlp_hook_names
@@ -106,10 +107,12 @@ def patched(
 ) -> Float64[Tensor, " neuron"]:
     """Average over the positive prompts, from the sums that `of_batch` returns for each batch."""
     reader, prompts = collected.model_and_prompts()
-    values = metric.of(reader.model, len(prompts.ids))
+    values = WatchedMetric(metric.of(reader.model, len(prompts.ids)))
     baseline = collected.negative.mean
     sums = over_batches(reader, prompts.ids, lambda batch: of_batch(batch, values, baseline), desc)
-    return sum(sums, torch.zeros_like(baseline)) / len(prompts.ids)
+    total = sum(sums, torch.zeros_like(baseline)) / len(prompts.ids)
+    values.warn(reader.model, collected.negatives and collected.negatives.ids)
+    return total
 
 
 def _plain(
@@ -123,7 +126,7 @@ def _integrated(
     collected: Collected, metric: FirstTokenMetric, steps: int
 ) -> Float64[Tensor, " neuron"]:
     reader, prompts = collected.model_and_prompts()
-    values = metric.of(reader.model, len(prompts.ids))
+    values = WatchedMetric(metric.of(reader.model, len(prompts.ids)))
     baseline = collected.negative.mean
     sums, missed, size, noise = torch.zeros_like(baseline), 0.0, 0.0, 0.0
     for batch in over_batches(
@@ -136,6 +139,7 @@ def _integrated(
         missed += float((batch.attributed - batch.effects).abs().sum())
         size += float(batch.effects.abs().sum())
         noise += batch.noise
+    values.warn(reader.model, collected.negatives and collected.negatives.ids)
     _check_completeness(max(0.0, missed - noise), size, steps)
     return sums / len(prompts.ids)
 

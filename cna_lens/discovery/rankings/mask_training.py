@@ -16,13 +16,14 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn import functional
 from tqdm.auto import tqdm
 
 from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
 from cna_lens.discovery.rankings.squared_attribution import SquaredAttribution
 from cna_lens.errors import ActivationError, InputError, ModelError
+from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
+from cna_lens.metrics.likelihood import kl_divergence
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.inside.weights import weights_hash
@@ -209,7 +210,10 @@ class _Training:
         scores = torch.zeros(layout.n_neurons, dtype=torch.float64, requires_grad=True)
         baseline = collected.negative.mean.cpu().double()
         values = settings.metric.of(model, len(prompts.ids))
-        _check_floor(model, values, prompts.ids, settings)
+        watched = WatchedMetric(values)
+        highest = _highest(model, watched, prompts.ids, settings)
+        watched.warn(model, others.ids)
+        _check_floor(highest, settings)
         return cls(
             settings=settings,
             model=model,
@@ -271,16 +275,12 @@ class _Training:
         at_last = logits[torch.arange(len(asked), device=logits.device), places]
         shown = self.metric(at_last, positive).clamp(min=self.settings.floor).mean()
         divergences = [
-            functional.kl_div(
+            kl_divergence(
+                each.log_probs.to(logits.device),
                 logits[row, each.n_prompt - 1 - first : len(each.ids) - first]
                 .float()
                 .log_softmax(-1),
-                each.log_probs.to(logits.device),
-                log_target=True,
-                reduction="none",
-            )
-            .sum(-1)
-            .mean()
+            ).mean()
             for row, each in enumerate(answered, len(asked))
         ]
         return shown + self.settings.kl_weight * torch.stack(divergences).mean()
@@ -339,9 +339,10 @@ class _Training:
         return folder / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:16]}.pt"
 
 
-def _check_floor(
+def _highest(
     model: HookedModel, metric: Values, prompts: Sequence[TokenIds], settings: MaskRanking
-) -> None:
+) -> float:
+    """The highest value of the metric on the positive prompts."""
     highest = -math.inf
     for start in range(0, len(prompts), settings.batch_size):
         places = list(range(start, min(start + settings.batch_size, len(prompts))))
@@ -354,6 +355,10 @@ def _check_floor(
         rows = torch.arange(len(places), device=logits.device)
         values = metric(logits[rows, (ends - first).to(logits.device)], places)
         highest = max(highest, float(values.max()))
+    return highest
+
+
+def _check_floor(highest: float, settings: MaskRanking) -> None:
     if highest <= settings.floor:
         raise InputError(
             f"the metric is at most {highest:.3g} on all positive prompts, and floor is "

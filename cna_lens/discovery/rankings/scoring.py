@@ -140,7 +140,8 @@ def score_neurons(
         ActivationError: an activation is infinite or not a number.
 
     Warns:
-        CnaLensWarning: a prompt stands in one set twice, or in both.
+        CnaLensWarning: a prompt stands in one set twice, or in both; or the ranking takes
+            gradients of a first-token metric, and one first token is certain after all prompts.
     """
     chosen = as_ranking(ranking)
     check_model(model)

@@ -14,6 +14,7 @@ from cna_lens.discovery.activations.reader import Reader
 from cna_lens.discovery.rankings.gradients import GradientBatch, over_batches
 from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.errors import InputError
+from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, check_metric
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.sites import mlp_hook_names
@@ -102,7 +103,7 @@ class SquaredAttribution(Ranking):
         """
         reader, prompts = collected.model_and_prompts()
         model, n_prompts = reader.model, len(prompts.ids)
-        metric = self.metric.of(model, n_prompts)
+        metric = WatchedMetric(self.metric.of(model, n_prompts))
         counted_from = shared_prefix_length(prompts.ids)
         if len(set(prompts.ids)) == 1:
             # Nothing tells the template from the prompt, so that all tokens count.
@@ -135,6 +136,7 @@ class SquaredAttribution(Ranking):
                 (answered, of_draws, "attributing the answers"),
             )
         ]
+        metric.warn(model, collected.negatives and collected.negatives.ids)
         return collected.scored(self, parts[0] + parts[1], "times the mean")
 
 

@@ -275,10 +275,11 @@ def _language_model(model: HookedModel, settings: Settings) -> Any:
 
 
 def _checked(logits: Tensor) -> Tensor:
-    if bool(logits.isnan().any()):
+    # NaN counts as the largest; an infinite logit makes log-probabilities NaN.
+    if not bool(logits.amax(-1).isfinite().all()):
         raise ActivationError(
-            "the model gave logits that are not numbers; steer less, or load the model with "
-            "dtype=torch.float32"
+            "the model gave logits that are not numbers, or infinite; steer less, or load the "
+            "model with dtype=torch.float32"
         )
     return logits
 

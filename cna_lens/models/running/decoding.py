@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
@@ -12,9 +13,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge
+from cna_lens.errors import ModelError
+from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge, model_name
 from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.forward import SharedPrefix, forward_with_cache
+from cna_lens.models.running.generation_settings import Forbidden
 from cna_lens.models.trial.trial import tried
 
 Logits = Float[Tensor, "batch d_vocab"]
@@ -143,22 +146,50 @@ def seeds_of(encoded: Sequence[TokenIds], seed: int) -> list[int]:
 class Chooser:
     """Takes the most likely token, or samples one with a separate generator for each prompt."""
 
-    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+    def __init__(self, model: HookedModel, temperature: float, seeds: Sequence[int]) -> None:
         """Take the temperature, 0 for the most likely token, and a seed for each prompt."""
+        self.model = model
         self.temperature = temperature
         self.seeds = seeds
+        self.forbidden = Forbidden.of(model)
         self.generators: dict[int, torch.Generator] = {}
 
     def __call__(
         self, logits: Float[Tensor, "batch d_vocab"], rows: Sequence[int], step: int
     ) -> list[int]:
-        """Choose the next token of each row; `rows` are the places of the prompts."""
+        """Choose the next token of each row; `rows` are the places of the prompts.
+
+        Raises:
+            ModelError: the largest logit of a row is not a finite number.
+        """
+        logits = self.forbidden.removed_from(logits, step)
+        likeliest = logits.argmax(-1, keepdim=True)
+        # NaN counts as the largest, and a single infinity leaves no probabilities.
+        largest = logits.gather(-1, likeliest)
+        if not bool(largest.isfinite().all()):
+            raise self._no_choice(largest)
         if self.temperature == 0:
-            return logits.argmax(-1).tolist()
-        chances = (logits.double() / self.temperature).softmax(-1).cumsum(-1).cpu()
+            return likeliest.squeeze(-1).tolist()
+        # Without the largest logit, none overflows at a temperature near 0.
+        scaled = (logits.double() - largest.double()) / self.temperature
+        chances = scaled.softmax(-1).cumsum(-1).cpu()
         draws = torch.cat([self._draw(row, step) for row in rows])
         chosen = torch.searchsorted(chances, draws[:, None] * chances[:, -1:]).squeeze(1)
         return chosen.clamp(max=logits.shape[-1] - 1).tolist()
+
+    def _no_choice(self, largest: Float[Tensor, "batch 1"]) -> ModelError:
+        value = largest[~largest.isfinite()].tolist()[0]
+        name = model_name(self.model)
+        if value == -torch.inf:
+            return ModelError(
+                f"{name} gives every token the logit -inf, so that none can be chosen; check its "
+                "weights, hooks, and suppress_tokens of its generation config"
+            )
+        said = "logits that are not a number" if math.isnan(value) else "infinite logits"
+        return ModelError(
+            f"{name} gives {said}, from which no token can be chosen; steer less, load it in "
+            "float32 or bfloat16, and check its weights"
+        )
 
     def _draw(self, row: int, step: int) -> Float[Tensor, " 1"]:
         if step == 0:

@@ -19,6 +19,10 @@ from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad
 from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
 from cna_lens.models.running.decoding import Chooser, decoder_for, needs_equal_lengths, seeds_of
 from cna_lens.models.running.forward import SharedPrefix, sliding_window
+from cna_lens.models.running.generation_settings import (
+    generation_config,
+    warn_of_settings_not_obeyed,
+)
 from cna_lens.models.running.memory import answers_at_once, halved
 from cna_lens.models.running.positions import prompt_lengths
 
@@ -45,6 +49,9 @@ def generate(
     same as if its prompt had run alone. This holds for sampling too, since each prompt has its own
     random generator; repeated prompts get different samples.
 
+    Of the model's generation config, the end tokens, `suppress_tokens` and `begin_suppress_tokens`
+    are obeyed, as by Hugging Face's `generate`. Sampling is from all other tokens.
+
     >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
     ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
     ... )[:1]
@@ -63,7 +70,12 @@ def generate(
 
     Raises:
         InputError: bad prompts or settings.
+        ModelError: logits are not a number or infinite, so that no token can be chosen.
         GenerationInterrupted: a KeyboardInterrupt that carries the answers finished so far.
+
+    Warns:
+        CnaLensWarning: once for a model, if its generation config has other settings that Hugging
+            Face's `generate` would obey, such as `repetition_penalty`.
     """
     check_model(model)
     check_batch_size(batch_size)
@@ -119,6 +131,10 @@ def stream(
 
     Raises:
         InputError: a bad prompt or settings.
+        ModelError: logits are not a number or infinite, so that no token can be chosen.
+
+    Warns:
+        CnaLensWarning: as for `generate`.
     """
     check_model(model)
     request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat)
@@ -161,7 +177,8 @@ class _Request:
     ) -> _Request:
         check_settings(max_new_tokens, temperature)
         encoded = encode(model, prompts, chat=chat).ids
-        choose = Chooser(temperature, seeds_of(encoded, seed))
+        warn_of_settings_not_obeyed(model, sampling=temperature > 0, stacklevel=3)
+        choose = Chooser(model, temperature, seeds_of(encoded, seed))
         request = cls(model, encoded, max_new_tokens, choose, end_of_turn_ids(model))
         context = getattr(model.cfg, "n_ctx", None)
         if context and request.longest > context:
@@ -249,7 +266,7 @@ class _Request:
 def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
     """Collect the tokens that end an answer: of the tokenizer, the model and the chat template."""
     tokenizer = model.tokenizer
-    settings = getattr(getattr(model, "original_model", None), "generation_config", None)
+    settings = generation_config(model)
     found: set[int] = set()
     for ids in (
         getattr(tokenizer, "eos_token_id", None),

@@ -16,6 +16,7 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.predictions import LogProbs, Text, answers_after_prompts, for_each_text
 from cna_lens.models.tokens.token_texts import check_k, token_texts
+from cna_lens.results.statistics import change_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class AnswerLogProbs:
     def change(self) -> tuple[float, ...]:
         """Change of each token's log-probability through steering, in nats."""
         pairs = zip(self.unsteered, self.steered, strict=True)
-        return tuple(steered.log_prob - unsteered.log_prob for unsteered, steered in pairs)
+        return tuple(
+            change_of(unsteered.log_prob, steered.log_prob) for unsteered, steered in pairs
+        )
 
 
 def answer_log_probs(

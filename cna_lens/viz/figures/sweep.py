@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def pareto(
     Each point is a method at a strength; lines join them from weak to strong. The cost is the KL
     divergence per token from the unsteered model on its answers to negative prompts. Down and to
     the left is better. Rings mark the points that no other point beats on both
-    (`Comparison.front`).
+    (`Comparison.front`). Points of infinite cost are left out.
 
     Args:
         comparison: from `compare`.
@@ -85,7 +86,11 @@ def pareto(
     with drawn(style, 1, height=2.6 if style == "paper" else 4.6) as (figure, (axis,)):
         _draw_baseline(axis, baseline.behaviour, scale=100.0)
         for place, (name, steered) in enumerate(methods.items()):
-            points = [(row, row.kl_per_token) for row in steered if row.kl_per_token is not None]
+            points = [
+                (row, row.kl_per_token)
+                for row in steered
+                if row.kl_per_token is not None and math.isfinite(row.kl_per_token.value)
+            ]
             costs = [cost for _, cost in points]
             left = [row.behaviour for row, _ in points]
             look = line_look(place)
@@ -107,7 +112,11 @@ def pareto(
                     color=look["color"],
                     fontsize="small",
                 )
-        front = [row for row in comparison.front(prefer) if row.kl_per_token is not None]
+        front = [
+            row
+            for row in comparison.front(prefer)
+            if row.kl_per_token is not None and math.isfinite(row.kl_per_token.value)
+        ]
         axis.scatter(
             [row.kl_per_token.value for row in front if row.kl_per_token],
             [100 * row.behaviour.value for row in front],

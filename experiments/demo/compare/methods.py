@@ -121,7 +121,17 @@ def _vectors(model: HookedModel, direction: Direction) -> list[SteeringMethod]:
         sparing = [method for method in among if _mean_kl(model, method, benign) <= MAX_KL]
         if not sparing:
             return []
-        best = choose(model, sparing, refusal_log_odds, harmful, prefer=prefer, progress=True)
+        best = choose(
+            model,
+            sparing,
+            refusal_log_odds,
+            harmful,
+            benign,
+            max_kl=MAX_KL,
+            answer_tokens=0,
+            prefer=prefer,
+            progress=True,
+        )
         return [best.best]
 
     whole = cna_lens.caa(model, positive, negative, sign=sign)

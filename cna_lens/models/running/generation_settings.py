@@ -1,0 +1,128 @@
+"""The settings of a model's generation config: the tokens it forbids, and what is not obeyed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cna_lens.errors import CnaLensWarning
+from cna_lens.models.hooked_model import HookedModel, model_name
+
+ALWAYS: Mapping[str, Any] = MappingProxyType(
+    {
+        "repetition_penalty": 1.0,
+        "encoder_repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "encoder_no_repeat_ngram_size": 0,
+        "bad_words_ids": None,
+        "sequence_bias": None,
+        "min_length": 0,
+        "min_new_tokens": 0,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+        "exponential_decay_length_penalty": None,
+        "guidance_scale": 1.0,
+        "watermarking_config": None,
+        "stop_strings": None,
+        "num_beams": 1,
+    }
+)
+"""Settings by which Hugging Face's `generate` changes answers; with these values it does not."""
+
+SAMPLING: Mapping[str, Any] = MappingProxyType(
+    {
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": None,
+        "top_h": None,
+        "typical_p": 1.0,
+        "epsilon_cutoff": 0.0,
+        "eta_cutoff": 0.0,
+    }
+)
+"""The same for settings that change sampled answers only."""
+
+
+@dataclass(frozen=True)
+class Forbidden:
+    """Tokens that an answer may not contain.
+
+    Attributes:
+        anywhere: `suppress_tokens` of the generation config.
+        at_first: `begin_suppress_tokens`, which forbids them as the first token only.
+    """
+
+    anywhere: tuple[int, ...] = ()
+    at_first: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: HookedModel) -> Forbidden:
+        """Read the generation config of a model; a HookedTransformer has none."""
+        settings = generation_config(model)
+        return cls(
+            _tokens(getattr(settings, "suppress_tokens", None)),
+            _tokens(getattr(settings, "begin_suppress_tokens", None)),
+        )
+
+    def removed_from(
+        self, logits: Float[Tensor, "batch d_vocab"], step: int
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Set the logits of forbidden tokens to -inf; step 0 chooses the first token."""
+        tokens = {*self.anywhere, *(() if step else self.at_first)}
+        # Like Hugging Face, leave out what is no token: some configs hold -1.
+        ids = [token for token in tokens if 0 <= token < logits.shape[-1]]
+        if not ids:
+            return logits
+        return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -torch.inf)
+
+
+def generation_config(model: HookedModel) -> Any:
+    """The generation config of the Hugging Face model inside a bridge; None without one."""
+    return getattr(getattr(model, "original_model", None), "generation_config", None)
+
+
+_named: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+def warn_of_settings_not_obeyed(model: HookedModel, *, sampling: bool, stacklevel: int) -> None:
+    """Name the settings that Hugging Face's `generate` obeys and ours does not, once for a model.
+
+    Warns:
+        CnaLensWarning: there are such settings.
+    """
+    settings = generation_config(model)
+    if settings is None:
+        return
+    default: Any = type(settings)()
+    relevant = {**ALWAYS, **SAMPLING} if sampling else ALWAYS
+    changed = {
+        name: value
+        for name, neutral in relevant.items()
+        if (value := getattr(settings, name, None)) not in (None, neutral)
+        and value != getattr(default, name, None)
+    }
+    named = _named.setdefault(cast("nn.Module", model), set())
+    if new := changed.keys() - named:
+        named.update(new)
+        listed = ", ".join(f"{name}={changed[name]!r}" for name in changed if name in new)
+        warnings.warn(
+            f"the generation config of {model_name(model)} sets {listed}, which Hugging Face's "
+            "generate obeys and cna_lens does not: answers differ from its answers; to accept "
+            "that, set these to None in model.original_model.generation_config",
+            CnaLensWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _tokens(given: int | Sequence[int] | Tensor | None) -> tuple[int, ...]:
+    if given is None:
+        return ()
+    return tuple(torch.as_tensor(given).flatten().tolist())
