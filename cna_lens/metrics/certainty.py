@@ -27,8 +27,8 @@ def likeliest(
 ) -> list[tuple[int, float]]:
     """The likeliest token of each row and its probability, from logits or log-probabilities.
 
-    >>> likeliest(torch.tensor([[0.25, 0.75]]).log())
-    [(1, 0.75)]
+    >>> likeliest(torch.tensor([[0.0, 200.0, 0.0]]))
+    [(1, 1.0)]
     """
     values = logits.detach().float()
     top = values.max(-1)

@@ -181,7 +181,7 @@ def kl_divergence(
     A token that p forbids adds nothing, even if q forbids it too. It is infinite where q forbids a
     token that p allows.
 
-    >>> p = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]).log()
     >>> kl_divergence(p, torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]]).log())
     tensor([0.1438,    inf])
     """
