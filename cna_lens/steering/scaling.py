@@ -17,13 +17,14 @@ from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.expert_hooks import expert_hooks
 from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.projections import DownProjection
 from cna_lens.models.inside.routing import routed_to
+from cna_lens.models.inside.scalings import obstacle_to_scaling, scaled_neurons, scaled_weights
 from cna_lens.models.inside.sites import hook_name, is_expert_hook
-from cna_lens.models.inside.weights import edited_neurons
 from cna_lens.models.running.positions import Positions, PositionTracker, check_positions
 from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import MLP
 from cna_lens.steering.edits import Pull, PullRouted, Scale
-from cna_lens.steering.scaled_weights import obstacle_to_scaling, scaled_columns
 
 Via = Literal["auto", "hooks", "weights"]
 Values = ActivationStats | Float[Tensor, " n"] | Sequence[float]
@@ -127,8 +128,11 @@ def steer(
 
     at every position, both while the model reads the prompt and while it generates an answer (arXiv
     2605.12290, method, step 6). The paper's strength is $\alpha = 1 - m$. Contexts nest: an inner
-    one changes the activations that the outer one has changed. When the context ends, even through
-    an exception or an interrupt, the model is restored bit for bit.
+    one changes the activations that the outer one has changed, so the multipliers of a neuron
+    multiply. When the context ends, even through an exception or an interrupt, the model is
+    restored bit for bit. Contexts may also overlap, in one thread or in several, and end in any
+    order. Each changes the model for all threads, and when one ends, the others stay in force. A
+    copy of the model that is made within the context keeps scaled weights.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with steer(tiny_model, circuit, multiplier=0.0) as steering:
@@ -161,7 +165,9 @@ def steer(
         ModelError: `via="weights"` is not possible here, or the neurons cannot be reached.
 
     Warns:
-        CnaLensWarning: the circuit was found on other weights of the same model.
+        CnaLensWarning: the circuit was found on other weights of the same model; or something else
+            changed, within the context, the weights that it has scaled. Those then stay as they
+            are, and are not restored.
     """
     check_positions(positions)
     if (multiplier is None) == (values is None):
@@ -181,7 +187,8 @@ def steer(
     if via == "weights" and obstacle:
         raise ModelError(f"via='weights' is not possible: {obstacle}; use via='hooks'")
     if multiplier is not None and via != "hooks" and not obstacle:
-        with scaled_columns(model, circuit, projections, multiplier):
+        matrices = cast("dict[MLP, DownProjection]", projections)
+        with scaled_weights(model, matrices, circuit.by_mlp(), multiplier):
             yield Steering(len(circuit), multiplier, positions, "weights")
         return
     if values is not None:
@@ -244,7 +251,7 @@ def hooked(
 
 def check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
     """Raise InputError if an outer context scales, through the weights, a neuron to be set here."""
-    if both := edited_neurons(model) & set(circuit):
+    if both := scaled_neurons(model) & set(circuit):
         raise InputError(
             f"an outer steer() scales {min(both)} by its weights, and would scale the value set "
             "here as well; use via='hooks' for the outer one"

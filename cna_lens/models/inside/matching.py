@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from cna_lens.errors import CircuitMismatchError, CnaLensError, CnaLensWarning
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.projections import DownProjection, down_projection
+from cna_lens.models.inside.scalings import scaled_neurons
 from cna_lens.models.inside.sites import neuron_sites
-from cna_lens.models.inside.weights import edited_neurons, weights_hash
+from cna_lens.models.inside.weights import weights_hash
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import MLP, Experts
 
@@ -77,7 +78,7 @@ def check_circuit(
     )
     name = model_name(model)
     # Inside another steer() by weights the hash says nothing about the model.
-    comparable = found_on == name and recorded_hash and not edited_neurons(model)
+    comparable = found_on == name and recorded_hash and not scaled_neurons(model)
     if comparable and weights_hash(model) != recorded_hash:
         warnings.warn(
             f"the circuit was found on other weights of {name}: the hash recorded with it differs "

@@ -1,23 +1,16 @@
-"""A model's weights: their names, their hash, and the edits that a context has made to them."""
+"""A model's weights: their names and their hash."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
 from typing import cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.neurons import AnyNeuron
 
 _BRIDGE_INFIX = "._original_component"
-
-# The neurons whose weights a context has scaled, by model, while the context lasts.
-_edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
 
 
 def weights_hash(model: HookedModel | nn.Module) -> str:
@@ -48,19 +41,3 @@ def named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
     if added is not None and not bool(added.any()):
         del weights["lm_head.bias"]
     return weights
-
-
-@contextmanager
-def editing(model: HookedModel, neurons: Iterable[AnyNeuron]) -> Generator[None]:
-    """Record that the weights of these neurons are scaled while the context lasts."""
-    edits = _edits.setdefault(cast("nn.Module", model), [])
-    edits.append(frozenset(neurons))
-    try:
-        yield
-    finally:
-        edits.pop()
-
-
-def edited_neurons(model: HookedModel) -> frozenset[AnyNeuron]:
-    """Give the neurons whose weights a surrounding context has scaled."""
-    return frozenset[AnyNeuron]().union(*_edits.get(cast("nn.Module", model), []))
