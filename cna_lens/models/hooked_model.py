@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -65,8 +66,14 @@ def is_bridge(model: HookedModel) -> bool:
 
 
 def input_device(model: HookedModel) -> torch.device:
-    """Give the device of the embedding, on which token ids are expected."""
-    return next(cast("nn.Module", model).parameters()).device
+    """Give the device of the embedding, on which token ids are expected.
+
+    Where the embedding is offloaded, whatever loads it takes ids from any device, and the answer is
+    that of the first weight or buffer that is there; meta where none is.
+    """
+    module = cast("nn.Module", model)
+    devices = (tensor.device for tensor in chain(module.parameters(), module.buffers()))
+    return next((each for each in devices if each.type != "meta"), torch.device("meta"))
 
 
 def embedding_dtype(model: HookedModel) -> torch.dtype:
