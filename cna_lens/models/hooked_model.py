@@ -9,6 +9,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from cna_lens.errors import ModelError
 
@@ -39,7 +41,12 @@ class HookedModel(Protocol):
 
 
 def check_model(model: object) -> None:
-    """Raise ModelError unless activations can be read and changed on this model."""
+    """Raise ModelError unless activations can be read and changed on this model.
+
+    A part that is left in training mode is refused if it is a dropout or a batch norm of torch, or
+    if it has a dropout rate above 0, as Transformers' attentions have; what other modules do in
+    training mode is not known here.
+    """
     if not isinstance(model, HookedModel):
         raise ModelError(
             f"a {type(model).__name__} is not a TransformerLens model; load it with "
@@ -53,6 +60,37 @@ def check_model(model: object) -> None:
         )
     if model.training or getattr(getattr(model, "original_model", None), "training", False):
         raise ModelError("the model is in training mode (dropout is on); call model.eval() first")
+    for name, part in _parts(model):
+        if part.training and _trains_differently(part):
+            raise ModelError(
+                f"{name} ({type(part).__name__}) is in training mode, below a model in evaluation "
+                "mode, so no two runs give the same numbers; call model.eval() first"
+            )
+
+
+def _parts(model: HookedModel) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules, with those of a Hugging Face model that its bridge does not hold."""
+    inner: nn.Module | None = getattr(model, "original_model", None)
+    seen: set[nn.Module] = set()
+    for root in (cast("nn.Module", model), inner):
+        if root is not None:
+            yield from root.named_modules(seen)
+
+
+def _trains_differently(part: nn.Module) -> bool:
+    """Whether a module is known to compute something else in training mode."""
+    if isinstance(part, _BatchNorm | nn.RReLU):
+        return True
+    if isinstance(part, _DropoutNd):
+        return part.p > 0
+    # A bridge's attention takes its rate from the attention that it wraps.
+    holders = (part, getattr(part, "original_component", None))
+    return any(
+        "drop" in name and isinstance(value, float) and value > 0
+        for holder in holders
+        if isinstance(holder, nn.Module)
+        for name, value in vars(holder).items()
+    )
 
 
 def model_name(model: HookedModel) -> str:

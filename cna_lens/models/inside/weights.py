@@ -80,7 +80,8 @@ def _loaded(module: nn.Module) -> Iterator[None]:
 def named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
     """Give a model's parameters, by the names of the Hugging Face model inside a bridge."""
     weights: dict[str, Tensor] = {
-        name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in _module(model).named_parameters()
+        name.replace(_BRIDGE_INFIX, ""): tensor
+        for name, tensor in _module(model).named_parameters()
     }
     # TransformerLens 3.9 adds a bias of zeros to an LM head without one, which changes no logit.
     added = weights.get("lm_head.bias")
