@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
@@ -122,6 +122,34 @@ def embedding_dtype(model: HookedModel) -> torch.dtype:
 def carries_hooks(model: HookedModel) -> bool:
     """Whether any module has a hook that does not belong to the libraries."""
     return any(True for _ in _foreign_hooks(model))
+
+
+@contextmanager
+def hooks_of_their_own(
+    model: HookedModel, hooks: Sequence[tuple[str, Callable[..., Any]]]
+) -> Generator[None]:
+    """Add hooks, and remove these very hooks when the context ends, whatever ended before it.
+
+    A HookedTransformer removes the hooks of the innermost open context instead, so contexts that
+    end in another order would remove each other's.
+    """
+    points = {name: model.hook_dict[name] for name, _ in hooks if name in model.hook_dict}
+    before = {id(handle) for point in points.values() for handle in point.fwd_hooks}
+    with model.hooks(fwd_hooks=list(hooks)):
+        added = [
+            (point, handle)
+            for point in points.values()
+            for handle in point.fwd_hooks
+            if id(handle) not in before
+        ]
+        for _, handle in added:
+            handle.context_level = None
+        try:
+            yield
+        finally:
+            for point, handle in added:
+                handle.hook.remove()
+                point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]
 
 
 @contextmanager

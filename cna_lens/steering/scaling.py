@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.hooked_model import HookedModel, hooks_of_their_own
 from cna_lens.models.inside.expert_hooks import expert_hooks
 from cna_lens.models.inside.matching import check_circuit
 from cna_lens.models.inside.projections import DownProjection
@@ -147,7 +147,8 @@ def steer(
         values: set the activations to these values instead, see `set_to`.
         positions: the tokens to steer: "all"; "prompt"; "last_prompt", the token that decides how
             the answer begins; "from_last_prompt", that token and all generated ones; or
-            "generated".
+            "generated". All but "all" refuse a pass with padding on the right and without an
+            attention mask, unless `prompt_lengths` states the lengths.
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
             down projection in place, those of experts too. Scaling weights adds no cost per token
             and takes effect whatever code runs the model, but hook points then show the unscaled
@@ -162,7 +163,8 @@ def steer(
     Raises:
         InputError: an argument cannot be used.
         CircuitMismatchError: the circuit was found on another model.
-        ModelError: `via="weights"` is not possible here, or the neurons cannot be reached.
+        ModelError: `via="weights"` is not possible here, or the neurons cannot be reached. A weight
+            that is offloaded cannot be scaled; "auto" uses hooks then.
 
     Warns:
         CnaLensWarning: the circuit was found on other weights of the same model; or something else
@@ -237,7 +239,7 @@ def hooked(
         if any(is_expert_hook(name) for name, _ in hooks):
             stack.enter_context(expert_hooks(model))
         if hooks and (tracker is not None or positions != "all"):
-            where = tracker or PositionTracker(positions)
+            where = tracker or PositionTracker(positions, model)
             if positions != "all":
                 hooks = [(name, _At(change, where)) for name, change in hooks]
             module = cast("nn.Module", getattr(model, "original_model", model))
@@ -245,7 +247,7 @@ def hooked(
             stack.callback(before.remove)
             stack.callback(module.register_forward_hook(where.after, always_call=True).remove)
         if hooks:
-            stack.enter_context(model.hooks(fwd_hooks=list(hooks)))
+            stack.enter_context(hooks_of_their_own(model, hooks))
         yield
 
 

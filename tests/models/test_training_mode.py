@@ -57,7 +57,7 @@ def test_an_attention_with_a_rate_of_its_own_is_named(whole):
     cna_lens.collect(model, PROMPTS)
     attention = model.blocks[1].attn
     (attention if whole else attention.original_component).training = True
-    with pytest.raises(cna_lens.ModelError, match="Attention.* is in training mode"):
+    with pytest.raises(cna_lens.ModelError, match=r"Attention.* is in training mode"):
         cna_lens.collect(model, PROMPTS)
 
 

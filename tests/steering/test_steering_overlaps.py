@@ -145,15 +145,22 @@ def test_a_change_made_meanwhile_to_the_same_neurons_stays_and_is_told(fresh, we
 
 @pytest.mark.parametrize("when", ["before the inner one", "in the inner one"])
 def test_a_change_under_nested_contexts_is_told_once_and_stays(fresh, weight, when):
-    with pytest.warns(cna_lens.CnaLensWarning, match="something else changed") as told:
-        with by_weights(fresh, CIRCUIT, 0.5), torch.no_grad():
+    def change():
+        with torch.no_grad():
+            weight[:, 3] = 4.0
+
+    def nested():
+        with by_weights(fresh, CIRCUIT, 0.5):
             if when == "before the inner one":
-                weight[:, 3] = 4.0
+                change()
             with by_weights(fresh, OTHER, 0.25):
                 assert when != "before the inner one" or (weight[:, 3] == 1).all()
                 if when == "in the inner one":
-                    weight[:, 3] = 4.0
+                    change()
             assert (weight[:, 3] == 4).all()
+
+    with pytest.warns(cna_lens.CnaLensWarning, match="something else changed") as told:
+        nested()
     assert (weight[:, 3] == 4).all()
     assert len(told) == 1
 
@@ -193,7 +200,7 @@ def test_a_second_context_on_a_model_converted_meanwhile_is_refused(fresh):
     with by_weights(fresh, CIRCUIT, 0.3):
         fresh.original_model.double()
         with (
-            pytest.raises(cna_lens.ModelError, match="moved from torch.float32"),
+            pytest.raises(cna_lens.ModelError, match=r"moved from torch\.float32"),
             by_weights(fresh, OTHER, 2.0),
         ):
             pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -66,7 +66,7 @@ def loaded_weights(model: HookedModel | nn.Module) -> Iterator[tuple[str, Tensor
 
 
 @contextmanager
-def _loaded(module: nn.Module) -> Iterator[None]:
+def _loaded(module: nn.Module) -> Generator[None]:
     """Let Accelerate load a module's offloaded parameters, where it has offloaded them."""
     if not hasattr(module, "_hf_hook"):
         yield
