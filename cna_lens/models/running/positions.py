@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -157,11 +157,11 @@ class PositionTracker:
                 "tokens are not known before it runs; give token ids, as model.to_tokens makes them"
             )
         batch, new = inputs.shape[:2]
-        given: Any = kwargs.get("attention_mask")
+        given = kwargs.get("attention_mask")
         past = cached_tokens(cache_among(kwargs))
         is_masked = given is not None and given.ndim == 2
         whole = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
-        mask: Tensor = given if is_masked else whole
+        mask = cast("Tensor", given if is_masked else whole)
         lengths = stated_prompt_lengths()
         if lengths is None:
             lengths = self._inferred_lengths(inputs, mask, past, is_masked=is_masked)
