@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from cna_lens.errors import ModelError
 
@@ -38,7 +41,12 @@ class HookedModel(Protocol):
 
 
 def check_model(model: object) -> None:
-    """Raise ModelError unless activations can be read and changed on this model."""
+    """Raise ModelError unless activations can be read and changed on this model.
+
+    A part that is left in training mode is refused if it is a dropout or a batch norm of torch, or
+    if it has a dropout rate above 0, as Transformers' attentions have; what other modules do in
+    training mode is not known here.
+    """
     if not isinstance(model, HookedModel):
         raise ModelError(
             f"a {type(model).__name__} is not a TransformerLens model; load it with "
@@ -52,6 +60,37 @@ def check_model(model: object) -> None:
         )
     if model.training or getattr(getattr(model, "original_model", None), "training", False):
         raise ModelError("the model is in training mode (dropout is on); call model.eval() first")
+    for name, part in _parts(model):
+        if part.training and _trains_differently(part):
+            raise ModelError(
+                f"{name} ({type(part).__name__}) is in training mode, below a model in evaluation "
+                "mode, so no two runs give the same numbers; call model.eval() first"
+            )
+
+
+def _parts(model: HookedModel) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules, with those of a Hugging Face model that its bridge does not hold."""
+    inner: nn.Module | None = getattr(model, "original_model", None)
+    seen: set[nn.Module] = set()
+    for root in (cast("nn.Module", model), inner):
+        if root is not None:
+            yield from root.named_modules(seen)
+
+
+def _trains_differently(part: nn.Module) -> bool:
+    """Whether a module is known to compute something else in training mode."""
+    if isinstance(part, _BatchNorm | nn.RReLU):
+        return True
+    if isinstance(part, _DropoutNd):
+        return part.p > 0
+    # A bridge's attention takes its rate from the attention that it wraps.
+    holders = (part, getattr(part, "original_component", None))
+    return any(
+        "drop" in name and isinstance(value, float) and value > 0
+        for holder in holders
+        if isinstance(holder, nn.Module)
+        for name, value in vars(holder).items()
+    )
 
 
 def model_name(model: HookedModel) -> str:
@@ -65,8 +104,14 @@ def is_bridge(model: HookedModel) -> bool:
 
 
 def input_device(model: HookedModel) -> torch.device:
-    """Give the device of the embedding, on which token ids are expected."""
-    return next(cast("nn.Module", model).parameters()).device
+    """Give the device of the embedding, on which token ids are expected.
+
+    Where the embedding is offloaded, whatever loads it takes ids from any device, and the answer is
+    that of the first weight or buffer that is there; meta where none is.
+    """
+    module = cast("nn.Module", model)
+    devices = (tensor.device for tensor in chain(module.parameters(), module.buffers()))
+    return next((each for each in devices if each.type != "meta"), torch.device("meta"))
 
 
 def embedding_dtype(model: HookedModel) -> torch.dtype:
@@ -77,6 +122,34 @@ def embedding_dtype(model: HookedModel) -> torch.dtype:
 def carries_hooks(model: HookedModel) -> bool:
     """Whether any module has a hook that does not belong to the libraries."""
     return any(True for _ in _foreign_hooks(model))
+
+
+@contextmanager
+def hooks_of_their_own(
+    model: HookedModel, hooks: Sequence[tuple[str, Callable[..., Any]]]
+) -> Generator[None]:
+    """Add hooks, and remove these very hooks when the context ends, whatever ended before it.
+
+    A HookedTransformer removes the hooks of the innermost open context instead, so contexts that
+    end in another order would remove each other's.
+    """
+    points = {name: model.hook_dict[name] for name, _ in hooks if name in model.hook_dict}
+    before = {id(handle) for point in points.values() for handle in point.fwd_hooks}
+    with model.hooks(fwd_hooks=list(hooks)):
+        added = [
+            (point, handle)
+            for point in points.values()
+            for handle in point.fwd_hooks
+            if id(handle) not in before
+        ]
+        for _, handle in added:
+            handle.context_level = None
+        try:
+            yield
+        finally:
+            for point, handle in added:
+                handle.hook.remove()
+                point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]
 
 
 @contextmanager

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.hooked_model import HookedModel, hooks_of_their_own
 from cna_lens.models.inside.expert_hooks import expert_hooks
 from cna_lens.models.inside.matching import check_circuit
+from cna_lens.models.inside.projections import DownProjection
 from cna_lens.models.inside.routing import routed_to
+from cna_lens.models.inside.scalings import obstacle_to_scaling, scaled_neurons, scaled_weights
 from cna_lens.models.inside.sites import hook_name, is_expert_hook
-from cna_lens.models.inside.weights import edited_neurons
 from cna_lens.models.running.positions import Positions, PositionTracker, check_positions
 from cna_lens.results.circuit import Circuit
+from cna_lens.results.neurons import MLP
 from cna_lens.steering.edits import Pull, PullRouted, Scale
-from cna_lens.steering.scaled_weights import obstacle_to_scaling, scaled_columns
 
 Via = Literal["auto", "hooks", "weights"]
 Values = ActivationStats | Float[Tensor, " n"] | Sequence[float]
@@ -127,8 +128,11 @@ def steer(
 
     at every position, both while the model reads the prompt and while it generates an answer (arXiv
     2605.12290, method, step 6). The paper's strength is $\alpha = 1 - m$. Contexts nest: an inner
-    one changes the activations that the outer one has changed. When the context ends, even through
-    an exception or an interrupt, the model is restored bit for bit.
+    one changes the activations that the outer one has changed, so the multipliers of a neuron
+    multiply. When the context ends, even through an exception or an interrupt, the model is
+    restored bit for bit. Contexts may also overlap, in one thread or in several, and end in any
+    order. Each changes the model for all threads, and when one ends, the others stay in force. A
+    copy of the model that is made within the context keeps scaled weights.
 
     >>> circuit = Circuit((Neuron(1, 3),), (1.0,), tiny_layout)
     >>> with steer(tiny_model, circuit, multiplier=0.0) as steering:
@@ -143,7 +147,8 @@ def steer(
         values: set the activations to these values instead, see `set_to`.
         positions: the tokens to steer: "all"; "prompt"; "last_prompt", the token that decides how
             the answer begins; "from_last_prompt", that token and all generated ones; or
-            "generated".
+            "generated". All but "all" refuse a pass with padding on the right and without an
+            attention mask, unless `prompt_lengths` states the lengths.
         via: "hooks" works on any model and for any positions. "weights" scales the columns of the
             down projection in place, those of experts too. Scaling weights adds no cost per token
             and takes effect whatever code runs the model, but hook points then show the unscaled
@@ -158,10 +163,13 @@ def steer(
     Raises:
         InputError: an argument cannot be used.
         CircuitMismatchError: the circuit was found on another model.
-        ModelError: `via="weights"` is not possible here, or the neurons cannot be reached.
+        ModelError: `via="weights"` is not possible here, or the neurons cannot be reached. A weight
+            that is offloaded cannot be scaled; "auto" uses hooks then.
 
     Warns:
-        CnaLensWarning: the circuit was found on other weights of the same model.
+        CnaLensWarning: the circuit was found on other weights of the same model; or something else
+            changed, within the context, the weights that it has scaled. Those then stay as they
+            are, and are not restored.
     """
     check_positions(positions)
     if (multiplier is None) == (values is None):
@@ -181,7 +189,8 @@ def steer(
     if via == "weights" and obstacle:
         raise ModelError(f"via='weights' is not possible: {obstacle}; use via='hooks'")
     if multiplier is not None and via != "hooks" and not obstacle:
-        with scaled_columns(model, circuit, projections, multiplier):
+        matrices = cast("dict[MLP, DownProjection]", projections)
+        with scaled_weights(model, matrices, circuit.by_mlp(), multiplier):
             yield Steering(len(circuit), multiplier, positions, "weights")
         return
     if values is not None:
@@ -230,7 +239,7 @@ def hooked(
         if any(is_expert_hook(name) for name, _ in hooks):
             stack.enter_context(expert_hooks(model))
         if hooks and (tracker is not None or positions != "all"):
-            where = tracker or PositionTracker(positions)
+            where = tracker or PositionTracker(positions, model)
             if positions != "all":
                 hooks = [(name, _At(change, where)) for name, change in hooks]
             module = cast("nn.Module", getattr(model, "original_model", model))
@@ -238,13 +247,13 @@ def hooked(
             stack.callback(before.remove)
             stack.callback(module.register_forward_hook(where.after, always_call=True).remove)
         if hooks:
-            stack.enter_context(model.hooks(fwd_hooks=list(hooks)))
+            stack.enter_context(hooks_of_their_own(model, hooks))
         yield
 
 
 def check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
     """Raise InputError if an outer context scales, through the weights, a neuron to be set here."""
-    if both := edited_neurons(model) & set(circuit):
+    if both := scaled_neurons(model) & set(circuit):
         raise InputError(
             f"an outer steer() scales {min(both)} by its weights, and would scale the value set "
             "here as well; use via='hooks' for the outer one"

@@ -11,7 +11,7 @@ import torch
 import cna_lens
 from cna_lens import InputError, Neuron, audit
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.models.inside.weights import edited_neurons
+from cna_lens.models.inside.scalings import scaled_neurons
 from cna_lens.results import Journal
 from experiments.audit import finetuning, weight_edits
 from experiments.audit.analysis import analysed, level
@@ -182,7 +182,7 @@ def test_the_weakened_adapter_lies_on_the_line_between_both_models(bench):
 def test_random_neurons_are_never_attacked_neurons(bench):
     steered = set()
     with random_neurons("relp", 0.01, 0, "weights")(bench) as model:
-        steered = edited_neurons(model)
+        steered = scaled_neurons(model)
     assert not steered & bench.attacked
 
 
@@ -440,10 +440,10 @@ def test_an_adversary_who_knows_the_watched_neurons_spares_them(bench, monkeypat
     watched = replace(whole, neurons=whole.neurons[:2], scores=whole.scores[:2])
     by_weights, by_hooks = (each for each in attacks(watched) if "without" in each.name)
     with by_weights.at(1.0)(bench) as model:
-        assert edited_neurons(model) == set(whole) - set(watched)
+        assert scaled_neurons(model) == set(whole) - set(watched)
         expected = logits(model)
     with by_hooks.at(1.0)(bench) as model:
-        assert edited_neurons(model) == set()
+        assert scaled_neurons(model) == set()
         torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 import reference
@@ -37,7 +37,9 @@ def test_the_models_own_generation_without_a_cache_is_refused(llama, scope):
         cna_lens.steer(llama, CIRCUIT, 0.0, positions=scope),
         pytest.raises(cna_lens.InputError, match="without a KV cache"),
     ):
-        llama.generate(ids, max_new_tokens=3, use_past_kv_cache=False, verbose=False)
+        llama.generate(
+            ids, max_new_tokens=3, use_past_kv_cache=False, verbose=False, stop_at_eos=False
+        )
 
 
 def test_a_growing_input_is_accepted_where_the_prompts_length_is_stated(llama):
@@ -157,3 +159,75 @@ def test_collecting_inside_a_context_reads_the_steered_positions(llama, share_pr
         before = cna_lens.collect(llama, prompts, position=-3, **options)
     assert (last.mean[zeros] == 0).all()
     torch.testing.assert_close(before.mean, plain.mean)
+
+
+RIGHT = [[5, 6, 7, 8], [30, 31, 0, 0]]
+
+
+@scopes
+@pytest.mark.parametrize(
+    "enter",
+    [
+        lambda model: model(torch.tensor(RIGHT)),
+        lambda model: model(["w5 w6 w7 w8", "w30 w31"]),
+        lambda model: model.generate(torch.tensor(RIGHT), max_new_tokens=2, verbose=False),
+    ],
+    ids=["tokens", "texts", "generate"],
+)
+def test_padding_behind_a_prompt_without_a_mask_is_refused(llama, scope, enter):
+    with (
+        cna_lens.steer(llama, CIRCUIT, 0.0, positions=scope),
+        pytest.raises(cna_lens.InputError, match="row 1 ends with the padding token 0"),
+        torch.no_grad(),
+    ):
+        enter(llama)
+
+
+def test_an_anchor_is_not_read_at_a_pad(llama):
+    means = [cna_lens.collect(llama, prompts) for prompts in ([PROMPT, [9, 10]], [[11, 12]])]
+    method = cna_lens.magnitude_anchor(CIRCUIT, *means, target=0.0)
+    with (
+        method.at(llama),
+        pytest.raises(cna_lens.InputError, match="row 1 ends with the padding"),
+        torch.no_grad(),
+    ):
+        llama(torch.tensor(RIGHT))
+
+
+@pytest.mark.parametrize("how", ["mask", "lengths"])
+def test_with_a_mask_or_lengths_padding_is_not_steered(llama, how):
+    ids = torch.tensor(RIGHT)
+    given = {"attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])} if how == "mask" else {}
+    with (
+        torch.no_grad(),
+        cna_lens.steer(llama, CIRCUIT, 3.0, positions="last_prompt"),
+        nullcontext() if how == "mask" else cna_lens.prompt_lengths([4, 2]),
+    ):
+        found = llama(ids, **given)[1, :2]
+    with cna_lens.steer(llama, CIRCUIT, 3.0, positions="last_prompt"):
+        torch.testing.assert_close(found, run(llama, 30, 31))
+
+
+@pytest.mark.parametrize(
+    ("rows", "accepted"),
+    [
+        ([[5, 6, 2]], True),
+        ([[5, 6, 2], [7, 8, 2]], True),
+        ([[5, 6, 2], [7, 8, 9]], False),
+        ([[5, 2, 2]], False),
+        ([[5, 6, 7], [2, 8, 9]], True),
+    ],
+)
+def test_where_texts_end_with_the_padding_token_one_in_every_row_is_text(rows, accepted):
+    model = tiny.bridge("llama")
+    model.tokenizer.pad_token = model.tokenizer.eos_token
+    expected = nullcontext() if accepted else pytest.raises(cna_lens.InputError, match="token 2")
+    with cna_lens.steer(model, CIRCUIT, 0.0, positions="last_prompt"), torch.no_grad(), expected:
+        model(torch.tensor(rows))
+
+
+def test_a_model_without_a_tokenizer_has_no_padding_token():
+    model = tiny.bridge("llama")
+    model.tokenizer = None
+    with cna_lens.steer(model, CIRCUIT, 0.0, positions="last_prompt"):
+        run(model, 5, 0)

@@ -1,6 +1,6 @@
 """Neurons of routed experts: scaled, set and restored."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 import reference
@@ -103,6 +103,24 @@ def test_a_multiplier_of_1_changes_no_bit_and_auto_takes_the_weights(family, mod
             assert torch.equal(logits_of(model), before)
     with steer(model, circuit, 0.0) as steering:
         assert steering.via == "weights"
+
+
+@pytest.mark.parametrize("via", ["weights", "hooks"])
+def test_contexts_that_end_in_the_order_they_began_restore_the_experts(family, models, via):
+    model = models[family]
+    circuit, before, weights = found_on(model), logits_of(model), reference.weights(model)
+    points = set(model.hook_dict)
+    with steer(model, circuit, 3.0, via=via):
+        alone = logits_of(model)
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(steer(model, circuit, 0.0, via=via))
+    second.enter_context(steer(model, circuit, 3.0, via=via))
+    first.close()
+    assert torch.equal(logits_of(model), alone)
+    second.close()
+    assert torch.equal(logits_of(model), before)
+    assert set(model.hook_dict) == points
+    assert reference.same_bits(weights, reference.weights(model))
 
 
 def test_the_hooks_of_scale_and_set_to_compose_with_the_users(models):

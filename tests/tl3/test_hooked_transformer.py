@@ -1,5 +1,7 @@
 """The library on a HookedTransformer, which TransformerLens 3.9 still has."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from transformer_lens import HookedTransformer
@@ -92,6 +94,31 @@ def test_no_hook_is_left(hooked, circuit):
     with cna_lens.steer(hooked, circuit, 0.0, via="hooks"):
         pass
     assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
+
+
+def test_contexts_that_end_in_the_order_they_began_keep_each_others_hooks(hooked, circuit):
+    ids = hooked.to_tokens(PROMPTS[0])
+    last = {"positions": "last_prompt"}
+    with torch.no_grad():
+        before = hooked(ids)
+        with cna_lens.steer(hooked, circuit, 3.0, **last):
+            alone = hooked(ids)
+        first, second = ExitStack(), ExitStack()
+        first.enter_context(cna_lens.steer(hooked, circuit, 0.0, via="hooks"))
+        second.enter_context(cna_lens.steer(hooked, circuit, 3.0, **last))
+        first.close()
+        assert torch.equal(hooked(ids), alone)
+        second.close()
+        assert torch.equal(hooked(ids), before)
+    assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
+
+
+def test_texts_whose_tokens_are_not_known_yet_are_refused_at_single_positions(hooked, circuit):
+    with (
+        cna_lens.steer(hooked, circuit, 0.0, positions="last_prompt"),
+        pytest.raises(cna_lens.InputError, match=r"model\.to_tokens"),
+    ):
+        hooked(["w5 w6"])
 
 
 METHODS = {

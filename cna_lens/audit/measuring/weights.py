@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import neuron_sites
-from cna_lens.models.inside.weights import named_weights
+from cna_lens.models.inside.weights import loaded_weights
 from cna_lens.results.layout import Layout
 
 
@@ -37,7 +37,7 @@ class TensorRecord:
 
 def tensor_records(model: HookedModel | nn.Module) -> tuple[TensorRecord, ...]:
     """A record of each tensor of a model's weights, sorted by name."""
-    return tuple(_record(name, each) for name, each in sorted(named_weights(model).items()))
+    return tuple(_record(name, each) for name, each in loaded_weights(model))
 
 
 def _record(name: str, tensor: Tensor) -> TensorRecord:

@@ -186,7 +186,7 @@ def watch(
             "histograms of a watch of this circuit"
         )
     watched = Watch(reference, false_alarm_rate, on_alarm or _warn, seed)
-    tracker = PositionTracker("last_prompt")
+    tracker = PositionTracker("last_prompt", model)
     with hooked(model, _readers(model, neurons, watched, tracker), tracker=tracker):
         yield watched
 

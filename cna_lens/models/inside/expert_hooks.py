@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cna_lens.errors import ModelError
-from cna_lens.models.hooked_model import HookedModel, is_bridge
+from cna_lens.models.hooked_model import HookedModel, hooks_of_their_own, is_bridge
 from cna_lens.models.inside.experts import FusedExperts, HookedExperts
 from cna_lens.models.inside.routing import ROUTED, Routed, Router
 from cna_lens.models.inside.sites import LayerSites, hook_name, sparse_sites
@@ -25,6 +26,10 @@ NamedHook = tuple[str, Callable[..., None]]
 
 # The hook points of bridges' experts, while a context provides them.
 _points: WeakKeyDictionary[nn.Module, Sequence[Any]] = WeakKeyDictionary()
+
+# How many contexts need a bridge's hook points of experts, and what the last of them undoes.
+_open: WeakKeyDictionary[nn.Module, tuple[int, ExitStack]] = WeakKeyDictionary()
+_lock = threading.RLock()
 
 
 @contextmanager
@@ -59,11 +64,11 @@ def expert_hooks(model: HookedModel) -> Generator[None]:
         return
     with ExitStack() as stack:
         if is_bridge(model):
-            stack.enter_context(_own_points(model, sites))
+            stack.enter_context(_shared_points(model, sites))
         points = model.hook_dict
         stack.callback(_forget, points)
         hooks = [hook for site in sites for hook in _routing_hooks(site, points)]
-        stack.enter_context(model.hooks(fwd_hooks=hooks))
+        stack.enter_context(hooks_of_their_own(model, hooks))
         yield
 
 
@@ -134,6 +139,26 @@ def _steered_output(
         written = experts.written(difference, expert)
         steered = steered.index_add(0, routed.tokens, written.to(steered.dtype))
     return None if steered is None else steered.to(output.dtype)
+
+
+@contextmanager
+def _shared_points(model: HookedModel, sites: Sequence[LayerSites]) -> Generator[None]:
+    """Keep the hook points until the last of several contexts ends, in whatever order they do."""
+    module = cast("nn.Module", model)
+    with _lock:
+        count, undo = _open.get(module, (0, ExitStack()))
+        if not count:
+            undo.enter_context(_own_points(model, sites))
+        _open[module] = count + 1, undo
+    try:
+        yield
+    finally:
+        with _lock:
+            count, undo = _open.pop(module)
+            if count > 1:
+                _open[module] = count - 1, undo
+            else:
+                undo.close()
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 
-from cna_lens.errors import CircuitMismatchError, CnaLensError, CnaLensWarning
+from cna_lens.errors import CircuitMismatchError, CnaLensError, CnaLensWarning, ModelError
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.projections import DownProjection, down_projection
+from cna_lens.models.inside.scalings import scaled_neurons
 from cna_lens.models.inside.sites import neuron_sites
-from cna_lens.models.inside.weights import edited_neurons, weights_hash
+from cna_lens.models.inside.weights import weights_hash
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import MLP, Experts
 
@@ -62,7 +63,8 @@ def check_circuit(
             name.
 
     Warns:
-        CnaLensWarning: the circuit was found on other weights of the same model.
+        CnaLensWarning: the circuit was found on other weights of the same model, or on weights that
+            cannot be compared because some are offloaded.
     """
     check_model(model)
     found_on, recorded_hash = circuit.provenance.model, circuit.provenance.weights_sha256
@@ -77,15 +79,25 @@ def check_circuit(
     )
     name = model_name(model)
     # Inside another steer() by weights the hash says nothing about the model.
-    comparable = found_on == name and recorded_hash and not edited_neurons(model)
-    if comparable and weights_hash(model) != recorded_hash:
-        warnings.warn(
-            f"the circuit was found on other weights of {name}: the hash recorded with it differs "
-            "from this model's",
-            CnaLensWarning,
-            stacklevel=4,
-        )
+    comparable = found_on == name and recorded_hash and not scaled_neurons(model)
+    if comparable and (doubt := _doubt(model, recorded_hash)):
+        warnings.warn(doubt, CnaLensWarning, stacklevel=4)
     return projections
+
+
+def _doubt(model: HookedModel, recorded_hash: str | None) -> str | None:
+    """Say why the model's weights may not be those that a hash was recorded of."""
+    name = model_name(model)
+    try:
+        found = weights_hash(model)
+    except ModelError as error:
+        return f"the weights of {name} cannot be compared with those of the circuit: {error}"
+    if found == recorded_hash:
+        return None
+    return (
+        f"the circuit was found on other weights of {name}: the hash recorded with it differs "
+        "from this model's"
+    )
 
 
 def _sizes(

@@ -1,23 +1,19 @@
-"""A model's weights: their names, their hash, and the edits that a context has made to them."""
+"""A model's weights: their names and their hash."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from cna_lens.errors import ModelError
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.results.neurons import AnyNeuron
 
 _BRIDGE_INFIX = "._original_component"
-
-# The neurons whose weights a context has scaled, by model, while the context lasts.
-_edits: WeakKeyDictionary[nn.Module, list[frozenset[AnyNeuron]]] = WeakKeyDictionary()
 
 
 def weights_hash(model: HookedModel | nn.Module) -> str:
@@ -26,10 +22,14 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
     Takes about 0.3 s for 135 million parameters in float32, and scales with their bytes. The same
     weights, loaded in the same way, have the same hash. A bridge has the hash of its Hugging Face
     model, unless it splits fused matrices (GPT-2, Phi-3). A HookedTransformer has another hash: it
-    stores weights under other names and in other shapes.
+    stores weights under other names and in other shapes. Weights that Accelerate has offloaded are
+    loaded for it, a module at a time.
+
+    Raises:
+        ModelError: a weight is offloaded in another way, so its numbers cannot be read.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(named_weights(model).items()):
+    for name, tensor in loaded_weights(model):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
         for part in flat.split(1 << 28):
@@ -37,30 +37,58 @@ def weights_hash(model: HookedModel | nn.Module) -> str:
     return digest.hexdigest()
 
 
+def loaded_weights(model: HookedModel | nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield a model's parameters by name, in the order of their names, each with its numbers.
+
+    Raises:
+        ModelError: a parameter is offloaded, and Accelerate cannot load it.
+    """
+    weights = named_weights(model)
+    owners: dict[int, tuple[nn.Module, str]] = {}
+    if any(tensor.is_meta for tensor in weights.values()):
+        owners = {
+            id(tensor): (module, name)
+            for module in _module(model).modules()
+            for name, tensor in module.named_parameters(recurse=False)
+        }
+    for name, tensor in sorted(weights.items()):
+        if not tensor.is_meta:
+            yield name, tensor
+            continue
+        module, own_name = owners[id(tensor)]
+        with _loaded(module):
+            if (there := getattr(module, own_name)).is_meta:
+                raise ModelError(
+                    f"{name} is offloaded, so its numbers cannot be read here; load the model "
+                    "whole, or let Accelerate offload it (device_map=...)"
+                )
+            yield name, there
+
+
+@contextmanager
+def _loaded(module: nn.Module) -> Generator[None]:
+    """Let Accelerate load a module's offloaded parameters, where it has offloaded them."""
+    if not hasattr(module, "_hf_hook"):
+        yield
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        yield
+
+
 def named_weights(model: HookedModel | nn.Module) -> dict[str, Tensor]:
     """Give a model's parameters, by the names of the Hugging Face model inside a bridge."""
-    module: nn.Module = getattr(model, "original_model", None) or cast("nn.Module", model)
     weights: dict[str, Tensor] = {
-        name.replace(_BRIDGE_INFIX, ""): tensor for name, tensor in module.named_parameters()
+        name.replace(_BRIDGE_INFIX, ""): tensor
+        for name, tensor in _module(model).named_parameters()
     }
     # TransformerLens 3.9 adds a bias of zeros to an LM head without one, which changes no logit.
     added = weights.get("lm_head.bias")
-    if added is not None and not bool(added.any()):
+    if added is not None and not added.is_meta and not bool(added.any()):
         del weights["lm_head.bias"]
     return weights
 
 
-@contextmanager
-def editing(model: HookedModel, neurons: Iterable[AnyNeuron]) -> Generator[None]:
-    """Record that the weights of these neurons are scaled while the context lasts."""
-    edits = _edits.setdefault(cast("nn.Module", model), [])
-    edits.append(frozenset(neurons))
-    try:
-        yield
-    finally:
-        edits.pop()
-
-
-def edited_neurons(model: HookedModel) -> frozenset[AnyNeuron]:
-    """Give the neurons whose weights a surrounding context has scaled."""
-    return frozenset[AnyNeuron]().union(*_edits.get(cast("nn.Module", model), []))
+def _module(model: HookedModel | nn.Module) -> nn.Module:
+    return getattr(model, "original_model", None) or cast("nn.Module", model)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from cna_lens.errors import InputError, ModelError
+from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.trial.kv_cache import cache_among, cached_tokens
 
 Positions = Literal["all", "prompt", "last_prompt", "from_last_prompt", "generated"]
@@ -40,7 +41,8 @@ def prompt_lengths(
 
     Steering at single positions needs to know where a prompt ends. `cna_lens.generate` states it
     by itself. A plain forward pass, or a call of the model's own `generate`, is assumed to begin
-    with the prompt. A forward pass over prompt and answer together needs this context.
+    with the prompt, up to the padding that its attention mask marks. A forward pass over prompt and
+    answer together needs this context, and so does one with padding but without a mask.
 
     Args:
         lengths: real tokens of each row's prompt, without padding.
@@ -137,9 +139,10 @@ class ForwardPass:
 class PositionTracker:
     """Follows the forward passes, and works out the steered positions of each."""
 
-    def __init__(self, positions: Positions) -> None:
+    def __init__(self, positions: Positions, model: HookedModel) -> None:
         """Start before the first pass."""
         self.scope: Positions = positions
+        self.model = model
         self.lengths: Int64[Tensor, " batch"] | None = None
         self.previous: Tensor | None = None
         self.forward_pass: ForwardPass | None = None
@@ -148,14 +151,20 @@ class PositionTracker:
         """Work out the steered positions at the start of a forward pass."""
         inputs = _first_present(kwargs, "input_ids", "inputs_embeds", "input")
         inputs = args[0] if inputs is None else inputs
+        if not isinstance(inputs, Tensor):
+            raise InputError(
+                f"positions={self.scope!r}: this pass is given a {type(inputs).__name__}, whose "
+                "tokens are not known before it runs; give token ids, as model.to_tokens makes them"
+            )
         batch, new = inputs.shape[:2]
-        mask = kwargs.get("attention_mask")
+        given = kwargs.get("attention_mask")
         past = cached_tokens(cache_among(kwargs))
-        if mask is None or mask.ndim != 2:
-            mask = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
+        is_masked = given is not None and given.ndim == 2
+        whole = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
+        mask = cast("Tensor", given if is_masked else whole)
         lengths = stated_prompt_lengths()
         if lengths is None:
-            lengths = self._inferred_lengths(inputs, mask, past)
+            lengths = self._inferred_lengths(inputs, mask, past, is_masked=is_masked)
         if len(lengths) != batch:
             raise InputError(
                 f"there are {len(lengths)} prompt lengths for a batch of {batch}; give each row one"
@@ -197,7 +206,27 @@ class PositionTracker:
             )
         return found
 
-    def _inferred_lengths(self, inputs: Tensor, mask: Tensor, past: int) -> Tensor:
+    def _check_no_padding(self, inputs: Tensor) -> None:
+        tokenizer = self.model.tokenizer
+        pad = getattr(tokenizer, "pad_token_id", None)
+        if pad is None or inputs.ndim != 2 or inputs.is_floating_point():
+            return
+        behind = (inputs == pad).flip(1).long().cumprod(1).sum(1)
+        # Where texts end with the padding token too, one at the end of every row is the text's. Of
+        # a padded batch the longest row has no padding.
+        ends_texts = pad == getattr(tokenizer, "eos_token_id", None)
+        if ends_texts and bool((behind == 1).all()):
+            return
+        if len(rows := behind.nonzero().flatten().tolist()):
+            raise InputError(
+                f"positions={self.scope!r}: row {rows[0]} ends with the padding token {pad}, and "
+                "without an attention mask nothing says where its prompt ends; pass "
+                "attention_mask, or state the lengths with cna_lens.prompt_lengths(...)"
+            )
+
+    def _inferred_lengths(
+        self, inputs: Tensor, mask: Tensor, past: int, *, is_masked: bool
+    ) -> Tensor:
         if past and self.lengths is not None:
             return self.lengths
         grown = self.previous
@@ -208,6 +237,8 @@ class PositionTracker:
                 "without a KV cache that token may belong to the prompt or to the answer; use the "
                 "cache, or state the prompt's length with cna_lens.prompt_lengths(...)"
             )
+        if not is_masked and not past:
+            self._check_no_padding(inputs)
         self.lengths = mask.sum(1)
         return self.lengths
 

@@ -78,7 +78,7 @@ def promoted_tokens(
 
     Raises:
         InputError: the model has no such neuron, or k is out of range.
-        ModelError: the down projection is unknown, or its row is 0.
+        ModelError: the down projection is unknown or offloaded, or its row is 0.
     """
     neuron = Neuron(*neuron)
     check_k(model, k)
@@ -107,6 +107,11 @@ def _row(model: HookedModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
             f"neuron {neuron.index} does not exist in layer {neuron.layer}, which has neurons 0 to "
             f"{projection.width - 1}"
         )
+    if projection.weight.is_meta:
+        raise ModelError(
+            f"the down projection of layer {neuron.layer} of {model_name(model)} is offloaded, so "
+            "its numbers cannot be read; load the model whole"
+        )
     return projection.weight.detach().select(projection.neuron_dim, neuron.index)
 
 
@@ -126,7 +131,8 @@ def _logits(
         if after_mlp is not None:
             x = after_mlp(x)
         final = next(parts.unembed.parameters()).device
-        return parts.unembed(parts.ln_final(x.to(final)))
+        # Whatever loads an offloaded unembedding takes x from any device.
+        return parts.unembed(parts.ln_final(x if final.type == "meta" else x.to(final)))
 
     with torch.no_grad():
         return ((unembedded(direction) - unembedded(-direction)) / 2)[0, 0].float().cpu()

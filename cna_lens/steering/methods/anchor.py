@@ -137,7 +137,7 @@ class MagnitudeAnchor:
             yield Applied(self.name, strength, self.positions, "nothing")
             return
         check_no_scaled_weights(model, self.circuit)
-        tracker = PositionTracker(self.positions)
+        tracker = PositionTracker(self.positions, model)
         anchor_of = dict(zip(self.circuit, self.anchors, strict=True))
         hooks = [
             (
