@@ -157,6 +157,7 @@ def in_processes(tmp_path, monkeypatch):
     return run_two
 
 
+@pytest.mark.long
 def test_processes_share_the_models_and_the_folder(in_processes, tmp_path):
     said = in_processes(written)
     by = [json.loads(path.read_text().splitlines()[1])["by"] for path in tmp_path.rglob("*.jsonl")]
