@@ -73,7 +73,7 @@ def read(llama):
     return read_two
 
 
-@pytest.mark.parametrize("name", ["probe", "standardized", "attribution_patching"])
+@pytest.mark.parametrize("name", ["output_weighted", "standardized", "attribution_patching"])
 def test_a_part_of_what_was_read_is_what_these_prompts_give(llama, read, name):
     ranking, probe = as_ranking(name), as_ranking("probe")
     if name == "attribution_patching":
