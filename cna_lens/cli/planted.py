@@ -28,7 +28,7 @@ from cna_lens.results.statistics import Rate, wilson
 SIZES = (1, 10)
 """Multiples of the true k at which planted neurons are counted."""
 NOTES = {
-    "in first": "how many of the planted neurons are among so many",
+    "in": "how many of the planted neurons are among the first so many",
     "AUROC": "area under the curve of planted against other neurons; chance is .5",
     "contrast": "the paper's ranking: difference of mean activations",
     "squared_attribution": "squares of activation times gradient, over all tokens",
@@ -130,7 +130,7 @@ def _print(
         markup=False,
     )
     table = Table("first neurons of", title=f"Of {k} planted neurons, and with the first {k} at 0")
-    for heading in (*(f"in first {size * k}" for size in SIZES), "AUROC", "shown", "KL"):
+    for heading in (*(f"in {size * k}" for size in SIZES), "AUROC", "shown", "KL"):
         table.add_column(heading, justify="right")
     for row in rows:
         rate = Rate(**row["shown"])
@@ -139,14 +139,14 @@ def _print(
             *(f"{found:g}" for found in row.get("found", [])),
             *["-"] * (len(SIZES) - len(row.get("found", []))),
             f"{row['auroc']:.2f}" if "auroc" in row else "-",
-            f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]",
+            f"{rate.value:.0%} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]",
             f"{row['kl']:.2f}",
         )
     console.print(table)
     grid = Table.grid(padding=(0, 2))
     names = {row["ablated"] for row in rows}
     for word, meaning in NOTES.items():
-        if word in names or word in ("in first", "AUROC", "shown", "KL"):
+        if word in names or word in ("in", "AUROC", "shown", "KL"):
             grid.add_row(word, meaning, style="dim")
     console.print(grid)
     if can_draw():

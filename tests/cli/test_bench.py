@@ -227,6 +227,7 @@ def test_a_planted_model_is_shown_with_its_truth(run, tmp_path, monkeypatch):
     code, output, _ = run("bench", "show", name, *rankings, "--out", "shown")
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
+    assert "…" not in output
     record = json.loads((tmp_path / "shown/sums-46-all-0.json").read_text())
     whole, planted, knows, random = record["rows"]
     assert (record["k"], record["n_neurons"]) == (46, 46080)
