@@ -375,7 +375,7 @@ def test_the_demo_prints_its_answer_first_beside_controls_and_keeps_no_text(
         "random control, d = -2",
     ]
     for condition in conditions:
-        assert len(re.findall(f"^{condition} ", output, re.MULTILINE)) == 2
+        assert len(re.findall(f"^{condition} +│", output, re.MULTILINE)) == 2
     assert output.startswith("circuit: 46 of 46080 MLP neurons, ")
     last = output.splitlines()[-2:]
     assert cna_lens.weights_hash(demo)[:16] in last[0]

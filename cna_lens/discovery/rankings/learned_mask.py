@@ -55,9 +55,9 @@ class LearnedMask(MaskRanking):
     predictions on the negative prompts are kept: n prompts, `answer_tokens` + 1 tokens and the
     vocabulary, in float32.
 
+    All other settings are those of every mask, see `MaskRanking`; `kl_weight` is λ.
+
     Attributes:
-        metric, steps, start, batch_size, learning_rate, epsilon, kl_weight, floor, answer_tokens,
-            replacement, seed, checkpoints: as for every mask, see `MaskRanking`; `kl_weight` is λ.
         fractions: the smallest and largest k, as shares of all neurons. The logarithm of k is drawn
             evenly between the two.
         temperatures: T at the first and at the last step.

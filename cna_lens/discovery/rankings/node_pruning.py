@@ -49,9 +49,9 @@ class NodePruning(MaskRanking):
     the neurons that are kept are few; here those that are ablated. The start is ours. Cost: that of
     `LearnedMask`.
 
+    All other settings are those of every mask, see `MaskRanking`.
+
     Attributes:
-        metric, steps, start, batch_size, learning_rate, epsilon, kl_weight, floor, answer_tokens,
-            replacement, seed, checkpoints: as for every mask, see `MaskRanking`.
         fraction: the expected share of ablated neurons at the start.
         price: of ablating all neurons, in nats.
     """
