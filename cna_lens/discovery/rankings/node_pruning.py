@@ -52,11 +52,12 @@ class NodePruning(MaskRanking):
     All other settings are those of every mask, see `MaskRanking`.
 
     Attributes:
+        learning_rate: of Adam; four times that of `LearnedMask`, since the scores start four times as
+            far apart.
         fraction: the expected share of ablated neurons at the start.
         price: of ablating all neurons, in nats.
     """
 
-    # The scores start four times as far apart as those of `LearnedMask`.
     learning_rate: float = 0.2
     fraction: float = 0.01
     price: float = 100.0
