@@ -52,8 +52,8 @@ class NodePruning(MaskRanking):
     All other settings are those of every mask, see `MaskRanking`.
 
     Attributes:
-        learning_rate: of Adam; four times that of `LearnedMask`, since the scores start four times as
-            far apart.
+        learning_rate: of Adam; four times that of `LearnedMask`, since the scores start four times
+            as far apart.
         fraction: the expected share of ablated neurons at the start.
         price: of ablating all neurons, in nats.
     """
