@@ -60,7 +60,7 @@ def rankings(
         int,
         typer.Option(
             help="Random halves of the prompts from which neurons are ranked again, for standard "
-            "errors; each costs half of a ranking's time."
+            "errors; activations are not read again, gradients and answers are."
         ),
     ] = 0,
     jobs: Annotated[

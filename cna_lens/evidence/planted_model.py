@@ -153,8 +153,9 @@ class PlantedModel:
 
     def score(self, ranking: Ranking, label: str) -> Scored:
         """Rank, compare with the truth, and ablate."""
-        n_tokens = _n_tokens(self._encoded())
-        with counted(self.model, n_tokens) as scoring:
+        _, positive = self.collected.model_and_prompts()
+        sets = EncodedSets(positive, self.collected.negative_prompts())
+        with counted(self.model, _n_tokens(sets)) as scoring:
             scores = self.scores(ranking)
         truth = self.truth
         chosen = self.first(scores)
@@ -181,13 +182,11 @@ class PlantedModel:
             cost=self.reading + scoring(),
         )
 
-    def _encoded(self, places: Sequence[int] | None = None) -> EncodedSets:
+    def _encoded(self, places: Sequence[int]) -> EncodedSets:
         sets = self.behaviour.discovery
-        positive, negative = sets.positive, sets.negative
-        if places is not None:
-            positive, negative = (
-                [side[place] for place in places] for side in (positive, negative)
-            )
+        positive, negative = (
+            [side[place] for place in places] for side in (sets.positive, sets.negative)
+        )
         return encode_sets(self.model, positive, negative, "auto")
 
     def effect(self, circuit: Circuit) -> Effect:

@@ -50,10 +50,9 @@ class LearnedMask(MaskRanking):
     Source: Matryoshka Attribution, arXiv 2609.25518, for MLP neurons; the start, the divergence on
     negative prompts, the clamp and the falling temperature are ours. Cost: that of
     `SquaredAttribution`; answers to the negative prompts; two forward passes over all prompts; then
-    each step takes one forward and one backward pass over
-    `batch_size` positive and as many negative prompts, all in memory at once. The unchanged model's
-    predictions on the negative prompts are kept: n prompts, `answer_tokens` + 1 tokens and the
-    vocabulary, in float32.
+    each step takes one forward and one backward pass over `batch_size` positive and as many
+    negative prompts, all in memory at once. The unchanged model's predictions on the negative
+    prompts are kept: n prompts, `answer_tokens` + 1 tokens and the vocabulary, in float32.
 
     All other settings are those of every mask, see `MaskRanking`; `kl_weight` is λ.
 
