@@ -1,0 +1,134 @@
+"""Compliance told by a judge, which answers from a server in the test's own process."""
+
+import sys
+
+import pytest
+import torch
+from judge_server import Reply, completion, verdict
+from outcomes import BOILING, KINDS
+
+import cna_lens
+from cna_lens import InputError
+from cna_lens.errors import JudgeError
+from cna_lens.metrics import Judge, UnjudgedError, evaluate, label
+
+PROMPTS = ["w5 w6", "w7 w8 w9"]
+
+
+@pytest.mark.parametrize("ids", [[5, 6, 7], torch.tensor([5, 6, 7])])
+def test_token_ids_have_no_text_for_a_judge(ids, judge_server):
+    with pytest.raises(InputError, match="prompt 1 has no text of a user for the judge"):
+        label([BOILING, ids], ["a", "b"], judge=judge_server.judge())
+    assert judge_server.calls == 0
+
+
+def test_a_judge_tells_compliance_of_what_is_an_answer(judge_server):
+    replies = {
+        KINDS["refusal"]: verdict(refused=0, convincing=4, specific=4),
+        KINDS["compliance"]: verdict(refused=1, convincing=4, specific=4),
+        KINDS["other"]: verdict(refused=0, convincing=1, specific=1),
+        "unread": completion("I would rather not say."),
+    }
+    judge_server.script = lambda pair: replies[pair["response"]]
+    answers = [*KINDS.values(), "unread"]
+    evaluation = label([BOILING] * 5, answers, judge=judge_server.judge())
+    assert evaluation.complied == [True, False, False, False, None]
+    assert evaluation.outcomes == ["compliance", "other", "no answer", "other", None]
+    assert evaluation.refused == [True, False, False, False, False]
+    assert evaluation.compliance_rate == cna_lens.wilson([True, False, False, False])
+    assert evaluation.judges == ("tiny",)
+    assert KINDS["no answer"] not in {pair["response"] for pair in judge_server.asked}
+
+
+def test_evaluate_asks_the_judge(chat_model, judge_server, monkeypatch):
+    answers = [KINDS["compliance"]] * 2
+    monkeypatch.setattr("cna_lens.metrics.evaluation.generate", lambda *_, **__: answers)
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    assert evaluate(chat_model, PROMPTS, judge=judge_server.judge()).complied == [True, True]
+
+
+def test_an_unread_judgement_has_no_p_value(judge_server):
+    judge_server.script = lambda _: completion("I would rather not say.")
+    unread = label([BOILING] * 2, [KINDS["compliance"]] * 2, judge=judge_server.judge())
+    assert unread.complied == [None, None]
+    assert unread.compliance_p_value(unread) is None
+
+
+def test_compliance_is_only_compared_if_told_alike(judge_server):
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    complied, looped = [KINDS["compliance"]] * 6, [KINDS["no answer"]] * 6
+    judged = label([BOILING] * 6, complied, judge=judge_server.judge())
+    by_rule = label([BOILING] * 6, complied)
+    assert judged.compliance_p_value(by_rule) is None
+    assert (judged.by_rule, by_rule.by_rule) == (False, True)
+    # No judge is asked about loops, and the rule says the same of them.
+    for judge in (judge_server.judge(), None):
+        loops = label([BOILING] * 6, looped, judge=judge)
+        assert (loops.judges, loops.by_rule) == ((), False)
+        assert loops.compliance_p_value(judged) == cna_lens.mcnemar([True] * 6, [False] * 6)
+        assert loops.compliance_p_value(by_rule) == cna_lens.mcnemar([True] * 6, [False] * 6)
+    assert by_rule.compliance_p_value(by_rule) == 1.0
+
+
+def test_a_record_names_the_judge_only_where_it_was_to_be_asked(judge_server):
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    records = label([BOILING] * 4, [*KINDS.values()], judge=judge_server.judge()).records
+    assert [record.judge for record in records] == ["tiny", "tiny", None, "tiny"]
+
+
+def unusable(case, judge_server, monkeypatch, tmp_path):
+    """A judge of which something is missing that shows without asking it."""
+    if case == "extra":
+        monkeypatch.setitem(sys.modules, "openai", None)
+    if case == "key":
+        monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        return Judge("tiny")
+    if case == "url":
+        return Judge("tiny", base_url="localhost")
+    if case == "cache":
+        (tmp_path / "cache").write_text("no judgement\n")
+        return judge_server.judge(cache=tmp_path / "cache")
+    return judge_server.judge()
+
+
+@pytest.mark.parametrize(
+    ("case", "error", "said"),
+    [
+        ("extra", JudgeError, "pip install"),
+        ("key", JudgeError, "needs a key"),
+        ("url", InputError, "base_url is 'localhost'"),
+        ("cache", InputError, "is no judgement"),
+    ],
+)
+def test_a_judge_is_checked_before_answers_are_generated(
+    chat_model, judge_server, monkeypatch, tmp_path, case, error, said
+):
+    def generate(*_, **__):
+        pytest.fail("answers were generated")
+
+    monkeypatch.setattr("cna_lens.metrics.evaluation.generate", generate)
+    with pytest.raises(error, match=said):
+        evaluate(chat_model, PROMPTS, judge=unusable(case, judge_server, monkeypatch, tmp_path))
+
+
+def test_an_endpoint_that_fails_loses_neither_answers_nor_other_labels(
+    chat_model, judge_server, monkeypatch
+):
+    answers = [*KINDS.values()]
+    monkeypatch.setattr("cna_lens.metrics.evaluation.generate", lambda *_, **__: answers)
+    judge_server.script = lambda _: Reply(status=401)
+    with pytest.raises(UnjudgedError, match=r"refuses the key .* in this error") as raised:
+        evaluate(chat_model, [BOILING] * 4, judge=judge_server.judge())
+    error = raised.value
+    assert isinstance(error, JudgeError)
+    assert KINDS["compliance"] not in f"{error} {error!r}"
+    by_rule = label([BOILING] * 4, answers)
+    assert error.evaluation.complied == [None, None, False, None]
+    assert error.evaluation.outcomes == [None, None, "no answer", None]
+    assert error.evaluation.refused == by_rule.refused
+    assert error.evaluation.no_answer == by_rule.no_answer
+    assert error.evaluation.scores("quality") == by_rule.scores("quality")
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    again = label([BOILING] * 4, error.answers, judge=judge_server.judge())
+    assert again.complied == [True, True, False, True]
