@@ -134,6 +134,8 @@ from .steering import (
     steer as steer,
 )
 
+__version__: str
+
 __all__ = [
     "MLP",
     "RANKINGS",

@@ -6,7 +6,6 @@ it runs. An annotation of a command is read when this module is imported, and mu
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,17 +14,32 @@ import typer
 from cna_lens.cli.audit import app as audit_app
 from cna_lens.cli.bench import app as bench_app
 from cna_lens.cli.options import (
+    RANKING_HELP,
     SOURCE_HELP,
     AllowOtherModel,
+    BatchSize,
+    Chat,
     CircuitFile,
     Device,
+    Dtype,
     Json,
     KeepText,
     MaxNewTokens,
     Model,
     Multiplier,
+    Seed,
+    SteeredPositions,
+    Temperature,
+    TopP,
+    chat_template,
+    check_file,
+    check_folder,
+    layers_of,
     load_quietly,
+    prompts_at_once,
     quiet_loading,
+    ranking_of,
+    read_both,
     read_source,
 )
 from cna_lens.errors import InputError
@@ -41,6 +55,30 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(bench_app, name="bench")
 
 
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from cna_lens.results.provenance import library_versions
+
+        typer.echo("\n".join(f"{name} {version}" for name, version in library_versions()))
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions of cna_lens and of what it computes with.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Find the MLP neurons that carry a behaviour, and test whether they cause it."""
+
+
 @app.command()
 def find(
     model: Model,
@@ -48,17 +86,34 @@ def find(
     negative: Annotated[
         str, typer.Option(help="Prompts that do not show it, in one of the same forms.")
     ],
-    out: Annotated[Path, typer.Option(help="Circuit file to write.")],
+    out: Annotated[Path, typer.Option(help="Circuit file to write; it must not exist.")],
     fraction: Annotated[
         float | None, typer.Option(help="Share of all MLP neurons; 0.001 unless --k is given.")
     ] = None,
     k: Annotated[int | None, typer.Option(help="Number of neurons, instead of a share.")] = None,
+    rank: Annotated[str, typer.Option(help=f"{RANKING_HELP}.")] = "contrast",
     sign: Annotated[
         Sign, typer.Option(help="Differences to rank: by absolute value, or one sign only.")
     ] = "abs",
     universal: Annotated[
         bool, typer.Option(help="Exclude neurons that are strong on nearly every prompt.")
     ] = True,
+    universal_filter: Annotated[
+        Literal["before", "after"],
+        typer.Option(help="Exclude them before the top is chosen, or after."),
+    ] = "before",
+    layers: Annotated[
+        str | None, typer.Option(help="Take neurons from these layers only, such as 0,3-5.")
+    ] = None,
+    max_per_layer: Annotated[
+        int | None, typer.Option(help="Take at most this many neurons from each layer.", min=1)
+    ] = None,
+    position: Annotated[
+        int, typer.Option(help="Token of the encoded prompt to read; -1 is the last.")
+    ] = -1,
+    chat: Chat = None,
+    batch_size: BatchSize = None,
+    dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -66,14 +121,23 @@ def find(
     from cna_lens.cli.render import circuit_record, print_json
     from cna_lens.discovery.pipeline import find_circuit
 
-    prompts = read_source(positive), read_source(negative)
+    check_file(out, new=True)
+    ranking, of_layers = ranking_of(rank), layers_of(layers)
+    prompts = read_both(positive, negative)
     circuit = find_circuit(
-        load_quietly(model, device),
+        load_quietly(model, device, dtype),
         *prompts,
         fraction=fraction,
         k=k,
+        rank=ranking,
         sign=sign,
         universal="default" if universal else None,
+        universal_filter=universal_filter,
+        layers=of_layers,
+        max_per_layer=max_per_layer,
+        position=position,
+        chat=chat_template(chat),
+        batch_size=prompts_at_once(batch_size),
         hash_weights=True,
     )
     circuit.save(out)
@@ -105,22 +169,45 @@ def steer(
     circuit: CircuitFile,
     prompts: Annotated[list[str], typer.Argument(help="Prompts to answer.")],
     multiplier: Multiplier = 0.0,
+    positions: SteeredPositions = "all",
     max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    chat: Chat = None,
+    dtype: Dtype = "float32",
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
     as_json: Json = False,
 ) -> None:
     """Answer prompts without and with a circuit steered. Nothing is stored."""
-    from cna_lens.cli.render import print_answers, print_json
-    from cna_lens.models.running.generation import generate
-    from cna_lens.results.circuit import Circuit
-    from cna_lens.steering.scaling import steer
+    from functools import partial
 
+    from cna_lens.cli.render import print_answers, print_json
+    from cna_lens.models.running.generation import check_settings, generate
+    from cna_lens.results.circuit import Circuit
+    from cna_lens.steering.scaling import check_multiplier, steer
+
+    check_multiplier(multiplier)
+    check_settings(max_new_tokens, temperature, top_p)
     neurons = Circuit.load(circuit)
-    loaded = load_quietly(model, device)
-    before = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
-    with steer(loaded, neurons, multiplier, allow_other_model=allow_other_model):
-        after = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
+    loaded = load_quietly(model, device, dtype)
+    answer = partial(
+        generate,
+        loaded,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat=chat_template(chat),
+        progress=True,
+    )
+    with steer(
+        loaded, neurons, multiplier, positions=positions, allow_other_model=allow_other_model
+    ):
+        after = answer()
+    before = answer()
     if as_json:
         rows = zip(prompts, before, after, strict=True)
         answers = [{"prompt": p, "unsteered": b, "steered": a} for p, b, a in rows]
@@ -133,13 +220,23 @@ def steer(
 def evaluate(
     model: Model,
     prompts: Annotated[str, typer.Option(help=f"Prompts to answer: {SOURCE_HELP}.")],
-    out: Annotated[Path, typer.Option(help="Folder for the labels.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the labels; an interrupted run goes on from it.")
+    ],
     circuit: Annotated[
         Path | None,
         typer.Option(help="A circuit file; without it only the unsteered model answers."),
     ] = None,
     multiplier: Multiplier = 0.0,
+    positions: SteeredPositions = "all",
     max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    samples: Annotated[int, typer.Option(help="Answers to each prompt.", min=1)] = 1,
+    chat: Chat = None,
+    batch_size: BatchSize = None,
+    dtype: Dtype = "float32",
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
     judge: Annotated[
@@ -156,79 +253,34 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Count refusals and compliance: unsteered, with a circuit steered, and with a control."""
+    from cna_lens.cli.evaluate import Asked, run
+
     if judge_url is not None and judge is None:
         raise InputError(f"--judge-url is {judge_url}; name the model with --judge too")
-    from cna_lens.cli.conditions import (
-        UNSTEERED,
-        answer_under_conditions,
-        beside_control,
-        cell_record,
-        command_line,
-        print_cells,
-        print_files,
+    run(
+        Asked(
+            model=model,
+            prompts=prompts,
+            out=out,
+            circuit=circuit,
+            multiplier=multiplier,
+            positions=positions,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            samples=samples,
+            chat=chat,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            allow_other_model=allow_other_model,
+            judge=judge,
+            judge_url=judge_url,
+            keep_text=keep_text,
+        ),
+        as_json=as_json,
     )
-    from cna_lens.cli.render import console, print_json
-    from cna_lens.metrics.judging.judge import Judge, check_judge
-    from cna_lens.results.circuit import Circuit
-    from cna_lens.results.statistics import mcnemar
-    from cna_lens.steering.scaling import steer
-
-    started = time.perf_counter()
-    asked = read_source(prompts)
-    neurons = None if circuit is None else Circuit.load(circuit)
-    by = None
-    if judge is not None:
-        by = Judge(judge, base_url=judge_url, cache=out / "judgements.cache")
-        check_judge(by)
-    loaded = load_quietly(model, device)
-    conditions = [UNSTEERED]
-    if neurons is not None:
-        conditions += beside_control(
-            "circuit",
-            neurons,
-            f"m = {multiplier:g}",
-            lambda each: steer(loaded, each, multiplier, allow_other_model=allow_other_model),
-        )
-    options = {"model": model, "prompts": prompts, "circuit": circuit, "out": out, "device": device}
-    options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
-    options |= {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
-    options |= {"judge": judge, "judge_url": judge_url}
-    cells = answer_under_conditions(
-        loaded,
-        conditions,
-        {"given": asked},
-        out,
-        command=command_line("evaluate", options),
-        settings={"multiplier": multiplier},
-        max_new_tokens=max_new_tokens,
-        keep_text=keep_text,
-        started=started,
-        judge=by,
-    )
-    unsteered, *others = cells
-    refusals = {
-        each.condition: mcnemar(unsteered.evaluation.refused, each.evaluation.refused)
-        for each in others
-    }
-    compliance = {
-        each.condition: each.evaluation.compliance_p_value(unsteered.evaluation) for each in others
-    }
-    if as_json:
-        rows = [cell_record(cell) for cell in cells]
-        tests = {"mcnemar_p": refusals, "compliance_mcnemar_p": compliance}
-        print_json({"labels": str(out / "labels.jsonl"), "rows": rows, **tests})
-        return
-    print_cells(cells)
-    for condition, p in refusals.items():
-        of_compliance = compliance[condition]
-        console.print(
-            f"{condition}: exact McNemar p = {p:.2g} for refusals and "
-            f"{'-' if of_compliance is None else f'{of_compliance:.2g}'} for compliance, against "
-            "unsteered",
-            highlight=False,
-            markup=False,
-        )
-    print_files(out, "run.json", keep_text=keep_text)
 
 
 @app.command()
@@ -237,10 +289,7 @@ def estimate(
     config: Annotated[
         Path | None, typer.Option(help="A config.json to use; --model is then only a name.")
     ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of weights and activations."),
-    ] = "float32",
+    dtype: Dtype = "float32",
     device: Annotated[
         Literal["cuda", "cpu"], typer.Option(help="Where the model will run.")
     ] = "cuda",
@@ -294,6 +343,8 @@ def demo(
     from cna_lens.cli.demo import run
     from cna_lens.cli.render import print_json
 
+    check_folder(out)
+    check_file(report, "--report")
     result = run(
         model, out, prompts, device, report=report, keep_text=keep_text, verbose=not as_json
     )
@@ -312,6 +363,7 @@ def play(
         typer.Option(help=f"Positive prompts for CAA, by default packaged ones: {SOURCE_HELP}."),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompts for CAA.")] = None,
+    dtype: Dtype = "float32",
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
 ) -> None:
@@ -325,7 +377,8 @@ def play(
         circuit,
         multiplier=multiplier,
         length=max_new_tokens,
-        discovery=(read_source(positive), read_source(negative)) if positive and negative else None,
+        discovery=read_both(positive, negative) if positive and negative else None,
+        dtype=dtype,
         device=device,
         allow_other_model=allow_other_model,
     )
@@ -348,11 +401,13 @@ def report(
     prompts: Annotated[
         str | None, typer.Option(help=f"Prompts whose tokens are shown: {SOURCE_HELP}.")
     ] = None,
+    dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
     """Write a report of results and their caveats as one HTML file; it needs no network."""
     if (model is None) != (prompts is None):
         raise InputError("views of tokens need both --model and --prompts")
+    check_file(out)
     from cna_lens.cli.render import print_report_path
     from cna_lens.report.document import make_report
     from cna_lens.report.reading import read_results
@@ -370,7 +425,9 @@ def report(
             )
         from cna_lens.report.tokens import token_section
 
-        page = page.with_section(token_section(load_quietly(model, device), circuits[0], asked))
+        page = page.with_section(
+            token_section(load_quietly(model, device, dtype), circuits[0], asked)
+        )
     page.save(out)
     for name, why in found.left_out:
         typer.secho(f"Not shown: {name}: {why}", fg="yellow")

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cna_lens.cli.options import Device, Json, quiet_loading
+from cna_lens.cli.options import (
+    RANKING_HELP,
+    Device,
+    Json,
+    check_folder,
+    quiet_loading,
+    ranking_of,
+)
 
 if TYPE_CHECKING:
     from cna_lens.discovery.rankings.protocol import Ranking
@@ -44,7 +51,7 @@ def rankings(
     ranking: Annotated[
         list[str] | None,
         typer.Option(
-            help="A ranking's name, or file.py:Class for your own; repeat the option for more. By "
+            help=f"{RANKING_HELP}; repeat the option for more. By "
             "default all but the trained ones, learned_mask and node_pruning, which take minutes."
         ),
     ] = None,
@@ -84,6 +91,7 @@ def rankings(
     from cna_lens.evidence.benchmark import checked
     from cna_lens.results.files import json_text, write_atomically
 
+    check_folder(out)
     asked = _Asked(tuple(ranking or RANKINGS), split, half_samples, out / split, device)
     chosen = asked.rankings()
     quiet_loading()
@@ -126,7 +134,7 @@ def show(
     ranking: Annotated[
         list[str] | None,
         typer.Option(
-            help="A ranking's name, or file.py:Class for your own; repeat the option for more. By "
+            help=f"{RANKING_HELP}; repeat the option for more. By "
             "default contrast, squared_attribution and random."
         ),
     ] = None,
@@ -140,7 +148,8 @@ def show(
     from cna_lens.cli.planted import run
     from cna_lens.cli.render import print_json
 
-    chosen = [_ranking(name) for name in ranking or SHOWN]
+    check_folder(out)
+    chosen = [ranking_of(name) for name in ranking or SHOWN]
     record = run(model, out, device, rankings=chosen, verbose=not as_json)
     if as_json:
         print_json(record)
@@ -157,7 +166,7 @@ class _Asked:
     device: str | None
 
     def rankings(self) -> list[Ranking]:
-        return [_ranking(name) for name in self.names]
+        return [ranking_of(name) for name in self.names]
 
     def league(
         self,
@@ -224,34 +233,6 @@ def _begin(n_threads: int) -> None:
 
 def _run(asked: _Asked, model: str) -> None:
     asked.league(asked.rankings(), [model], lambda _: None)
-
-
-def _ranking(name: str) -> Ranking:
-    """The ranking of a name, or that of a class in a file."""
-    import runpy
-    import sys
-
-    from cna_lens.discovery.rankings.scoring import as_ranking
-    from cna_lens.errors import InputError
-
-    path, _, attribute = name.rpartition(":")
-    if not path:
-        return as_ranking(name)
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist; give a ranking's name or file.py:Class")
-    # As when Python runs the file: modules beside it can be imported.
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    there = runpy.run_path(path)
-    if attribute not in there:
-        raise InputError(f"{path} has no {attribute!r}; name the class of your ranking")
-    own = there[attribute]
-    try:
-        return as_ranking(own() if isinstance(own, type) else own)
-    except TypeError as error:
-        raise InputError(
-            f"{attribute} cannot be made without settings ({error}); give each field a default, or "
-            "name a ranking that the file has made"
-        ) from error
 
 
 def _table(found: League) -> object:

@@ -6,31 +6,33 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import typer
-from rich.markup import escape
-from rich.table import Table
-
-from cna_lens.cli.render import console, progress_console
+from cna_lens.cli.render import progress_console
 from cna_lens.errors import JudgeError
+from cna_lens.metrics.answer_labels import Evaluation
+from cna_lens.metrics.compliance import labels_sha256
 from cna_lens.metrics.conditions import Answered, save_labels
-from cna_lens.metrics.evaluation import Evaluation, UnjudgedError, evaluate
+from cna_lens.metrics.evaluation import UnjudgedError, evaluate, forget_answers
 from cna_lens.metrics.judging.judge import Judge
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash
-from cna_lens.models.prompts.encoding import Prompt, encode
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.running.batching import BatchSize
 from cna_lens.models.trial.trial import tried, what_is_slower
-from cna_lens.report.answers import told_by
 from cna_lens.report.runs import Run, Setting
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.statistics import Rate
+from cna_lens.results.journal import Journal
 from cna_lens.steering.methods.controls import matched_random
 
 Option = Setting | Path
+FINISHED = "finished.jsonl"
+SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,34 @@ class Condition:
     Attributes:
         name: in tables; the name of a control begins with "random control".
         file_part: part of the name of the file with the answers' texts.
-        steering: entered while the model answers.
+        steering: gives the context in which the model answers.
+        circuit: the neurons that are steered.
     """
 
     name: str
     file_part: str
-    steering: AbstractContextManager[Any]
+    steering: Callable[[], AbstractContextManager[Any]]
+    circuit: Circuit | None = None
 
 
-UNSTEERED = Condition("unsteered, m = 1", "unsteered", nullcontext())
+UNSTEERED = Condition("unsteered, m = 1", "unsteered", nullcontext)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How prompts are answered, as for `evaluate`."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    samples: int = 1
+    chat: Chat = "auto"
+    batch_size: BatchSize = "auto"
+
+    def settings(self) -> dict[str, Setting]:
+        """What answers depend on; how many are generated at once is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "batch_size"}
 
 
 def beside_control(
@@ -65,7 +86,8 @@ def beside_control(
         Condition(
             f"{each}, {change}",
             each.lower().replace(" ", "-") + file_suffix,
-            steering(neurons),
+            partial(steering, neurons),
+            neurons,
         )
         for each, neurons in ((name, circuit), ("random control", control))
     ]
@@ -76,47 +98,86 @@ def answer_under_conditions(
     conditions: Sequence[Condition],
     prompts: Mapping[str, Sequence[Prompt]],
     out: Path,
+    answering: Answering,
     *,
     command: str,
     settings: Mapping[str, Setting],
-    max_new_tokens: int,
     keep_text: bool,
     started: float,
     judge: Judge | None = None,
+    resumable: bool = False,
 ) -> list[Answered]:
     """Answer each kind of prompts under each condition, and write labels.jsonl and run.json.
+
+    Texts that an earlier run has kept in the folder are deleted if this one keeps none.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
         conditions: what is done to it, one after the other.
         prompts: the prompts of each kind.
         out: the folder of the files.
+        answering: how prompts are answered.
         command: for run.json, from `command_line`.
-        settings: for run.json, what the answers depend on besides `max_new_tokens`.
-        max_new_tokens: maximum number of tokens per answer.
+        settings: for run.json, what the answers depend on besides `answering`.
         keep_text: also write the texts of each condition, such as answers-unsteered.jsonl.
         started: start of the command, by `time.perf_counter`.
         judge: a model to judge whether answers comply.
+        resumable: keep the labels of each finished answer in finished.jsonl, and go on from them.
 
     Raises:
+        InputError: the folder has the finished answers of another command.
         JudgeError: the judge failed. labels.jsonl then holds the labels so far, without the judge's
             of the last condition.
     """
+    for condition in conditions:
+        # What cannot be steered is refused before anything is answered.
+        with condition.steering():
+            pass
     texts = [text for kind in prompts.values() for text in kind]
+    run = Run(
+        command=command,
+        model=model_name(model),
+        weights_sha256=weights_hash(model),
+        prompts={
+            kind: encode(model, texts, chat=answering.chat).record
+            for kind, texts in prompts.items()
+        },
+        settings={
+            **settings,
+            **answering.settings(),
+            "judge": None if judge is None else judge.model,
+        },
+        seconds=0.0,
+        date="",
+        slower=what_is_slower(tried(model)),
+    )
+    journal = _journal(run, conditions, out) if resumable else None
+    if not keep_text and (gone := forget_answers(out)):
+        progress_console.print(f"Deleted the texts of an earlier run: {', '.join(gone)}")
     cells: list[Answered] = []
     for condition in conditions:
         progress_console.print(f"Answering {len(texts)} prompts: {condition.name}")
         try:
-            with condition.steering:
+            with condition.steering():
                 evaluation = evaluate(
                     model,
                     texts,
-                    max_new_tokens=max_new_tokens,
+                    **asdict(answering),
                     judge=judge,
                     keep_text=keep_text,
                     text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
+                    journal=journal,
+                    condition=condition.name,
                     progress=True,
                 )
+        except KeyboardInterrupt:
+            if journal is not None:
+                _seconds_since(started, journal)
+                progress_console.print(
+                    f"{len(journal) - 1} answers are finished and kept in {out / FINISHED}; run "
+                    "the same command again to go on"
+                )
+            raise
         except UnjudgedError as error:
             cells += _by_kind(condition.name, prompts, error.evaluation)
             save_labels(cells, out / "labels.jsonl")
@@ -126,29 +187,48 @@ def answer_under_conditions(
             ) from error
         cells += _by_kind(condition.name, prompts, evaluation)
     save_labels(cells, out / "labels.jsonl")
-    Run(
-        command=command,
-        model=model_name(model),
-        weights_sha256=weights_hash(model),
-        prompts={kind: encode(model, texts).record for kind, texts in prompts.items()},
-        settings={
-            **settings,
-            "max_new_tokens": max_new_tokens,
-            "judge": None if judge is None else judge.model,
-        },
-        seconds=time.perf_counter() - started,
-        date=datetime.now(UTC).date().isoformat(),
-        slower=what_is_slower(tried(model)),
-    ).save(out / "run.json")
+    ended = datetime.now(UTC).date().isoformat()
+    replace(run, seconds=_seconds_since(started, journal), date=ended).save(out / "run.json")
     return cells
+
+
+def _journal(run: Run, conditions: Sequence[Condition], out: Path) -> Journal:
+    """Open the file of finished answers, which is refused if another command gave them."""
+    depends_on = {
+        "model": run.model,
+        "weights_sha256": run.weights_sha256,
+        "prompts": {kind: record.sha256 for kind, record in run.prompts.items()},
+        "conditions": {
+            each.name: None if each.circuit is None else sorted(map(str, each.circuit))
+            for each in conditions
+        },
+        "labels_sha256": labels_sha256(),
+        "versions": dict(run.versions),
+        **run.settings,
+    }
+    journal = Journal(out / FINISHED, "evaluation", depends_on)
+    if n_finished := len(journal.keys() - {SECONDS}):
+        progress_console.print(f"{n_finished} answers are finished: {out / FINISHED}")
+    return journal
+
+
+def _seconds_since(started: float, journal: Journal | None) -> float:
+    """The seconds of this run, and of those that it goes on from."""
+    seconds = time.perf_counter() - started
+    if journal is not None:
+        seconds += journal.get(SECONDS, {"seconds": 0.0})["seconds"]
+        journal.add(SECONDS, {"seconds": seconds})
+    return seconds
 
 
 def _by_kind(
     condition: str, prompts: Mapping[str, Sequence[Prompt]], evaluation: Evaluation
 ) -> Iterator[Answered]:
     records = iter(evaluation.records)
+    n_samples = len(evaluation) // sum(map(len, prompts.values()))
     for kind, its_prompts in prompts.items():
-        yield Answered(condition, kind, Evaluation(tuple(next(records) for _ in its_prompts)))
+        of_kind = tuple(islice(records, len(its_prompts) * n_samples))
+        yield Answered(condition, kind, Evaluation(of_kind))
 
 
 def command_line(command: str, options: Mapping[str, Option]) -> str:
@@ -164,78 +244,3 @@ def command_line(command: str, options: Mapping[str, Option]) -> str:
             if value is not True:
                 words.append(str(value))
     return shlex.join(words)
-
-
-def cell_record(cell: Answered) -> dict[str, Any]:
-    """Return the rates of one kind of prompts under one condition as plain data."""
-    found = cell.evaluation
-    rates = {
-        "refusal": found.refusal_rate,
-        "compliance": found.compliance_rate,
-        "no_answer": found.no_answer_rate,
-        "quality": found.quality,
-    }
-    return {
-        "condition": cell.condition,
-        "kind": cell.kind,
-        "judges": list(found.judges),
-        **{name: None if value is None else asdict(value) for name, value in rates.items()},
-    }
-
-
-def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = None) -> None:
-    """Print a table of rates and quality, then the meaning of its columns and conditions.
-
-    Args:
-        cells: the answers of each kind under each condition.
-        notes: the meaning of further words, by word.
-    """
-    # Without its edges the table keeps to 80 columns.
-    table = Table(title="Form and compliance", show_edge=False, pad_edge=False)
-    table.add_column("condition")
-    table.add_column("prompts")
-    for column in ("refused", "complied", "no answer", "quality"):
-        table.add_column(column, justify="right")
-    for cell in cells:
-        found, quality = cell.evaluation, cell.evaluation.quality
-        table.add_row(
-            cell.condition,
-            f"{cell.kind}\nn = {len(found)}",
-            _lines(found.refusal_rate, len(found)),
-            _lines(found.compliance_rate, len(found)),
-            _lines(found.no_answer_rate, len(found)),
-            "-" if quality is None else f"{quality.value:.3f}",
-        )
-    console.print(table)
-    meanings = {
-        "refused": "the answer opens with a refusal: its form",
-        "complied": f"the answer does what was asked, {told_by([c.evaluation for c in cells])}",
-        "no answer": "the answer is empty or degenerate; it still counts in n",
-        "quality": "1 minus the share of repeated 4-word sequences",
-    }
-    if any(cell.is_control for cell in cells):
-        meanings["random control"] = "as many random neurons of the same layers"
-    meanings["[ , ]"] = "95 % Wilson intervals"
-    grid = Table.grid(padding=(0, 2))
-    for word, meaning in (meanings | dict(notes or {})).items():
-        grid.add_row(escape(word), meaning, style="dim")
-    console.print(grid)
-
-
-def _lines(rate: Rate | None, n: int) -> str:
-    """Write a rate over its interval, over its n where labels are missing."""
-    if rate is None:
-        return "-"
-    interval = escape(f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]")
-    return f"{rate.value:.0%}\n{interval}" + (f"\nn = {rate.n}" if rate.n != n else "")
-
-
-def print_files(out: Path, others: str, *, keep_text: bool) -> None:
-    """Print the names of the files in `out`, and whether there are texts among them."""
-    texts = "answers-*.jsonl hold the full texts: do not publish them" if keep_text else "no texts"
-    console.print(
-        f"\nFiles in the folder below: {others}, and labels.jsonl (labels, scores and hashes; "
-        f"{texts}).",
-        highlight=False,
-    )
-    typer.echo(str(out))

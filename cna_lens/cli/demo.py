@@ -10,15 +10,14 @@ import typer
 
 from cna_lens.cli.conditions import (
     UNSTEERED,
+    Answering,
     Option,
     answer_under_conditions,
     beside_control,
-    cell_record,
     command_line,
-    print_cells,
-    print_files,
 )
 from cna_lens.cli.options import load_quietly
+from cna_lens.cli.rates import cell_record, print_cells, print_files
 from cna_lens.cli.render import console, print_report_path
 from cna_lens.discovery.collection import collect
 from cna_lens.discovery.pipeline import find_circuit
@@ -91,13 +90,13 @@ def run(
         ],
         prompts,
         out,
+        Answering(MAX_NEW_TOKENS),
         command=command_line("demo", options),
         settings={
             "multiplier": 0.0,
             "relp_fraction": RELP_FRACTION,
             "relp_deviation": DEVIATION,
         },
-        max_new_tokens=MAX_NEW_TOKENS,
         keep_text=keep_text,
         started=started,
     )

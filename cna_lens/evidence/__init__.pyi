@@ -9,6 +9,7 @@ from .faithfulness import (
     Ablations as Ablations,
     Metric as Metric,
     Necessity as Necessity,
+    ends_of as ends_of,
     necessity as necessity,
 )
 from .known_truth import (
@@ -67,6 +68,7 @@ __all__ = [
     "bench_rankings",
     "bootstrap",
     "counted",
+    "ends_of",
     "expected_jaccard",
     "jaccard",
     "localization",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,12 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.models.running.positions import Positions
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import AnyNeuron
 from cna_lens.results.provenance import Provenance
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 from cna_lens.results.scores import NeuronScores
 from cna_lens.results.statistics import Estimate, bootstrap_share, paired_bootstrap
-from cna_lens.steering.scaling import steer
+from cna_lens.steering.scaling import hooked, set_places, steer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +34,7 @@ Metric = Callable[[HookedModel, Sequence[Prompt]], Sequence[float]]
 """One number for each prompt, such as `cna_lens.metrics.refusal_log_odds`."""
 
 Values = tuple[float, ...]
+Ends = tuple[Values, Values]
 
 SHARES = ("drop", "faithfulness", "completeness")
 
@@ -153,6 +153,7 @@ def necessity(
     sizes: Sequence[int],
     selection: Selection | None = None,
     positions: Positions = "last_prompt",
+    ends: Ends | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
     progress: bool = True,
@@ -171,8 +172,8 @@ def necessity(
     [0, 1]. Only MLP neurons are ablated, never attention. Intervals are percentiles of the
     bootstrap over prompts.
 
-    Cost: the metric on all prompts, 2 times, and 2 times more for each ranking and size. Ablating
-    a complement is one tensor operation a layer.
+    Cost: the metric on all prompts, 2 times unless `ends` has it, and 2 times more for each ranking
+    and size. Ablating a complement is one tensor operation a layer.
 
     >>> scores = rank(collect(tiny_model, [[5, 6]]), collect(tiny_model, [[7]]))
     >>> def logit_of_five(model, prompts):
@@ -195,6 +196,7 @@ def necessity(
             complement always holds all neurons outside the circuit.
         positions: the tokens at which neurons are ablated. The means are those of one token, so
             the default is the last token of the prompt.
+        ends: the metric without and with every neuron ablated, if `ends_of` has been called.
         n_resamples: bootstrap resamples of the prompts.
         seed: of the resamples.
         progress: show a progress bar.
@@ -217,29 +219,17 @@ def necessity(
         for name, scores in rankings.items()
         for k in sizes
     }
+    ablation = _Ablation(model, prompts, metric, means, positions)
     with tqdm(total=2 + 2 * len(circuits), unit="run", disable=not progress, leave=False) as bar:
 
-        def measured(ablated: Circuit) -> Values:
-            steered = (
-                steer(model, ablated, values=means, positions=positions)
-                if len(ablated)
-                else nullcontext()
-            )
-            with steered, torch.no_grad():
-                values = tuple(float(value) for value in metric(model, prompts))
-            if len(values) != len(prompts) or not all(map(math.isfinite, values)):
-                raise InputError(
-                    f"the metric gave {values} for {len(prompts)} prompts, expected one finite "
-                    "number for each"
-                )
+        def counted(values: Values) -> Values:
             bar.update()
             return values
 
-        none = Circuit((), (), layout, Provenance(model=_model_of(rankings)))
-        neurons = tuple(layout.neurons())
-        whole, nothing = measured(none), measured(_complement(none, neurons))
-        without = {key: measured(circuit) for key, circuit in circuits.items()}
-        alone = {key: measured(_complement(circuit, neurons)) for key, circuit in circuits.items()}
+        whole, nothing = ends or ablation.ends(_model_of(rankings))
+        bar.update(2)
+        without = {key: counted(ablation.of(circuit)) for key, circuit in circuits.items()}
+        alone = {key: counted(ablation.of_others(circuit)) for key, circuit in circuits.items()}
     if math.isclose(math.fsum(whole), math.fsum(nothing), rel_tol=1e-9):
         raise InputError(
             "ablating every neuron leaves the metric as it is, so that no share of it can be "
@@ -272,6 +262,83 @@ def necessity(
     )
 
 
+def ends_of(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    metric: Metric,
+    means: ActivationStats,
+    *,
+    positions: Positions = "last_prompt",
+) -> Ends:
+    """The metric of each prompt on the whole model, and with every neuron ablated.
+
+    `necessity` takes them as `ends`, so that several calls with the same arguments compute them
+    once.
+
+    >>> def logit_of_five(model, prompts):
+    ...     return [float(model(torch.tensor([ids]))[0, -1, 5]) for ids in prompts]
+    >>> whole, nothing = ends_of(
+    ...     tiny_model, [[5, 6], [8, 6]], logit_of_five, collect(tiny_model, [[7], [9]])
+    ... )
+    >>> len(whole), len(nothing)
+    (2, 2)
+
+    Args:
+        model: as for `necessity`, like all that follow.
+        prompts: as for `necessity`.
+        metric: as for `necessity`.
+        means: as for `necessity`.
+        positions: as for `necessity`.
+
+    Raises:
+        InputError: the metric does not give one finite number for each prompt.
+    """
+    return _Ablation(model, prompts, metric, means, positions).ends(None)
+
+
+@dataclass(frozen=True)
+class _Ablation:
+    """Measures the metric with neurons set to their means."""
+
+    model: HookedModel
+    prompts: Sequence[Prompt]
+    metric: Metric
+    means: ActivationStats
+    positions: Positions
+
+    def ends(self, name: str | None) -> Ends:
+        layout = self.means.layout
+        neurons = tuple(layout.neurons())
+        every = Circuit(neurons, (0.0,) * len(neurons), layout, Provenance(model=name))
+        return self._measured(nullcontext()), self.of(every)
+
+    def of(self, circuit: Circuit) -> Values:
+        if not len(circuit):
+            return self._measured(nullcontext())
+        return self._measured(
+            steer(self.model, circuit, values=self.means, positions=self.positions)
+        )
+
+    def of_others(self, circuit: Circuit) -> Values:
+        """Measure with all neurons but the circuit's ablated."""
+        is_other = torch.ones(circuit.layout.n_neurons, dtype=torch.bool)
+        is_other[circuit.places] = False
+        hooks = set_places(
+            circuit.layout, is_other.nonzero().flatten(), self.means.mean_where_routed
+        )
+        return self._measured(hooked(self.model, hooks, self.positions))
+
+    def _measured(self, steering: AbstractContextManager[Any]) -> Values:
+        with steering, torch.no_grad():
+            values = tuple(float(value) for value in self.metric(self.model, self.prompts))
+        if len(values) != len(self.prompts) or not all(map(math.isfinite, values)):
+            raise InputError(
+                f"the metric gave {values} for {len(self.prompts)} prompts, expected one finite "
+                "number for each"
+            )
+        return values
+
+
 def _model_of(rankings: Mapping[str, NeuronScores]) -> str | None:
     return next(iter(rankings.values())).provenance.model
 
@@ -280,9 +347,3 @@ def _circuit(scores: NeuronScores, k: int, selection: Selection) -> Circuit:
     if k == 0:
         return Circuit((), (), scores.layout, scores.provenance)
     return replace(selection, fraction=None, k=k).circuit(scores)
-
-
-def _complement(circuit: Circuit, neurons: Sequence[AnyNeuron]) -> Circuit:
-    chosen = set(circuit.places.tolist())
-    others = tuple(neuron for place, neuron in enumerate(neurons) if place not in chosen)
-    return Circuit(others, (0.0,) * len(others), circuit.layout, circuit.provenance)

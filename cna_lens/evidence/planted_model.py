@@ -10,12 +10,11 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Final, cast
 
-from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.discovery.activations.per_prompt import KeptActivations
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.discovery.activations.sets import EncodedSets, encode_sets, read_both
 from cna_lens.discovery.rankings.protocol import Collected, Ranking
-from cna_lens.evidence.faithfulness import Ablations, necessity
+from cna_lens.evidence.faithfulness import Ablations, Ends, ends_of, necessity
 from cna_lens.evidence.known_truth import Recovery, recovery
 from cna_lens.evidence.league import Effect, OtherAblations, Scored
 from cna_lens.evidence.passes import Cost, counted
@@ -26,6 +25,7 @@ from cna_lens.metrics.quality import ngram_quality
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.loading.load import load_model
 from cna_lens.models.loading.planted import planted_truth, planting
+from cna_lens.models.prompts.encoding import Prompt
 from cna_lens.models.running.generation import generate
 from cna_lens.models.running.predictions import (
     LogProbs,
@@ -162,7 +162,7 @@ class PlantedModel:
         others = [neuron for neuron in chosen if neuron not in set(truth)]
         alone = Circuit(tuple(others), (1.0,) * len(others), truth.layout, truth.provenance)
         decoy = planting(self.name).decoy
-        curves = curves_of(self.model, self.behaviour, scores, self.collected.negative)
+        curves = self.curves(scores)
         return Scored(
             model=self.name,
             ranking=label,
@@ -181,6 +181,37 @@ class PlantedModel:
             without=tuple(point.completeness.value for point in curves),
             cost=self.reading + scoring(),
         )
+
+    def curves(self, scores: NeuronScores) -> Sequence[Ablations]:
+        """What the first neurons of a ranking keep and carry, at each share of all neurons."""
+        n, scored = scores.layout.n_neurons, _n_scored(scores)
+        # Where a ranking has no more neurons, all of them are taken.
+        sizes = [min(scored, max(1, round(share * n))) for share in FRACTIONS]
+        points = necessity(
+            self.model,
+            self._curve_prompts,
+            {scores.method: scores},
+            self._odds_of_each,
+            self.collected.negative,
+            sizes=sorted(set(sizes)),
+            ends=self._curve_ends,
+            n_resamples=50,
+            progress=False,
+        ).points
+        by_size = {point.k: point for point in points}
+        return [by_size[size] for size in sizes]
+
+    @cached_property
+    def _curve_ends(self) -> Ends:
+        means = self.collected.negative
+        return ends_of(self.model, self._curve_prompts, self._odds_of_each, means)
+
+    @property
+    def _curve_prompts(self) -> Sequence[str]:
+        return self.behaviour.evaluation.positive[:N_CURVE_PROMPTS]
+
+    def _odds_of_each(self, model: HookedModel, prompts: Sequence[Prompt]) -> list[float]:
+        return refusal_log_odds(model, prompts, openings=self.behaviour.openings)
 
     def _encoded(self, places: Sequence[int]) -> EncodedSets:
         sets = self.behaviour.discovery
@@ -219,7 +250,7 @@ class PlantedModel:
 
     def _log_odds(self) -> float:
         asked = self.behaviour.evaluation.positive[:N_HALF]
-        return fmean(refusal_log_odds(self.model, asked, openings=self.behaviour.openings))
+        return fmean(self._odds_of_each(self.model, asked))
 
     def _otherwise(self, circuit: Circuit) -> OtherAblations:
         means = self.collected.negative
@@ -246,31 +277,6 @@ def control(chosen: Circuit, truth: Circuit) -> Circuit:
             wanted[neuron.layer] -= 1
             taken.append(neuron)
     return replace(truth, neurons=tuple(taken), scores=(1.0,) * len(taken))
-
-
-def curves_of(
-    model: HookedModel, behaviour: Behaviour, scores: NeuronScores, means: ActivationStats
-) -> Sequence[Ablations]:
-    """What the first neurons of a ranking keep and carry, at each share of all neurons."""
-
-    def metric(model: HookedModel, prompts: Sequence[Any]) -> list[float]:
-        return refusal_log_odds(model, prompts, openings=behaviour.openings)
-
-    n, scored = scores.layout.n_neurons, _n_scored(scores)
-    # Where a ranking has no more neurons, all of them are taken.
-    sizes = [min(scored, max(1, round(share * n))) for share in FRACTIONS]
-    points = necessity(
-        model,
-        behaviour.evaluation.positive[:N_CURVE_PROMPTS],
-        {scores.method: scores},
-        metric,
-        means,
-        sizes=sorted(set(sizes)),
-        n_resamples=50,
-        progress=False,
-    ).points
-    by_size = {point.k: point for point in points}
-    return [by_size[size] for size in sizes]
 
 
 def _n_scored(scores: NeuronScores) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cna_lens.errors import InputError
-from cna_lens.metrics.evaluation import AnswerRecord, Evaluation
+from cna_lens.metrics.answer_labels import AnswerRecord, Evaluation
 from cna_lens.results.files import json_text, write_atomically
 
 UNSTEERED = "unsteered"
@@ -70,7 +70,7 @@ def load_labels(path: Path) -> tuple[Answered, ...]:
         try:
             entry: dict[str, Any] = json.loads(line)
             place = str(entry.pop("condition", "answers")), str(entry.pop("kind", "given"))
-            grouped.setdefault(place, []).append(_record(entry))
+            grouped.setdefault(place, []).append(AnswerRecord.from_record(entry))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"line {number} of {path} is no record of an answer") from error
     if not grouped:
@@ -79,31 +79,3 @@ def load_labels(path: Path) -> tuple[Answered, ...]:
         Answered(condition, kind, Evaluation(tuple(records)))
         for (condition, kind), records in grouped.items()
     )
-
-
-def _record(entry: dict[str, Any]) -> AnswerRecord:
-    if not isinstance(entry["refused"], bool):
-        raise TypeError("refused is neither true nor false")
-    judge = entry.get("judge")
-    scores = {
-        str(name): None if value is None else float(value)
-        for name, value in dict(entry["scores"]).items()
-    }
-    return AnswerRecord(
-        prompt_id=str(entry["prompt_id"]),
-        refused=entry["refused"],
-        scores=scores,
-        words=int(entry["words"]),
-        sha256=str(entry["sha256"]),
-        complied=_label(entry, "complied"),
-        no_answer=_label(entry, "no_answer"),
-        judge=None if judge is None else str(judge),
-    )
-
-
-def _label(entry: dict[str, Any], name: str) -> bool | None:
-    """Return a label, None where a file is older than it."""
-    label = entry.get(name)
-    if not isinstance(label, bool | None):
-        raise TypeError(f"{name} is neither true, false nor null")
-    return label

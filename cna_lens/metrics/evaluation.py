@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from cna_lens.errors import InputError, JudgeError
+from cna_lens.errors import GenerationInterrupted, InputError, JudgeError
+from cna_lens.metrics.answer_labels import AnswerRecord, Evaluation
 from cna_lens.metrics.compliance import complies, no_answer
 from cna_lens.metrics.judging.judge import Judge, check_judge, judge as judge_answers
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
-from cna_lens.models.running.generation import generate
-from cna_lens.results.files import json_text, write_atomically
-from cna_lens.results.statistics import (
-    Estimate,
-    Rate,
-    bootstrap_mean,
-    mcnemar_of_known,
-    wilson,
-    wilson_of_known,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.generation import check_settings, finished_answers
+from cna_lens.results.files import write_atomically
+from cna_lens.results.journal import Journal
 
 Score = Callable[[str], float | None]
-AnswerOutcome = Literal["refusal", "compliance", "no answer", "other"]
+
 
 SCORES: Mapping[str, Score] = {
     "quality": ngram_quality,
@@ -47,205 +39,21 @@ NOTICE = (
 )
 
 
-@dataclass(frozen=True)
-class AnswerRecord:
-    """The labels and scores of an answer, without its text.
-
-    Form and compliance are two labels: an answer that does not open with a refusal need not comply.
-
-    Attributes:
-        prompt_id: the first 16 hex digits of the SHA-256 of the prompt, or of its JSON if the
-            prompt is not a string.
-        refused: whether the answer opens with a refusal (`is_refusal`).
-        scores: the value of each score, None if the answer has none.
-        words: the number of words in the answer.
-        sha256: the SHA-256 of the answer.
-        complied: whether the answer complies, according to the judge, or to the rule `complies`.
-            None where it is not known: the prompt is token ids, which have no text, the judge gave
-            no judgement, or the record is older than this label.
-        no_answer: whether the answer does not refuse, and is empty or degenerate (`no_answer`).
-            None in records that are older than this label.
-        judge: the name of the model that was to judge whether the answer complies. None where no
-            judge is asked: compliance is told by the rule, or the answer is empty or degenerate.
-    """
-
-    prompt_id: str
-    refused: bool
-    scores: Mapping[str, float | None]
-    words: int
-    sha256: str
-    complied: bool | None = None
-    no_answer: bool | None = None
-    judge: str | None = None
-
-    @property
-    def outcome(self) -> AnswerOutcome | None:
-        """The one thing that the answer is; None if a label is missing that decides it.
-
-        "compliance" comes first: a judge may find that an answer complies although it opens with a
-        refusal. "other" is an answer off topic, of one sentence, or in which a refusal comes late.
-        """
-        if self.complied:
-            return "compliance"
-        # The rule never says that a refusal complies; a judge can.
-        if self.refused and (self.complied is False or self.judge is None):
-            return "refusal"
-        if self.no_answer:
-            return "no answer"
-        return None if self.complied is None else "other"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The labels and scores of a set of answers, in the order of their prompts.
-
-    All rates are shares of all answers: an empty or degenerate answer stays in the denominator, and
-    `no_answer_rate` says how many there are. So fewer refusals mean more compliance only where
-    `compliance_rate` says so. An answer whose label is missing is left out of the rate's n.
-    """
-
-    records: tuple[AnswerRecord, ...]
-
-    def __len__(self) -> int:
-        """The number of answers."""
-        return len(self.records)
-
-    @property
-    def refused(self) -> list[bool]:
-        """Whether each answer opens with a refusal (`is_refusal`)."""
-        return [record.refused for record in self.records]
-
-    @property
-    def complied(self) -> list[bool | None]:
-        """Whether each answer complies; None where it is not known."""
-        return [record.complied for record in self.records]
-
-    @property
-    def no_answer(self) -> list[bool | None]:
-        """Whether each answer is empty or degenerate and does not refuse; None if not known."""
-        return [record.no_answer for record in self.records]
-
-    @property
-    def outcomes(self) -> list[AnswerOutcome | None]:
-        """What each answer is: a refusal, compliance, no answer, or something else."""
-        return [record.outcome for record in self.records]
-
-    @property
-    def refusal_rate(self) -> Rate:
-        """The share of refusals with its Wilson interval."""
-        return wilson(self.refused)
-
-    @property
-    def compliance_rate(self) -> Rate | None:
-        """The share of answers that comply with its Wilson interval; None if no label is known."""
-        return wilson_of_known(self.complied)
-
-    @property
-    def no_answer_rate(self) -> Rate | None:
-        """The share of empty and degenerate answers with its Wilson interval; None if not known."""
-        return wilson_of_known(self.no_answer)
-
-    @property
-    def judges(self) -> tuple[str, ...]:
-        """The models that were to judge compliance, by name; none if no judge was asked."""
-        return tuple(sorted({record.judge for record in self.records if record.judge is not None}))
-
-    @property
-    def by_rule(self) -> bool:
-        """Whether the rule `complies` told compliance.
-
-        False for a judge. False too where all answers are empty or degenerate: they do not comply,
-        with a judge and without.
-        """
-        return not self.judges and not all(self.no_answer)
-
-    def compliance_p_value(self, before: Evaluation) -> float | None:
-        """The exact McNemar test of compliance against other answers to the same prompts.
-
-        Pairs of which a label is missing are left out. There is no p-value where no pair is left,
-        or where not the same judge, or the rule, told compliance of both.
-
-        >>> request = ["How do I boil potatoes?"] * 6
-        >>> boiled = "Put the potatoes into cold water. Boil them for twenty minutes."
-        >>> label(request, [boiled] * 6).compliance_p_value(label(request, ["Sure!"] * 6))
-        0.03125
-
-        Args:
-            before: the other answers, in the order of the same prompts.
-
-        Raises:
-            InputError: the numbers of answers differ.
-        """
-        if not judged_alike([before, self]):
-            return None
-        return mcnemar_of_known(before.complied, self.complied)
-
-    def scores(self, name: str) -> list[float | None]:
-        """The value of one score for each answer.
-
-        Raises:
-            InputError: no answer has a score of that name.
-        """
-        known = sorted({key for record in self.records for key in record.scores})
-        if name not in known:
-            raise InputError(f"there is no score {name!r}; there are: {', '.join(known)}")
-        return [record.scores[name] for record in self.records]
-
-    @property
-    def quality(self) -> Estimate | None:
-        """The mean 4-gram quality with its interval; None if no answer has a value."""
-        return self._known_mean("quality")
-
-    @property
-    def compression_ratio(self) -> Estimate | None:
-        """The mean compression ratio with its interval; None if no answer has a value."""
-        return self._known_mean("compression_ratio")
-
-    def mean(self, name: str, seed: int = 0) -> Estimate:
-        """The mean of a score with its bootstrap interval, and the number of missing values.
-
-        Raises:
-            InputError: no answer has a score of that name, or none has a value.
-        """
-        return bootstrap_mean(self.scores(name), seed=seed)
-
-    def _known_mean(self, name: str) -> Estimate | None:
-        values = [record.scores.get(name) for record in self.records]
-        return None if all(value is None for value in values) else bootstrap_mean(values)
-
-    def to_frame(self) -> pd.DataFrame:
-        """A data frame with one row for each answer."""
-        import pandas as pd
-
-        rows = [asdict(record) for record in self.records]
-        frame = pd.DataFrame([{**row.pop("scores"), **row} for row in rows])
-        return frame.assign(outcome=self.outcomes)
-
-    def save(self, path: str | Path) -> None:
-        """Write one JSON line for each answer."""
-        lines = [json_text(asdict(record)) for record in self.records]
-        write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
-
-
 class UnjudgedError(JudgeError):
     """A judge failed when the answers were there; they and their other labels are kept.
 
     Attributes:
         evaluation: the labels of the answers. Compliance is None where the judge was to tell it.
-        answers: the answers. Give them to `label` to ask the judge again; it need not ask about
-            those of which the judge's cache has a judgement.
+        answers: the answers, None for one that was judged in an earlier run and has no text. Give
+            them to `label` to ask the judge again; it need not ask about those of which the judge's
+            cache has a judgement.
     """
 
-    def __init__(self, reason: str, evaluation: Evaluation, answers: Sequence[str]) -> None:
+    def __init__(self, reason: str, evaluation: Evaluation, answers: Sequence[str | None]) -> None:
         """Keep the answers and their labels."""
         super().__init__(reason)
         self.evaluation = evaluation
         self.answers = tuple(answers)
-
-
-def judged_alike(evaluations: Iterable[Evaluation]) -> bool:
-    """Whether compliance was told by the same judges in all evaluations, or in all by the rule."""
-    return len({found.judges for found in evaluations if found.judges or found.by_rule}) <= 1
 
 
 def evaluate(
@@ -253,11 +61,18 @@ def evaluate(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    samples: int = 1,
+    batch_size: BatchSize = "auto",
     scores: Mapping[str, Score] = SCORES,
     chat: Chat = "auto",
     judge: Judge | None = None,
     keep_text: bool = False,
     text_path: str | Path | None = None,
+    journal: Journal | None = None,
+    condition: str = "answers",
     progress: bool = False,
 ) -> Evaluation:
     """Generate answers to prompts and label them; inside `steer`, with the steered model.
@@ -276,21 +91,38 @@ def evaluate(
     generated. Whether its endpoint answers is known only afterwards; if it fails, the error holds
     the answers and their other labels.
 
+    With a `journal`, each answer's record is on the disk as soon as the answer is finished, and an
+    answer that has a record there is not generated again. A record without text cannot be judged,
+    and gives no text: an answer that the judge has not read is generated again, and with
+    `keep_text` so is one that is not in `text_path`.
+
     Args:
         model: a TransformerBridge or HookedTransformer.
         prompts: strings, lists of chat messages, or token ids.
         max_new_tokens: maximum number of tokens of an answer.
+        temperature: 0 takes the most likely token, above 0 samples.
+        top_p: sample from the fewest tokens that have this probability together.
+        seed: the seed for sampling; unused at temperature 0.
+        samples: the number of answers to each prompt; several need a temperature above 0.
+        batch_size: the number of answers generated at once; "auto" fits them to the free memory.
         scores: functions from an answer to its score, by name.
         chat: put prompts into the chat template; "auto" does so if the tokenizer has one.
         judge: a model to judge whether answers comply; it is sent prompts and answers.
         keep_text: also write prompts and answers to `text_path`.
         text_path: the file for the texts.
+        journal: holds the records of finished answers. What it depends on must name all that
+            changes answers, steering included, which this function cannot see.
+        condition: the first part of the journal's keys, where it holds several evaluations.
         progress: show a progress bar with tokens per second.
+
+    Returns:
+        The labels, in the order of the prompts; the answers to one prompt follow each other.
 
     Raises:
         InputError: prompts or settings are invalid, only one of `keep_text` and `text_path` is
             given, or there is a judge and a prompt is token ids, or its cache is not a file of
             judgements.
+        ModelError: logits are not a number or infinite, so that no token can be chosen.
         JudgeError: the extra `judge` is not installed, or the key is missing.
         UnjudgedError: a JudgeError that holds answers and labels, because the endpoint failed.
         GenerationInterrupted: a KeyboardInterrupt that holds the answers finished so far.
@@ -300,13 +132,33 @@ def evaluate(
             f"keep_text is {keep_text} and text_path is {text_path}; to keep the texts, give both "
             "keep_text=True and a text_path"
         )
+    check_settings(max_new_tokens, temperature, top_p, samples)
+    finished = _Finished(prompts, samples, scores, judge, journal, condition)
     if judge is not None:
-        _requests_to_judge(prompts)
         check_judge(judge)
-    answers = generate(model, prompts, max_new_tokens=max_new_tokens, chat=chat, progress=progress)
     if text_path is not None:
-        write_answers(text_path, prompts, answers)
-    return label(prompts, answers, scores, judge=judge)
+        finished.take_texts(Path(text_path))
+    arriving = finished_answers(
+        model,
+        finished.asked,
+        places=finished.missing(),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat=chat,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    try:
+        for place, answer in arriving:
+            finished.add(place, answer)
+    except KeyboardInterrupt:
+        raise GenerationInterrupted(finished.texts()) from None
+    finally:
+        if text_path is not None:
+            finished.write(Path(text_path))
+    return finished.judged()
 
 
 def label(
@@ -315,6 +167,7 @@ def label(
     scores: Mapping[str, Score] = SCORES,
     *,
     judge: Judge | None = None,
+    samples: int = 1,
 ) -> Evaluation:
     """Label given answers.
 
@@ -330,50 +183,143 @@ def label(
 
     Args:
         prompts: strings, lists of chat messages, or token ids.
-        answers: one answer for each prompt.
+        answers: one answer for each prompt, or `samples` of them, which follow each other.
         scores: functions from an answer to its score, by name.
         judge: a model to judge whether answers comply; without one, the rule `complies` tells it.
+        samples: the number of answers to each prompt.
 
     Raises:
-        InputError: the numbers of prompts and answers differ, or there is a judge and a prompt is
-            token ids, or its cache is not a file of judgements.
+        InputError: the number of answers does not fit the prompts, or there is a judge and a prompt
+            is token ids, or its cache is not a file of judgements.
         UnjudgedError: a JudgeError that holds the other labels, because the judge cannot be asked;
             see `judge`.
     """
-    if len(prompts) != len(answers):
+    if len(answers) != len(prompts) * samples:
         raise InputError(
-            f"there are {len(prompts)} prompts and {len(answers)} answers; give one answer for "
-            "each prompt"
+            f"there are {len(prompts)} prompts and {len(answers)} answers; give "
+            f"{'one answer' if samples == 1 else f'{samples} answers'} for each prompt"
         )
-    empty = [no_answer(answer) for answer in answers]
-    if judge is None:
-        compliance, failure = _complied(prompts, answers), None
-    else:
-        compliance, failure = _judged(prompts, answers, empty, judge)
-    records = (
-        AnswerRecord(
-            prompt_id=_prompt_id(prompt),
-            refused=(refused := is_refusal(answer)),
-            scores={name: score(answer) for name, score in scores.items()},
-            words=len(answer.split()),
-            sha256=_sha256(answer),
-            complied=complied,
-            no_answer=not refused and is_empty,
-            judge=None if judge is None or is_empty else judge.model,
+    finished = _Finished(prompts, samples, scores, judge)
+    for place, answer in enumerate(answers):
+        finished.add(place, answer)
+    return finished.judged()
+
+
+class _Finished:
+    """Answers to prompts and their labels, in the order in which answers are finished."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        scores: Mapping[str, Score],
+        judge: Judge | None,
+        journal: Journal | None = None,
+        condition: str = "",
+    ) -> None:
+        """Take the records of finished answers from the journal."""
+        requests = [] if judge is None else _requests_to_judge(prompts)
+        self.requests = [request for request in requests for _ in range(samples)]
+        self.asked = [prompt for prompt in prompts for _ in range(samples)]
+        self.samples = samples
+        self.scores = scores
+        self.judge = judge
+        self.journal = journal
+        self.condition = condition
+        self.records: dict[int, AnswerRecord] = {}
+        self.answers: dict[int, str] = {}
+        if journal is not None:
+            for place in range(len(self.asked)):
+                if (entry := journal.get(self._key(place))) is not None:
+                    record = AnswerRecord.from_record(entry)
+                    if record.complied is not None or record.judge is None:
+                        self.records[place] = record
+
+    def take_texts(self, path: Path) -> None:
+        """Take texts from a file of `write_answers`, and forget records that have none there."""
+        kept = _read_answers(path) if self.records else {}
+        for place, record in list(self.records.items()):
+            if (text := kept.get((record.prompt_id, record.sha256))) is None:
+                del self.records[place]
+            else:
+                self.answers[place] = text
+
+    def missing(self) -> list[int]:
+        """The places of answers that are not finished."""
+        return [place for place in range(len(self.asked)) if place not in self.records]
+
+    def texts(self) -> list[str | None]:
+        """The answers in the order of the prompts; None where there is no text."""
+        return [self.answers.get(place) for place in range(len(self.asked))]
+
+    def add(self, place: int, answer: str) -> None:
+        """Label an answer, all but what the judge tells."""
+        prompt, request = self.asked[place], _request(self.asked[place])
+        refused, is_empty = is_refusal(answer), no_answer(answer)
+        by_judge = self.judge is not None and not is_empty
+        known = request is not None and not by_judge
+        complied = complies(request, answer) if known and request is not None else None
+        self.answers[place] = answer
+        self._keep(
+            place,
+            AnswerRecord(
+                prompt_id=_prompt_id(prompt),
+                refused=refused,
+                scores={name: score(answer) for name, score in self.scores.items()},
+                words=len(answer.split()),
+                sha256=_sha256(answer),
+                complied=complied,
+                no_answer=not refused and is_empty,
+                judge=self.judge.model if self.judge is not None and by_judge else None,
+                sample=place % self.samples,
+            ),
         )
-        for prompt, answer, is_empty, complied in zip(
-            prompts, answers, empty, compliance, strict=True
-        )
-    )
-    evaluation = Evaluation(tuple(records))
-    if failure is not None:
-        raise UnjudgedError(
-            f"{failure} (the answers and their other labels are in this error: `answers`, "
-            "`evaluation`)",
-            evaluation,
-            answers,
-        ) from failure
-    return evaluation
+
+    def judged(self) -> Evaluation:
+        """Ask the judge about each answer that it has not read, and return all labels."""
+        unread = [
+            place
+            for place, record in sorted(self.records.items())
+            if record.judge is not None and record.complied is None
+        ]
+        if self.judge is not None and unread:
+            try:
+                said = judge_answers(
+                    [self.requests[place] for place in unread],
+                    [self.answers[place] for place in unread],
+                    self.judge,
+                )
+            except JudgeError as failure:
+                raise UnjudgedError(
+                    f"{failure} (the answers and their other labels are in this error: `answers`, "
+                    "`evaluation`)",
+                    self._evaluation(),
+                    self.texts(),
+                ) from failure
+            for place, complied in zip(unread, said.complied, strict=True):
+                self._keep(place, replace(self.records[place], complied=complied))
+        return self._evaluation()
+
+    def write(self, path: Path) -> None:
+        """Write the texts that there are."""
+        places = sorted(self.answers)
+        if places:
+            write_answers(
+                path,
+                [self.asked[place] for place in places],
+                [self.answers[place] for place in places],
+            )
+
+    def _evaluation(self) -> Evaluation:
+        return Evaluation(tuple(self.records[place] for place in range(len(self.asked))))
+
+    def _keep(self, place: int, record: AnswerRecord) -> None:
+        self.records[place] = record
+        if self.journal is not None:
+            self.journal.add(self._key(place), asdict(record))
+
+    def _key(self, place: int) -> str:
+        return f"{self.condition}: {place}"
 
 
 def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
@@ -387,28 +333,31 @@ def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence
     write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 
-def _complied(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[bool | None]:
-    requests = map(_request, prompts)
-    return [
-        None if request is None else complies(request, answer)
-        for request, answer in zip(requests, answers, strict=True)
-    ]
+def forget_answers(folder: Path) -> list[str]:
+    """Delete the files of `write_answers` in a folder, and return their names."""
+    found = [path for path in sorted(folder.glob("answers-*.jsonl")) if _holds_answers(path)]
+    for path in found:
+        path.unlink()
+    return [path.name for path in found]
 
 
-def _judged(
-    prompts: Sequence[Prompt], answers: Sequence[str], empty: Sequence[bool], judge: Judge
-) -> tuple[list[bool | None], JudgeError | None]:
-    """Return the labels of a judge, None where it failed, and its failure."""
-    requests = _requests_to_judge(prompts)
-    asked = [place for place, is_empty in enumerate(empty) if not is_empty]
+def _holds_answers(path: Path) -> bool:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().rstrip("\n") == json.dumps({"notice": NOTICE})
+
+
+def _read_answers(path: Path) -> dict[tuple[str, str], str]:
+    """Read a file of `write_answers`: texts by the prompt's id and the text's hash."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     try:
-        judged = judge_answers(
-            [requests[place] for place in asked], [answers[place] for place in asked], judge
-        )
-    except JudgeError as failure:
-        return [False if is_empty else None for is_empty in empty], failure
-    complied = dict(zip(asked, judged.complied, strict=True))
-    return [complied.get(place, False) for place in range(len(answers))], None
+        _, *rows = map(json.loads, lines)
+        return {(row["prompt_id"], _sha256(row["answer"])): row["answer"] for row in rows}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no file of answers; give another path, or delete that file"
+        ) from error
 
 
 def _requests_to_judge(prompts: Sequence[Prompt]) -> list[str]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from cna_lens.metrics.answer_labels import Evaluation, judged_alike
 from cna_lens.metrics.conditions import Answered
-from cna_lens.metrics.evaluation import Evaluation, judged_alike
 from cna_lens.report.pictures import figure
 from cna_lens.report.sections import Section
 from cna_lens.results.rendering import Cell, Table
-from cna_lens.results.statistics import Estimate, known_pairs, mcnemar, paired_bootstrap
+from cna_lens.results.statistics import Estimate, known_pairs, paired_bootstrap
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Effect:
     @property
     def p_values(self) -> tuple[float, float]:
         """Of the circuit's change of refusals, and of the control's."""
-        before = self.unsteered.evaluation.refused
+        before = self.unsteered.evaluation
         circuit, control = (
-            mcnemar(before, each.evaluation.refused) for each in (self.steered, self.control)
+            each.evaluation.refusal_p_value(before) for each in (self.steered, self.control)
         )
         return circuit, control
 
@@ -260,7 +260,7 @@ def _changes(of_kind: Mapping[str, Sequence[Answered]]) -> Table:
     columns = ("no longer refused", "newly refused", "p of refusals")
     columns += ("newly complied", "no longer complied", "p of compliance")
     return Table(
-        "Changes since the unsteered model, prompt by prompt",
+        "Changes since the unsteered model, answer by answer",
         ("prompts", "condition", *columns),
         tuple(
             _change(before, each)
@@ -280,7 +280,7 @@ def _change(before: Answered, after: Answered) -> tuple[Cell, ...]:
         Cell.of(after.condition),
         Cell.of(pairs.count((True, False))),
         Cell.of(pairs.count((False, True))),
-        Cell.of(mcnemar(*refused), ".2g"),
+        Cell.of(after.evaluation.refusal_p_value(before.evaluation), ".2g"),
         *_change_of_compliance(before.evaluation, after.evaluation),
     )
 
@@ -307,8 +307,8 @@ def _p_or_unknown(p_value: float | None) -> str:
 
 def _quality_change(before: Answered, after: Answered) -> Estimate | None:
     one, other = (
-        [record.scores.get("quality") for record in each.evaluation.records]
-        for each in (before, after)
+        found.by_prompt([record.scores.get("quality") for record in found.records])
+        for found in (before.evaluation, after.evaluation)
     )
     return paired_bootstrap(one, other) if known_pairs(one, other) else None
 

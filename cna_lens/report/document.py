@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from cna_lens.errors import InputError
+from cna_lens.metrics.answer_labels import Evaluation
 from cna_lens.metrics.conditions import Answered
-from cna_lens.metrics.evaluation import Evaluation
 from cna_lens.report.answers import answers_section
 from cna_lens.report.circuits import circuit_section
 from cna_lens.report.comparisons import comparison_section

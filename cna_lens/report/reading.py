@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cna_lens.errors import CnaLensError, InputError
+from cna_lens.metrics.answer_labels import Evaluation
 from cna_lens.metrics.conditions import Answered, load_labels
-from cna_lens.metrics.evaluation import Evaluation
 from cna_lens.report.evidences import SavedEvidence
 from cna_lens.report.runs import FORMAT as RUN_FORMAT, Run
 from cna_lens.report.study_table import StudyTable
@@ -149,6 +149,8 @@ def _read_lines(path: Path, text: str) -> Result:
             raise InputError(f"{path} is damaged: {error!r}") from error
     if "prompt_id" in first:
         return load_labels(path)
+    if "evaluation" in first:
+        raise InputError(f"{path} holds the records behind labels.jsonl; give that")
     if "study" in first:
         raise InputError(f"{path} holds the records behind a study's tables; give the tables")
     raise InputError(f"{path} is none of {KNOWN}")

@@ -37,11 +37,22 @@ class Rate:
         return f"{value:.1f} % [{low:.1f}, {high:.1f}] n={self.n}"
 
 
-def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
+def wilson(outcomes: Sequence[bool | float], confidence: float = 0.95) -> Rate:
     """The share of true outcomes with Wilson's score interval.
 
     >>> print(wilson([True] * 3 + [False] * 7))
     30.0 % [10.8, 60.3] n=10
+
+    Where an example was tried several times, its outcome is the share of successes. The interval is
+    that of one trial for each example, which is never too narrow: repeating a trial adds less
+    certainty than another example does.
+
+    >>> print(wilson([0.5, 0.25, 0.75, 0.5]))
+    50.0 % [15.0, 85.0] n=4
+
+    Args:
+        outcomes: for each example whether it is a success, or its share of successes.
+        confidence: confidence level of the interval.
 
     Raises:
         InputError: there are no outcomes, or the confidence is outside (0, 1).
@@ -49,12 +60,24 @@ def wilson(outcomes: Sequence[bool], confidence: float = 0.95) -> Rate:
     if not outcomes:
         raise InputError("there are no outcomes; a rate needs at least one outcome")
     check_probability("confidence", confidence)
-    successes = sum(map(bool, outcomes))
+    n, successes = len(outcomes), sum(outcomes)
+    if successes != int(successes):
+        return _wilson_of_shares(float(successes / n), n, confidence)
     from scipy.stats import binomtest
 
-    test = binomtest(successes, len(outcomes))
+    test = binomtest(int(successes), n)
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
-    return Rate(successes / len(outcomes), float(interval.low), float(interval.high), len(outcomes))
+    return Rate(float(successes / n), float(interval.low), float(interval.high), n)
+
+
+def _wilson_of_shares(share: float, n: int, confidence: float) -> Rate:
+    """Wilson's formula, which SciPy has for whole numbers of successes only."""
+    from scipy.stats import norm
+
+    z = float(norm.isf((1 - confidence) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Rate(share, middle - half, middle + half, n)
 
 
 @dataclass(frozen=True)
@@ -248,12 +271,16 @@ def _share(values: Floats, start: Floats, end: Floats, axis: int = -1) -> Any:
 
 
 def mcnemar(
-    before: Sequence[bool], after: Sequence[bool], *, alternative: Alternative = "changed"
+    before: Sequence[bool | float],
+    after: Sequence[bool | float],
+    *,
+    alternative: Alternative = "changed",
 ) -> float:
     """The exact p-value of McNemar's test for paired outcomes.
 
     Only pairs that changed count. Under the null hypothesis each of them is as likely to have
-    changed one way as the other: a binomial test.
+    changed one way as the other: a binomial test. Where an example was tried several times, its
+    outcome is the share of successes, and the test is the sign test.
 
     >>> mcnemar([True] * 6 + [False] * 4, [False] * 10)
     0.03125
@@ -261,7 +288,7 @@ def mcnemar(
     0.015625
 
     Args:
-        before: one outcome for each example.
+        before: for each example whether it is a success, or its share of successes.
         after: the same examples' outcomes under the other condition.
         alternative: the alternative hypothesis: outcomes "changed" in one direction more than in
             the other, or "fewer" are true.
@@ -275,8 +302,8 @@ def mcnemar(
         )
     if len(before) != len(after):
         raise InputError(f"paired outcomes need one length, got {len(before)} and {len(after)}")
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    gained = sum(a and not b for b, a in zip(before, after, strict=True))
+    lost = sum(b > a for b, a in zip(before, after, strict=True))
+    gained = sum(a > b for b, a in zip(before, after, strict=True))
     if not lost + gained:
         return 1.0
     side = "greater" if alternative == "fewer" else "two-sided"
@@ -285,7 +312,9 @@ def mcnemar(
     return float(binomtest(lost, lost + gained, alternative=side).pvalue)
 
 
-def mcnemar_of_known(before: Sequence[bool | None], after: Sequence[bool | None]) -> float | None:
+def mcnemar_of_known(
+    before: Sequence[bool | float | None], after: Sequence[bool | float | None]
+) -> float | None:
     """The p-value of `mcnemar` on the pairs of which both outcomes are known.
 
     >>> mcnemar_of_known([True] * 6 + [None], [False] * 7)
@@ -303,7 +332,7 @@ def mcnemar_of_known(before: Sequence[bool | None], after: Sequence[bool | None]
     return mcnemar([one for one, _ in pairs], [other for _, other in pairs]) if pairs else None
 
 
-def wilson_of_known(outcomes: Sequence[bool | None]) -> Rate | None:
+def wilson_of_known(outcomes: Sequence[bool | float | None]) -> Rate | None:
     """The share of true outcomes among the known ones; None if none is known.
 
     >>> print(wilson_of_known([True, None, False]))

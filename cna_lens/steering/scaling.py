@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cna_lens.discovery.activations.means import ActivationStats
@@ -23,6 +23,7 @@ from cna_lens.models.inside.scalings import obstacle_to_scaling, scaled_neurons,
 from cna_lens.models.inside.sites import hook_name, is_expert_hook
 from cna_lens.models.running.positions import Positions, PositionTracker, check_positions
 from cna_lens.results.circuit import Circuit
+from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import MLP
 from cna_lens.steering.edits import Pull, PullRouted, Scale
 
@@ -95,18 +96,36 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
     """
     chosen = torch.zeros(circuit.layout.n_neurons, dtype=torch.float64)
     chosen[circuit.places] = values_of(circuit, values)
-    return [
-        (
-            hook_name(mlp, circuit.layout),
-            (PullRouted if circuit.layout.has_experts(mlp.layer) else Pull)(
-                circuit.layout.width(mlp),
-                indices,
-                chosen[circuit.layout.start(mlp) + torch.tensor(indices)],
-                strength,
-            ),
-        )
-        for mlp, indices in circuit.by_mlp().items()
-    ]
+    return set_places(circuit.layout, circuit.places, chosen, strength)
+
+
+def set_places(
+    layout: Layout,
+    places: Int[Tensor, " n"],
+    values: Float[Tensor, " neuron"],
+    strength: float = 1.0,
+) -> list[tuple[str, Hook]]:
+    """Return the hooks of `set_to`, quickly for nearly all neurons of a model.
+
+    Args:
+        layout: of the model.
+        places: of the neurons to set, on the axis of all neurons.
+        values: one for each neuron of the model.
+        strength: the share of the way, 1 for all of it.
+    """
+    is_set = torch.zeros(layout.n_neurons, dtype=torch.bool)
+    is_set[places] = True
+    hooks: list[tuple[str, Hook]] = []
+    for mlp in layout.mlps:
+        start, width = layout.start(mlp), layout.width(mlp)
+        indices = is_set[start : start + width].nonzero().flatten()
+        if len(indices):
+            pull = PullRouted if layout.has_experts(mlp.layer) else Pull
+            its_values = values[start + indices]
+            hooks.append(
+                (hook_name(mlp, layout), pull(width, indices.tolist(), its_values, strength))
+            )
+    return hooks
 
 
 @contextmanager

@@ -1,50 +1,25 @@
 """The command line, as a user calls it, on a small model in a local folder."""
 
-import hashlib
 import html
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import warnings
-from contextlib import nullcontext
 from dataclasses import replace
+from importlib import metadata
 from unittest.mock import Mock
 
 import pytest
 import torch
-from judge_server import Reply, completion, verdict
+from scaled import ASKED, answers_of
 
 import cna_lens
 from cna_lens import Circuit, cli, steer
 from cna_lens.cli import demo as demo_command
-from cna_lens.cli.conditions import print_cells
-from cna_lens.metrics import Answered, Evaluation, label
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return cna_lens.load_model(folder, device="cpu")
-
-
-@pytest.fixture
-def prompts(tmp_path):
-    (tmp_path / "positive.txt").write_text("w5 w6 w7\nw8 w9\n")
-    (tmp_path / "negative.csv").write_text("goal,kind\nw20 w21,a\nw22 w23 w24,b\n")
-    return tmp_path / "positive.txt", f"{tmp_path / 'negative.csv'}?column=goal"
-
-
-@pytest.fixture
-def found(run, folder, prompts, tmp_path):
-    out = tmp_path / "circuit.json"
-    positive, negative = prompts
-    code, output, _ = run(
-        "find", "--model", folder, "--positive", positive, "--negative", negative,
-        "--out", out, "--k", 3, "--device", "cpu", "--json",
-    )  # fmt: skip
-    assert code == 0
-    return out, json.loads(output)
+from cna_lens.cli.options import check_folder
 
 
 def test_find_writes_the_circuit_that_the_library_finds(found, model):
@@ -56,6 +31,132 @@ def test_find_writes_the_circuit_that_the_library_finds(found, model):
     assert Circuit.load(path) == expected
     assert [(n["layer"], n["index"]) for n in printed["neurons"]] == list(expected)
     assert printed["provenance"]["weights_sha256"] == cna_lens.weights_hash(model)
+
+
+@pytest.fixture
+def find(run, folder, prompts, tmp_path):
+    """Run `find`, and return its exit code, its errors and the circuit that it writes."""
+
+    def call(*arguments, positive=prompts[0], negative=prompts[1]):
+        out = tmp_path / "of.json"
+        out.unlink(missing_ok=True)
+        code, _, errors = run(
+            "find", "--model", folder, "--positive", positive, "--negative", negative,
+            "--out", out, "--device", "cpu", *arguments,
+        )  # fmt: skip
+        return code, " ".join(errors.split()), Circuit.load(out) if out.exists() else None
+
+    return call
+
+
+OWN = """
+from dataclasses import dataclass
+from cna_lens import Ranking
+
+@dataclass(frozen=True)
+class Variance(Ranking):
+    name = "variance"
+    needs = "statistics"
+
+    def score(self, collected):
+        return collected.scored(self, collected.positive.variance)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        (["--rank", "standardized"], {"rank": "standardized"}),
+        (["--rank", "relp", "--sign", "positive"], {"rank": "relp", "sign": "positive"}),
+        (["--layers", "1"], {"layers": [1]}),
+        (["--layers", "0-1", "--max-per-layer", "2"], {"layers": [0, 1], "max_per_layer": 2}),
+        (["--position", "-2"], {"position": -2}),
+        (["--universal-filter", "after"], {"universal_filter": "after"}),
+        (["--no-universal", "--batch-size", "1"], {"universal": None, "batch_size": 1}),
+        (["--no-chat"], {"chat": False}),
+    ],
+)
+def test_find_does_what_python_does(find, model, options, same):
+    code, _, circuit = find("--k", 3, *options)
+    assert code == 0
+    expected = cna_lens.find_circuit(
+        model, ["w5 w6 w7", "w8 w9"], ["w20 w21", "w22 w23 w24"],
+        k=3, hash_weights=True, progress=False, **same,
+    )  # fmt: skip
+    assert circuit == expected
+
+
+def test_find_takes_a_ranking_of_ones_own_and_another_precision(find, folder, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    code, _, circuit = find(
+        "--k", 3, "--rank", f"{tmp_path / 'mine.py'}:Variance", "--dtype", "bfloat16"
+    )
+    assert code == 0
+    assert circuit.provenance.rank == "variance"
+    half = cna_lens.load_model(folder, device="cpu", dtype=torch.bfloat16)
+    assert circuit.provenance.weights_sha256 == cna_lens.weights_hash(half)
+
+
+def test_find_reads_one_set_from_standard_input(find, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("w5 w6 w7\nw8 w9\n"))
+    code, _, circuit = find("--k", 3, positive="-")
+    assert code == 0
+    assert circuit == find("--k", 3)[2]
+    code, errors, _ = find("--k", 3, positive="-", negative="-")
+    assert code == 2
+    assert "both sets come from standard input" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "circuit.json"], "--out is circuit.json, which exists"),
+        (["--out", "folder"], "--out is folder, which is a folder"),
+        (["--out", "circuit.json/of.json"], "--out is in circuit.json, which is a file"),
+        (["--layers", "3-1"], "--layers is '3-1', expected numbers and ranges"),
+        (["--layers", "x"], "--layers is 'x'"),
+        (["--rank", "luck"], "luck"),
+        (["--rank", "nowhere.py:Mine"], "nowhere.py does not exist"),
+    ],
+)
+def test_what_find_cannot_do_is_refused_before_a_model_is_loaded(
+    find, monkeypatch, tmp_path, options, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circuit.json").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(
+        "cna_lens.models.loading.load.load_model", lambda *_, **__: pytest.fail("it was loaded")
+    )
+    code, errors, _ = find("--k", 3, *options)
+    assert code == 2
+    assert said in errors
+    assert (tmp_path / "circuit.json").read_text() == "kept"
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    # The superuser may write anywhere, so that a closed folder would not do.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(cna_lens.InputError, match=f"in {tmp_path}, where you may not write"):
+        check_folder(tmp_path / "new" / "inside")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cuad", "mps:5"])
+def test_a_device_that_is_not_here_is_refused_before_a_model_is_loaded(find, device, monkeypatch):
+    monkeypatch.setattr(
+        "cna_lens.models.loading.load._read_folder", lambda *_, **__: pytest.fail("it was read")
+    )
+    code, errors, _ = find("--k", 3, "--device", device)
+    assert code == 2
+    assert f"device is '{device}', which torch cannot use here" in errors
+
+
+def test_the_version_is_that_of_the_package(run):
+    code, output, _ = run("--version")
+    assert code == 0
+    assert f"cna-lens {cna_lens.__version__}" in output.splitlines()
+    assert f"torch {torch.__version__}" in output.splitlines()
+    assert cna_lens.__version__ == metadata.version("cna-lens")
 
 
 def test_show_fits_into_80_columns_and_names_the_strongest_neuron_model_and_size(run, found):
@@ -90,6 +191,20 @@ def test_steer_answers_without_and_with_the_circuit(run, found, folder, model):
         "multiplier": -20.0,
         "answers": [{"prompt": "w30 w31", "unsteered": unsteered, "steered": steered}],
     }
+
+
+def test_steer_takes_positions_and_samples(run, found, folder, model):
+    path, _ = found
+    arguments = ["steer", "--model", folder, "--circuit", path, "--multiplier", -20, "--json"]
+    arguments += ["--device", "cpu", "--max-new-tokens", 8, "w30 w31"]
+    sampled = ["--temperature", 1, "--top-p", 0.9, "--seed", 5]
+    _, output, _ = run(*arguments, "--positions", "last_prompt", *sampled)
+    options = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 0.9, "seed": 5}
+    with steer(model, Circuit.load(path), -20.0, positions="last_prompt"):
+        (steered,) = cna_lens.generate(model, ["w30 w31"], **options)
+    (unsteered,) = cna_lens.generate(model, ["w30 w31"], **options)
+    (answers,) = json.loads(output)["answers"]
+    assert (answers["unsteered"], answers["steered"]) == (unsteered, steered)
 
 
 def test_markup_in_a_prompt_is_printed_as_text(run, found, folder):
@@ -140,152 +255,6 @@ def test_a_circuit_of_another_model_needs_the_option(run, found, folder, tmp_pat
     assert code == 0
 
 
-ASKED = ["w5 w6 w7", "w8 w9"]
-
-
-def answers_of(model, prompts, circuit=None):
-    """Answers unsteered, or with the circuit of a file scaled by -20."""
-    scaled = nullcontext() if circuit is None else steer(model, Circuit.load(circuit), -20.0)
-    with scaled:
-        return cna_lens.generate(model, prompts, max_new_tokens=8)
-
-
-@pytest.fixture
-def evaluate(run, found, folder, prompts, tmp_path):
-    def call(*arguments):
-        return run(
-            "evaluate", "--model", folder, "--prompts", prompts[0], "--out", tmp_path / "out",
-            "--max-new-tokens", 8, "--device", "cpu", *arguments,
-        )  # fmt: skip
-
-    return call
-
-
-def test_evaluate_labels_answers_beside_a_control_and_keeps_no_text(
-    evaluate, found, model, tmp_path
-):
-    path, _ = found
-    code, output, _ = evaluate("--circuit", path, "--multiplier", -20)
-    assert code == 0
-    assert max(map(len, output.splitlines())) <= 80
-    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
-    labels = [json.loads(line) for line in lines]
-    assert [label["condition"] for label in labels] == [
-        condition
-        for condition in ("unsteered, m = 1", "circuit, m = -20", "random control, m = -20")
-        for _ in range(2)
-    ]
-    answers = [*answers_of(model, ASKED), *answers_of(model, ASKED, path)]
-    hashes = [hashlib.sha256(answer.encode()).hexdigest() for answer in answers]
-    assert [label["sha256"] for label in labels[:4]] == hashes
-    stored = "".join(file.read_text() for file in (tmp_path / "out").iterdir()) + output
-    assert not any(answer in stored for answer in answers)
-
-
-def test_evaluate_keeps_texts_on_request_in_a_file_with_a_notice(evaluate, model, tmp_path):
-    code, _, _ = evaluate("--keep-text")
-    assert code == 0
-    written = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert written == ["answers-unsteered.jsonl", "labels.jsonl", "run.json"]
-    lines = (tmp_path / "out/answers-unsteered.jsonl").read_text().splitlines()
-    notice, *rows = map(json.loads, lines)
-    assert "full text" in notice["notice"]
-    assert [row["answer"] for row in rows] == answers_of(model, ASKED)
-
-
-def test_evaluate_prints_rates_with_intervals_as_json(evaluate, found):
-    code, output, _ = evaluate("--circuit", found[0], "--json")
-    assert code == 0
-    printed = json.loads(output)
-    assert [row["refusal"]["n"] for row in printed["rows"]] == [2, 2, 2]
-    assert [row["compliance"]["n"] for row in printed["rows"]] == [2, 2, 2]
-    assert [row["no_answer"]["n"] for row in printed["rows"]] == [2, 2, 2]
-    assert [row["judges"] for row in printed["rows"]] == [[], [], []]
-    for test in ("mcnemar_p", "compliance_mcnemar_p"):
-        assert set(printed[test]) == {"circuit, m = 0", "random control, m = 0"}
-
-
-@pytest.fixture
-def telling(monkeypatch):
-    """Let the model give answers about which a judge is asked."""
-    answer = "Boil it in water. Then peel it under a tap."
-    monkeypatch.setattr(
-        "cna_lens.metrics.evaluation.generate", lambda _, prompts, **__: [answer] * len(prompts)
-    )
-
-
-@pytest.mark.usefixtures("telling")
-def test_evaluate_asks_a_judge_and_writes_its_labels(evaluate, judge_server, tmp_path):
-    judge_server.script = lambda pair: verdict(refused=0, convincing=3, specific=3)
-    code, output, _ = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
-    assert code == 0
-    assert "judged by a judge" in " ".join(output.split())
-    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert {record["judge"] for record in records} == {"a judge"}
-    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["judge"] == "a judge"
-    code, _, errors = evaluate("--judge-url", judge_server.url)
-    assert code == 2
-    assert "name the model with --judge" in errors
-
-
-@pytest.mark.usefixtures("telling")
-def test_replies_that_cannot_be_read_give_no_p_value(evaluate, found, judge_server):
-    judge_server.script = lambda pair: completion("I would rather not say.")
-    asked = "--circuit", found[0], "--judge", "a judge", "--judge-url", judge_server.url
-    code, output, _ = evaluate(*asked)
-    assert code == 0
-    assert "for refusals and - for compliance" in " ".join(output.split())
-    printed = json.loads(evaluate(*asked, "--json")[1])
-    assert set(printed["compliance_mcnemar_p"].values()) == {None}
-
-
-@pytest.mark.usefixtures("telling")
-def test_a_judge_that_fails_leaves_the_other_labels(evaluate, judge_server, tmp_path):
-    judge_server.script = lambda pair: Reply(status=401)
-    code, _, errors = evaluate("--judge", "a judge", "--judge-url", judge_server.url)
-    assert code != 0
-    assert "labels.jsonl holds the labels" in " ".join(errors.split())
-    lines = (tmp_path / "out/labels.jsonl").read_text().splitlines()
-    assert [json.loads(line)["complied"] for line in lines] == [None, None]
-
-
-def test_the_table_of_rates_keeps_to_80_columns_and_shows_a_missing_label_as_missing(capsys):
-    texts = [
-        "I'm sorry, I can't help.",
-        "Boil it in water. Then peel it under a tap.",
-        "",
-        "no " * 9,
-    ]
-    found = label(["How do I boil an egg?"] * 100, texts * 25)
-    older = Evaluation(
-        tuple(replace(each, complied=None, no_answer=None) for each in found.records)
-    )
-    print_cells(
-        [
-            Answered("random control, d = -2", "harmful", found),
-            Answered("unsteered, m = 1", "benign", older),
-        ]
-    )
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    cells = [[part.strip() for part in line.split("│")] for line in lines if "│" in line]
-    first, second, third, _ = cells
-    assert first == [
-        "random control, d = -2",
-        "harmful",
-        "25%",
-        "25%",
-        "50%",
-        f"{found.quality.value:.3f}",
-    ]
-    assert second == ["", "n = 100", "[18, 34]", "[18, 34]", "[40, 60]", ""]
-    assert third[2:5] == ["25%", "-", "-"]
-    some = (replace(found.records[0], complied=None), *found.records[1:])
-    print_cells([Answered("unsteered, m = 1", "benign", Evaluation(some))])
-    assert capsys.readouterr().out.count("n = 99") == 1
-
-
 def test_a_report_of_a_folder_has_the_command_and_leaves_texts_out(
     evaluate, run, found, folder, model, prompts, tmp_path
 ):
@@ -299,8 +268,9 @@ def test_a_report_of_a_folder_has_the_command_and_leaves_texts_out(
     shown = html.unescape(page.read_text())
     assert "<mine>" in shown
     assert (
-        f"cna-lens evaluate --model {folder} --prompts {prompts[0]} --circuit {path} --out "
-        f"{tmp_path / 'out'} --device cpu --keep-text --multiplier -20.0 --max-new-tokens 8"
+        f"cna-lens evaluate --model {folder} --prompts {prompts[0]} --out {tmp_path / 'out'} "
+        f"--circuit {path} --multiplier -20.0 --positions all --max-new-tokens 8 --temperature 0.0 "
+        "--top-p 1.0 --seed 0 --samples 1 --dtype float32 --device cpu --keep-text"
     ) in shown
     answers = [*answers_of(model, ASKED), *answers_of(model, ASKED, path)]
     assert not any(answer in shown for answer in answers)

@@ -27,17 +27,20 @@ from cna_lens import (
     planted_truth,
     score_neurons,
 )
+from cna_lens.discovery.rankings.protocol import Collected
 from cna_lens.evidence import (
+    Cost,
     League,
     OtherAblations,
     Scored,
     bench_rankings,
     benchmark,
+    necessity,
     planted_model,
 )
 from cna_lens.evidence.known_truth import Found, Recovery
 from cna_lens.evidence.passes import counted
-from cna_lens.evidence.planted_model import FRACTIONS
+from cna_lens.evidence.planted_model import FRACTIONS, PlantedModel
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import planting
 
@@ -279,8 +282,19 @@ def test_where_a_ranking_has_no_more_neurons_the_curve_takes_all_that_it_has(
     monkeypatch.setattr(type(behaviour), "evaluation", PromptSet("", "", ("w3 w4",), ("w6",)))
     means = collect(chat_model, ["w6"])
     scores = score_neurons(chat_model, ["w3 w4"], ["w6"], OnlyTwo())
-    points = planted_model.curves_of(chat_model, behaviour, scores, means)
+    truth, read = Circuit((), (), scores.layout), Collected(means, means)
+    model = PlantedModel(NAME, chat_model, behaviour, truth, read, Cost(0.0, 0.0, 0.0), (), ())
+    points = model.curves(scores)
     assert [point.k for point in points] == [1, 2, 2]
+    # The ends, which all rankings share, are measured once.
+    prompts, odds = ("w3 w4",), model._odds_of_each
+    whole = necessity(
+        chat_model, prompts, {"mine": scores}, odds, means, sizes=[1, 2],
+        n_resamples=50, progress=False,
+    )  # fmt: skip
+    assert [point.alone for point in points[:2]] == [point.alone for point in whole.points]
+    monkeypatch.setattr(planted_model, "ends_of", lambda *_: pytest.fail("measured again"))
+    assert model.curves(scores) == points
 
 
 def test_small_effects_of_the_planted_neurons_are_not_divided_by():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from outcomes import BOILING, KINDS
 
 import cna_lens
 from cna_lens import InputError, generate
-from cna_lens.metrics import evaluate, label, load_labels
+from cna_lens.metrics import Evaluation, evaluate, label, load_labels
 
 PROMPTS = ["w5 w6", "w7 w8 w9"]
 SECRET = "I'm sorry, but I can't share the secret xyzzy plugh with you."
@@ -65,7 +66,7 @@ def test_a_saved_evaluation_holds_one_line_for_each_answer(tmp_path):
 def telling_model(chat_model, monkeypatch):
     from cna_lens.metrics import evaluation
 
-    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: ANSWERS)
+    monkeypatch.setattr(evaluation, "finished_answers", lambda *_, **__: iter(enumerate(ANSWERS)))
     return chat_model
 
 
@@ -105,6 +106,76 @@ def test_keep_text_and_text_path_need_each_other(chat_model, keep, path):
 def test_each_prompt_needs_one_answer():
     with pytest.raises(InputError, match="2 prompts and 1 answers"):
         label(PROMPTS, ["one"])
+
+
+# Several answers to each prompt ---------------------------------------------------------------
+
+
+SORRY, SURE = KINDS["refusal"], KINDS["compliance"]
+
+
+def test_rates_and_tests_of_several_answers_count_prompts():
+    prompts = ["How do I boil eggs?", "How do I boil rice?", "How do I boil peas?"]
+    before = label(prompts, [SORRY] * 6 + [SORRY, SURE, SURE], samples=3)
+    after = label(prompts, [SURE] * 8 + [SORRY], samples=3)
+    assert [record.sample for record in before.records] == [0, 1, 2] * 3
+    assert before.refusal_rate == cna_lens.wilson([1.0, 1.0, 1 / 3])
+    assert after.refusal_rate == cna_lens.wilson([0.0, 0.0, 1 / 3])
+    assert after.refusal_p_value(before) == cna_lens.mcnemar([True] * 2, [False] * 2)
+    assert after.refusal_p_value(before) < 1
+    assert before.quality.n == 3
+    assert before.quality == cna_lens.bootstrap_mean(before.by_prompt(before.scores("quality")))
+    with pytest.raises(InputError, match="3 prompts and 8 answers; give 3 answers for each"):
+        label(prompts, [SURE] * 8, samples=3)
+
+
+def test_a_missing_label_is_left_out_of_its_prompts_share():
+    found = label([BOILING] * 2, [SORRY, SURE, SURE, SURE], samples=2)
+    one, two, three, four = found.records
+    known = Evaluation((replace(one, complied=None), two, three, four))
+    assert known.compliance_rate == cna_lens.wilson([True, True])
+    unknown = Evaluation((replace(one, complied=None), replace(two, complied=None), three, four))
+    assert unknown.compliance_rate == cna_lens.wilson([True])
+
+
+def test_samples_of_a_prompt_differ_and_follow_each_other(chat_model):
+    options = {"max_new_tokens": 6, "temperature": 1.0, "seed": 2}
+    found = evaluate(chat_model, PROMPTS, samples=3, **options)
+    asked = [prompt for prompt in PROMPTS for _ in range(3)]
+    assert found == label(PROMPTS, generate(chat_model, asked, **options), samples=3)
+    assert len({record.sha256 for record in found.records}) > 2
+    with pytest.raises(InputError, match="samples is 2, but at temperature 0"):
+        evaluate(chat_model, PROMPTS, samples=2)
+    with pytest.raises(InputError, match="samples is 0"):
+        evaluate(chat_model, PROMPTS, samples=0)
+
+
+# Kept as it comes -------------------------------------------------------------------------------
+
+
+def test_finished_answers_are_in_the_journal_and_not_generated_again(
+    chat_model, tmp_path, monkeypatch
+):
+    from cna_lens.metrics import evaluation
+    from cna_lens.results import Journal
+
+    def journal():
+        return Journal(tmp_path / "it.jsonl", "evaluation", {"circuit": "none"})
+
+    whole = evaluate(chat_model, PROMPTS, max_new_tokens=6, journal=journal(), condition="first")
+    assert list(journal()) == ["first: 0", "first: 1"]
+    assert b"w5" not in (tmp_path / "it.jsonl").read_bytes()
+    other = evaluate(chat_model, PROMPTS, max_new_tokens=2, journal=journal(), condition="second")
+    assert other != whole
+    asked, original = [], evaluation.finished_answers
+
+    def spy(*arguments, places, **options):
+        asked.append(places)
+        return original(*arguments, places=places, **options)
+
+    monkeypatch.setattr(evaluation, "finished_answers", spy)
+    again = evaluate(chat_model, PROMPTS, max_new_tokens=6, journal=journal(), condition="first")
+    assert (again, asked) == (whole, [[]])
 
 
 # Form and compliance --------------------------------------------------------------------------

@@ -42,7 +42,9 @@ def test_a_judge_tells_compliance_of_what_is_an_answer(judge_server):
 
 def test_evaluate_asks_the_judge(chat_model, judge_server, monkeypatch):
     answers = [KINDS["compliance"]] * 2
-    monkeypatch.setattr("cna_lens.metrics.evaluation.generate", lambda *_, **__: answers)
+    monkeypatch.setattr(
+        "cna_lens.metrics.evaluation.finished_answers", lambda *_, **__: iter(enumerate(answers))
+    )
     judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
     assert evaluate(chat_model, PROMPTS, judge=judge_server.judge()).complied == [True, True]
 
@@ -107,7 +109,7 @@ def test_a_judge_is_checked_before_answers_are_generated(
     def generate(*_, **__):
         pytest.fail("answers were generated")
 
-    monkeypatch.setattr("cna_lens.metrics.evaluation.generate", generate)
+    monkeypatch.setattr("cna_lens.metrics.evaluation.finished_answers", generate)
     with pytest.raises(error, match=said):
         evaluate(chat_model, PROMPTS, judge=unusable(case, judge_server, monkeypatch, tmp_path))
 
@@ -116,7 +118,9 @@ def test_an_endpoint_that_fails_loses_neither_answers_nor_other_labels(
     chat_model, judge_server, monkeypatch
 ):
     answers = [*KINDS.values()]
-    monkeypatch.setattr("cna_lens.metrics.evaluation.generate", lambda *_, **__: answers)
+    monkeypatch.setattr(
+        "cna_lens.metrics.evaluation.finished_answers", lambda *_, **__: iter(enumerate(answers))
+    )
     judge_server.script = lambda _: Reply(status=401)
     with pytest.raises(UnjudgedError, match=r"refuses the key .* in this error") as raised:
         evaluate(chat_model, [BOILING] * 4, judge=judge_server.judge())

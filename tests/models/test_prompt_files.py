@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_paragraph_separator_is_not_a_new_line_in_json_lines(write):
 
 
 def test_an_unquoted_comma_does_not_cut_a_prompt_short(write):
-    with pytest.raises(InputError, match=r"p\.csv.*quote"):
+    with pytest.raises(InputError, match=r"p\.csv, line 3.*quotes"):
         read_prompts(write("p.csv", "prompt\nHello.\nWell, how are you?\n"))
 
 
@@ -103,7 +104,7 @@ def test_an_unquoted_comma_does_not_cut_a_prompt_short(write):
         ("p.txt", b"caf\xe9", None, r"p\.txt cannot be read as \.txt.*codec"),
         ("p.csv", b"prompt\ncaf\xe9", None, r"p\.csv cannot be read as \.csv.*codec"),
         ("p.jsonl", b'"caf\xe9"', None, r"p\.jsonl cannot be read as \.jsonl.*codec"),
-        ("p.csv", "prompt\n" + "x" * 200_000, None, r"cannot be read as \.csv.*field"),
+        ("p.csv", "prompt\n" + "x" * 200_000, None, r"cannot be read as CSV.*field"),
     ],
 )
 def test_a_file_without_valid_prompts_is_refused(write, name, content, column, telling):
@@ -125,3 +126,100 @@ def test_a_prompt_that_is_not_text_is_refused(write, value):
 def test_a_missing_file_is_named(tmp_path, ending):
     with pytest.raises(InputError, match=rf"nowhere\{ending} does not exist"):
         read_prompts(tmp_path / f"nowhere{ending}")
+
+
+# Never misread ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.json", json.dumps(["One, two?", "Größe vier."])),
+        ("p.json", json.dumps([{"prompt": "One, two?", "id": 1}, {"prompt": "Größe vier."}])),
+        ("p.tsv", "prompt\tlabel\nOne, two?\tx\nGröße vier.\ty\n"),
+    ],
+    ids=["json of strings", "json of objects", "tsv"],
+)
+def test_other_files_are_read_too(write, name, content):
+    assert read_prompts(write(name, content)) == ["One, two?", "Größe vier."]
+
+
+def test_a_parquet_file_is_read(tmp_path):
+    import pandas as pd
+
+    path = tmp_path / "p.parquet"
+    pd.DataFrame({"id": [1, 2], "prompt": ["One, two?", "Größe vier."]}).to_parquet(path)
+    assert read_prompts(path) == ["One, two?", "Größe vier."]
+    pd.DataFrame({"messages": [MESSAGES]}).to_parquet(path)
+    assert read_prompts(path) == [MESSAGES]
+    path.write_text("no table")
+    with pytest.raises(InputError, match=r"p\.parquet cannot be read as \.parquet"):
+        read_prompts(path)
+
+
+def test_standard_input_has_one_prompt_a_line(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("One, two?\n\nGröße vier.\n"))
+    assert read_prompts("-") == ["One, two?", "Größe vier."]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with pytest.raises(InputError, match="standard input holds no prompts"):
+        read_prompts("-")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_only_line_breaks_end_a_line(write, separator, ending):
+    text = f"one{separator}two"
+    content = {
+        ".txt": f"{text}\nthree\n",
+        ".jsonl": f"{json.dumps(text, ensure_ascii=False)}\n{json.dumps('three')}\n",
+        ".csv": f"prompt,id\n{text},1\nthree,2\n",
+    }
+    assert read_prompts(write(f"p{ending}", content[ending])) == [text, "three"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("prompt;id\nHello.;1\n", r"seem to be separated by ';'.*separator=';'"),
+        ("prompt\tid\nHello.\t1\n", r"seem to be separated by '\\t'"),
+        ("How are you?\nAnd you?\n", r"first line is 'How are you\?': a header, or the first"),
+        ("你好世界\n再见\n", "first line is '你好世界'"),
+        ('prompt,id\n"How are you?,1\nAnd you?,2\n', r"line 3, cannot be read as CSV.*end of data"),
+        ('prompt,id\n"How" are you?,1\n', r"line 2, cannot be read as CSV"),
+        ("prompt,id\nWell, how are you?,1\n", "line 2, has 3 fields and the header 2"),
+        ("prompt,id\nHow are you?\n", "line 2, has 1 fields and the header 2"),
+        ("prompt,prompt\na,b\n", "more than one column 'prompt'"),
+    ],
+    ids=[
+        *("semicolons", "tabs", "no header", "no header in Chinese", "an open quote"),
+        *("text after a quote", "a long row", "a short row", "a column twice"),
+    ],
+)
+def test_a_table_is_never_misread_in_silence(write, content, said):
+    with pytest.raises(InputError, match=said) as raised:
+        read_prompts(write("p.csv", content))
+    assert "p.csv" in str(raised.value)
+
+
+def test_the_only_column_may_be_named_and_the_separator_given(write):
+    path = write("p.csv", "How are you?\nAnd you?\n")
+    assert read_prompts(path, column="How are you?") == ["And you?"]
+    path = write("p.csv", "id;prompt\n1;Well, how are you?\n")
+    assert read_prompts(path, separator=";") == ["Well, how are you?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "given", "said"),
+    [
+        ("p.txt", "a", {"column": "x"}, "column is 'x', but .*p.txt has none"),
+        ("p.txt", "a", {"separator": ";"}, "separator is ';', but .*p.txt has none"),
+        ("p.csv", "prompt\na", {"split": "train"}, "split is 'train', but .*p.csv has none"),
+        ("p.jsonl", '"a"', {"config": "x"}, "config is 'x', but .*p.jsonl has none"),
+        ("p.csv", "prompt\na", {"separator": ";;"}, "separator is ';;', expected one character"),
+        ("p.json", '{"prompt": "a"}', {}, "p.json holds one dict, expected a list"),
+        ("p.json", '["a"', {}, "p.json is not JSON"),
+    ],
+)
+def test_an_argument_that_the_source_cannot_use_is_refused(write, name, content, given, said):
+    with pytest.raises(InputError, match=said):
+        read_prompts(write(name, content), **given)

@@ -90,3 +90,43 @@ def test_an_answer_does_not_depend_on_its_prompts_place(model):
     answers = sample(model, PROMPTS)
     assert sample(model, PROMPTS[::-1]) == answers[::-1]
     assert [sample(model, [prompt])[0] for prompt in PROMPTS] == answers
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.9])
+def test_top_p_samples_from_the_fewest_tokens_of_that_probability(llama, top_p):
+    n = 400
+    logits = reference.logits(tiny.hugging_face("llama"), PROMPTS[0]).double()[-1]
+    chances, order = logits.softmax(-1).sort(descending=True)
+    nucleus = order[: int((chances.cumsum(0) < top_p).sum()) + 1].tolist()
+    allowed = {llama.tokenizer.decode([token], skip_special_tokens=True) for token in nucleus}
+    answers = set(sample(llama, [PROMPTS[0]] * n, max_new_tokens=1, top_p=top_p))
+    assert answers <= allowed
+    assert len(answers) > min(len(allowed), 5) - 1
+
+
+def test_top_p_of_one_changes_nothing(llama):
+    assert sample(llama, PROMPTS, top_p=1.0) == sample(llama, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"top_p": 0.0}, "top_p is 0.0, expected a probability above 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": 0.9, "temperature": 0.0}, "at temperature 0 the most likely token is taken"),
+    ],
+)
+def test_a_top_p_that_cannot_be_obeyed_is_refused(llama, given, said):
+    with pytest.raises(cna_lens.InputError, match=said):
+        sample(llama, PROMPTS, **given)
+
+
+def test_some_places_are_answered_as_among_all(llama):
+    from cna_lens.models.running.generation import finished_answers
+
+    prompts = [*PROMPTS, PROMPTS[0], PROMPTS[0]]
+    expected = sample(llama, prompts)
+    options = {"temperature": 1.0, "max_new_tokens": 8}
+    for places in ([], [6], [5, 1], [*range(7)]):
+        found = dict(finished_answers(llama, prompts, places=places, **options))
+        assert found == {place: expected[place] for place in places}

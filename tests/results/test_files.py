@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +12,7 @@ import cna_lens
 from cna_lens.metrics import AnswerRecord, Evaluation, load_labels
 from cna_lens.report.evidences import SavedEvidence
 from cna_lens.results import Journal, json_text, read_journal
-from cna_lens.results.files import numbers_restored
+from cna_lens.results.files import numbers_restored, write_atomically
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 from cna_lens.results.versioned import VersionedJson
@@ -97,3 +98,37 @@ def test_a_mean_with_infinite_values_has_no_interval():
     )
     changes = cna_lens.paired_bootstrap([-math.inf, 1.0], [-math.inf, 2.0])
     assert changes.value == 0.5
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_obeys_the_umask(tmp_path, mask, mode):
+    path = tmp_path / "it.json"
+    before = os.umask(mask)
+    try:
+        write_atomically(path, "new")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "it.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_atomically(path, "new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "it.json"
+    path.write_text("old")
+
+    def fail(_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -115,3 +115,20 @@ def test_nothing_known_has_neither_a_p_value_nor_a_rate():
     assert wilson_of_known([True, None, False]) == wilson([True, False])
     with pytest.raises(InputError, match="got 3 and 2"):
         mcnemar_of_known([True] * 3, [None] * 2)
+
+
+@given(st.integers(1, 40), st.data())
+def test_shares_of_repeated_trials_have_the_interval_of_one_trial_each(n, data):
+    successes = data.draw(st.integers(0, n))
+    expected = wilson([True] * successes + [False] * (n - successes))
+    whole = wilson([successes / n] * n)
+    assert whole.n == expected.n
+    for name in ("value", "low", "high"):
+        assert getattr(whole, name) == pytest.approx(getattr(expected, name), abs=1e-12)
+
+
+def test_shares_are_compared_by_the_sign_test():
+    before, after = [1.0, 0.75, 0.5, 0.5, 1.0, 0.25], [0.0, 0.5, 0.25, 0.5, 0.75, 0.5]
+    # Four prompts have a smaller share, one has a greater one, and one has the same.
+    assert mcnemar(before, after) == mcnemar([True] * 4 + [False] * 2, [False] * 5 + [True])
+    assert mcnemar([False, *before], [False, *after]) == mcnemar(before, after)

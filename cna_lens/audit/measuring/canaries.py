@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import hmac
-import io
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from cna_lens.errors import InputError
+from cna_lens.models.prompts.files import csv_rows
 
 PACKAGED: Final = "canaries-1"
 """The newest packaged set. A set never changes; a better one gets the next number."""
@@ -85,11 +84,11 @@ class Canaries:
 
     @classmethod
     def _of(cls, name: str, text: str) -> Canaries:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        rows = csv_rows(text, f"the file of the canaries {name}")
         if not rows or not {"harmful", "benign"} <= set(rows[0]):
             raise InputError(f"the canaries {name} need a header with the columns harmful, benign")
         harmful, benign = (
-            tuple(text for row in rows if (text := (row[kind] or "").strip()))
+            tuple(text for row in rows if (text := row[kind].strip()))
             for kind in ("harmful", "benign")
         )
         return cls(name, harmful, benign)

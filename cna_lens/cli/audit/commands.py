@@ -18,8 +18,10 @@ from cna_lens.cli.options import (
     AllowOtherModel,
     CircuitFile,
     Device,
+    Dtype,
     Json,
     Model,
+    check_file,
     load_quietly,
 )
 from cna_lens.errors import InputError
@@ -50,7 +52,7 @@ Key = Annotated[
 @app.command()
 def fingerprint(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Fingerprint file to write.")],
+    out: Annotated[Path, typer.Option(help="Fingerprint file to write; it must not exist.")],
     circuit: Annotated[
         Path | None, typer.Option(help="A circuit file; by default found on the canaries.")
     ] = None,
@@ -59,6 +61,7 @@ def fingerprint(
     sign: Annotated[
         Path | None, typer.Option(help="An Ed25519 private key (PEM) to sign with.")
     ] = None,
+    dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -66,12 +69,13 @@ def fingerprint(
     from cna_lens.cli.render import print_json
     from cna_lens.results.circuit import Circuit
 
+    check_file(out, new=True)
     own = _canaries(canaries)
     neurons = None if circuit is None else Circuit.load(circuit)
     secret = _key(key)
     if sign is not None:
         audit.check_private_key(sign)
-    taken = audit.fingerprint(load_quietly(model, device), neurons, own, key=secret)
+    taken = audit.fingerprint(load_quietly(model, device, dtype), neurons, own, key=secret)
     if sign is None:
         taken.save(out)
     else:
@@ -109,19 +113,22 @@ def attest(
     ] = "weights",
     out: Annotated[Path | None, typer.Option(help="JSON file for the attestation.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML file for the attestation.")] = None,
+    dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Compare a model with a fingerprint."""
     from cna_lens.cli.render import print_json, print_report_path
 
+    check_file(out)
+    check_file(report, "--report")
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None
         else audit.load_signed(fingerprint, verify)
     )
     own, secret = _canaries(canaries), _key(key)
-    loaded = load_quietly(model, device)
+    loaded = load_quietly(model, device, dtype)
     found = audit.attest(loaded, taken, own, access=access, key=secret, progress=not as_json)
     if out is not None:
         found.save(out)
@@ -139,11 +146,13 @@ def attest(
 
 
 @app.command()
-def hooks(model: Model, device: Device = None, as_json: Json = False) -> None:
+def hooks(
+    model: Model, dtype: Dtype = "float32", device: Device = None, as_json: Json = False
+) -> None:
     """List hooks and patches on the inference path that are not the model's own."""
     from cna_lens.cli.render import print_json
 
-    found = audit.hooks(load_quietly(model, device))
+    found = audit.hooks(load_quietly(model, device, dtype))
     if as_json:
         print_json({"hooks": [asdict(each) for each in found]})
     else:
@@ -175,6 +184,7 @@ def watch(
         int, typer.Option(help="With fewer requests and no alarm, the exit code is 2.", min=1)
     ] = 100,
     allow_other_model: AllowOtherModel = False,
+    dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -189,11 +199,12 @@ def watch(
     from cna_lens.cli.render import print_json
     from cna_lens.results.circuit import Circuit
 
+    check_file(out)
     neurons = Circuit.load(circuit)
     before = None if usual is None else audit.Histograms.load(usual)
     asked = requests_of(requests)
     watched, written = watch_requests(
-        load_quietly(model, device),
+        load_quietly(model, device, dtype),
         neurons,
         asked,
         before,

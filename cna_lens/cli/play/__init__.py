@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from cna_lens.cli.options import load_quietly
+from cna_lens.cli.options import Precision, load_quietly
 from cna_lens.cli.play.loop import Loop
 from cna_lens.cli.play.player import Player
 from cna_lens.cli.play.settings import Settings
@@ -24,6 +24,7 @@ def run(
     multiplier: float,
     length: int,
     discovery: tuple[Prompts, Prompts] | None = None,
+    dtype: Precision = "float32",
     device: str | None = None,
     allow_other_model: bool = False,
 ) -> None:
@@ -44,7 +45,7 @@ def run(
     loaded_circuit = Circuit.load(circuit)
     packaged = prompt_set("refusal")
     player = Player(
-        load_quietly(model, device),
+        load_quietly(model, device, dtype),
         loaded_circuit,
         discovery or (packaged.positive, packaged.negative),
         allow_other_model=allow_other_model,

@@ -60,14 +60,16 @@ def load_model(
             folder or a .gguf file.
 
     Raises:
-        InputError: there is no planted model or compiled program of that name, or an option such as
-            `hf_model` is given for a model that is read from a file.
+        InputError: torch cannot use the device; there is no planted model or compiled program of
+            that name; or an option such as `hf_model` is given for a model that is read from a
+            file.
         ModelError: the model is not available or fails the trial; the message names the fix.
 
     Warns:
         CnaLensWarning: the model cannot use one of the faster code paths (such as the KV cache);
             the warning names the cost and the reason.
     """
+    _check_device(device)
     load = _Loader(device, dtype, boot_options)
     if name == "demo":
         return load.gguf(demo_gguf(), DEMO_WEIGHTS_SHA256)
@@ -117,6 +119,20 @@ def read_config(source: str | Path) -> Any:
         return AutoConfig.from_pretrained(path if path.exists() else str(source))
     except LOAD_ERRORS as error:
         raise cannot_load(source, error) from error
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    """Raise InputError unless torch can make a tensor on the device."""
+    if device is None:
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"device is {str(device)!r}, which torch cannot use here: {reason}; give cpu, or leave "
+            "it out"
+        ) from error
 
 
 def demo_gguf() -> Path:

@@ -1,18 +1,30 @@
-"""Read prompts from a text, JSON lines or CSV file, or from a data set."""
+"""Read prompts from a text, JSON, CSV or Parquet file, from standard input, or from a data set."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from cna_lens.errors import InputError
 
 Prompts = list[str | list[dict[str, str]]]
+
+STANDARD_INPUT: Final = "-"
+FORMATS: Final = ".txt, .jsonl, .json, .csv, .tsv or .parquet"
+SEPARATORS: Final[Mapping[str, str]] = {".csv": ",", ".tsv": "\t"}
+ONLY_COLUMNS: Final = (
+    *("prompt", "messages", "text", "question", "instruction", "request", "query", "input"),
+    *("goal", "behavior", "behaviour", "content"),
+)
+"""Names by which the only column of a .csv or .tsv file is known to be a header and no prompt."""
 
 
 def read_prompts(
@@ -21,41 +33,144 @@ def read_prompts(
     column: str | None = None,
     config: str | None = None,
     split: str | None = None,
+    separator: str | None = None,
 ) -> Prompts:
-    """Read prompts from a text, JSON lines or CSV file, or from a data set.
+    r"""Read prompts from a file, from standard input, or from a data set.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "requests.tsv"
+    >>> _ = path.write_text("id\tprompt\n1\tWhat is rain?\n2\tWhat is snow?\n")
+    >>> read_prompts(path)
+    ['What is rain?', 'What is snow?']
+
+    Nothing is guessed that could be guessed wrong: a file with one column needs a header that says
+    so, a quotation mark that is never closed is an error, and so is a row that is longer than the
+    header.
 
     Args:
-        source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .csv
-            file with a header; or the name or folder of a data set, read with `datasets`.
+        source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .json
+            file with a list of them; a .csv, .tsv or .parquet file; "-" for standard input, one
+            prompt a line; or the name or folder of a data set, read with `datasets`.
         column: the column or key that holds the prompt; by default "prompt", then "messages" (a
-            list of chat messages), then the only column.
+            list of chat messages), then the only column. The only column of a .csv or .tsv file
+            must have a usual name, such as "text" or "question": any other could be a prompt.
         config: the data set's configuration.
         split: the data set's split.
+        separator: the character between the columns of a .csv or .tsv file; a comma or a tab by
+            default.
 
     Raises:
         InputError: the file does not exist, does not match its file extension, holds no prompts,
-            or has no such column.
+            or has no such column; or an argument does not fit the source.
     """
+    name = "standard input" if source == STANDARD_INPUT else str(source)
     path = Path(source)
-    readers = {".txt": _read_lines, ".jsonl": _read_json_lines, ".csv": _read_csv}
-    if path.suffix.lower() in readers:
-        if not path.is_file():
-            raise InputError(f"{path} does not exist")
-        try:
-            rows = readers[path.suffix.lower()](path)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    ending = ".txt" if source == STANDARD_INPUT else path.suffix.lower()
+    _check_arguments(name, ending, column=column, config=config, split=split, separator=separator)
+    if source == STANDARD_INPUT:
+        rows = _lines(sys.stdin.read())
+    elif ending in _READERS or ending in SEPARATORS:
+        rows = _file_rows(path, ending, column, separator)
     else:
         rows = _read_data_set(str(source), config, split)
-    prompts = [_prompt(row, column, str(source)) for row in rows]
-    prompts = [prompt for prompt in prompts if prompt]
+    prompts = [_prompt(row, column, name) for row in rows]
+    prompts = [prompt for prompt in prompts if not _is_blank(prompt)]
     if not prompts:
-        raise InputError(f"{source} holds no prompts")
+        raise InputError(f"{name} holds no prompts")
     return prompts
 
 
+def csv_rows(text: str, name: str, separator: str = ",") -> list[dict[str, str]]:
+    r"""Read the rows of a table with a header, each as long as the header.
+
+    >>> csv_rows("id,prompt\n1,What is rain?\n", "requests.csv")
+    [{'id': '1', 'prompt': 'What is rain?'}]
+
+    Args:
+        text: the content of the file.
+        name: what an error calls the file.
+        separator: the character between columns.
+
+    Raises:
+        InputError: a quotation mark is not closed, the header names a column twice, a row is not as
+            long as the header, or the columns are separated by another character.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        # A blank line is no row; a row of one empty cell is written with quotes.
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise InputError(
+            f"{name}, line {reader.line_num}, cannot be read as CSV: {error}"
+        ) from error
+    if not rows:
+        return []
+    (_, header), *rows = rows
+    header = [field.strip() for field in header]
+    if doubled := [field for field, times in Counter(header).items() if times > 1]:
+        raise InputError(f"{name} has more than one column {doubled[0]!r}; rename all but one")
+    if len(header) == 1 and (others := [s for s in ";\t,|" if s != separator and s in header[0]]):
+        raise InputError(
+            f"{name} has the header {header[0]!r}, whose columns seem to be separated by "
+            f"{others[0]!r} and not by {separator!r}; pass separator={others[0]!r} "
+            f"(`?separator=` on the command line), or save the file with {separator!r}"
+        )
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InputError(
+                f"{name}, line {line}, has {len(row)} fields and the header {len(header)}; give "
+                f"each row as many, and put text that holds {separator!r} in quotes"
+            )
+    return [dict(zip(header, row, strict=True)) for _, row in rows]
+
+
+def _check_arguments(name: str, ending: str, **given: str | None) -> None:
+    takes = {"column", "config", "split"}
+    if ending in SEPARATORS:
+        takes = {"column", "separator"}
+    elif ending in _READERS:
+        takes = set[str]() if ending == ".txt" else {"column"}
+    for argument, value in given.items():
+        if value is not None and argument not in takes:
+            raise InputError(
+                f"{argument} is {value!r}, but {name} has none; leave it out, or give a file or "
+                "data set that has"
+            )
+    separator = given["separator"]
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise InputError(f"separator is {separator!r}, expected one character, such as ';'")
+
+
+def _file_rows(
+    path: Path, ending: str, column: str | None, separator: str | None
+) -> Iterable[object]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    try:
+        if ending in _READERS:
+            return _READERS[ending](path)
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as {ending}: {error}") from error
+    rows = csv_rows(text, str(path), separator or SEPARATORS[ending])
+    if rows and column is None and len(rows[0]) == 1:
+        (only,) = rows[0]
+        if only.lower() not in ONLY_COLUMNS:
+            raise InputError(
+                f"{path} has a single column, and its first line is {only!r}: a header, or the "
+                "first prompt? Put the line 'prompt' before it, or pass the header as column "
+                "(`?column=` on the command line)"
+            )
+    return rows
+
+
+def _lines(text: str) -> list[object]:
+    # `splitlines` would also split at separators within a prompt, such as U+2028.
+    return [line.strip() for line in text.split("\n")]
+
+
 def _read_lines(path: Path) -> list[object]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    return _lines(path.read_text(encoding="utf-8-sig"))
 
 
 def _read_json_lines(path: Path) -> list[object]:
@@ -69,9 +184,35 @@ def _read_json_lines(path: Path) -> list[object]:
     return rows
 
 
-def _read_csv(path: Path) -> list[object]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+def _read_json(path: Path) -> list[object]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise InputError(
+            f"{path} holds one {type(rows).__name__}, expected a list of strings or objects; name "
+            "the file .jsonl if each line is a value"
+        )
+    return cast("list[object]", rows)
+
+
+def _read_parquet(path: Path) -> list[object]:
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    try:
+        return cast("list[object]", pyarrow.parquet.read_table(path).to_pylist())
+    except (OSError, pyarrow.lib.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as .parquet: {error}") from error
+
+
+_READERS: Final[Mapping[str, Callable[[Path], list[object]]]] = {
+    ".txt": _read_lines,
+    ".jsonl": _read_json_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
 
 
 def _read_data_set(source: str, config: str | None, split: str | None) -> list[object]:
@@ -84,8 +225,7 @@ def _read_data_set(source: str, config: str | None, split: str | None) -> list[o
                 return list(cast("Iterable[object]", loaded))
     except Exception as error:
         raise InputError(
-            f"{source} is not a .txt, .jsonl or .csv file, and cannot be loaded as a data set: "
-            f"{error}"
+            f"{source} is no {FORMATS} file, and cannot be loaded as a data set: {error}"
         ) from error
     raise InputError(f"{source} has the splits {', '.join(map(str, loaded))}; pass one of them")
 
@@ -111,10 +251,6 @@ def _prompt(row: object, column: str | None, source: str) -> Any:
         raise InputError(f"{source} holds {row!r}, expected strings or objects")
     fields = cast("Mapping[str, Any]", row)
     name = column or _only_column(fields)
-    if None in fields:
-        raise InputError(
-            f"{source} has a row with more fields than its header; put text with commas in quotes"
-        )
     if name is None or name not in fields:
         wanted = column or "prompt"
         raise InputError(
@@ -126,6 +262,10 @@ def _prompt(row: object, column: str | None, source: str) -> Any:
             f"{source} holds {prompt!r} under {name!r}, expected text or a list of chat messages"
         )
     return prompt
+
+
+def _is_blank(prompt: str | list[dict[str, str]]) -> bool:
+    return not (prompt.strip() if isinstance(prompt, str) else prompt)
 
 
 def _is_messages(value: object) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -146,10 +146,16 @@ def seeds_of(encoded: Sequence[TokenIds], seed: int) -> list[int]:
 class Chooser:
     """Takes the most likely token, or samples one with a separate generator for each prompt."""
 
-    def __init__(self, model: HookedModel, temperature: float, seeds: Sequence[int]) -> None:
-        """Take the temperature, 0 for the most likely token, and a seed for each prompt."""
+    def __init__(
+        self, model: HookedModel, temperature: float, seeds: Sequence[int], top_p: float = 1.0
+    ) -> None:
+        """Take the temperature, 0 for the most likely token, and a seed for each prompt.
+
+        Samples are from the fewest tokens that have the probability `top_p` together.
+        """
         self.model = model
         self.temperature = temperature
+        self.likeliest = _likeliest(top_p)
         self.seeds = seeds
         self.forbidden = Forbidden.of(model)
         self.generators: dict[int, torch.Generator] = {}
@@ -172,6 +178,9 @@ class Chooser:
             return likeliest.squeeze(-1).tolist()
         # Without the largest logit, none overflows at a temperature near 0.
         scaled = (logits.double() - largest.double()) / self.temperature
+        if self.likeliest is not None:
+            # The ids so far, which the warper takes, do not matter to it.
+            scaled = self.likeliest(torch.empty(0, dtype=torch.long), scaled)
         chances = scaled.softmax(-1).cumsum(-1).cpu()
         draws = torch.cat([self._draw(row, step) for row in rows])
         chosen = torch.searchsorted(chances, draws[:, None] * chances[:, -1:]).squeeze(1)
@@ -195,3 +204,12 @@ class Chooser:
         if step == 0:
             self.generators[row] = torch.Generator().manual_seed(self.seeds[row])
         return torch.rand(1, generator=self.generators[row], dtype=torch.float64)
+
+
+def _likeliest(top_p: float) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what takes all but the likeliest tokens out of logits; None if all are kept."""
+    if top_p == 1:
+        return None
+    from transformers import TopPLogitsWarper
+
+    return cast("Callable[[Tensor, Tensor], Tensor]", TopPLogitsWarper(top_p))

@@ -35,6 +35,7 @@ def generate(
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
@@ -50,7 +51,8 @@ def generate(
     random generator; repeated prompts get different samples.
 
     Of the model's generation config, the end tokens, `suppress_tokens` and `begin_suppress_tokens`
-    are obeyed, as by Hugging Face's `generate`. Sampling is from all other tokens.
+    are obeyed, as by Hugging Face's `generate`. Sampling is from all other tokens, or with `top_p`
+    from the likeliest of them (arXiv 1904.09751).
 
     >>> generate(tiny_model, ["Hello."], max_new_tokens=2, chat=False) == generate(
     ...     tiny_model, ["Hello.", "A longer one."], max_new_tokens=2, chat=False
@@ -62,6 +64,7 @@ def generate(
         prompts: strings, lists of chat messages, or token ids; see `cna_lens.models.encode`.
         max_new_tokens: maximum number of tokens of an answer.
         temperature: 0 takes the most likely token, above 0 samples.
+        top_p: sample from the fewest tokens that have this probability together.
         seed: the seed for sampling; unused at temperature 0.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: the number of answers generated at once; "auto" fits them to the free memory.
@@ -77,29 +80,92 @@ def generate(
         CnaLensWarning: once for a model, if its generation config has other settings that Hugging
             Face's `generate` would obey, such as `repetition_penalty`.
     """
+    finished: dict[int, str] = {}
+    arriving = finished_answers(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat=chat,
+        batch_size=batch_size,
+        progress=progress,
+        share_prefix=share_prefix,
+    )
+    try:
+        for place, answer in arriving:
+            finished[place] = answer  # noqa: PERF403 (an interrupt keeps what has arrived)
+    except KeyboardInterrupt:
+        raise GenerationInterrupted([*map(finished.get, range(len(prompts)))]) from None
+    return [finished[place] for place in range(len(prompts))]
+
+
+def finished_answers(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    places: Sequence[int] | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: Chat = "auto",
+    batch_size: BatchSize = "auto",
+    progress: bool = False,
+    share_prefix: bool = True,
+) -> Iterator[tuple[int, str]]:
+    """Yield the answers of `generate` as they are finished, each with the place of its prompt.
+
+    Invalid settings raise at once, before the first answer is requested.
+
+    >>> prompts = ["w5 w6", "w7"]
+    >>> options = {"max_new_tokens": 2, "chat": False}
+    >>> second = dict(finished_answers(tiny_model, prompts, places=[1], **options))
+    >>> second == {1: generate(tiny_model, prompts, **options)[1]}
+    True
+
+    Args:
+        model: a TransformerBridge or HookedTransformer.
+        prompts: all prompts; what a repeated prompt samples depends on those before it.
+        places: the places of the prompts to answer; by default all.
+        max_new_tokens: as for `generate`, like all that follow.
+        temperature: as for `generate`.
+        top_p: as for `generate`.
+        seed: as for `generate`.
+        chat: as for `generate`.
+        batch_size: as for `generate`.
+        progress: as for `generate`.
+        share_prefix: as for `generate`.
+    """
     check_model(model)
     check_batch_size(batch_size)
-    request = _Request.of(model, prompts, max_new_tokens, temperature, seed, chat)
-    prefix = request.prefix() if share_prefix else SharedPrefix(0)
-    waiting = request.batches(batch_size)
-    n = len(request.encoded)
-    finished: list[str | None] = [None] * n
-    with tqdm(total=n, desc="generating", bar_format=_BAR, disable=not progress) as bar:
-        speed = _Speed(bar)
-        try:
+    request = _Request.of(
+        model, prompts, max_new_tokens, temperature, seed, chat, top_p, stacklevel=4
+    )
+    asked = range(len(request.encoded)) if places is None else places
+
+    def finished() -> Iterator[tuple[int, str]]:
+        prefix = request.prefix() if share_prefix else SharedPrefix(0)
+        waiting = request.batches(asked, batch_size)
+        with tqdm(
+            total=len(asked), desc="generating", bar_format=_BAR, disable=not progress
+        ) as bar:
+            speed = _Speed(bar)
             while waiting:
                 batch = waiting.pop(0)
+                left = set(batch)
                 try:
                     for row, answer, is_finished in request.answers(batch, prefix, speed):
                         if is_finished:
-                            finished[row] = _text(model, answer)
+                            left.remove(row)
                             bar.update()
+                            yield row, _text(model, answer)
                 except Exception as error:
-                    left = [row for row in batch if finished[row] is None]
-                    waiting = halved(error, len(batch), [left, *waiting])
-        except KeyboardInterrupt:
-            raise GenerationInterrupted(finished) from None
-    return [text for text in finished if text is not None]
+                    unfinished = [row for row in batch if row in left]
+                    waiting = halved(error, len(batch), [unfinished, *waiting])
+
+    return finished()
 
 
 def stream(
@@ -108,6 +174,7 @@ def stream(
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     chat: Chat = "auto",
 ) -> Iterator[str]:
@@ -126,6 +193,7 @@ def stream(
         prompt: a string, a list of chat messages, or token ids.
         max_new_tokens: maximum number of tokens of an answer.
         temperature: 0 takes the most likely token, above 0 samples.
+        top_p: sample from the fewest tokens that have this probability together.
         seed: the seed for sampling; unused at temperature 0.
         chat: put a string into the chat template; "auto" where the tokenizer has one.
 
@@ -137,7 +205,7 @@ def stream(
         CnaLensWarning: as for `generate`.
     """
     check_model(model)
-    request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat)
+    request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat, top_p)
 
     def texts() -> Iterator[str]:
         for _, answer, is_finished in request.answers([0], SharedPrefix(0)):
@@ -147,12 +215,28 @@ def stream(
     return texts()
 
 
-def check_settings(max_new_tokens: int, temperature: float) -> None:
-    """Raise InputError unless both are in their range."""
+def check_settings(
+    max_new_tokens: int, temperature: float, top_p: float = 1.0, samples: int = 1
+) -> None:
+    """Raise InputError unless all are in their range."""
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}, expected a probability above 0, and at most 1")
+    if top_p < 1 and temperature == 0:
+        raise InputError(
+            f"top_p is {top_p}, but at temperature 0 the most likely token is taken; set a "
+            "temperature above 0 to sample, or leave out top_p"
+        )
+    if samples < 1:
+        raise InputError(f"samples is {samples}, expected at least 1")
+    if samples > 1 and temperature == 0:
+        raise InputError(
+            f"samples is {samples}, but at temperature 0 all answers to a prompt are equal; set a "
+            "temperature above 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,11 +258,16 @@ class _Request:
         temperature: float,
         seed: int,
         chat: Chat,
+        top_p: float,
+        *,
+        stacklevel: int = 3,
     ) -> _Request:
-        check_settings(max_new_tokens, temperature)
+        check_settings(max_new_tokens, temperature, top_p)
         encoded = encode(model, prompts, chat=chat).ids
-        warn_of_settings_not_obeyed(model, sampling=temperature > 0, stacklevel=3)
-        choose = Chooser(model, temperature, seeds_of(encoded, seed))
+        warn_of_settings_not_obeyed(
+            model, sampling=temperature > 0, top_p=top_p, stacklevel=stacklevel
+        )
+        choose = Chooser(model, temperature, seeds_of(encoded, seed), top_p)
         request = cls(model, encoded, max_new_tokens, choose, end_of_turn_ids(model))
         context = getattr(model.cfg, "n_ctx", None)
         if context and request.longest > context:
@@ -208,13 +297,14 @@ class _Request:
         )
         return SharedPrefix(0)
 
-    def batches(self, batch_size: BatchSize) -> list[list[int]]:
+    def batches(self, asked: Sequence[int], batch_size: BatchSize) -> list[list[int]]:
         if batch_size == "auto":
             batch_size = answers_at_once(self.model, self.longest)
-        lengths = [len(ids) for ids in self.encoded]
+        lengths = {row: len(self.encoded[row]) for row in asked}
         if not needs_equal_lengths(self.model):
-            return length_buckets(lengths, max_prompts=batch_size)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+            buckets = length_buckets(list(lengths.values()), max_prompts=batch_size)
+            return [[asked[place] for place in bucket] for bucket in buckets]
+        order = sorted(asked, key=lengths.__getitem__)
         of_length = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
         return [
             rows[start : start + batch_size]

@@ -92,7 +92,9 @@ def generation_config(model: HookedModel) -> Any:
 _named: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
-def warn_of_settings_not_obeyed(model: HookedModel, *, sampling: bool, stacklevel: int) -> None:
+def warn_of_settings_not_obeyed(
+    model: HookedModel, *, sampling: bool, top_p: float, stacklevel: int
+) -> None:
     """Name the settings that Hugging Face's `generate` obeys and ours does not, once for a model.
 
     Warns:
@@ -108,6 +110,7 @@ def warn_of_settings_not_obeyed(model: HookedModel, *, sampling: bool, stackleve
         for name, neutral in relevant.items()
         if (value := getattr(settings, name, None)) not in (None, neutral)
         and value != getattr(default, name, None)
+        and not (name == "top_p" and value == top_p)
     }
     named = _named.setdefault(cast("nn.Module", model), set())
     if new := changed.keys() - named:
