@@ -236,19 +236,17 @@ def _run(asked: _Asked, model: str) -> None:
 
 
 def _table(found: League) -> object:
-    from rich.table import Table
+    from cna_lens.cli.render import ranking_cell, ranking_table
 
     n_models = len({each.model for each in found.scored})
-    table = Table(title=f"Means over {n_models} planted models, split {found.split}")
-    table.add_column("ranking", overflow="fold")
-    for name in COLUMNS:
-        table.add_column(name, justify="right")
+    title = f"Means over {n_models} planted models, split {found.split}"
+    table = ranking_table(title, "ranking", list(COLUMNS))
     means = found.means()
     names = [ranking.partition("(")[0] for ranking in means]
     for name, (ranking, figures) in zip(names, means.items(), strict=True):
         # Settings are shown where they tell rankings of one name apart.
         table.add_row(
-            name if names.count(name) == 1 else ranking,
+            ranking_cell(name if names.count(name) == 1 else ranking),
             *(
                 f"{figures[key].value:.2f}" if key in figures else "none"
                 for key in COLUMNS.values()

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from cna_lens.cli.options import quiet_loading
-from cna_lens.cli.render import console, progress_console
+from cna_lens.cli.render import console, progress_console, ranking_cell, ranking_table
 from cna_lens.discovery.rankings.protocol import Ranking
 from cna_lens.errors import InputError
 from cna_lens.evidence.known_truth import recall, recovery
@@ -129,13 +129,13 @@ def _print(
         highlight=False,
         markup=False,
     )
-    table = Table("first neurons of", title=f"Of {k} planted neurons, and with the first {k} at 0")
-    for heading in (*(f"in {size * k}" for size in SIZES), "AUROC", "shown", "KL"):
-        table.add_column(heading, justify="right")
+    title = f"Of {k} planted neurons, and with the first {k} at 0"
+    columns = *(f"in {size * k}" for size in SIZES), "AUROC", "shown", "KL"
+    table = ranking_table(title, "first neurons of", columns)
     for row in rows:
         rate = Rate(**row["shown"])
         table.add_row(
-            row["ablated"],
+            ranking_cell(row["ablated"]),
             *(f"{found:g}" for found in row.get("found", [])),
             *["-"] * (len(SIZES) - len(row.get("found", []))),
             f"{row['auroc']:.2f}" if "auroc" in row else "-",

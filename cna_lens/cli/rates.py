@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cna_lens.cli.render import console
+from cna_lens.cli.render import console, is_narrow
 from cna_lens.metrics.answer_labels import Evaluation
 from cna_lens.metrics.conditions import Answered
 from cna_lens.report.answers import told_by
@@ -42,17 +42,18 @@ def print_cells(cells: Sequence[Answered], notes: Mapping[str, str] | None = Non
         cells: the answers of each kind under each condition.
         notes: the meaning of further words, by word.
     """
-    # Without its edges the table keeps to 80 columns.
+    # Without its edges the table keeps to 80 columns, and with one column less to 60.
     table = Table(title="Form and compliance", show_edge=False, pad_edge=False)
-    table.add_column("condition")
-    table.add_column("prompts")
-    for column in ("refused", "complied", "no answer", "quality"):
-        table.add_column(column, justify="right")
+    table.add_column("condition", overflow="fold")
+    if not is_narrow():
+        table.add_column("prompts")
+    for column in ("refused", "complied", "no\nanswer", "quality"):
+        table.add_column(column, justify="right", no_wrap=True)
     for cell in cells:
         found, quality = cell.evaluation, cell.evaluation.quality
+        asked = f"{cell.kind}\n{_n_answers(found)}"
         table.add_row(
-            cell.condition,
-            f"{cell.kind}\n{_n_answers(found)}",
+            *([f"{cell.condition}\n{asked}"] if is_narrow() else [cell.condition, asked]),
             *(
                 _lines(rate, found.refusal_rate.n)
                 for rate in (found.refusal_rate, found.compliance_rate, found.no_answer_rate)

@@ -19,6 +19,27 @@ console = Console()
 progress_console = Console(stderr=True)
 
 
+def is_narrow() -> bool:
+    """Whether the terminal has fewer than 80 columns, so that tables need to be narrower."""
+    return console.width < 80
+
+
+def ranking_table(title: str, first: str, columns: Sequence[str]) -> Table:
+    """Return an empty table with a row for each ranking, which fits into 60 columns."""
+    narrow = is_narrow()
+    table = Table(title=title, box=None, pad_edge=False) if narrow else Table(title=title)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        heading = column.replace("precision", "preci-\nsion").replace(" ", "\n")
+        table.add_column(heading if narrow else column, justify="right", no_wrap=narrow)
+    return table
+
+
+def ranking_cell(name: str) -> str:
+    """Return a ranking's name, which a narrow terminal shows on several lines."""
+    return name.replace("_", "_\n") if is_narrow() else name
+
+
 def print_json(record: dict[str, Any]) -> None:
     """Print plain data as JSON, its keys sorted."""
     typer.echo(json_text(record, indent=1))

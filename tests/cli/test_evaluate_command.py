@@ -10,7 +10,9 @@ from scaled import ASKED, answers_of
 
 import cna_lens
 from cna_lens import Circuit
+from cna_lens.cli import bench, render
 from cna_lens.cli.rates import print_cells
+from cna_lens.cli.render import ranking_cell, ranking_table
 from cna_lens.metrics import Answered, Evaluation, label
 
 
@@ -345,3 +347,25 @@ def test_what_cannot_be_steered_is_refused_before_anything_is_answered(
     assert code == 2
     assert "another-model" in errors
     assert answered == []
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_tables_of_rates_and_rankings_keep_to_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = label(["How do I boil an egg?"] * 100, ["I'm sorry, I can't help.", "Sure!"] * 50)
+    print_cells(
+        [
+            Answered("unsteered, m = 1", "harmful", found),
+            Answered("random control, d = -2", "harmful", found),
+        ]
+    )
+    table = ranking_table("Means", "ranking", list(bench.COLUMNS))
+    for name in cna_lens.RANKINGS:
+        table.add_row(ranking_cell(name), *["0.84"] * len(bench.COLUMNS))
+    render.console.print(table)
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= columns
+    # Nothing is cut short, and an interval stands on one line.
+    assert "…" not in output
+    assert output.count("[40, 60]") == 2
+    assert output.count("n = 100") == 2
