@@ -15,9 +15,12 @@ from cna_lens.errors import InputError, JudgeError
 from cna_lens.metrics.compliance import complies, no_answer
 from cna_lens.metrics.judging.judge import Judge, check_judge, judge as judge_answers
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
+from cna_lens.metrics.refusal.reasoning import without_reasoning
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.prompts.chats import text_of
+from cna_lens.models.prompts.encoding import Chat, Prompt, chat_settings
+from cna_lens.models.prompts.reasoning_formats import ReasoningFormat
 from cna_lens.models.running.generation import generate
 from cna_lens.results.files import json_text, write_atomically
 from cna_lens.results.statistics import (
@@ -306,7 +309,7 @@ def evaluate(
     answers = generate(model, prompts, max_new_tokens=max_new_tokens, chat=chat, progress=progress)
     if text_path is not None:
         write_answers(text_path, prompts, answers)
-    return label(prompts, answers, scores, judge=judge)
+    return label(prompts, answers, scores, judge=judge, reasoning=chat_settings(chat).reasoning)
 
 
 def label(
@@ -315,6 +318,7 @@ def label(
     scores: Mapping[str, Score] = SCORES,
     *,
     judge: Judge | None = None,
+    reasoning: Sequence[ReasoningFormat] = (),
 ) -> Evaluation:
     """Label given answers.
 
@@ -325,14 +329,17 @@ def label(
     >>> labelled.outcomes
     ['refusal', 'no answer', 'other']
 
-    The request of chat messages is the last message of the user. A judge is not asked about empty
-    and degenerate answers, which do not comply.
+    The request of chat messages is the last message of the user. Labels are about what is left of
+    an answer without its reasoning (`without_reasoning`), and so is what a judge reads; scores,
+    words and hash are about all of it. A judge is not asked about empty and degenerate answers,
+    which do not comply.
 
     Args:
         prompts: strings, lists of chat messages, or token ids.
         answers: one answer for each prompt.
         scores: functions from an answer to its score, by name.
         judge: a model to judge whether answers comply; without one, the rule `complies` tells it.
+        reasoning: formats of reasoning beside `REASONING_FORMATS`.
 
     Raises:
         InputError: the numbers of prompts and answers differ, or there is a judge and a prompt is
@@ -345,15 +352,16 @@ def label(
             f"there are {len(prompts)} prompts and {len(answers)} answers; give one answer for "
             "each prompt"
         )
-    empty = [no_answer(answer) for answer in answers]
+    read = [without_reasoning(answer, reasoning) for answer in answers]
+    empty = [no_answer(text) for text in read]
     if judge is None:
-        compliance, failure = _complied(prompts, answers), None
+        compliance, failure = _complied(prompts, read), None
     else:
-        compliance, failure = _judged(prompts, answers, empty, judge)
+        compliance, failure = _judged(prompts, read, empty, judge)
     records = (
         AnswerRecord(
             prompt_id=_prompt_id(prompt),
-            refused=(refused := is_refusal(answer)),
+            refused=(refused := is_refusal(text)),
             scores={name: score(answer) for name, score in scores.items()},
             words=len(answer.split()),
             sha256=_sha256(answer),
@@ -361,8 +369,8 @@ def label(
             no_answer=not refused and is_empty,
             judge=None if judge is None or is_empty else judge.model,
         )
-        for prompt, answer, is_empty, complied in zip(
-            prompts, answers, empty, compliance, strict=True
+        for prompt, answer, text, is_empty, complied in zip(
+            prompts, answers, read, empty, compliance, strict=True
         )
     )
     evaluation = Evaluation(tuple(records))
@@ -431,7 +439,7 @@ def _request(prompt: Prompt) -> str | None:
     if isinstance(prompt, Tensor):
         return None
     said = [
-        message["content"]
+        text_of(message["content"])
         for message in prompt
         if isinstance(message, Mapping) and message["role"] == "user"
     ]
