@@ -200,7 +200,14 @@ def magnitude_anchor(
     read = {stats.source.position for stats in (positive, negative) if stats.source is not None}
     if len(read) > 1:
         raise InputError(
-            f"the statistics were read at positions {sorted(read)}; collect both at the same token"
+            f"the statistics were read at positions {sorted(map(str, read))}; collect both at the "
+            "same token"
+        )
+    position = read.pop() if read else -1
+    if position == "answer":
+        raise InputError(
+            'an anchor is read at a token of the prompt, and the statistics at position "answer"; '
+            "collect them at position=-1, on the prompts of with_reasoning"
         )
     check_multiplier(scale, "scale")
     targets = [target] * len(circuit) if isinstance(target, int | float) else list(target)
@@ -219,7 +226,7 @@ def magnitude_anchor(
     return MagnitudeAnchor(
         circuit,
         tuple(replace(anchor, multiplier=anchor.multiplier * scale) for anchor in anchors),
-        read.pop() if read else -1,
+        position,
         positions,
     )
 
