@@ -24,7 +24,11 @@ from cna_lens.cli.options import (
     MaxNewTokens,
     Model,
     Multiplier,
+    System,
+    TemplateOption,
+    chat_of,
     load_quietly,
+    position_of,
     quiet_loading,
     read_source,
 )
@@ -59,6 +63,15 @@ def find(
     universal: Annotated[
         bool, typer.Option(help="Exclude neurons that are strong on nearly every prompt.")
     ] = True,
+    position: Annotated[
+        str,
+        typer.Option(
+            help="Token to read: an index in the prompt, or 'answer' for where the answer begins "
+            "behind the model's own reasoning."
+        ),
+    ] = "-1",
+    system: System = None,
+    template_option: TemplateOption = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -66,6 +79,7 @@ def find(
     from cna_lens.cli.render import circuit_record, print_json
     from cna_lens.discovery.pipeline import find_circuit
 
+    chat = chat_of(system, template_option)
     prompts = read_source(positive), read_source(negative)
     circuit = find_circuit(
         load_quietly(model, device),
@@ -74,6 +88,8 @@ def find(
         k=k,
         sign=sign,
         universal="default" if universal else None,
+        position=position_of(position),
+        chat=chat,
         hash_weights=True,
     )
     circuit.save(out)
@@ -106,6 +122,8 @@ def steer(
     prompts: Annotated[list[str], typer.Argument(help="Prompts to answer.")],
     multiplier: Multiplier = 0.0,
     max_new_tokens: MaxNewTokens = 64,
+    system: System = None,
+    template_option: TemplateOption = None,
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
     as_json: Json = False,
@@ -116,11 +134,11 @@ def steer(
     from cna_lens.results.circuit import Circuit
     from cna_lens.steering.scaling import steer
 
-    neurons = Circuit.load(circuit)
+    neurons, chat = Circuit.load(circuit), chat_of(system, template_option)
     loaded = load_quietly(model, device)
-    before = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
+    before = generate(loaded, prompts, max_new_tokens=max_new_tokens, chat=chat, progress=True)
     with steer(loaded, neurons, multiplier, allow_other_model=allow_other_model):
-        after = generate(loaded, prompts, max_new_tokens=max_new_tokens, progress=True)
+        after = generate(loaded, prompts, max_new_tokens=max_new_tokens, chat=chat, progress=True)
     if as_json:
         rows = zip(prompts, before, after, strict=True)
         answers = [{"prompt": p, "unsteered": b, "steered": a} for p, b, a in rows]
@@ -140,6 +158,8 @@ def evaluate(
     ] = None,
     multiplier: Multiplier = 0.0,
     max_new_tokens: MaxNewTokens = 64,
+    system: System = None,
+    template_option: TemplateOption = None,
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
     judge: Annotated[
@@ -174,7 +194,7 @@ def evaluate(
     from cna_lens.steering.scaling import steer
 
     started = time.perf_counter()
-    asked = read_source(prompts)
+    asked, chat = read_source(prompts), chat_of(system, template_option)
     neurons = None if circuit is None else Circuit.load(circuit)
     by = None
     if judge is not None:
@@ -192,7 +212,8 @@ def evaluate(
     options = {"model": model, "prompts": prompts, "circuit": circuit, "out": out, "device": device}
     options |= {"allow_other_model": allow_other_model, "keep_text": keep_text}
     options |= {"multiplier": multiplier, "max_new_tokens": max_new_tokens}
-    options |= {"judge": judge, "judge_url": judge_url}
+    options |= {"judge": judge, "judge_url": judge_url, "system": system}
+    options |= {"template_option": template_option}
     cells = answer_under_conditions(
         loaded,
         conditions,
@@ -201,6 +222,7 @@ def evaluate(
         command=command_line("evaluate", options),
         settings={"multiplier": multiplier},
         max_new_tokens=max_new_tokens,
+        chat=chat,
         keep_text=keep_text,
         started=started,
         judge=by,

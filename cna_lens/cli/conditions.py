@@ -22,7 +22,7 @@ from cna_lens.metrics.evaluation import Evaluation, UnjudgedError, evaluate
 from cna_lens.metrics.judging.judge import Judge
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash
-from cna_lens.models.prompts.encoding import Prompt, encode
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.trial.trial import tried, what_is_slower
 from cna_lens.report.answers import told_by
 from cna_lens.report.runs import Run, Setting
@@ -30,7 +30,7 @@ from cna_lens.results.circuit import Circuit
 from cna_lens.results.statistics import Rate
 from cna_lens.steering.methods.controls import matched_random
 
-Option = Setting | Path
+Option = Setting | Path | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def answer_under_conditions(
     max_new_tokens: int,
     keep_text: bool,
     started: float,
+    chat: Chat = "auto",
     judge: Judge | None = None,
 ) -> list[Answered]:
     """Answer each kind of prompts under each condition, and write labels.jsonl and run.json.
@@ -96,6 +97,7 @@ def answer_under_conditions(
         max_new_tokens: maximum number of tokens per answer.
         keep_text: also write the texts of each condition, such as answers-unsteered.jsonl.
         started: start of the command, by `time.perf_counter`.
+        chat: how prompts are put into the chat template.
         judge: a model to judge whether answers comply.
 
     Raises:
@@ -112,6 +114,7 @@ def answer_under_conditions(
                     model,
                     texts,
                     max_new_tokens=max_new_tokens,
+                    chat=chat,
                     judge=judge,
                     keep_text=keep_text,
                     text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
@@ -130,7 +133,7 @@ def answer_under_conditions(
         command=command,
         model=model_name(model),
         weights_sha256=weights_hash(model),
-        prompts={kind: encode(model, texts).record for kind, texts in prompts.items()},
+        prompts={kind: encode(model, texts, chat=chat).record for kind, texts in prompts.items()},
         settings={
             **settings,
             "max_new_tokens": max_new_tokens,
@@ -156,13 +159,16 @@ def command_line(command: str, options: Mapping[str, Option]) -> str:
 
     >>> command_line("demo", {"model": "my model", "keep_text": True, "device": None})
     "cna-lens demo --model 'my model' --keep-text"
+    >>> command_line("evaluate", {"template_option": ["a=1", "b=2"]})
+    'cna-lens evaluate --template-option a=1 --template-option b=2'
     """
     words = ["cna-lens", command]
-    for name, value in options.items():
-        if value is not None and value is not False:
-            words.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                words.append(str(value))
+    for name, given in options.items():
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value is not False:
+                words.append(f"--{name.replace('_', '-')}")
+                if value is not True:
+                    words.append(str(value))
     return shlex.join(words)
 
 
