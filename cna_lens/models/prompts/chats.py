@@ -80,11 +80,7 @@ class ChatSettings:
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}, expected values that JSON has: {error}"
                 ) from error
-        date: object = self.date
-        if not isinstance(date, datetime.date):
-            raise InputError(
-                f"date is {date!r}, expected a datetime.date, such as datetime.date(2025, 1, 1)"
-            )
+        _check_date(self.date)
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "tools", tuple(self.tools))
         object.__setattr__(self, "reasoning", tuple(self.reasoning))
@@ -256,6 +252,13 @@ def behind_answer(tokenizer: Any, model: str) -> str:
         if found:
             return behind
     return ""
+
+
+def _check_date(date: object) -> None:
+    if not isinstance(date, datetime.date):
+        raise InputError(
+            f"date is {date!r}, expected a datetime.date, such as datetime.date(2025, 1, 1)"
+        )
 
 
 def text_of(content: object) -> str:
