@@ -54,9 +54,12 @@ from .metrics import (
     ngram_quality as ngram_quality,
 )
 from .models import (
+    REASONING_FORMATS as REASONING_FORMATS,
     AnswerLogProbs as AnswerLogProbs,
+    ChatSettings as ChatSettings,
     PromotedTokens as PromotedTokens,
     PromptSet as PromptSet,
+    ReasoningFormat as ReasoningFormat,
     Requirements as Requirements,
     TokenActivations as TokenActivations,
     answer_log_probs as answer_log_probs,
@@ -77,6 +80,7 @@ from .models import (
     stream as stream,
     token_activations as token_activations,
     weights_hash as weights_hash,
+    with_reasoning as with_reasoning,
 )
 from .results import (
     MLP as MLP,
@@ -139,6 +143,7 @@ __version__: str
 __all__ = [
     "MLP",
     "RANKINGS",
+    "REASONING_FORMATS",
     "ActivationError",
     "ActivationStats",
     "Anchor",
@@ -146,6 +151,7 @@ __all__ = [
     "Applied",
     "AttributionPatching",
     "ChangeFromBase",
+    "ChatSettings",
     "Choice",
     "Circuit",
     "CircuitFileError",
@@ -185,6 +191,7 @@ __all__ = [
     "RandomScores",
     "Ranking",
     "Rate",
+    "ReasoningFormat",
     "RelP",
     "Requirements",
     "RoutingStats",
@@ -260,4 +267,5 @@ __all__ = [
     "universal_neurons",
     "weights_hash",
     "wilson",
+    "with_reasoning",
 ]

@@ -29,13 +29,16 @@ from cna_lens.cli.options import (
     Multiplier,
     Seed,
     SteeredPositions,
+    System,
     Temperature,
+    TemplateOption,
     TopP,
-    chat_template,
+    chat_of,
     check_file,
     check_folder,
     layers_of,
     load_quietly,
+    position_of,
     prompts_at_once,
     quiet_loading,
     ranking_of,
@@ -109,9 +112,15 @@ def find(
         int | None, typer.Option(help="Take at most this many neurons from each layer.", min=1)
     ] = None,
     position: Annotated[
-        int, typer.Option(help="Token of the encoded prompt to read; -1 is the last.")
-    ] = -1,
+        str,
+        typer.Option(
+            help="Token to read: an index in the prompt, or 'answer' for where the answer begins "
+            "behind the model's own reasoning."
+        ),
+    ] = "-1",
     chat: Chat = None,
+    system: System = None,
+    template_option: TemplateOption = None,
     batch_size: BatchSize = None,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -122,7 +131,8 @@ def find(
     from cna_lens.discovery.pipeline import find_circuit
 
     check_file(out, new=True)
-    ranking, of_layers = ranking_of(rank), layers_of(layers)
+    ranking, of_layers, at = ranking_of(rank), layers_of(layers), position_of(position)
+    template = chat_of(chat, system, template_option)
     prompts = read_both(positive, negative)
     circuit = find_circuit(
         load_quietly(model, device, dtype),
@@ -135,8 +145,8 @@ def find(
         universal_filter=universal_filter,
         layers=of_layers,
         max_per_layer=max_per_layer,
-        position=position,
-        chat=chat_template(chat),
+        position=at,
+        chat=template,
         batch_size=prompts_at_once(batch_size),
         hash_weights=True,
     )
@@ -175,6 +185,8 @@ def steer(
     top_p: TopP = 1.0,
     seed: Seed = 0,
     chat: Chat = None,
+    system: System = None,
+    template_option: TemplateOption = None,
     dtype: Dtype = "float32",
     device: Device = None,
     allow_other_model: AllowOtherModel = False,
@@ -190,7 +202,7 @@ def steer(
 
     check_multiplier(multiplier)
     check_settings(max_new_tokens, temperature, top_p)
-    neurons = Circuit.load(circuit)
+    neurons, template = Circuit.load(circuit), chat_of(chat, system, template_option)
     loaded = load_quietly(model, device, dtype)
     answer = partial(
         generate,
@@ -200,7 +212,7 @@ def steer(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        chat=chat_template(chat),
+        chat=template,
         progress=True,
     )
     with steer(
@@ -235,6 +247,8 @@ def evaluate(
     seed: Seed = 0,
     samples: Annotated[int, typer.Option(help="Answers to each prompt.", min=1)] = 1,
     chat: Chat = None,
+    system: System = None,
+    template_option: TemplateOption = None,
     batch_size: BatchSize = None,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -271,6 +285,8 @@ def evaluate(
             seed=seed,
             samples=samples,
             chat=chat,
+            system=system,
+            template_option=template_option,
             batch_size=batch_size,
             dtype=dtype,
             device=device,

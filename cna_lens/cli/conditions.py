@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -30,7 +30,7 @@ from cna_lens.results.circuit import Circuit
 from cna_lens.results.journal import Journal
 from cna_lens.steering.methods.controls import matched_random
 
-Option = Setting | Path
+Option = Setting | Path | Sequence[str]
 FINISHED = "finished.jsonl"
 SECONDS = "seconds"
 
@@ -68,8 +68,9 @@ class Answering:
     batch_size: BatchSize = "auto"
 
     def settings(self) -> dict[str, Setting]:
-        """What answers depend on; how many are generated at once is left out."""
-        return {name: value for name, value in asdict(self).items() if name != "batch_size"}
+        """What answers depend on, besides the prompts' tokens."""
+        names = "max_new_tokens", "temperature", "top_p", "seed", "samples"
+        return {name: getattr(self, name) for name in names}
 
 
 def beside_control(
@@ -162,7 +163,7 @@ def answer_under_conditions(
                 evaluation = evaluate(
                     model,
                     texts,
-                    **asdict(answering),
+                    **vars(answering),
                     judge=judge,
                     keep_text=keep_text,
                     text_path=out / f"answers-{condition.file_part}.jsonl" if keep_text else None,
@@ -236,11 +237,14 @@ def command_line(command: str, options: Mapping[str, Option]) -> str:
 
     >>> command_line("demo", {"model": "my model", "keep_text": True, "device": None})
     "cna-lens demo --model 'my model' --keep-text"
+    >>> command_line("evaluate", {"template_option": ["a=1", "b=2"]})
+    'cna-lens evaluate --template-option a=1 --template-option b=2'
     """
     words = ["cna-lens", command]
-    for name, value in options.items():
-        if value is not None and value is not False:
-            words.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                words.append(str(value))
+    for name, given in options.items():
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value is not False:
+                words.append(f"--{name.replace('_', '-')}")
+                if value is not True:
+                    words.append(str(value))
     return shlex.join(words)

@@ -17,7 +17,7 @@ from cna_lens.cli.conditions import (
 )
 from cna_lens.cli.options import (
     Precision,
-    chat_template,
+    chat_of,
     check_folder,
     load_quietly,
     prompts_at_once,
@@ -49,6 +49,8 @@ class Asked:
     seed: int
     samples: int
     chat: bool | None
+    system: str | None
+    template_option: list[str] | None
     batch_size: int | None
     dtype: Precision
     device: str | None
@@ -85,7 +87,7 @@ class Asked:
             top_p=self.top_p,
             seed=self.seed,
             samples=self.samples,
-            chat=chat_template(self.chat),
+            chat=chat_of(self.chat, self.system, self.template_option),
             batch_size=prompts_at_once(self.batch_size),
         )
 
@@ -94,7 +96,7 @@ def run(asked: Asked, *, as_json: bool) -> None:
     """Answer under each condition, write labels and run, and print rates and tests."""
     started = time.perf_counter()
     asked.check()
-    prompts = read_source(asked.prompts)
+    prompts, answering = read_source(asked.prompts), asked.answering()
     circuit = None if asked.circuit is None else Circuit.load(asked.circuit)
     judge = asked.read_judge()
     model = load_quietly(asked.model, asked.device, asked.dtype)
@@ -113,7 +115,7 @@ def run(asked: Asked, *, as_json: bool) -> None:
         conditions,
         {"given": prompts},
         asked.out,
-        asked.answering(),
+        answering,
         command=asked.command(),
         settings={"multiplier": asked.multiplier, "positions": asked.positions},
         keep_text=asked.keep_text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -10,6 +11,7 @@ from urllib.parse import parse_qsl
 import typer
 
 from cna_lens.errors import InputError
+from cna_lens.models.prompts.chats import ChatSettings
 from cna_lens.models.prompts.files import STANDARD_INPUT, Prompts, read_prompts
 
 if TYPE_CHECKING:
@@ -74,6 +76,14 @@ KeepText = Annotated[
     bool,
     typer.Option("--keep-text", help="Also write the texts of the answers, to separate files."),
 ]
+System = Annotated[str | None, typer.Option(help="A system message before each prompt.")]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VALUE for the chat template, such as enable_thinking=false; VALUE is JSON or "
+        "text. Give it once for each."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -104,9 +114,50 @@ def read_both(positive: str, negative: str) -> tuple[Prompts, Prompts]:
     return read_source(positive), read_source(negative)
 
 
-def chat_template(given: bool | None) -> ChatTemplate:
-    """Whether prompts are put into the chat template; where not given, if there is one."""
-    return "auto" if given is None else given
+def chat_of(
+    chat: bool | None, system: str | None, template_option: list[str] | None
+) -> ChatTemplate:
+    """Give the chat settings that options name.
+
+    >>> chat_of(None, None, ["enable_thinking=false", "reasoning_effort=low"]).options
+    {'enable_thinking': False, 'reasoning_effort': 'low'}
+
+    Raises:
+        InputError: an option has no value, or there is to be no template for it.
+    """
+    if system is None and not template_option:
+        return "auto" if chat is None else chat
+    if chat is False:
+        raise InputError(
+            "--no-chat leaves out the chat template, which --system and --template-option are for; "
+            "leave out one of them"
+        )
+    options: dict[str, object] = {}
+    for given in template_option or ():
+        name, equals, value = given.partition("=")
+        if not name or not equals:
+            raise InputError(f"--template-option is {given!r}, expected NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return ChatSettings(system=system, options=options)
+
+
+def position_of(position: str) -> int | Literal["answer"]:
+    """Read the option that names a token.
+
+    Raises:
+        InputError: it is neither an index nor "answer".
+    """
+    if position == "answer":
+        return "answer"
+    try:
+        return int(position)
+    except ValueError as error:
+        raise InputError(
+            f"--position is {position!r}, expected an index, -1 for the last token, or answer"
+        ) from error
 
 
 def prompts_at_once(given: int | None) -> PromptsAtOnce:

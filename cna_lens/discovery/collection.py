@@ -13,6 +13,8 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.reasoning import behind_reasoning
+from cna_lens.results.provenance import Position
 
 
 @overload
@@ -21,7 +23,7 @@ def collect(
     prompts: Sequence[Prompt],
     *,
     keep: Literal["stats"] = "stats",
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -34,7 +36,7 @@ def collect(
     *,
     keep: Literal["all"],
     folder: str | Path | None = None,
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -46,7 +48,7 @@ def collect(
     *,
     keep: Literal["stats", "all"] = "stats",
     folder: str | Path | None = None,
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -79,7 +81,8 @@ def collect(
             of prompts; "all" keeps every prompt's activations.
         folder: for `keep="all"`, write safetensors shards to this folder; needed above 1 GiB.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: a number: prompts per forward pass, each in its own row. "auto": fits batches to
             free memory, and packs several prompts into a row where that saves enough tokens, and
@@ -96,8 +99,10 @@ def collect(
         raise InputError(f"keep is {keep!r}, expected 'stats' or 'all'")
     if folder is not None and keep != "all":
         raise InputError("folder is given with keep='stats'; pass keep='all' to write activations")
-    encoded = encode(model, prompts, chat=chat)
     reader = Reader(model, position, batch_size, progress, share_prefix)
+    encoded = encode(model, prompts, chat=chat)
+    if position == "answer":
+        (encoded,) = behind_reasoning(model, {"prompts": (prompts, encoded)}, chat)
     source = reader.source(encoded)
     if keep == "all":
         kept = KeptActivations(source, None if folder is None else Path(folder))

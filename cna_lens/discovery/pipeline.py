@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from cna_lens.discovery.activations.reader import Reader
-from cna_lens.discovery.activations.sets import encode_sets
+from cna_lens.discovery.activations.sets import encode_sets_and
 from cna_lens.discovery.rankings.protocol import Ranking, read_sets
 from cna_lens.discovery.rankings.scoring import as_ranking
 from cna_lens.discovery.universal import (
@@ -21,12 +21,13 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.inside.weights import weights_hash
-from cna_lens.models.prompts.encoding import Chat, Prompt, encode
+from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.prompts.sets import diverse_prompts
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import AnyNeuron, NeuronLike, Sign
+from cna_lens.results.provenance import Position
 from cna_lens.results.scores import check_layers, check_selection, circuit_size
 
 Universal = Literal["default"] | UniversalNeurons | Iterable[NeuronLike] | None
@@ -45,7 +46,7 @@ def find_circuit(
     universal_filter: Literal["before", "after"] = "before",
     layers: Iterable[int] | None = None,
     max_per_layer: int | None = None,
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = True,
@@ -90,7 +91,8 @@ def find_circuit(
         layers: take neurons from these layers only.
         max_per_layer: take at most this many neurons from each layer.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
@@ -123,12 +125,14 @@ def find_circuit(
         circuit_size(layout.n_neurons, fraction, k)
     if universal is not None and universal != "default":
         universal = _own(universal, layout)
-    sets = encode_sets(model, positive, negative, chat)
+    # Whether the model reasons at all is asked of all prompts together.
+    also = {"diverse": diverse_prompts()} if universal == "default" else {}
+    sets, others = encode_sets_and(model, positive, negative, also, chat, position)
     ranking.check(model, len(sets.positive.ids), len(sets.negative.ids))
 
     reader = Reader(model, position, batch_size, progress)
     if universal == "default":
-        diverse, counts = encode(model, diverse_prompts(), chat=chat), TopCounts(UniversalRule())
+        diverse, counts = others["diverse"], TopCounts(UniversalRule())
         found = read_sets(reader, ranking, *sets, [(diverse, counts)])
         universal = counts.universal(diverse.record)
     else:

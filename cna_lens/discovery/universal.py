@@ -17,10 +17,11 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.prompts.sets import diverse_prompts
 from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.reasoning import behind_reasoning
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import AnyNeuron, NeuronLike, as_neuron
-from cna_lens.results.provenance import PromptRecord, UniversalRecord
+from cna_lens.results.provenance import Position, PromptRecord, UniversalRecord
 from cna_lens.results.scores import NeuronScores, circuit_size
 
 Scope = Literal["model", "layer"]
@@ -108,7 +109,7 @@ def universal_neurons(
     prompts: Sequence[Prompt] | None = None,
     *,
     rule: UniversalRule | None = None,
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -136,7 +137,10 @@ def universal_neurons(
         ModelError: the model's neurons cannot be reached.
         ActivationError: an activation is infinite or not a number.
     """
-    encoded = encode(model, diverse_prompts() if prompts is None else prompts, chat=chat)
+    prompts = diverse_prompts() if prompts is None else prompts
+    encoded = encode(model, prompts, chat=chat)
+    if position == "answer":
+        (encoded,) = behind_reasoning(model, {"prompts": (prompts, encoded)}, chat)
     counts = TopCounts(rule or UniversalRule())
     Reader(model, position, batch_size, progress).read([(encoded, counts)])
     return counts.universal(encoded.record)

@@ -14,9 +14,10 @@ from typing import Final
 
 from cna_lens.metrics import quality
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
-from cna_lens.metrics.refusal import languages, phrases, reasoning, rules
+from cna_lens.metrics.refusal import languages, phrases, rules
 from cna_lens.metrics.refusal.reasoning import without_reasoning
 from cna_lens.metrics.refusal.rules import is_refusal
+from cna_lens.models.prompts import reasoning_formats
 
 # A loop is a piece of text that an answer repeats until it ends. Two times is emphasis ("no, no"),
 # and so is a short run ("Yes!!!"). From half of the text on, a loop is most of it.
@@ -191,7 +192,7 @@ def no_answer(answer: str) -> bool:
 def labels_sha256() -> str:
     """Hash the source of the rules that label answers, to tell labels of different rules apart."""
     digest = hashlib.sha256()
-    for module in (sys.modules[__name__], quality, rules, phrases, languages, reasoning):
+    for module in (sys.modules[__name__], quality, rules, phrases, languages, reasoning_formats):
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()
 

@@ -16,9 +16,12 @@ from cna_lens.metrics.answer_labels import AnswerRecord, Evaluation
 from cna_lens.metrics.compliance import complies, no_answer
 from cna_lens.metrics.judging.judge import Judge, check_judge, judge as judge_answers
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
+from cna_lens.metrics.refusal.reasoning import without_reasoning
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import Chat, Prompt
+from cna_lens.models.prompts.chats import text_of
+from cna_lens.models.prompts.encoding import Chat, Prompt, chat_settings
+from cna_lens.models.prompts.reasoning_formats import ReasoningFormat
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.models.running.generation import check_settings, finished_answers
 from cna_lens.results.files import write_atomically
@@ -133,7 +136,8 @@ def evaluate(
             "keep_text=True and a text_path"
         )
     check_settings(max_new_tokens, temperature, top_p, samples)
-    finished = _Finished(prompts, samples, scores, judge, journal, condition)
+    reasoning = chat_settings(chat).reasoning
+    finished = _Finished(prompts, samples, scores, judge, reasoning, journal, condition)
     if judge is not None:
         check_judge(judge)
     if text_path is not None:
@@ -168,6 +172,7 @@ def label(
     *,
     judge: Judge | None = None,
     samples: int = 1,
+    reasoning: Sequence[ReasoningFormat] = (),
 ) -> Evaluation:
     """Label given answers.
 
@@ -178,8 +183,10 @@ def label(
     >>> labelled.outcomes
     ['refusal', 'no answer', 'other']
 
-    The request of chat messages is the last message of the user. A judge is not asked about empty
-    and degenerate answers, which do not comply.
+    The request of chat messages is the last message of the user. Labels are about what is left of
+    an answer without its reasoning (`without_reasoning`), and so is what a judge reads; scores,
+    words and hash are about all of it. A judge is not asked about empty and degenerate answers,
+    which do not comply.
 
     Args:
         prompts: strings, lists of chat messages, or token ids.
@@ -187,6 +194,7 @@ def label(
         scores: functions from an answer to its score, by name.
         judge: a model to judge whether answers comply; without one, the rule `complies` tells it.
         samples: the number of answers to each prompt.
+        reasoning: formats of reasoning beside `REASONING_FORMATS`.
 
     Raises:
         InputError: the number of answers does not fit the prompts, or there is a judge and a prompt
@@ -199,7 +207,7 @@ def label(
             f"there are {len(prompts)} prompts and {len(answers)} answers; give "
             f"{'one answer' if samples == 1 else f'{samples} answers'} for each prompt"
         )
-    finished = _Finished(prompts, samples, scores, judge)
+    finished = _Finished(prompts, samples, scores, judge, reasoning)
     for place, answer in enumerate(answers):
         finished.add(place, answer)
     return finished.judged()
@@ -214,6 +222,7 @@ class _Finished:
         samples: int,
         scores: Mapping[str, Score],
         judge: Judge | None,
+        reasoning: Sequence[ReasoningFormat],
         journal: Journal | None = None,
         condition: str = "",
     ) -> None:
@@ -224,6 +233,7 @@ class _Finished:
         self.samples = samples
         self.scores = scores
         self.judge = judge
+        self.reasoning = reasoning
         self.journal = journal
         self.condition = condition
         self.records: dict[int, AnswerRecord] = {}
@@ -255,10 +265,11 @@ class _Finished:
     def add(self, place: int, answer: str) -> None:
         """Label an answer, all but what the judge tells."""
         prompt, request = self.asked[place], _request(self.asked[place])
-        refused, is_empty = is_refusal(answer), no_answer(answer)
+        text = without_reasoning(answer, self.reasoning)
+        refused, is_empty = is_refusal(text), no_answer(text)
         by_judge = self.judge is not None and not is_empty
         known = request is not None and not by_judge
-        complied = complies(request, answer) if known and request is not None else None
+        complied = complies(request, text) if known and request is not None else None
         self.answers[place] = answer
         self._keep(
             place,
@@ -286,7 +297,7 @@ class _Finished:
             try:
                 said = judge_answers(
                     [self.requests[place] for place in unread],
-                    [self.answers[place] for place in unread],
+                    [without_reasoning(self.answers[place], self.reasoning) for place in unread],
                     self.judge,
                 )
             except JudgeError as failure:
@@ -380,7 +391,7 @@ def _request(prompt: Prompt) -> str | None:
     if isinstance(prompt, Tensor):
         return None
     said = [
-        message["content"]
+        text_of(message["content"])
         for message in prompt
         if isinstance(message, Mapping) and message["role"] == "user"
     ]

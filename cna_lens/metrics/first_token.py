@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from cna_lens.metrics.certainty import Values, certain_token, likeliest, warn_of
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
 from cna_lens.models.running.predictions import Text, predictions
+from cna_lens.models.running.reasoning import behind_reasoning
 
 Token = str | int
 
@@ -111,6 +112,7 @@ def refusal_log_odds(
     prompts: Sequence[Prompt],
     *,
     openings: Sequence[str] = REFUSAL_OPENINGS,
+    position: Literal[-1, "answer"] = -1,
     chat: Chat = "auto",
 ) -> list[float]:
     r"""Log-odds that an answer's first token begins a refusal.
@@ -130,18 +132,30 @@ def refusal_log_odds(
         model: a TransformerBridge or HookedTransformer; inside `steer`, the steered model.
         prompts: strings, lists of chat messages, or token ids.
         openings: beginnings of refusals.
+        position: -1 for the first token behind the prompt; "answer" for the first one behind the
+            model's own reasoning, which is generated first, within `steer` by the steered model.
+            To measure behind the unsteered model's reasoning, pass the prompts of
+            `with_reasoning`.
         chat: put strings into the chat template; "auto" does so if the tokenizer has one.
 
     Raises:
-        InputError: there are no prompts, or no openings.
+        InputError: there are no prompts, or no openings; or as for `with_reasoning`.
 
     Warns:
         CnaLensWarning: every answer begins with the same token, which is certain and begins no
             refusal, such as a token that is forced, or "<think>".
     """
+    if position not in (-1, "answer"):
+        raise InputError(
+            f"position is {position!r}, expected -1 for the first token behind the prompt, or "
+            "'answer' for the first one behind the reasoning"
+        )
     refusing = first_tokens(model, openings)
+    encoded = encode(model, prompts, chat=chat)
+    if position == "answer":
+        (encoded,) = behind_reasoning(model, {"prompts": (prompts, encoded)}, chat)
     # The value of the predicted token does not matter, because it is never read.
-    texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encode(model, prompts, chat=chat).ids]
+    texts = [Text((*ids, 0), len(ids), len(ids)) for ids in encoded.ids]
     found: dict[int, float] = {}
     begins: dict[TokenIds, tuple[int, float]] = {}
     for place, log_probs in predictions(model, texts):
@@ -154,8 +168,9 @@ def refusal_log_odds(
             model,
             token,
             f"all {len(texts)} prompts",
-            "the log-odds of a refusal are low on all of them; look at answers of `generate`, or "
-            "measure on prompts that end behind this token",
+            "the log-odds of a refusal are low on all of them; look at answers of `generate`, use "
+            'position="answer" if the model reasons before it answers, or measure on prompts that '
+            "end behind this token",
         )
     return [found[place] for place in range(len(texts))]
 

@@ -34,8 +34,13 @@ from .loading.planted import (
     planting as planting,
     planting_sha256 as planting_sha256,
 )
+from .prompts.chats import ChatSettings as ChatSettings
 from .prompts.encoding import TokenIds as TokenIds, encode as encode, pad_token_id as pad_token_id
 from .prompts.files import read_prompts as read_prompts
+from .prompts.reasoning_formats import (
+    REASONING_FORMATS as REASONING_FORMATS,
+    ReasoningFormat as ReasoningFormat,
+)
 from .prompts.sets import (
     PURPOSES as PURPOSES,
     PromptSet as PromptSet,
@@ -54,6 +59,7 @@ from .running.positions import (
     prompt_lengths as prompt_lengths,
     whole_prompts as whole_prompts,
 )
+from .running.reasoning import with_reasoning as with_reasoning
 from .tokens.answer_log_probs import (
     AnswerLogProbs as AnswerLogProbs,
     answer_log_probs as answer_log_probs,
@@ -78,13 +84,16 @@ __all__ = [
     "PLANTED_INDEX",
     "PLANTED_PREFIX",
     "PURPOSES",
+    "REASONING_FORMATS",
     "AnswerLogProbs",
+    "ChatSettings",
     "CompiledProgram",
     "HookedModel",
     "Planting",
     "Positions",
     "PromotedTokens",
     "PromptSet",
+    "ReasoningFormat",
     "Requirements",
     "SharedPrefix",
     "Split",
@@ -122,4 +131,5 @@ __all__ = [
     "token_activations",
     "weights_hash",
     "whole_prompts",
+    "with_reasoning",
 ]

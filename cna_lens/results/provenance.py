@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from cna_lens.errors import CircuitFileError
 from cna_lens.results.layout import HOOK_SITE
+
+Position = int | Literal["answer"]
+"""The token of a prompt that is read: its index, or "answer" for the last one before the answer."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,11 @@ class Source:
     """Where activations came from. Two sets can be contrasted if they agree in all but prompts."""
 
     model: str
-    position: int
+    position: Position
     prompts: PromptRecord
     template_sha256: str | None = None
     site: str = HOOK_SITE
+    chat: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,11 @@ class Provenance:
         model: the model's name.
         weights_sha256: the hash by `cna_lens.weights_hash`; None unless asked for.
         site: the hook point of each block.
-        position: the position of the token that was read; -1 for the last one.
+        position: the position of the token that was read; -1 for the last one, "answer" for the
+            last one before the answer, behind the model's own reasoning.
         template_sha256: the hash of the chat template; None where none was used.
+        chat: the settings of the chat template that change tokens, as JSON: options and date, and
+            hashes of the system message and the tools; None where all are the defaults.
         positive: the prompts that show the behaviour.
         negative: the prompts that do not show it.
         rank: the name of the ranking, with its settings if it has any.
@@ -81,8 +88,9 @@ class Provenance:
     model: str | None = None
     weights_sha256: str | None = None
     site: str = HOOK_SITE
-    position: int | None = None
+    position: Position | None = None
     template_sha256: str | None = None
+    chat: str | None = None
     positive: PromptRecord | None = None
     negative: PromptRecord | None = None
     rank: str | None = None
@@ -107,6 +115,8 @@ class Provenance:
         if self.universal:
             excluded = f"{self.universal.n_neurons} neurons excluded"
             facts.append(("universal", f"{excluded}, {self.universal.applied} the top k"))
+        if self.chat:
+            facts.append(("chat template", self.chat))
         if self.weights_sha256:
             facts.append(("weights", self.weights_sha256[:16]))
         return facts

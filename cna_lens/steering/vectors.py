@@ -19,7 +19,7 @@ from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.matching import check_belongs
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
-from cna_lens.results.provenance import Source
+from cna_lens.results.provenance import Position, Source
 
 VectorSite = Literal["hook_mlp_out", "hook_resid_pre", "hook_resid_post"]
 
@@ -128,7 +128,7 @@ def difference_of_means(
     negative: Sequence[Prompt],
     *,
     site: VectorSite,
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -150,7 +150,8 @@ def difference_of_means(
         site: "hook_mlp_out" for the output of each MLP; "hook_resid_pre" or "hook_resid_post" for
             the residual stream before or after each block.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
@@ -164,7 +165,7 @@ def difference_of_means(
         CnaLensWarning: a prompt stands in one set twice, or in both.
     """
     reader = Reader(model, position, batch_size, progress, site=site)
-    sets = encode_sets(model, positive, negative, chat)
+    sets = encode_sets(model, positive, negative, chat, position)
     plus, minus = (side.stats() for side in read_both(reader, sets, RunningMoments))
     layers = tuple(layer for layer, width in enumerate(plus.layout.widths) if width)
     return ControlVectors(

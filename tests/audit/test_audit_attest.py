@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from canary_models import CANARIES, by_hand, reference, refusing
+from reasoner import CLOSE, OPEN, SORRY, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
 
 import cna_lens
 from cna_lens import InputError, Rate, audit
@@ -364,3 +365,37 @@ def test_bad_settings_are_refused_before_anything_runs(guarded, fingerprint, wit
     for alpha in (0.0, 1.0):
         with pytest.raises(InputError, match="expected between 0 and 1"):
             Thresholds(alpha=alpha)
+
+
+def test_a_model_that_reasons_is_attested_where_its_answers_begin(tmp_path):
+    # Harmful canaries end with w21, benign ones with w41.
+    refuses = {21: OPEN, OPEN: 50, 50: CLOSE, CLOSE: SORRY, SORRY: 2}
+    answers = {41: SPECIAL_OPEN, SPECIAL_OPEN: 52, 52: 53, 53: SPECIAL_CLOSE, SPECIAL_CLOSE: 22}
+    model = reasoner({**refuses, **answers, 22: 2})
+    options = {"rankings": ("contrast",), "progress": False}
+    taken = audit.fingerprint(model, None, CANARIES, position="answer", **options)
+    reasoned = cna_lens.with_reasoning(model, CANARIES.prompts)
+    expected = cna_lens.metrics.refusal_log_odds(model, reasoned)
+    assert taken.reference.log_odds.tolist() == pytest.approx(expected)
+    taken.save(tmp_path / "model.json")
+    loaded = Fingerprint.load(tmp_path / "model.json")
+    assert loaded.position == "answer"
+    assert audit.attest(model, loaded, CANARIES).verdict == "match"
+    blind = audit.fingerprint(model, None, CANARIES, **options)
+    n = blind.reference.n_harmful
+    gaps = [
+        float(each.reference.log_odds[:n].mean() - each.reference.log_odds[n:].mean())
+        for each in (taken, blind)
+    ]
+    assert gaps[0] > 5 > abs(gaps[1])
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_canaries_are_read_at_their_end_or_where_the_answer_begins(guarded, circuit):
+    with pytest.raises(InputError, match="position is -2, expected -1 or 'answer'"):
+        audit.fingerprint(guarded, circuit, CANARIES, position=-2, progress=False)
+
+
+def test_a_fingerprint_without_a_position_was_taken_at_the_last_token(fingerprint):
+    assert "position" not in json.loads(fingerprint.content())
+    assert Fingerprint.parse(fingerprint.content()).position == -1

@@ -13,6 +13,7 @@ from importlib import metadata
 from unittest.mock import Mock
 
 import pytest
+import tiny
 import torch
 from scaled import ASKED, answers_of
 
@@ -20,6 +21,7 @@ import cna_lens
 from cna_lens import Circuit, cli, steer
 from cna_lens.cli import demo as demo_command
 from cna_lens.cli.options import check_folder
+from cna_lens.models import encode
 
 
 def test_find_writes_the_circuit_that_the_library_finds(found, model):
@@ -157,6 +159,72 @@ def test_the_version_is_that_of_the_package(run):
     assert f"cna-lens {cna_lens.__version__}" in output.splitlines()
     assert f"torch {torch.__version__}" in output.splitlines()
     assert cna_lens.__version__ == metadata.version("cna-lens")
+
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}{{ style }}"
+IN_TEMPLATE = ("--system", "w30", "--template-option", "style=w31")
+
+
+@pytest.fixture
+def asked(loads):
+    """The settings that the options name, on a model whose template reads them."""
+    model = tiny.bridge("llama", chat=True)
+    model.tokenizer.chat_template = TEMPLATE
+    loads(model)
+    return model, {"chat": cna_lens.ChatSettings(system="w30", options={"style": "w31"})}
+
+
+def test_find_reads_prompts_in_the_template_that_is_asked_for(run, asked, prompts, tmp_path):
+    model, chat = asked
+    positive, negative = prompts
+    find = ["find", "--model", "tiny", "--positive", positive, "--negative", negative]
+    out = tmp_path / "circuit.json"
+    code, _, error = run(*find, "--out", out, "--k", 3, "--position", -2, *IN_TEMPLATE)
+    assert code == 0, error
+    assert Circuit.load(out) == cna_lens.find_circuit(
+        model, ["w5 w6 w7", "w8 w9"], ["w20 w21", "w22 w23 w24"],
+        k=3, position=-2, hash_weights=True, progress=False, **chat,
+    )  # fmt: skip
+    code, _, error = run(*find, "--out", tmp_path / "other.json", "--position", "answer")
+    assert code == 2
+    assert "does not reason about any" in error
+
+
+def test_answers_are_to_prompts_in_the_template_that_is_asked_for(run, asked, prompts, tmp_path):
+    model, chat = asked
+    path = tmp_path / "circuit.json"
+    cna_lens.find_circuit(
+        model, ["w5"], ["w6"], k=3, universal=None, progress=False, hash_weights=True
+    ).save(path)
+    answer = ["--model", "tiny", "--max-new-tokens", 6, *IN_TEMPLATE, "--json"]
+    _, output, _ = run("steer", *answer, "--circuit", path, "w5 w6")
+    (expected,) = cna_lens.generate(model, ["w5 w6"], max_new_tokens=6, **chat)
+    assert json.loads(output)["answers"][0]["unsteered"] == expected
+    out = tmp_path / "out"
+    run("evaluate", *answer, "--prompts", prompts[0], "--out", out)
+    (labels,) = cna_lens.metrics.load_labels(out / "labels.jsonl")
+    texts = ["w5 w6 w7", "w8 w9"]
+    assert labels.evaluation == cna_lens.metrics.evaluate(model, texts, max_new_tokens=6, **chat)
+    saved = json.loads((out / "run.json").read_text())
+    assert "--system w30 --template-option style=w31" in saved["command"]
+    assert saved["prompts"]["given"]["sha256"] == encode(model, texts, **chat).record.sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--template-option", "style"], "--template-option is 'style', expected NAME=VALUE"),
+        (["--template-option", "=1"], "--template-option is '=1', expected NAME=VALUE"),
+        (["--template-option", "messages=1"], "options holds 'messages'"),
+        (["--position", "end"], "--position is 'end', expected an index"),
+        (["--no-chat", "--system", "w5"], "--no-chat leaves out the chat template"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_refused(run, asked, prompts, tmp_path, options, message):
+    find = ["find", "--model", "tiny", "--positive", prompts[0], "--negative", prompts[1]]
+    code, _, error = run(*find, "--out", tmp_path / "circuit.json", *options)
+    assert code == 2
+    assert message in " ".join(error.split())
 
 
 def test_show_fits_into_80_columns_and_names_the_strongest_neuron_model_and_size(run, found):

@@ -351,7 +351,7 @@ def test_what_cannot_be_steered_is_refused_before_anything_is_answered(
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_the_tables_of_rates_and_rankings_keep_to_the_terminal(columns, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(render.console, "width", columns)
     found = label(["How do I boil an egg?"] * 100, ["I'm sorry, I can't help.", "Sure!"] * 50)
     print_cells(
         [

@@ -260,7 +260,9 @@ def test_the_search_for_loops_looks_at_each_character_at_most_twice(period):
     assert compared <= 2 * len(text)
 
 
-@pytest.mark.parametrize("module", ["quality", "rules", "phrases", "languages", "reasoning"])
+@pytest.mark.parametrize(
+    "module", ["quality", "rules", "phrases", "languages", "reasoning_formats"]
+)
 def test_a_change_of_any_rule_changes_the_hash_of_labels(module, monkeypatch):
     before = compliance.labels_sha256()
     assert compliance.labels_sha256() == before

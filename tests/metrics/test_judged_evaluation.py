@@ -40,6 +40,14 @@ def test_a_judge_tells_compliance_of_what_is_an_answer(judge_server):
     assert KINDS["no answer"] not in {pair["response"] for pair in judge_server.asked}
 
 
+def test_a_judge_reads_the_answer_without_its_reasoning(judge_server):
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    answers = [f"<think>I can't.</think>{KINDS['compliance']}", "<think>Well, this is"]
+    evaluation = label([BOILING] * 2, answers, judge=judge_server.judge())
+    assert [pair["response"] for pair in judge_server.asked] == [KINDS["compliance"]]
+    assert evaluation.outcomes == ["compliance", "no answer"]
+
+
 def test_evaluate_asks_the_judge(chat_model, judge_server, monkeypatch):
     answers = [KINDS["compliance"]] * 2
     monkeypatch.setattr(

@@ -1,7 +1,8 @@
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 
-from cna_lens.metrics import is_refusal, without_reasoning
+from cna_lens import REASONING_FORMATS, InputError, ReasoningFormat
+from cna_lens.metrics import is_refusal, label, no_answer, without_reasoning
 
 FINAL = "<|channel|>final<|message|>"
 ANALYSIS = "<|channel|>analysis<|message|>I can't?<|end|><|start|>assistant"
@@ -38,10 +39,53 @@ ANALYSIS = "<|channel|>analysis<|message|>I can't?<|end|><|start|>assistant"
         ("Write <think>why</think> before it.", "Write <think>why</think> before it."),
         (" Paris. ", " Paris. "),
         ("", ""),
+        ("<think>\nHm.\n</think>\n<answer>\nParis.\n</answer>", "Paris."),
+        ("<thinking>Hm. <reflection>No.</reflection></thinking><output>Paris.</output>", "Paris."),
+        ("<think>Hm.</think>Say </answer>.", "Say </answer>."),
+        ("<think>Is </reasoning> a tag?</think>Paris.", "Paris."),
+        ("<|channel|>analysis<|message|>Hm.<|end|>" + FINAL.replace("final", "final x"), ""),
+        ("<|channel|>final <|constrain|>json<|message|>{}", "{}"),
+        (ANALYSIS + FINAL + "Paris.<|end|><|start|>assistant<|channel|>commentary", "Paris."),
+        ("I can't.\nHere is my response: Paris.", "I can't.\nHere is my response: Paris."),
     ],
 )
 def test_reasoning_is_removed_and_the_answer_stays(answer, left):
     assert without_reasoning(answer) == left
+
+
+@pytest.mark.parametrize("known", REASONING_FORMATS, ids=lambda known: known.source)
+def test_every_known_format_is_split(known):
+    assert known.source.startswith("https://")
+    ends = known.answer_closings[:1] or ("",)
+    reasoning = f"{known.opening} I can't. "
+    answer = f"{known.answer_opening}Sure, here it is.{ends[0]}"
+    whole = f"{reasoning}{known.closing}{answer}"
+    assert without_reasoning(whole) == "Sure, here it is."
+    assert without_reasoning(whole.lower()) == "sure, here it is."
+    assert not is_refusal(whole)
+    # An answer that is cut inside its reasoning is none.
+    for cut in range(len(known.opening), len(reasoning) + len(known.closing)):
+        assert no_answer(whole[:cut])
+        assert label(["a"], [whole[:cut]]).outcomes == ["no answer"]
+    alone = without_reasoning(f"I can't. {known.closing}{answer}")
+    assert (alone == "Sure, here it is.") == known.opened_by_template
+    assert without_reasoning(f"Use {known.opening}") == f"Use {known.opening}"
+
+
+def test_markers_of_ones_own_come_beside_the_known_ones():
+    own = [ReasoningFormat("((", "))")]
+    assert without_reasoning("((Hm.))Paris.", own) == "Paris."
+    assert without_reasoning("((Hm.", own) == ""
+    assert without_reasoning("((Hm.))Paris.") == "((Hm.))Paris."
+    assert without_reasoning("<think>Hm.</think>Paris.", own) == "Paris."
+    assert label(["a"], ["((I can't help."], reasoning=own).outcomes == ["no answer"]
+    assert label(["a"], ["((Hm.))I can't help."], reasoning=own).refused == [True]
+
+
+@pytest.mark.parametrize("markers", [("", "x"), ("x", " "), ("x", "x")])
+def test_markers_that_cannot_be_told_apart_are_refused(markers):
+    with pytest.raises(InputError, match="expected two different markers"):
+        ReasoningFormat(*markers)
 
 
 @pytest.mark.parametrize("rule", ["strict", "opening", "anywhere"])
@@ -55,7 +99,8 @@ def test_only_the_answer_after_the_reasoning_is_judged(refuses, rule):
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "<think></think>", "<|channel|>a", "<|channel|>"]
+    "piece",
+    ["<think>", "</think>", "<think></think>", "<|channel|>a", "<|channel|>", "<|channel|>final"],
 )
 def test_thousands_of_tags_are_removed(piece):
     assert without_reasoning(piece * 10_000) == ""
@@ -68,4 +113,6 @@ def test_text_without_tags_is_unchanged(answer):
 
 @given(st.text(), st.text())
 def test_any_thought_is_skipped(thought, answer):
+    # Hypothesis knows the markers, which would end the thought, or begin another one.
+    assume(without_reasoning(f"<think>{thought}") == "" and without_reasoning(answer) == answer)
     assert without_reasoning(f"<think>{thought}</think>{answer}") == answer.strip()

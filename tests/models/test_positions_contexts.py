@@ -183,6 +183,45 @@ def test_padding_behind_a_prompt_without_a_mask_is_refused(llama, scope, enter):
         enter(llama)
 
 
+LEFT = [[5, 6, 7, 8], [0, 0, 30, 31]]
+
+
+@scopes
+@pytest.mark.parametrize(
+    "enter",
+    [
+        lambda model: model(torch.tensor(LEFT)),
+        lambda model: model.original_model(torch.tensor(LEFT)),
+        lambda model: model.generate(torch.tensor(LEFT), max_new_tokens=2, verbose=False),
+    ],
+    ids=["tokens", "hugging face", "generate"],
+)
+def test_padding_before_a_prompt_without_a_mask_is_refused(llama, scope, enter):
+    with (
+        cna_lens.steer(llama, CIRCUIT, 0.0, positions=scope),
+        pytest.raises(cna_lens.InputError, match="row 1 begins with the padding token 0"),
+        torch.no_grad(),
+    ):
+        enter(llama)
+
+
+@pytest.mark.parametrize("token", ["bos_token", "eos_token"])
+@pytest.mark.parametrize(
+    ("lengths", "accepted"),
+    [((1,), True), ((1, 1), True), ((1, 0), False), ((2, 1), False), ((2,), False)],
+)
+def test_where_texts_begin_with_the_padding_token_one_in_every_row_is_text(
+    lengths, accepted, token
+):
+    model = tiny.bridge("llama")
+    model.tokenizer.pad_token = getattr(model.tokenizer, token)
+    pad = model.tokenizer.pad_token_id
+    rows = [[pad] * n + [5, 6, 7][n:] for n in lengths]
+    expected = nullcontext() if accepted else pytest.raises(cna_lens.InputError, match="row 0 beg")
+    with cna_lens.steer(model, CIRCUIT, 0.0, positions="prompt"), torch.no_grad(), expected:
+        model(torch.tensor(rows))
+
+
 def test_an_anchor_is_not_read_at_a_pad(llama):
     means = [cna_lens.collect(llama, prompts) for prompts in ([PROMPT, [9, 10]], [[11, 12]])]
     method = cna_lens.magnitude_anchor(CIRCUIT, *means, target=0.0)
@@ -215,7 +254,7 @@ def test_with_a_mask_or_lengths_padding_is_not_steered(llama, how):
         ([[5, 6, 2], [7, 8, 2]], True),
         ([[5, 6, 2], [7, 8, 9]], False),
         ([[5, 2, 2]], False),
-        ([[5, 6, 7], [2, 8, 9]], True),
+        ([[5, 6, 7], [8, 2, 9]], True),
     ],
 )
 def test_where_texts_end_with_the_padding_token_one_in_every_row_is_text(rows, accepted):

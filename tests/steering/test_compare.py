@@ -179,8 +179,8 @@ def test_form_compliance_and_no_answer_are_three_columns(chat, methods, monkeypa
 
 
 def test_an_unknown_label_stays_unknown(chat, methods, monkeypatch):
-    def some_known(prompts, answers):
-        found = label(prompts, answers)
+    def some_known(prompts, answers, **settings):
+        found = label(prompts, answers, **settings)
         return Evaluation((replace(found.records[0], complied=None), *found.records[1:]))
 
     monkeypatch.setattr("cna_lens.steering.comparison.run.label", some_known)

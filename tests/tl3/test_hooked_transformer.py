@@ -226,3 +226,19 @@ def test_a_hook_in_the_inference_path_is_found(hooked):
         (found,) = audit.hooks(hooked)
     assert (found.kind, found.at) == ("hook point", "blocks.1.mlp.hook_post")
     assert audit.hooks(hooked) == ()
+
+
+@pytest.mark.parametrize("scope", ["prompt", "last_prompt", "from_last_prompt", "generated"])
+def test_padding_that_it_masks_by_itself_belongs_to_no_prompt(hooked, circuit, scope, monkeypatch):
+    """Of left-padded tokens a HookedTransformer makes the mask, from the padding token."""
+    monkeypatch.setattr(hooked.tokenizer, "padding_side", "left")
+    padded = torch.tensor([[5, 6, 7, 8], [0, 0, 30, 31]])
+    first = [cna_lens.collect(hooked, prompts, position=0) for prompts in (PROMPTS[:1], ["w3"])]
+    for method in (
+        cna_lens.NeuronScaling(circuit, multiplier=3.0, positions=scope),
+        cna_lens.magnitude_anchor(circuit, *first, target=4.0, positions=scope),
+    ):
+        with method.at(hooked), torch.no_grad():
+            found = hooked(padded)[1, 2:]
+        with method.at(hooked), torch.no_grad():
+            torch.testing.assert_close(found, hooked(padded[1:, 2:])[0], rtol=1e-4, atol=1e-5)

@@ -36,7 +36,8 @@ def attest(
     A model changes for many reasons: another precision, another kernel, a fine-tune. The checks ask
     whether the change targets refusal: whether it affects harmful canaries more than benign ones,
     and refusal neurons more than random neurons of the same layers. It costs two passes over the
-    canaries, and no generation.
+    canaries, and no generation, unless the fingerprint was taken at position "answer": then the
+    model first reasons about each canary.
 
     Args:
         model: the model to check; inside a steering context, the steered model.
@@ -112,7 +113,13 @@ def observe(
     canaries = canaries or Canaries.packaged()
     fingerprint.canaries.check(canaries, key)
     reference = fingerprint.reference
-    now = measure(model, canaries, batch_size=batch_size, progress=progress)
+    now = measure(
+        model,
+        canaries,
+        position=fingerprint.position,
+        batch_size=batch_size,
+        progress=progress,
+    )
     _check_same_shape(model, fingerprint, now)
     found: tuple[Finding, ...] = ()
     energy = tensors = found_hooks = None

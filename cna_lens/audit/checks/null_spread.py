@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from cna_lens.audit.checks.checks import by_activations
 from cna_lens.audit.checks.signals import movement
 from cna_lens.audit.measuring.canaries import Canaries
-from cna_lens.audit.measuring.measurement import Measurement, measure
+from cna_lens.audit.measuring.measurement import Measurement, Place, measure
 from cna_lens.audit.measuring.reference import Reference
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.sites import residual_writes
@@ -50,7 +50,12 @@ class NullRun:
 
 
 def null_runs(
-    model: HookedModel, canaries: Canaries, reference: Reference, *, progress: bool = False
+    model: HookedModel,
+    canaries: Canaries,
+    reference: Reference,
+    *,
+    position: Place = -1,
+    progress: bool = False,
 ) -> tuple[NullRun, ...]:
     """Measure the model again under each condition: two passes over the canaries for each."""
     found: list[NullRun] = []
@@ -58,7 +63,7 @@ def null_runs(
         CONDITIONS.items(), desc="null spread", unit="condition", disable=not progress
     ):
         with _rounded(model, dtype):
-            now = measure(model, canaries, batch_size=batch_size)
+            now = measure(model, canaries, position=position, batch_size=batch_size)
         found.append(NullRun(name, spread(reference, now), movement(reference, now)))
     return tuple(found)
 

@@ -15,6 +15,7 @@ from cna_lens.audit.checks.signals import deviations
 from cna_lens.audit.fingerprints.codec import packed, unpacked
 from cna_lens.audit.inference_path import Interception
 from cna_lens.audit.measuring.canaries import Canaries
+from cna_lens.audit.measuring.measurement import Place
 from cna_lens.audit.measuring.probes import Probes
 from cna_lens.audit.measuring.reference import Axes, Reference
 from cna_lens.audit.measuring.watch_list import Watched
@@ -78,6 +79,8 @@ class Fingerprint:
         benign_refused: the rate of refusals of benign canaries.
         null: the same model under other conditions.
         versions: name and version of each library that computes.
+        position: where the canaries were read, -1 for their last token, "answer" for where the
+            answer begins behind the model's own reasoning.
     """
 
     model: str
@@ -91,6 +94,7 @@ class Fingerprint:
     benign_refused: Rate
     null: tuple[NullRun, ...]
     versions: tuple[tuple[str, str], ...]
+    position: Place = -1
 
     @property
     def separation(self) -> tuple[float, ...]:
@@ -128,6 +132,9 @@ class Fingerprint:
             "null": [asdict(each) for each in self.null],
             "versions": self.versions,
         }
+        # So that a fingerprint taken at the last token has the same bytes as before.
+        if self.position != -1:
+            record["position"] = self.position
         return FILE.encode(record).encode()
 
     def save(self, path: str | Path) -> None:
@@ -170,6 +177,7 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         benign_refused=Rate(**body["benign_refused"]),
         null=tuple(NullRun(**each) for each in body["null"]),
         versions=tuple(map(tuple, body["versions"])),
+        position=body.get("position", -1),
     )
 
 

@@ -9,7 +9,7 @@ from cna_lens.audit.checks.null_spread import null_runs
 from cna_lens.audit.fingerprints.fingerprint import CanaryRecord, Fingerprint
 from cna_lens.audit.inference_path import hooks
 from cna_lens.audit.measuring.canaries import Canaries
-from cna_lens.audit.measuring.measurement import measure
+from cna_lens.audit.measuring.measurement import Place, measure
 from cna_lens.audit.measuring.reference import Reference
 from cna_lens.audit.measuring.watch_list import RANKINGS, watch_list
 from cna_lens.audit.measuring.weights import Matrices, tensor_records
@@ -34,6 +34,7 @@ def fingerprint(
     *,
     key: bytes | None = None,
     rankings: Sequence[str] = tuple(RANKINGS),
+    position: Place = -1,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = True,
@@ -41,7 +42,10 @@ def fingerprint(
     """Take the fingerprint of a model in the state in which it should be.
 
     Cost: about ten passes over the canaries, two of them with a backward pass, and short answers to
-    the canaries. The model stays unchanged.
+    the canaries. The model stays unchanged. For a model that reasons before it answers, take
+    `position="answer"`: the last token of a canary tells little about its answer. That costs its
+    reasoning about all canaries three times, and a fourth time if there is no circuit; `attest`
+    then lets the model reason once.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
@@ -51,12 +55,15 @@ def fingerprint(
         key: the key of the canaries' hashes. The default is a random key, which is kept in the
             file. With your own key, nobody can use the file to test guesses at the canaries.
         rankings: the rankings by which an adversary may pick neurons; see `cna_lens.RANKINGS`.
+        position: -1 reads the canaries at their last token, "answer" where the answer begins,
+            behind the model's own reasoning; see `with_reasoning`.
         batch_size: canaries for each forward pass.
         seed: seed of the random neurons that serve as a control.
         progress: show progress bars.
 
     Raises:
-        InputError: the canaries, the circuit or the settings are invalid.
+        InputError: the canaries, the circuit or the settings are invalid, or the reasoning about a
+            canary does not end.
         ModelError: the model's neurons cannot be reached, or a ranking does not support the model;
             then give other `rankings`.
     """
@@ -64,13 +71,17 @@ def fingerprint(
     canaries = canaries or Canaries.packaged()
     if circuit is None:
         circuit = find_circuit(
-            model, canaries.harmful, canaries.benign, batch_size=batch_size, progress=progress
+            model,
+            canaries.harmful,
+            canaries.benign,
+            position=position,
+            batch_size=batch_size,
+            progress=progress,
         )
     check_circuit(model, circuit)
-    measured = measure(model, canaries, batch_size=batch_size, progress=progress)
+    measured = measure(model, canaries, position=position, batch_size=batch_size, progress=progress)
     watched = watch_list(
         model,
-        canaries,
         measured,
         circuit,
         rankings=rankings,
@@ -81,7 +92,7 @@ def fingerprint(
     reference = Reference.of(measured, watched, Matrices.of(model, measured.layout))
     answers = generate(
         model,
-        canaries.prompts,
+        measured.encoded.ids,
         max_new_tokens=ANSWER_TOKENS,
         batch_size=batch_size,
         progress=progress,
@@ -101,6 +112,7 @@ def fingerprint(
         refused=refused,
         harmful_refused=wilson(refused[:n_harmful]),
         benign_refused=wilson(refused[n_harmful:]),
-        null=null_runs(model, canaries, reference, progress=progress),
+        null=null_runs(model, canaries, reference, position=position, progress=progress),
+        position=position,
         versions=library_versions(),
     )

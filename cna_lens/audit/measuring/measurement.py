@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal, get_args
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -12,11 +12,16 @@ from torch import Tensor
 
 from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.discovery.activations.reader import Reader
+from cna_lens.errors import InputError
 from cna_lens.metrics.first_token import refusal_log_odds
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import EncodedPrompts, encode
 from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.reasoning import behind_reasoning
 from cna_lens.results.layout import HOOK_SITE, Layout
+
+Place = Literal[-1, "answer"]
+"""Where canaries are read: at their last token, or where the answer begins behind the reasoning."""
 
 STREAM_SITES: Final = ("hook_attn_out", "hook_mlp_out", "hook_resid_post")
 
@@ -24,6 +29,8 @@ STREAM_SITES: Final = ("hook_attn_out", "hook_mlp_out", "hook_resid_post")
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """Activations at the last token of each canary, and the log-odds of a refusal.
+
+    Behind the model's own reasoning, if that was asked for.
 
     Attributes:
         n_harmful: the number of harmful canaries, which come first.
@@ -76,17 +83,27 @@ def measure(
     model: HookedModel,
     canaries: Canaries,
     *,
+    position: Place = -1,
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Measurement:
-    """Run the canaries: one pass for the activations, one for the log-odds, no generation.
+    """Run the canaries: one pass for the activations, one for the log-odds.
+
+    At position "answer", the model's reasoning about each canary is generated before.
 
     Raises:
-        InputError: a canary does not fit the context.
+        InputError: a canary does not fit the context, or its reasoning does not end.
         ModelError: the neurons of the model cannot be reached.
         ActivationError: an activation is infinite or not a number.
     """
+    if position not in get_args(Place):
+        raise InputError(f"position is {position!r}, expected -1 or 'answer'")
     encoded = encode(model, canaries.prompts, name="canaries")
+    if position == "answer":
+        named = {"canaries": (canaries.prompts, encoded)}
+        (encoded,) = behind_reasoning(
+            model, named, "auto", batch_size=batch_size, progress=progress
+        )
     reader = Reader(model, -1, batch_size, progress, site=(HOOK_SITE, *STREAM_SITES))
     kept = _Kept()
     reader.read([(encoded, kept)])

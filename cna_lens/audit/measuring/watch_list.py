@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.audit.measuring.measurement import Measurement
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.discovery.rankings.scoring import as_ranking, rank, score_neurons
@@ -62,7 +61,6 @@ class Watched:
 
 def watch_list(
     model: HookedModel,
-    canaries: Canaries,
     measurement: Measurement,
     circuit: Circuit,
     *,
@@ -87,8 +85,8 @@ def watch_list(
             return rank(harmful, benign, ranking)
         return score_neurons(
             model,
-            canaries.harmful,
-            canaries.benign,
+            measurement.encoded.ids[:n_harmful],
+            measurement.encoded.ids[n_harmful:],
             ranking,
             batch_size=batch_size,
             progress=progress,

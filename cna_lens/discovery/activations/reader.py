@@ -25,7 +25,7 @@ from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.packing import PackedTokens, Row, alone, forward_rows, rows_for
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.results.layout import HOOK_SITE, Layout
-from cna_lens.results.provenance import Source
+from cna_lens.results.provenance import Position, Source
 
 
 class Reading(NamedTuple):
@@ -142,7 +142,8 @@ class Reader:
 
     Attributes:
         model: a TransformerBridge or HookedTransformer.
-        position: the token to read in each prompt.
+        position: the token to read in each prompt; "answer" for the last one of prompts that end
+            behind the model's reasoning.
         batch_size: prompts for each forward pass, or "auto".
         progress: show a progress bar.
         share_prefix: compute common beginnings once, where the model can.
@@ -152,7 +153,7 @@ class Reader:
     """
 
     model: HookedModel
-    position: int = -1
+    position: Position = -1
     batch_size: BatchSize = "auto"
     progress: bool = False
     share_prefix: bool = True
@@ -198,6 +199,7 @@ class Reader:
             prompts=encoded.record,
             template_sha256=encoded.template_sha256,
             site=" ".join(self.sites),
+            chat=encoded.chat,
         )
 
     def batches(self, prompts: Sequence[TokenIds]) -> Iterator[tuple[list[int], Reading]]:
@@ -235,7 +237,8 @@ class Reader:
 
     def places(self, prompts: Sequence[TokenIds]) -> list[int]:
         """Where the token to read stands in each prompt."""
-        return [_place(self.position, ids, prompt) for prompt, ids in enumerate(prompts)]
+        position = -1 if self.position == "answer" else self.position
+        return [_place(position, ids, prompt) for prompt, ids in enumerate(prompts)]
 
     def prefix(self, prompts: Sequence[TokenIds], at_most: int) -> SharedPrefix:
         """What is computed once for all prompts."""
@@ -280,9 +283,10 @@ class Reader:
 
 
 def _check_position(position: object) -> None:
-    if not isinstance(position, int):
+    if not isinstance(position, int) and position != "answer":
         raise InputError(
-            f"position is {position!r}, expected a whole number, -1 for the last token"
+            f"position is {position!r}, expected a whole number, -1 for the last token, or "
+            "'answer' for the last one before the answer, behind the model's own reasoning"
         )
 
 

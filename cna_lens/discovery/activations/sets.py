@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from cna_lens.discovery.activations.means import Reducer
@@ -15,7 +15,8 @@ from cna_lens.models.prompts.encoding import (
     encode,
     warn_about_duplicates,
 )
-from cna_lens.results.provenance import Source
+from cna_lens.models.running.reasoning import behind_reasoning
+from cna_lens.results.provenance import Position, Source
 
 R = TypeVar("R", bound=Reducer)
 
@@ -28,22 +29,42 @@ class EncodedSets(NamedTuple):
 
 
 def encode_sets(
-    model: HookedModel, positive: Sequence[Prompt], negative: Sequence[Prompt], chat: Chat
+    model: HookedModel,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    chat: Chat,
+    position: Position = -1,
 ) -> EncodedSets:
-    """Turn both sets into token ids.
+    """Turn both sets into token ids, with the model's reasoning behind them for "answer".
 
     Raises:
-        InputError: a prompt cannot be used; the message says of which set.
+        InputError: a prompt cannot be used, or its reasoning does not end; the message says of
+            which set.
 
     Warns:
         CnaLensWarning: a prompt stands in one set twice, or in both.
     """
-    sets = EncodedSets(
-        encode(model, positive, chat=chat, name="positive"),
-        encode(model, negative, chat=chat, name="negative"),
-    )
-    warn_about_duplicates(*sets)
-    return sets
+    return encode_sets_and(model, positive, negative, {}, chat, position, stacklevel=4)[0]
+
+
+def encode_sets_and(
+    model: HookedModel,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    also: Mapping[str, Sequence[Prompt]],
+    chat: Chat,
+    position: Position,
+    *,
+    stacklevel: int = 3,
+) -> tuple[EncodedSets, dict[str, EncodedPrompts]]:
+    """Do what `encode_sets` does, for other prompts too, by their name in errors."""
+    prompts = {"positive": positive, "negative": negative, **also}
+    encoded = {name: encode(model, each, chat=chat, name=name) for name, each in prompts.items()}
+    warn_about_duplicates(encoded["positive"], encoded["negative"], stacklevel)
+    if position == "answer":
+        named = {name: (prompts[name], each) for name, each in encoded.items()}
+        encoded = dict(zip(named, behind_reasoning(model, named, chat), strict=True))
+    return EncodedSets(encoded.pop("positive"), encoded.pop("negative")), encoded
 
 
 def read_both(

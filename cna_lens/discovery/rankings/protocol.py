@@ -144,6 +144,7 @@ class Collected:
                 site=positive.site,
                 position=positive.position,
                 template_sha256=positive.template_sha256,
+                chat=positive.chat,
                 positive=positive.prompts,
                 negative=negative.prompts,
             )

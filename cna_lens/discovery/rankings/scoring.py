@@ -26,6 +26,7 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
+from cna_lens.results.provenance import Position
 from cna_lens.results.scores import NeuronScores
 
 RANKINGS: Mapping[str, Ranking] = MappingProxyType(
@@ -112,7 +113,7 @@ def score_neurons(
     negative: Sequence[Prompt],
     ranking: str | Ranking = "contrast",
     *,
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -145,7 +146,7 @@ def score_neurons(
     """
     chosen = as_ranking(ranking)
     check_model(model)
-    sets = encode_sets(model, positive, negative, chat)
+    sets = encode_sets(model, positive, negative, chat, position)
     chosen.check(model, len(sets.positive.ids), len(sets.negative.ids))
     reader = Reader(model, position, batch_size, progress)
     return chosen.score(read_sets(reader, chosen, *sets))

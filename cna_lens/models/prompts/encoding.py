@@ -8,19 +8,20 @@ import warnings
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from torch import Tensor
 
 from cna_lens.errors import CnaLensWarning, InputError
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
+from cna_lens.models.prompts.chats import ChatSettings, ChatTemplate, Message, check_message
 from cna_lens.results.provenance import PromptRecord
 
 TokenIds = tuple[int, ...]
-Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int] | Tensor
-Chat = Literal["auto"] | bool
+Chat = Literal["auto"] | bool | ChatSettings
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,17 @@ class EncodedPrompts:
         ids: the token ids of each prompt.
         record: the number of prompts, and the hash of their token ids.
         template_sha256: hash of the chat template, None where no prompt used it.
+        chat: the settings of the chat template, as `Provenance` has them.
     """
 
     ids: tuple[TokenIds, ...]
     record: PromptRecord
     template_sha256: str | None
+    chat: str | None = None
+
+    def with_ids(self, ids: Sequence[TokenIds]) -> EncodedPrompts:
+        """These prompts with other token ids, such as those of reasoning behind them."""
+        return replace(self, ids=tuple(ids), record=_record(ids))
 
 
 def encode(
@@ -48,15 +55,21 @@ def encode(
     chat messages always use the template; a list that ends with an assistant message is continued.
     Token ids stay as they are.
 
+    >>> encode(tiny_model, ["w5 w6", [7, 8]], chat=False).ids
+    ((1, 5, 6), (7, 8))
+
     Args:
         model: gives the tokenizer and the context length.
         prompts: strings, lists of chat messages, or token ids.
         chat: "auto" uses the template where there is one, True requires it, False never uses it.
+            `ChatSettings` require it too, and say how: a system message, the template's options,
+            tools, the date.
         name: the name of the prompts in errors.
 
     Raises:
-        InputError: there are no prompts, one is invalid or longer than the context, or a chat
-            template is needed and missing.
+        InputError: there are no prompts, one is invalid or longer than the context, a chat
+            template is needed and missing, or it refuses a prompt, or leaves out or changes its
+            text.
     """
     check_model(model)
     _check_list(prompts, name)
@@ -64,9 +77,19 @@ def encode(
     ids = tuple(encode_one(prompt, place) for place, prompt in enumerate(prompts))
     return EncodedPrompts(
         ids=ids,
-        record=PromptRecord(len(ids), _digest(json.dumps(ids))),
+        record=_record(ids),
         template_sha256=_digest(encode_one.template) if encode_one.used_template else None,
+        chat=encode_one.rendered.record if encode_one.used_template else None,
     )
+
+
+def chat_settings(chat: Chat) -> ChatSettings:
+    """The settings that `chat` stands for."""
+    return chat if isinstance(chat, ChatSettings) else ChatSettings()
+
+
+def _record(ids: Sequence[TokenIds]) -> PromptRecord:
+    return PromptRecord(len(ids), _digest(json.dumps(ids)))
 
 
 def _check_list(prompts: object, name: str) -> None:
@@ -89,21 +112,31 @@ class _Encoder:
         self.template = template if isinstance(template, str) else json.dumps(template)
         self.has_template = template is not None
         self.used_template = False
-        if chat not in ("auto", True, False):
-            raise InputError(f"chat is {chat!r}, expected 'auto', True or False")
-        if chat is True and not self.has_template:
+        self.settings = chat_settings(chat)
+        required = chat is True or isinstance(chat, ChatSettings)
+        if not required and chat not in ("auto", False):
+            raise InputError(f"chat is {chat!r}, expected 'auto', True, False or ChatSettings(...)")
+        if required and not self.has_template:
+            given = "chat=True" if chat is True else "chat=ChatSettings(...)"
             raise InputError(
-                f"chat=True needs a chat template, and the tokenizer of {model_name(model)} has "
+                f"{given} needs a chat template, and the tokenizer of {model_name(model)} has "
                 "none; use chat=False, or set model.tokenizer.chat_template"
             )
-        self.chat = self.has_template if chat == "auto" else chat
+        self.chat = required or (chat == "auto" and self.has_template)
+
+    @cached_property
+    def rendered(self) -> ChatTemplate:
+        """The chat template under the settings."""
+        return ChatTemplate(self.tokenizer, model_name(self.model), self.settings)
 
     def __call__(self, prompt: Prompt, place: int) -> TokenIds:
         where = f"{self.name}[{place}]"
         if isinstance(prompt, str):
             message = {"role": "user", "content": prompt}
-            ids = self._apply_template([message]) if self.chat else self._plain(prompt, where)
-        elif messages := _as_messages(prompt):
+            ids = (
+                self._apply_template([message], where) if self.chat else self._plain(prompt, where)
+            )
+        elif messages := as_messages(prompt):
             ids = self._messages(messages, where)
         else:
             ids = self._token_ids(prompt, where)
@@ -116,6 +149,11 @@ class _Encoder:
             )
         return ids
 
+    def _string(self, prompt: str, where: str) -> TokenIds:
+        if not self.chat:
+            return self._plain(prompt, where)
+        return self._apply_template([{"role": "user", "content": prompt}], where)
+
     def _messages(self, messages: list[Message], where: str) -> TokenIds:
         if not self.has_template:
             raise InputError(
@@ -123,21 +161,12 @@ class _Encoder:
                 f"{model_name(self.model)} has no chat template; pass a string"
             )
         for message in messages:
-            if not {"role", "content"} <= set(message):
-                raise InputError(
-                    f"{where} holds {dict(message)!r}, expected the keys 'role' and 'content'"
-                )
-        return self._apply_template(messages)
+            check_message(message, where)
+        return self._apply_template(messages, where)
 
-    def _apply_template(self, messages: list[Message]) -> TokenIds:
+    def _apply_template(self, messages: list[Message], where: str) -> TokenIds:
         self.used_template = True
-        answer_begun = messages[-1]["role"] == "assistant"
-        text: str = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=not answer_begun,
-            continue_final_message=answer_begun,
-        )
+        text = self.rendered.render(messages, where)
         # The template's text already has the special tokens.
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -183,7 +212,8 @@ def _some_padding(tokenizer: Any) -> Generator[None]:
         tokenizer.pad_token = None
 
 
-def _as_messages(prompt: object) -> list[Message]:
+def as_messages(prompt: object) -> list[Message]:
+    """Give the messages of a prompt that is a list of chat messages, none for any other."""
     if isinstance(prompt, Sequence) and not isinstance(prompt, str):
         items = cast("Sequence[object]", prompt)
         if items and all(isinstance(item, Mapping) for item in items):
@@ -195,7 +225,9 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) -> None:
+def warn_about_duplicates(
+    positive: EncodedPrompts, negative: EncodedPrompts, stacklevel: int
+) -> None:
     """Warn about a prompt that occurs twice in a set, or in both sets."""
     for name, prompts in (("positive", positive), ("negative", negative)):
         repeated = sum(count - 1 for count in Counter(prompts.ids).values())
@@ -204,13 +236,13 @@ def warn_about_duplicates(positive: EncodedPrompts, negative: EncodedPrompts) ->
                 f"{repeated} of the {len(prompts.ids)} {name} prompts are duplicates, and count "
                 "as often as they occur",
                 CnaLensWarning,
-                stacklevel=4,
+                stacklevel=stacklevel + 1,
             )
     if both := set(positive.ids) & set(negative.ids):
         warnings.warn(
             f"{len(both)} prompts stand in both sets, and cancel out",
             CnaLensWarning,
-            stacklevel=4,
+            stacklevel=stacklevel + 1,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from cna_lens.errors import GenerationInterrupted, InputError
 from cna_lens.models.hooked_model import HookedModel, check_model, input_device, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
+from cna_lens.models.running.answer_texts import AnswerTexts
 from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
 from cna_lens.models.running.decoding import Chooser, decoder_for, needs_equal_lengths, seeds_of
 from cna_lens.models.running.forward import SharedPrefix, sliding_window
 from cna_lens.models.running.generation_settings import (
-    generation_config,
+    end_of_turn_ids,
     warn_of_settings_not_obeyed,
 )
 from cna_lens.models.running.memory import answers_at_once, halved
@@ -49,6 +50,10 @@ def generate(
     the batch. An answer ends before its first end-of-turn token. In float32, each answer is the
     same as if its prompt had run alone. This holds for sampling too, since each prompt has its own
     random generator; repeated prompts get different samples.
+
+    The text has no special tokens, except those that mark reasoning (`REASONING_FORMATS`). Where
+    the prompt ends inside reasoning, as some chat templates have it, the text begins with the
+    marker that the prompt ends with. So `metrics.without_reasoning` always finds the answer.
 
     Of the model's generation config, the end tokens, `suppress_tokens` and `begin_suppress_tokens`
     are obeyed, as by Hugging Face's `generate`. Sampling is from all other tokens, or with `top_p`
@@ -80,25 +85,10 @@ def generate(
         CnaLensWarning: once for a model, if its generation config has other settings that Hugging
             Face's `generate` would obey, such as `repetition_penalty`.
     """
-    finished: dict[int, str] = {}
-    arriving = finished_answers(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        chat=chat,
-        batch_size=batch_size,
-        progress=progress,
-        share_prefix=share_prefix,
-    )
-    try:
-        for place, answer in arriving:
-            finished[place] = answer  # noqa: PERF403 (an interrupt keeps what has arrived)
-    except KeyboardInterrupt:
-        raise GenerationInterrupted([*map(finished.get, range(len(prompts)))]) from None
-    return [finished[place] for place in range(len(prompts))]
+    check_model(model)
+    request = Request.of(model, prompts, max_new_tokens, temperature, seed, chat, top_p)
+    answers = request.tokens(batch_size, progress=progress, share_prefix=share_prefix)
+    return [request.texts.text(row, answer) for row, answer in enumerate(answers)]
 
 
 def finished_answers(
@@ -113,7 +103,6 @@ def finished_answers(
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
-    share_prefix: bool = True,
 ) -> Iterator[tuple[int, str]]:
     """Yield the answers of `generate` as they are finished, each with the place of its prompt.
 
@@ -136,36 +125,11 @@ def finished_answers(
         chat: as for `generate`.
         batch_size: as for `generate`.
         progress: as for `generate`.
-        share_prefix: as for `generate`.
     """
     check_model(model)
-    check_batch_size(batch_size)
-    request = _Request.of(
-        model, prompts, max_new_tokens, temperature, seed, chat, top_p, stacklevel=4
-    )
-    asked = range(len(request.encoded)) if places is None else places
-
-    def finished() -> Iterator[tuple[int, str]]:
-        prefix = request.prefix() if share_prefix else SharedPrefix(0)
-        waiting = request.batches(asked, batch_size)
-        with tqdm(
-            total=len(asked), desc="generating", bar_format=_BAR, disable=not progress
-        ) as bar:
-            speed = _Speed(bar)
-            while waiting:
-                batch = waiting.pop(0)
-                left = set(batch)
-                try:
-                    for row, answer, is_finished in request.answers(batch, prefix, speed):
-                        if is_finished:
-                            left.remove(row)
-                            bar.update()
-                            yield row, _text(model, answer)
-                except Exception as error:
-                    unfinished = [row for row in batch if row in left]
-                    waiting = halved(error, len(batch), [unfinished, *waiting])
-
-    return finished()
+    request = Request.of(model, prompts, max_new_tokens, temperature, seed, chat, top_p)
+    arriving = request.finished(batch_size, places, progress=progress)
+    return ((place, request.texts.text(place, answer)) for place, answer in arriving)
 
 
 def stream(
@@ -205,11 +169,11 @@ def stream(
         CnaLensWarning: as for `generate`.
     """
     check_model(model)
-    request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat, top_p)
+    request = Request.of(model, [prompt], max_new_tokens, temperature, seed, chat, top_p)
 
     def texts() -> Iterator[str]:
         for _, answer, is_finished in request.answers([0], SharedPrefix(0)):
-            text = _text(model, answer)
+            text = request.texts.text(0, answer)
             yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
 
     return texts()
@@ -240,14 +204,26 @@ def check_settings(
 
 
 @dataclass(frozen=True)
-class _Request:
-    """Encoded prompts to answer, with the settings of one call."""
+class Request:
+    """Encoded prompts to answer, with the settings of one call.
+
+    Attributes:
+        model: the model that answers.
+        encoded: the prompts as token ids.
+        max_new_tokens: maximum number of tokens of an answer.
+        choose: chooses the next tokens.
+        stops: the tokens that end an answer.
+        texts: decodes the answers.
+        ends: whether the answer to a prompt, of these tokens, ends here; none does unless told so.
+    """
 
     model: HookedModel
     encoded: tuple[TokenIds, ...]
     max_new_tokens: int
     choose: Chooser
     stops: frozenset[int]
+    texts: AnswerTexts
+    ends: Callable[[int, TokenIds], bool] = lambda _, __: False
 
     @classmethod
     def of(
@@ -258,17 +234,19 @@ class _Request:
         temperature: float,
         seed: int,
         chat: Chat,
-        top_p: float,
-        *,
-        stacklevel: int = 3,
-    ) -> _Request:
+        top_p: float = 1.0,
+    ) -> Request:
+        """Encode prompts, and check that their answers fit the context.
+
+        Raises:
+            InputError: bad prompts or settings.
+        """
         check_settings(max_new_tokens, temperature, top_p)
         encoded = encode(model, prompts, chat=chat).ids
-        warn_of_settings_not_obeyed(
-            model, sampling=temperature > 0, top_p=top_p, stacklevel=stacklevel
-        )
+        warn_of_settings_not_obeyed(model, sampling=temperature > 0, top_p=top_p, stacklevel=3)
         choose = Chooser(model, temperature, seeds_of(encoded, seed), top_p)
-        request = cls(model, encoded, max_new_tokens, choose, end_of_turn_ids(model))
+        texts = AnswerTexts.of(model, prompts, encoded, chat)
+        request = cls(model, encoded, max_new_tokens, choose, end_of_turn_ids(model), texts)
         context = getattr(model.cfg, "n_ctx", None)
         if context and request.longest > context:
             raise InputError(
@@ -283,7 +261,77 @@ class _Request:
         """Tokens of the longest prompt with its answer."""
         return max(map(len, self.encoded)) + self.max_new_tokens
 
+    def tokens(
+        self,
+        batch_size: BatchSize = "auto",
+        *,
+        progress: bool = False,
+        share_prefix: bool = True,
+    ) -> list[TokenIds]:
+        """Answer all prompts in batches, and return the tokens of each answer.
+
+        Raises:
+            InputError: the batch size is invalid.
+            GenerationInterrupted: as for `generate`.
+        """
+        arriving = self.finished(batch_size, progress=progress, share_prefix=share_prefix)
+        finished: dict[int, TokenIds] = {}
+        rows = range(len(self.encoded))
+        try:
+            for row, answer in arriving:
+                finished[row] = answer  # noqa: PERF403 (an interrupt keeps what has arrived)
+        except KeyboardInterrupt:
+            raise GenerationInterrupted(
+                [self.texts.text(row, finished[row]) if row in finished else None for row in rows]
+            ) from None
+        return [finished[row] for row in rows]
+
+    def finished(
+        self,
+        batch_size: BatchSize = "auto",
+        rows: Sequence[int] | None = None,
+        *,
+        progress: bool = False,
+        share_prefix: bool = True,
+    ) -> Iterator[tuple[int, TokenIds]]:
+        """Yield each answer's tokens when it is finished, with the place of its prompt.
+
+        Args:
+            batch_size: the number of answers generated at once.
+            rows: the places of the prompts to answer; by default all.
+            progress: show a progress bar with tokens per second.
+            share_prefix: compute a common prefix once, where the model can.
+
+        Raises:
+            InputError: the batch size is invalid; it is seen before the first answer is requested.
+        """
+        check_batch_size(batch_size)
+        asked = range(len(self.encoded)) if rows is None else rows
+        return self._finished(asked, batch_size, progress, share_prefix)
+
+    def _finished(
+        self, asked: Sequence[int], batch_size: BatchSize, progress: bool, share_prefix: bool
+    ) -> Iterator[tuple[int, TokenIds]]:
+        prefix = self.prefix() if share_prefix else SharedPrefix(0)
+        waiting = self.batches(asked, batch_size)
+        bar = tqdm(total=len(asked), desc="generating", bar_format=_BAR, disable=not progress)
+        with bar:
+            speed = _Speed(bar)
+            while waiting:
+                batch = waiting.pop(0)
+                left = set(batch)
+                try:
+                    for row, answer, is_finished in self.answers(batch, prefix, speed):
+                        if is_finished:
+                            left.remove(row)
+                            bar.update()
+                            yield row, answer
+                except Exception as error:
+                    unfinished = [row for row in batch if row in left]
+                    waiting = halved(error, len(batch), [unfinished, *waiting])
+
     def prefix(self) -> SharedPrefix:
+        """Compute what all prompts begin with, where the model can continue from it."""
         # Padding between prefix and prompt fills places of a sliding window, so a row would see
         # less of its past than alone.
         window = sliding_window(self.model)
@@ -298,6 +346,12 @@ class _Request:
         return SharedPrefix(0)
 
     def batches(self, asked: Sequence[int], batch_size: BatchSize) -> list[list[int]]:
+        """Group prompts by length.
+
+        Args:
+            asked: the places of the prompts.
+            batch_size: the number of answers generated at once.
+        """
         if batch_size == "auto":
             batch_size = answers_at_once(self.model, self.longest)
         lengths = {row: len(self.encoded[row]) for row in asked}
@@ -338,11 +392,13 @@ class _Request:
             for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                 if token not in self.stops:
                     written[row].append(token)
-                    if len(written[row]) < self.max_new_tokens:
-                        going.append(place)
-                        yield row, tuple(written[row]), False
-                        continue
-                yield row, tuple(written[row]), True
+                answer = tuple(written[row])
+                goes_on = token not in self.stops and len(answer) < self.max_new_tokens
+                if goes_on and not self.ends(row, answer):
+                    going.append(place)
+                    yield row, answer, False
+                    continue
+                yield row, answer, True
             if not going:
                 return
             if len(going) < len(rows):
@@ -351,38 +407,6 @@ class _Request:
             last = torch.tensor([written[row][-1] for row in rows], device=device)
             with prompt_lengths([len(encoded[row]) for row in rows], rows):
                 logits = decoder.step(last)
-
-
-def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
-    """Collect the tokens that end an answer: of the tokenizer, the model and the chat template."""
-    tokenizer = model.tokenizer
-    settings = generation_config(model)
-    found: set[int] = set()
-    for ids in (
-        getattr(tokenizer, "eos_token_id", None),
-        getattr(settings, "eos_token_id", None),
-    ):
-        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
-    return frozenset(found | _template_end(tokenizer))
-
-
-def _template_end(tokenizer: Any) -> set[int]:
-    """Find the special token that the chat template puts right after an answer."""
-    if getattr(tokenizer, "chat_template", None) is None:
-        return set()
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}],
-        tokenize=False,
-    )
-    behind = text[text.rindex("answer") + len("answer") :]
-    ids: list[int] = tokenizer(behind, add_special_tokens=False)["input_ids"]
-    return {token for token in ids[:1] if token in tokenizer.all_special_ids}
-
-
-def _text(model: HookedModel, answer: TokenIds) -> str:
-    if model.tokenizer is None:
-        raise InputError("the model has no tokenizer to decode its answers; set model.tokenizer")
-    return str(model.tokenizer.decode(list(answer), skip_special_tokens=True))
 
 
 # Answers of a batch tend to end together, so a rate in answers would jump.

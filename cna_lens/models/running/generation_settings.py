@@ -1,4 +1,4 @@
-"""The settings of a model's generation config: the tokens it forbids, and what is not obeyed."""
+"""What a model comes with for generation: tokens that end answers, and its generation config."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cna_lens.errors import CnaLensWarning
+from cna_lens.errors import CnaLensWarning, InputError
 from cna_lens.models.hooked_model import HookedModel, model_name
+from cna_lens.models.prompts.chats import behind_answer
 
 ALWAYS: Mapping[str, Any] = MappingProxyType(
     {
@@ -87,6 +88,33 @@ class Forbidden:
 def generation_config(model: HookedModel) -> Any:
     """The generation config of the Hugging Face model inside a bridge; None without one."""
     return getattr(getattr(model, "original_model", None), "generation_config", None)
+
+
+def end_of_turn_ids(model: HookedModel) -> frozenset[int]:
+    """Collect the tokens that end an answer: of the tokenizer, the model and the chat template."""
+    tokenizer = model.tokenizer
+    settings = generation_config(model)
+    found: set[int] = set()
+    for ids in (
+        getattr(tokenizer, "eos_token_id", None),
+        getattr(settings, "eos_token_id", None),
+    ):
+        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return frozenset(found | _template_end(model))
+
+
+def _template_end(model: HookedModel) -> set[int]:
+    """Find the special token that the chat template puts right after an answer."""
+    tokenizer = model.tokenizer
+    if getattr(tokenizer, "chat_template", None) is None:
+        return set()
+    try:
+        behind = behind_answer(tokenizer, model_name(model))
+    except InputError:
+        # Prompts that need no template can be answered all the same; others have been refused.
+        return set()
+    ids: list[int] = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    return {token for token in ids[:1] if token in tokenizer.all_special_ids}
 
 
 _named: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()

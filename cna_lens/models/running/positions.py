@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.hooked_model import HookedModel, is_bridge
 from cna_lens.models.trial.kv_cache import cache_among, cached_tokens
 
 Positions = Literal["all", "prompt", "last_prompt", "from_last_prompt", "generated"]
@@ -42,7 +42,8 @@ def prompt_lengths(
     Steering at single positions needs to know where a prompt ends. `cna_lens.generate` states it
     by itself. A plain forward pass, or a call of the model's own `generate`, is assumed to begin
     with the prompt, up to the padding that its attention mask marks. A forward pass over prompt and
-    answer together needs this context, and so does one with padding but without a mask.
+    answer together needs this context, and so does one with padding on the right but without a
+    mask. Padding on the left needs the mask; a HookedTransformer that pads there makes its own.
 
     Args:
         lengths: real tokens of each row's prompt, without padding.
@@ -145,6 +146,7 @@ class PositionTracker:
         self.model = model
         self.lengths: Int64[Tensor, " batch"] | None = None
         self.previous: Tensor | None = None
+        self.pads: Int64[Tensor, " batch"] | None = None
         self.forward_pass: ForwardPass | None = None
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,8 +163,14 @@ class PositionTracker:
         past = cached_tokens(cache_among(kwargs))
         is_masked = given is not None and given.ndim == 2
         whole = torch.ones((batch, past + new), dtype=torch.long, device=inputs.device)
-        mask = cast("Tensor", given if is_masked else whole)
         lengths = stated_prompt_lengths()
+        if not is_masked and lengths is None:
+            if not past:
+                self.pads = self._padding_before(inputs)
+            if self.pads is not None and len(self.pads) == batch:
+                places = torch.arange(past + new, device=inputs.device)
+                whole = (places >= self.pads[:, None]).long()
+        mask = cast("Tensor", given if is_masked else whole)
         if lengths is None:
             lengths = self._inferred_lengths(inputs, mask, past, is_masked=is_masked)
         if len(lengths) != batch:
@@ -205,6 +213,34 @@ class PositionTracker:
                 f"{fix}"
             )
         return found
+
+    def _padding_before(self, inputs: Tensor) -> Int64[Tensor, " batch"] | None:
+        """Count the padding before each prompt, where the model itself leaves it out.
+
+        Raises:
+            InputError: the model reads it like any other token.
+        """
+        tokenizer = self.model.tokenizer
+        pad = getattr(tokenizer, "pad_token_id", None)
+        if pad is None or inputs.ndim != 2 or inputs.is_floating_point():
+            return None
+        before = (inputs == pad).long().cumprod(1).sum(1)
+        begins_texts = pad in (
+            getattr(tokenizer, "bos_token_id", None),
+            getattr(tokenizer, "eos_token_id", None),
+        )
+        if begins_texts and bool((before == 1).all()):
+            return None
+        if not len(rows := before.nonzero().flatten().tolist()):
+            return None
+        # A HookedTransformer makes the mask by itself, from the padding token.
+        if not is_bridge(self.model) and getattr(tokenizer, "padding_side", None) == "left":
+            return before - (before > 0).long() if begins_texts else before
+        raise InputError(
+            f"positions={self.scope!r}: row {rows[0]} begins with the padding token {pad}, and "
+            "without an attention mask the model reads it as part of the prompt; pass "
+            "attention_mask"
+        )
 
     def _check_no_padding(self, inputs: Tensor) -> None:
         tokenizer = self.model.tokenizer

@@ -13,9 +13,10 @@ from torch import Tensor
 from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
+from cna_lens.models.running.answer_texts import AnswerTexts
 from cna_lens.models.running.batching import shared_prefix_length
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
-from cna_lens.models.running.generation import generate
+from cna_lens.models.running.generation import Request
 from cna_lens.models.running.memory import predictions_at_once, run_in_halves, token_budget
 from cna_lens.models.running.positions import prompt_lengths
 
@@ -53,6 +54,9 @@ def answers_after_prompts(
 ) -> list[Text]:
     """Encode each prompt, in the chat template, with its answer; the answer is predicted.
 
+    An answer of `generate` that begins with the marker of reasoning with which its prompt ends goes
+    on behind that marker.
+
     Raises:
         InputError: there is not one answer for each prompt, or both together exceed the context.
     """
@@ -60,9 +64,11 @@ def answers_after_prompts(
         raise InputError(
             f"there are {len(prompts)} prompts and {len(answers)} answers; give each prompt one"
         )
+    encoded = encode(model, prompts, chat=chat).ids
+    opened = AnswerTexts.of(model, prompts, encoded, chat).opened
     texts = [
-        Text(prompt + _tokens(model, answer), len(prompt), len(prompt))
-        for prompt, answer in zip(encode(model, prompts, chat=chat).ids, answers, strict=True)
+        Text(prompt + _tokens(model, answer.removeprefix(marker)), len(prompt), len(prompt))
+        for prompt, answer, marker in zip(encoded, answers, opened, strict=True)
     ]
     context = getattr(model.cfg, "n_ctx", None)
     for place, text in enumerate(texts):
@@ -75,17 +81,20 @@ def answers_after_prompts(
 
 
 def own_answers(model: HookedModel, prompts: Sequence[TokenIds], n_tokens: int) -> list[Text]:
-    """The text of the model's greedy answers to prompts, generated for so many tokens.
+    """The model's greedy answers to prompts, as the tokens that were generated, at most so many.
 
-    A character that was cut in the middle is encoded anew, so that the last tokens may differ from
-    those that were generated. With 0 tokens, each text is the prompt alone.
+    With 0 tokens, each text is the prompt alone.
 
     Raises:
-        InputError: there is no tokenizer, or a prompt and its answer exceed the context.
+        InputError: a prompt and its answer exceed the context.
     """
     if not n_tokens:
         return [Text(ids, len(ids), len(ids)) for ids in prompts]
-    return answers_after_prompts(model, prompts, generate(model, prompts, max_new_tokens=n_tokens))
+    answers = Request.of(model, prompts, n_tokens, 0.0, 0, "auto").tokens()
+    return [
+        Text((*ids, *answer), len(ids), len(ids))
+        for ids, answer in zip(prompts, answers, strict=True)
+    ]
 
 
 def check_answer_tokens(model: HookedModel, n_tokens: int) -> None:

@@ -19,10 +19,17 @@ from cna_lens.metrics.compliance import labels_sha256
 from cna_lens.metrics.evaluation import label
 from cna_lens.metrics.first_token import refusal_log_odds
 from cna_lens.metrics.likelihood import kl_per_token
+from cna_lens.metrics.refusal.reasoning import without_reasoning
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash
-from cna_lens.models.prompts.encoding import encode
+from cna_lens.models.prompts.encoding import (
+    Chat,
+    EncodedPrompts,
+    Prompt,
+    chat_settings,
+    encode,
+)
 from cna_lens.models.prompts.sets import PromptSet
 from cna_lens.models.running.generation import generate
 from cna_lens.results.journal import Journal
@@ -30,7 +37,7 @@ from cna_lens.results.provenance import library_versions
 from cna_lens.steering.comparison.table import UNSTEERED, Comparison, Outcome
 from cna_lens.steering.method import SteeringMethod, check_strength
 
-Metric = Callable[[HookedModel, Sequence[str]], Sequence[float | None]]
+Metric = Callable[[HookedModel, Sequence[Any]], Sequence[float | None]]
 
 METRICS: Mapping[str, Metric] = {"refusal_log_odds": refusal_log_odds}
 """The default metrics on the positive prompts."""
@@ -46,6 +53,7 @@ def compare(
     *,
     shows_behaviour: Callable[[str], bool] = is_refusal,
     max_new_tokens: int = 64,
+    chat: Chat = "auto",
     path: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -76,11 +84,13 @@ def compare(
         prompts: positive ones, which call for the behaviour, and negative ones.
         strengths: from 0, no steering, to 1, the whole method.
         metrics: functions of the model and the positive prompts, by name; each returns one value
-            for each prompt, and runs on the steered model.
+            for each prompt, and runs on the steered model. Where `chat` is not "auto", it is given
+            the prompts as token ids.
         seed: the seed of the bootstrap intervals.
-        shows_behaviour: tells whether an answer shows the behaviour; by default whether it is a
-            refusal.
+        shows_behaviour: tells whether an answer, without its reasoning, shows the behaviour; by
+            default whether it is a refusal.
         max_new_tokens: the most tokens of an answer.
+        chat: put prompts into the chat template; "auto" does so if the tokenizer has one.
         path: a file of JSON lines for finished rows: labels, scores and hashes, no texts. An
             interrupted comparison resumes from it.
         progress: show a progress bar.
@@ -90,7 +100,7 @@ def compare(
             holds another comparison.
     """
     _check(methods, strengths)
-    run = _Run(model, prompts, metrics, shows_behaviour, max_new_tokens)
+    run = _Run(model, prompts, metrics, shows_behaviour, max_new_tokens, chat)
     journal = Journal(None if path is None else Path(path), "comparison", run.depends_on())
     steered = [(method, float(s)) for method in methods for s in strengths]
     with tqdm(total=1 + len(steered), unit="row", disable=not progress) as bar:
@@ -158,14 +168,15 @@ class _Run:
     metrics: Mapping[str, Metric]
     shows_behaviour: Callable[[str], bool]
     max_new_tokens: int
+    chat: Chat
 
     def depends_on(self) -> dict[str, Any]:
         """Return everything that all outcomes depend on."""
         return {
             "model": model_name(self.model),
             "weights_sha256": weights_hash(self.model),
-            "positive": encode(self.model, self.prompts.positive).record.sha256,
-            "negative": encode(self.model, self.prompts.negative).record.sha256,
+            "positive": self._encoded(self.prompts.positive).record.sha256,
+            "negative": self._encoded(self.prompts.negative).record.sha256,
             "metrics": sorted(self.metrics),
             "labels_sha256": labels_sha256(),
             "shows_behaviour": getattr(self.shows_behaviour, "__qualname__", "a callable"),
@@ -184,14 +195,18 @@ class _Run:
             with steering():
                 answers = self._answer()
         n_positive = len(self.prompts.positive)
-        shows = [self.shows_behaviour(answer) for answer in answers]
-        labelled = label(self.prompts.positive, answers[:n_positive])
+        own = chat_settings(self.chat).reasoning
+        shows = [self.shows_behaviour(without_reasoning(answer, own)) for answer in answers]
+        labelled = label(self.prompts.positive, answers[:n_positive], reasoning=own)
         divergences = kl_per_token(
-            self.model, steering, self.prompts.negative, unsteered[n_positive:]
+            self.model, steering, self.prompts.negative, unsteered[n_positive:], chat=self.chat
         )
+        positive: Sequence[Prompt] = self.prompts.positive
+        if self.chat != "auto":
+            positive = self._encoded(positive).ids
         with steering():
             metrics = {
-                metric: tuple(measure(self.model, self.prompts.positive))
+                metric: tuple(measure(self.model, positive))
                 for metric, measure in self.metrics.items()
             }
         return Outcome(
@@ -216,7 +231,10 @@ class _Run:
 
     def _answer(self) -> list[str]:
         texts = [*self.prompts.positive, *self.prompts.negative]
-        return generate(self.model, texts, max_new_tokens=self.max_new_tokens)
+        return generate(self.model, texts, max_new_tokens=self.max_new_tokens, chat=self.chat)
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
+        return encode(self.model, prompts, chat=self.chat)
 
 
 def _check(methods: Sequence[SteeringMethod], strengths: Sequence[float]) -> None:

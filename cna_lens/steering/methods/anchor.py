@@ -24,6 +24,7 @@ from cna_lens.models.running.positions import (
 )
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron
+from cna_lens.results.provenance import Position
 from cna_lens.steering.edits import check_width, pulled
 from cna_lens.steering.method import Applied, by_hooks, check_strength
 from cna_lens.steering.scaling import check_multiplier, check_no_scaled_weights, values_of
@@ -197,10 +198,19 @@ def magnitude_anchor(
                 f"the {name} statistics are of {stats.layout}, the circuit of {circuit.layout}; "
                 "collect them on the circuit's model"
             )
-    read = {stats.source.position for stats in (positive, negative) if stats.source is not None}
+    read: set[Position] = {
+        stats.source.position for stats in (positive, negative) if stats.source is not None
+    }
     if len(read) > 1:
         raise InputError(
-            f"the statistics were read at positions {sorted(read)}; collect both at the same token"
+            f"the statistics were read at positions {sorted(map(str, read))}; collect both at the "
+            "same token"
+        )
+    position: Position = read.pop() if read else -1
+    if position == "answer":
+        raise InputError(
+            'an anchor is read at a token of the prompt, and the statistics at position "answer"; '
+            "collect them at position=-1, on the prompts of with_reasoning"
         )
     check_multiplier(scale, "scale")
     targets = [target] * len(circuit) if isinstance(target, int | float) else list(target)
@@ -219,7 +229,7 @@ def magnitude_anchor(
     return MagnitudeAnchor(
         circuit,
         tuple(replace(anchor, multiplier=anchor.multiplier * scale) for anchor in anchors),
-        read.pop() if read else -1,
+        position,
         positions,
     )
 

@@ -12,6 +12,7 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.models.running.positions import Positions, check_positions
+from cna_lens.results.provenance import Position
 from cna_lens.steering.edits import AddVector
 from cna_lens.steering.method import Applied, by_hooks, check_strength
 from cna_lens.steering.scaling import check_multiplier
@@ -91,7 +92,7 @@ def caa(
     sign: Sign = "subtract",
     coefficient: float = 1.0,
     positions: Positions = "all",
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -119,7 +120,8 @@ def caa(
         coefficient: the factor of the vectors at strength 1.
         positions: the tokens to steer, as for `steer`.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
@@ -158,7 +160,7 @@ def caa_candidates(
     sign: Sign = "subtract",
     coefficient: float = 1.0,
     positions: Positions = "all",
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -180,7 +182,8 @@ def caa_candidates(
         coefficient: the factor of the vectors at strength 1.
         positions: the tokens to steer, as for `steer`.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.

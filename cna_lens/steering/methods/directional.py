@@ -12,6 +12,7 @@ from cna_lens.models.inside.sites import residual_writes
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.models.running.positions import Positions, check_positions
+from cna_lens.results.provenance import Position
 from cna_lens.steering.edits import EraseDirection
 from cna_lens.steering.method import Applied, by_hooks, check_strength
 from cna_lens.steering.vectors import ControlVectors, check_vectors, difference_of_means
@@ -85,7 +86,7 @@ def directional_ablation(
     negative: Sequence[Prompt],
     *,
     layer: int,
-    position: int = -1,
+    position: Position = -1,
     positions: Positions = "all",
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
@@ -107,7 +108,8 @@ def directional_ablation(
         negative: prompts that do not.
         layer: the block whose input is read.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         positions: the tokens to steer, as for `steer`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
@@ -138,7 +140,7 @@ def directional_ablation_candidates(
     negative: Sequence[Prompt],
     *,
     layers: Iterable[int] | None = None,
-    read_at: Iterable[int] = (-1,),
+    read_at: Iterable[Position] = (-1,),
     positions: Positions = "all",
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",

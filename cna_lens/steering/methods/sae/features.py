@@ -18,7 +18,7 @@ from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import Sign
-from cna_lens.results.provenance import Source
+from cna_lens.results.provenance import Position, Source
 from cna_lens.results.scores import check_selection, circuit_size
 from cna_lens.steering.methods.sae.autoencoder import (
     SparseAutoencoder,
@@ -125,7 +125,7 @@ def sae_features(
     k: int | None = None,
     fraction: float | None = None,
     sign: Sign = "abs",
-    position: int = -1,
+    position: Position = -1,
     chat: Chat = "auto",
     batch_size: BatchSize = "auto",
     progress: bool = False,
@@ -153,7 +153,8 @@ def sae_features(
         sign: "abs" takes the largest differences of either sign, "positive" or "negative" only
             those of one sign.
         position: index of the token to read in the encoded prompt, chat template included and
-            padding excluded; -1 is the last.
+            padding excluded; -1 is the last. "answer" is the last one before the answer, behind
+            the model's own reasoning, which is generated first; see `with_reasoning`.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
         progress: show a progress bar.
@@ -175,7 +176,7 @@ def sae_features(
         raise InputError(f"k is {k}, the autoencoder has {n_features} features; ask for fewer")
     size = circuit_size(n_features, fraction, k)
     reader = Reader(model, position, batch_size, progress, site=place.site, layer=place.layer)
-    sets = encode_sets(model, positive, negative, chat)
+    sets = encode_sets(model, positive, negative, chat, position)
     moments = read_both(reader, sets, lambda source: _FeatureMoments(source, sae))
     plus, minus = (side.stats() for side in moments)
     scores = plus.mean - minus.mean
