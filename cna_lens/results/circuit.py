@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -176,7 +176,7 @@ class Circuit(Summarized):
             {
                 "widths": self.layout.widths,
                 "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
-                "provenance": asdict(self.provenance),
+                "provenance": self.provenance.record(),
                 **experts,
             },
         )

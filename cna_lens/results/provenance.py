@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -121,9 +121,16 @@ class Provenance:
             facts.append(("weights", self.weights_sha256[:16]))
         return facts
 
+    def record(self) -> dict[str, Any]:
+        """Return plain data; a circuit found without chat settings has the bytes it always had."""
+        record = asdict(self)
+        if self.chat is None:
+            del record["chat"]
+        return record
+
     @classmethod
     def from_record(cls, raw: Mapping[str, Any]) -> Provenance:
-        """Restore a provenance from the plain data that `dataclasses.asdict` gives.
+        """Restore a provenance from the plain data that `record` gives.
 
         Raises:
             CircuitFileError: the data have entries that this version does not know.

@@ -152,6 +152,24 @@ def test_markers_of_ones_own_are_told(model):
     assert without_reasoning("w42 w56 w57 w41 w23", [OWN]) == "w23"
 
 
+def test_a_comparison_is_about_the_answers(model):
+    layout = cna_lens.collect(model, PROMPTS).layout
+    circuit = cna_lens.Circuit((cna_lens.Neuron(1, 3),), (1.0,), layout)
+    table = cna_lens.compare(
+        model,
+        [cna_lens.ablation(circuit)],
+        cna_lens.PromptSet("words", "to compare on", ("w5", "w10", "w7"), ("w8",)),
+        [1.0],
+        {},
+        shows_behaviour=lambda answer: any(word in answer for word in ("w50", "w56", "w30")),
+        max_new_tokens=3,
+        chat=ChatSettings(reasoning=[OWN]),
+        progress=False,
+    )
+    assert table.outcomes[0].positive == (False, False, True)
+    assert table.outcomes[0].no_answer == (True, True, False)
+
+
 def test_what_opens_the_answer_is_no_part_of_it(model):
     own = ReasoningFormat("w42", "w41", answer_opening="w23", answer_closings=("w24",))
     chat = ChatSettings(reasoning=[own])

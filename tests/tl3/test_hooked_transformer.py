@@ -233,7 +233,7 @@ def test_padding_that_it_masks_by_itself_belongs_to_no_prompt(hooked, circuit, s
     """Of left-padded tokens a HookedTransformer makes the mask, from the padding token."""
     monkeypatch.setattr(hooked.tokenizer, "padding_side", "left")
     padded = torch.tensor([[5, 6, 7, 8], [0, 0, 30, 31]])
-    first = [cna_lens.collect(hooked, prompts, position=0) for prompts in (PROMPTS[:1], ["w3"])]
+    first = [cna_lens.collect(hooked, prompts, position=0) for prompts in ([[5, 6]], [[40]])]
     for method in (
         cna_lens.NeuronScaling(circuit, multiplier=3.0, positions=scope),
         cna_lens.magnitude_anchor(circuit, *first, target=4.0, positions=scope),

@@ -203,7 +203,7 @@ def magnitude_anchor(
     }
     if len(read) > 1:
         raise InputError(
-            f"the statistics were read at positions {sorted(map(str, read))}; collect both at the "
+            f"the statistics were read at positions {sorted(read, key=str)}; collect both at the "
             "same token"
         )
     position: Position = read.pop() if read else -1
