@@ -143,6 +143,7 @@ CORE = {
         "steering_restores",
         "steering_values",
         "token_activations",
+        "token_texts",
         "top",
         "trial",
         "universal",

@@ -15,7 +15,7 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.predictions import LogProbs, Text, answers_after_prompts, for_each_text
-from cna_lens.models.tokens.token_texts import check_k, token_texts
+from cna_lens.models.tokens.token_texts import check_k, lone_token_texts, token_texts
 from cna_lens.results.statistics import change_of
 
 
@@ -39,7 +39,7 @@ class AnswerLogProbs:
     """An answer's tokens, and the model's prediction of each without and with steering.
 
     Attributes:
-        tokens: the answer's tokens, as text.
+        tokens: the answer's tokens, as text; a token that continues a character is "".
         unsteered: the prediction of each token without steering.
         steered: the prediction of each token with steering.
     """
@@ -116,6 +116,6 @@ def _prediction(
         log_prob=float(log_probs[token]),
         rank=int((log_probs > log_probs[token]).sum()),
         likeliest=tuple(
-            zip(token_texts(model, top.indices.tolist()), top.values.tolist(), strict=True)
+            zip(lone_token_texts(model, top.indices.tolist()), top.values.tolist(), strict=True)
         ),
     )

@@ -13,7 +13,7 @@ from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.tokens.token_texts import check_k, token_texts
+from cna_lens.models.tokens.token_texts import check_k, lone_token_texts
 from cna_lens.results.neurons import Neuron
 
 
@@ -86,7 +86,7 @@ def promoted_tokens(
 
     def extreme(*, largest: bool) -> tuple[TokenLogit, ...]:
         values, ids = (part.tolist() for part in logits.topk(k, largest=largest))
-        return tuple(map(TokenLogit, token_texts(model, ids), ids, values))
+        return tuple(map(TokenLogit, lone_token_texts(model, ids), ids, values))
 
     return PromotedTokens(model_name(model), neuron, extreme(largest=True), extreme(largest=False))
 

@@ -64,9 +64,11 @@ def _mean(predicted: Sequence[TokenPrediction]) -> float:
 def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
     props = {
         # The component hides the first token, from which it takes the others to be predicted.
-        "prompt": ["…", *map(token_label, tokens)],
+        "prompt": ["…", *(token_label(shown_token(token)) for token in tokens)],
         "topKLogProbs": [[_drawn(each) for _, each in at.likeliest] for at in predicted],
-        "topKTokens": [[token_label(token) for token, _ in at.likeliest] for at in predicted],
+        "topKTokens": [
+            [token_label(shown_token(token)) for token, _ in at.likeliest] for at in predicted
+        ],
         "correctTokenRank": [at.rank for at in predicted],
         "correctTokenLogProb": [_drawn(at.log_prob) for at in predicted],
     }
