@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +13,19 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cna_lens.errors import CircuitFileError, InputError
+from cna_lens.results import hub
+from cna_lens.results.card import CIRCUIT_FILE, EVIDENCE_FILE, circuit_card, evidence_text
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import MLP, AnyNeuron, Experts, as_neuron
 from cna_lens.results.provenance import Provenance
-from cna_lens.results.rendering import Cell, Summarized, Summary, neuron_table, per_layer
+from cna_lens.results.rendering import (
+    Cell,
+    Summarized,
+    Summary,
+    neuron_table,
+    per_layer,
+    summary_of,
+)
 from cna_lens.results.versioned import VersionedJson
 
 if TYPE_CHECKING:
@@ -170,16 +179,7 @@ class Circuit(Summarized):
 
         An existing file is replaced as a whole: an interruption leaves either the old or the new.
         """
-        experts = {"experts": self.layout.experts} if self.layout.experts else {}
-        _FILE.save(
-            path,
-            {
-                "widths": self.layout.widths,
-                "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
-                "provenance": asdict(self.provenance),
-                **experts,
-            },
-        )
+        _FILE.save(path, self._record())
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -189,6 +189,90 @@ class Circuit(Summarized):
             CircuitFileError: the file is missing, truncated, altered, or of a later version.
         """
         return _FILE.load(path, cls._from_record)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evidence: Sequence[Summarized] = (),
+        base_model: str | None = None,
+        license: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Publish the circuit with its evidence and a card on the Hugging Face Hub.
+
+        The repository gets three files and no weights: circuit.json, as `save` writes it,
+        evidence.json, and README.md, the card. The card has the code that reads the circuit at the
+        commit that was just made, the provenance, and a table of each result in `evidence`. A
+        second push replaces the files.
+
+        Args:
+            repo_id: "owner/name"; a repository is made unless it exists.
+            evidence: what tests the circuit: results such as `null_distribution`, `stability`, and
+                the effect beside its control, `compare` with `matched_random`.
+            base_model: the name on the Hub of the model that the circuit belongs to, as a link on
+                the card.
+            license: of the circuit, by its name on the Hub, such as "mit".
+            private: whether a new repository is private; by default as its owner has set.
+            token: may write to the Hub; by default that of `hf auth login`.
+
+        Returns:
+            The hash of the commit that holds the circuit, for `from_hub(revision=...)`.
+
+        Raises:
+            InputError: the name is not one of a repository.
+            HubError: the Hub refuses, or cannot be reached.
+        """
+        content = _FILE.encode(self._record())
+        tested = [summary_of(each) for each in evidence]
+        hub.create(repo_id, private=private, token=token)
+        files = {CIRCUIT_FILE: content, EVIDENCE_FILE: evidence_text(evidence)}
+        revision = hub.commit(repo_id, files, f"Circuit of {len(self)} neurons", token=token)
+        card = circuit_card(
+            repo_id,
+            revision,
+            self._summary(),
+            self.provenance,
+            tested,
+            base_model=base_model,
+            license=license,
+        )
+        hub.commit(repo_id, {"README.md": card}, f"Card of {revision[:8]}", token=token)
+        return revision
+
+    @classmethod
+    def from_hub(
+        cls, repo_id: str, *, revision: str | None = None, token: str | None = None
+    ) -> Circuit:
+        """Read a circuit that `push_to_hub` published.
+
+        `provenance.hub` says at which commit it was read. Pass that commit as `revision` to read
+        the same circuit again, whatever its owner pushes later.
+
+        Args:
+            repo_id: "owner/name".
+            revision: the hash of a commit, a tag or a branch; by default the newest on main.
+            token: may read a private repository; by default that of `hf auth login`.
+
+        Raises:
+            InputError: the name is not one of a repository.
+            HubError: there is no such repository, revision or circuit, or the Hub cannot be
+                reached and the cache does not hold it.
+            CircuitFileError: the file is truncated, altered, or of a later version.
+        """
+        content, commit = hub.read(repo_id, CIRCUIT_FILE, revision=revision, token=token)
+        name = f"{repo_id}@{commit}"
+        return _FILE.decode(content, name, cls._from_record).with_provenance(hub=name)
+
+    def _record(self) -> dict[str, Any]:
+        experts = {"experts": self.layout.experts} if self.layout.experts else {}
+        return {
+            "widths": self.layout.widths,
+            "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
+            "provenance": self.provenance.record(),
+            **experts,
+        }
 
     @classmethod
     def _from_record(cls, record: Mapping[str, Any]) -> Circuit:

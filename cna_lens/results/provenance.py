@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -76,6 +76,8 @@ class Provenance:
         max_per_layer: the largest number of neurons from one layer; None for no limit.
         universal: the universal filter; None where none was applied.
         versions: name and version of each library that computes.
+        hub: the repository of the Hugging Face Hub and the commit that `Circuit.from_hub` read it
+            at, as "owner/name@commit"; None where it was not read from there.
     """
 
     model: str | None = None
@@ -94,6 +96,17 @@ class Provenance:
     max_per_layer: int | None = None
     universal: UniversalRecord | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    hub: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The entries as plain data, which `from_record` restores."""
+        entries = asdict(self)
+        # A circuit that was never there has the same file as before this entry existed.
+        return (
+            entries
+            if self.hub is not None
+            else {name: entries[name] for name in entries if name != "hub"}
+        )
 
     def facts(self) -> list[tuple[str, str]]:
         """The known entries in words, as facts of a summary."""
@@ -109,11 +122,13 @@ class Provenance:
             facts.append(("universal", f"{excluded}, {self.universal.applied} the top k"))
         if self.weights_sha256:
             facts.append(("weights", self.weights_sha256[:16]))
+        if self.hub:
+            facts.append(("Hub", self.hub))
         return facts
 
     @classmethod
     def from_record(cls, raw: Mapping[str, Any]) -> Provenance:
-        """Restore a provenance from the plain data that `dataclasses.asdict` gives.
+        """Restore a provenance from the plain data that `record` gives.
 
         Raises:
             CircuitFileError: the data have entries that this version does not know.
