@@ -136,6 +136,11 @@ class Circuit(Summarized):
         """The place of each neuron on the axis of all neurons, see `Layout.flat`."""
         return self.layout.flat_all(self.neurons)
 
+    @property
+    def sha256(self) -> str:
+        """The hash of its neurons, scores, layout and provenance, which also stands in its file."""
+        return _FILE.sha256(self._record())
+
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """The indices of the neurons in each layer that has any, strongest first within a layer.
 

@@ -65,7 +65,7 @@ def test_a_stream_grows_to_the_answer_of_generate(llama):
 def test_an_incomplete_character_is_held_back_unless_the_answer_ends_with_it(llama, monkeypatch):
     decoded = ["a\ufffd", "a\ufffd\ufffd", "aé", "aé\ufffd"]
     monkeypatch.setattr(
-        "cna_lens.models.running.generation._text", lambda model, ids: decoded[len(ids) - 1]
+        "cna_lens.models.running.generation.answer_text", lambda model, ids: decoded[len(ids) - 1]
     )
     monkeypatch.setattr(
         "cna_lens.models.running.generation.end_of_turn_ids", lambda model: frozenset()

@@ -1,4 +1,4 @@
-"""Read prompts from a text, JSON lines or CSV file, or from a data set."""
+"""Read prompts from a text, JSON lines or CSV file, from a data set, or from a table in memory."""
 
 from __future__ import annotations
 
@@ -8,34 +8,53 @@ import tempfile
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from cna_lens.errors import InputError
 
 Prompts = list[str | list[dict[str, str]]]
 
 
+@runtime_checkable
+class Frame(Protocol):
+    """A table with named columns: a data frame of pandas."""
+
+    columns: Any
+
+    def to_dict(self, orient: Any) -> Any:
+        """The rows, for `orient="records"`."""
+        ...
+
+
 def read_prompts(
-    source: str | Path,
+    source: str | Path | Frame | Iterable[object],
     *,
     column: str | None = None,
     config: str | None = None,
     split: str | None = None,
 ) -> Prompts:
-    """Read prompts from a text, JSON lines or CSV file, or from a data set.
+    """Read prompts from a text, JSON lines or CSV file, from a data set, or from a table in memory.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"Goal": ["How do I boil an egg?"], "Category": ["food"]})
+    >>> read_prompts(table, column="Goal")
+    ['How do I boil an egg?']
 
     Args:
         source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .csv
-            file with a header; or the name or folder of a data set, read with `datasets`.
+            file with a header; the name or folder of a data set, read with `datasets`; a data
+            frame or series of pandas; a `Dataset` or `DatasetDict`; or any rows or prompts.
         column: the column or key that holds the prompt; by default "prompt", then "messages" (a
             list of chat messages), then the only column.
-        config: the data set's configuration.
-        split: the data set's split.
+        config: the configuration of a data set that is given by its name.
+        split: the split of a data set.
 
     Raises:
         InputError: the file does not exist, does not match its file extension, holds no prompts,
             or has no such column.
     """
+    if not isinstance(source, str | Path):
+        return _prompts(_rows(source, config, split), column, f"the {type(source).__name__}")
     path = Path(source)
     readers = {".txt": _read_lines, ".jsonl": _read_json_lines, ".csv": _read_csv}
     if path.suffix.lower() in readers:
@@ -47,11 +66,36 @@ def read_prompts(
             raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
     else:
         rows = _read_data_set(str(source), config, split)
-    prompts = [_prompt(row, column, str(source)) for row in rows]
+    return _prompts(rows, column, str(source))
+
+
+def _prompts(rows: Iterable[object], column: str | None, source: str) -> Prompts:
+    prompts = [_prompt(row, column, source) for row in rows]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise InputError(f"{source} holds no prompts")
     return prompts
+
+
+def _rows(
+    source: Frame | Iterable[object], config: str | None, split: str | None
+) -> Iterable[object]:
+    """The rows of a table in memory, or the values of one of its columns."""
+    if config is not None:
+        raise InputError(f"config is {config!r}, but only a data set's name has configurations")
+    if isinstance(source, Mapping):
+        splits = cast("Mapping[str, Iterable[object]]", source)
+        if split not in splits:
+            raise InputError(
+                f"split is {split!r}, and the {type(source).__name__} has the splits "
+                f"{', '.join(map(str, splits))}; pass one of them"
+            )
+        return splits[split]
+    if split is not None:
+        raise InputError(f"split is {split!r}, but a {type(source).__name__} has no splits")
+    if isinstance(source, Frame):
+        return source.to_dict("records")
+    return source
 
 
 def _read_lines(path: Path) -> list[object]:
@@ -105,7 +149,7 @@ def cache_for(source: str | Path) -> Generator[str | None]:
 
 
 def _prompt(row: object, column: str | None, source: str) -> Any:
-    if isinstance(row, str):
+    if isinstance(row, str) or (row and _is_messages(row)):
         return row
     if not isinstance(row, Mapping):
         raise InputError(f"{source} holds {row!r}, expected strings or objects")
@@ -121,6 +165,9 @@ def _prompt(row: object, column: str | None, source: str) -> Any:
             f"{source} has no column {wanted!r}; it has: {', '.join(map(str, fields))}"
         )
     prompt = fields[name]
+    # pandas reads a column of lists from Parquet as arrays.
+    if not isinstance(prompt, str) and hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
     if not isinstance(prompt, str) and not _is_messages(prompt):
         raise InputError(
             f"{source} holds {prompt!r} under {name!r}, expected text or a list of chat messages"

@@ -78,28 +78,9 @@ def generate(
             Face's `generate` would obey, such as `repetition_penalty`.
     """
     check_model(model)
-    check_batch_size(batch_size)
-    request = _Request.of(model, prompts, max_new_tokens, temperature, seed, chat)
-    prefix = request.prefix() if share_prefix else SharedPrefix(0)
-    waiting = request.batches(batch_size)
-    n = len(request.encoded)
-    finished: list[str | None] = [None] * n
-    with tqdm(total=n, desc="generating", bar_format=_BAR, disable=not progress) as bar:
-        speed = _Speed(bar)
-        try:
-            while waiting:
-                batch = waiting.pop(0)
-                try:
-                    for row, answer, is_finished in request.answers(batch, prefix, speed):
-                        if is_finished:
-                            finished[row] = _text(model, answer)
-                            bar.update()
-                except Exception as error:
-                    left = [row for row in batch if finished[row] is None]
-                    waiting = halved(error, len(batch), [left, *waiting])
-        except KeyboardInterrupt:
-            raise GenerationInterrupted(finished) from None
-    return [text for text in finished if text is not None]
+    request = Request.of(model, prompts, max_new_tokens, temperature, seed, chat)
+    answers = request.tokens(batch_size, progress=progress, share_prefix=share_prefix)
+    return [answer_text(model, answer) for answer in answers]
 
 
 def stream(
@@ -137,11 +118,11 @@ def stream(
         CnaLensWarning: as for `generate`.
     """
     check_model(model)
-    request = _Request.of(model, [prompt], max_new_tokens, temperature, seed, chat)
+    request = Request.of(model, [prompt], max_new_tokens, temperature, seed, chat)
 
     def texts() -> Iterator[str]:
         for _, answer, is_finished in request.answers([0], SharedPrefix(0)):
-            text = _text(model, answer)
+            text = answer_text(model, answer)
             yield text if is_finished else text.rstrip("\N{REPLACEMENT CHARACTER}")
 
     return texts()
@@ -156,8 +137,16 @@ def check_settings(max_new_tokens: int, temperature: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """Encoded prompts to answer, with the settings of one call."""
+class Request:
+    """Encoded prompts to answer, with the settings of one call.
+
+    Attributes:
+        model: the model that answers.
+        encoded: the prompts as token ids.
+        max_new_tokens: maximum number of tokens of an answer.
+        choose: chooses the next tokens.
+        stops: the tokens that end an answer.
+    """
 
     model: HookedModel
     encoded: tuple[TokenIds, ...]
@@ -174,7 +163,12 @@ class _Request:
         temperature: float,
         seed: int,
         chat: Chat,
-    ) -> _Request:
+    ) -> Request:
+        """Encode prompts, and check that their answers fit the context.
+
+        Raises:
+            InputError: bad prompts or settings.
+        """
         check_settings(max_new_tokens, temperature)
         encoded = encode(model, prompts, chat=chat).ids
         warn_of_settings_not_obeyed(model, sampling=temperature > 0, stacklevel=3)
@@ -194,7 +188,48 @@ class _Request:
         """Tokens of the longest prompt with its answer."""
         return max(map(len, self.encoded)) + self.max_new_tokens
 
+    def tokens(
+        self,
+        batch_size: BatchSize = "auto",
+        *,
+        progress: bool = False,
+        share_prefix: bool = True,
+    ) -> list[TokenIds]:
+        """Answer all prompts in batches, and return the tokens of each answer.
+
+        Raises:
+            InputError: the batch size is invalid.
+            GenerationInterrupted: as for `generate`.
+        """
+        check_batch_size(batch_size)
+        prefix = self.prefix() if share_prefix else SharedPrefix(0)
+        waiting = self.batches(batch_size)
+        n = len(self.encoded)
+        finished: dict[int, TokenIds] = {}
+        with tqdm(total=n, desc="generating", bar_format=_BAR, disable=not progress) as bar:
+            speed = _Speed(bar)
+            try:
+                while waiting:
+                    batch = waiting.pop(0)
+                    try:
+                        for row, answer, is_finished in self.answers(batch, prefix, speed):
+                            if is_finished:
+                                finished[row] = answer
+                                bar.update()
+                    except Exception as error:
+                        left = [row for row in batch if row not in finished]
+                        waiting = halved(error, len(batch), [left, *waiting])
+            except KeyboardInterrupt:
+                raise GenerationInterrupted(
+                    [
+                        answer_text(self.model, finished[row]) if row in finished else None
+                        for row in range(n)
+                    ]
+                ) from None
+        return [finished[row] for row in range(n)]
+
     def prefix(self) -> SharedPrefix:
+        """Compute what all prompts begin with, where the model can continue from it."""
         # Padding between prefix and prompt fills places of a sliding window, so a row would see
         # less of its past than alone.
         window = sliding_window(self.model)
@@ -209,6 +244,7 @@ class _Request:
         return SharedPrefix(0)
 
     def batches(self, batch_size: BatchSize) -> list[list[int]]:
+        """Group the prompts by length."""
         if batch_size == "auto":
             batch_size = answers_at_once(self.model, self.longest)
         lengths = [len(ids) for ids in self.encoded]
@@ -289,7 +325,8 @@ def _template_end(tokenizer: Any) -> set[int]:
     return {token for token in ids[:1] if token in tokenizer.all_special_ids}
 
 
-def _text(model: HookedModel, answer: TokenIds) -> str:
+def answer_text(model: HookedModel, answer: TokenIds) -> str:
+    """Decode an answer without its special tokens; InputError if there is no tokenizer."""
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer to decode its answers; set model.tokenizer")
     return str(model.tokenizer.decode(list(answer), skip_special_tokens=True))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,9 @@ from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.tokens.token_texts import check_k, lone_token_texts
 from cna_lens.results.neurons import Neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,15 @@ class PromotedTokens:
     neuron: Neuron
     up: tuple[TokenLogit, ...]
     down: tuple[TokenLogit, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with the columns side ("up" or "down"), token, token_id and logit."""
+        import pandas as pd
+
+        sides = {"up": self.up, "down": self.down}
+        return pd.DataFrame(
+            [{"side": side, **asdict(each)} for side, found in sides.items() for each in found]
+        )
 
 
 def promoted_tokens(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,9 @@ from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.tokens.token_texts import token_texts
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.neurons import Neuron, NeuronLike, as_neuron, is_neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Prompts have different numbers of tokens, so that no dimension is named "token".
 OfPrompt = Float[Tensor, "_ neuron"]
@@ -73,6 +76,28 @@ class TokenActivations:
             self.neurons,
             tuple(self.tokens[place] for place in order),
             tuple(self.values[place] for place in order),
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row for each token of each prompt, and a column for each neuron."""
+        import pandas as pd
+
+        return pd.concat(
+            [
+                pd.DataFrame(
+                    {
+                        "prompt": place,
+                        "pos": range(len(tokens)),
+                        "token": tokens,
+                        **{
+                            neuron.label: values[:, column].tolist()
+                            for column, neuron in enumerate(self.neurons)
+                        },
+                    }
+                )
+                for place, (tokens, values) in enumerate(zip(self.tokens, self.values, strict=True))
+            ],
+            ignore_index=True,
         )
 
     def __repr__(self) -> str:
