@@ -118,7 +118,7 @@ class NeuronScores(Summarized):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A data frame with a row for each neuron: layer, index, score, and whether it may be chosen.
+        """A data frame with a row for each neuron: layer, index, score, and if it may be chosen.
 
         For a model with experts it also has the column expert, with a missing value for neurons
         that belong to no routed expert.

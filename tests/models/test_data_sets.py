@@ -93,14 +93,13 @@ def test_an_empty_folder_is_not_a_data_set(tmp_path):
 
 MESSAGES = [[{"role": "user", "content": text}] for text in ("One?", "Two?")]
 COLUMNS = {"Goal": ["One?", "Two?"], "messages": MESSAGES, "label": [0, 1]}
+ROWS = [{name: values[place] for name, values in COLUMNS.items()} for place in range(2)]
 IN_MEMORY = {
     "a data frame": lambda: pd.DataFrame(COLUMNS),
     "a data frame with labels of its own": lambda: pd.DataFrame(COLUMNS, index=[7, 7]),
     "a Dataset": lambda: datasets.Dataset.from_dict(COLUMNS),
-    "rows": lambda: [dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values())],
-    "a generator of rows": lambda: (
-        dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values())
-    ),
+    "rows": lambda: ROWS,
+    "a generator of rows": lambda: iter(ROWS),
 }
 
 
