@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from huggingface_hub import ModelCardData
 
+from cna_lens.errors import InputError
 from cna_lens.results.files import json_text
 from cna_lens.results.provenance import PromptRecord, Provenance
 from cna_lens.results.rendering import Summarized, Summary, summary_of
@@ -116,6 +117,11 @@ def _sha256(prompts: PromptRecord | None) -> str | None:
 
 
 def _published(result: Summarized) -> dict[str, Any]:
+    if not isinstance(result, Summarized):
+        raise InputError(
+            f"evidence holds a {type(result).__name__}, expected results that show themselves, "
+            "such as null_distribution, stability, compare and metrics.outcomes give"
+        )
     record = result.record() if isinstance(result, Recorded) else {}
     summary = summary_of(result).record()
     return {"evidence": type(result).__name__, "summary": summary, **record}

@@ -13,8 +13,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cna_lens.errors import CircuitFileError, InputError
-from cna_lens.results import hub
-from cna_lens.results.card import CIRCUIT_FILE, EVIDENCE_FILE, circuit_card, evidence_text
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import MLP, AnyNeuron, Experts, as_neuron
 from cna_lens.results.provenance import Provenance
@@ -226,24 +224,29 @@ class Circuit(Summarized):
             The hash of the commit that holds the circuit, for `from_hub(revision=...)`.
 
         Raises:
-            InputError: the name is not one of a repository.
+            InputError: the name is not one of a repository, or something in `evidence` is no
+                result.
             HubError: the Hub refuses, or cannot be reached.
         """
-        content = _FILE.encode(self._record())
-        tested = [summary_of(each) for each in evidence]
+        # The Hub's client takes longer to import than a circuit to read.
+        from cna_lens.results import card, hub
+
+        files = {
+            card.CIRCUIT_FILE: _FILE.encode(self._record()),
+            card.EVIDENCE_FILE: card.evidence_text(evidence),
+        }
         hub.create(repo_id, private=private, token=token)
-        files = {CIRCUIT_FILE: content, EVIDENCE_FILE: evidence_text(evidence)}
         revision = hub.commit(repo_id, files, f"Circuit of {len(self)} neurons", token=token)
-        card = circuit_card(
+        page = card.circuit_card(
             repo_id,
             revision,
             self._summary(),
             self.provenance,
-            tested,
+            [summary_of(each) for each in evidence],
             base_model=base_model,
             license=license,
         )
-        hub.commit(repo_id, {"README.md": card}, f"Card of {revision[:8]}", token=token)
+        hub.commit(repo_id, {"README.md": page}, f"Card of {revision[:8]}", token=token)
         return revision
 
     @classmethod
@@ -266,7 +269,9 @@ class Circuit(Summarized):
                 reached and the cache does not hold it.
             CircuitFileError: the file is truncated, altered, or of a later version.
         """
-        content, commit = hub.read(repo_id, CIRCUIT_FILE, revision=revision, token=token)
+        from cna_lens.results import card, hub
+
+        content, commit = hub.read(repo_id, card.CIRCUIT_FILE, revision=revision, token=token)
         name = f"{repo_id}@{commit}"
         return _FILE.decode(content, name, cls._from_record).with_provenance(hub=name)
 

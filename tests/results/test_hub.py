@@ -183,3 +183,9 @@ def test_a_circuit_that_was_never_on_the_hub_has_the_same_file_as_before(tmp_pat
     read = replace(circuit, provenance=replace(circuit.provenance, hub="me/x@1"))
     read.save(tmp_path / "read.json")
     assert Circuit.load(tmp_path / "read.json") == read
+
+
+def test_what_is_no_result_is_refused_before_anything_is_sent(hub, without_type_checks):
+    with pytest.raises(InputError, match="evidence holds a float, expected results"):
+        results.circuit().push_to_hub(NAME, evidence=[0.03])
+    assert not hub.asked
