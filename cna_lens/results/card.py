@@ -72,11 +72,12 @@ def circuit_card(
         [
             f"---\n{header}\n---",
             f"# {markdown_text(repo_id.partition('/')[2])}",
-            f"A set of MLP neurons of {_code(model or 'an unknown model')}, found by contrastive "
-            "neuron attribution ([arXiv 2605.12290](https://arxiv.org/abs/2605.12290)): neurons "
-            "whose activations differ between prompts that show a behaviour and prompts that do "
-            f"not. `{CIRCUIT_FILE}` has their layers, indices and scores. There are no weights in "
-            "this repository, and no prompts.",
+            f"A set of MLP neurons of {markdown_text(model or 'an unknown model')}, found by "
+            "contrastive neuron attribution "
+            "([arXiv 2605.12290](https://arxiv.org/abs/2605.12290)): neurons whose activations "
+            "differ between prompts that show a behaviour and prompts that do not. "
+            f"`{CIRCUIT_FILE}` has their layers, indices and scores. There are no weights in this "
+            "repository, and no prompts.",
             "## Use",
             "```python\n"
             "import cna_lens\n\n"
@@ -125,7 +126,3 @@ def _published(result: Summarized) -> dict[str, Any]:
     record = result.record() if isinstance(result, Recorded) else {}
     summary = summary_of(result).record()
     return {"evidence": type(result).__name__, "summary": summary, **record}
-
-
-def _code(text: str) -> str:
-    return f"`{text.replace('`', '')}`"

@@ -23,7 +23,7 @@ from cna_lens.cli.inspect import provider
 pytestmark = [
     pytest.mark.inspect,
     # What Inspect and its dependencies warn of is not ours.
-    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore"),
 ]
 
 CIRCUIT = Circuit(tuple(Neuron(1, index) for index in range(24)), (1.0,) * 24, Layout((24, 24)))

@@ -75,8 +75,9 @@ class HubServer:
         *,
         body: bool,
         cut: bool = False,
+        status: int = 200,
     ) -> None:
-        request.send_response(200)
+        request.send_response(status)
         # The Hub's cache stores content under its SHA-256.
         request.send_header("ETag", hashlib.sha256(content).hexdigest())
         request.send_header("X-Repo-Commit", commit)
@@ -141,6 +142,7 @@ class PushedHub(HubServer):
             self.send(request, content, commit, body=body)
 
     def take(self, request: BaseHTTPRequestHandler, sent: bytes) -> None:
+        status = 200
         _, kind, *rest = request.path.partition("?")[0].strip("/").split("/")
         if kind == "validate-yaml":
             answer: dict[str, object] = {"warnings": [], "errors": []}
@@ -148,10 +150,8 @@ class PushedHub(HubServer):
             asked = json.loads(sent)
             self.asked.append(asked)
             repo = f"{asked['organization']}/{asked['name']}"
-            if repo in self.repositories:
-                self.refuse(request, 409, "")
-                return
-            self.repositories[repo] = {}
+            status = 409 if repo in self.repositories else 200
+            self.repositories.setdefault(repo, {})
             answer = {"url": f"{self.url}/{repo}", "id": repo}
         else:
             owner, name, action, _ = rest
@@ -164,7 +164,7 @@ class PushedHub(HubServer):
             else:
                 commit = self.commit(repo, [json.loads(line) for line in sent.splitlines()])
                 answer = {"commitUrl": f"{self.url}/{repo}/commit/{commit}", "commitOid": commit}
-        self.send(request, json.dumps(answer).encode(), COMMIT, body=True)
+        self.send(request, json.dumps(answer).encode(), COMMIT, body=True, status=status)
 
     def regular(self, file: dict[str, object]) -> dict[str, object]:
         return {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}

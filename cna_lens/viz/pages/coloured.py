@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ NEGATIVE = "#d55e00"
 
 WORD_JOINER = "\u2060"
 CONTINUES = "⋯"
+# Without it, the mark at the end of a right-to-left word would stand before the word.
+RIGHT_TO_LEFT = "\u200f"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def coloured_tokens(
 
 def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]]) -> str:
     props = {
-        "tokens": [token_label(shown_token(token)) for token in tokens],
+        "tokens": list(map(token_label, shown_tokens(tokens))),
         "positiveColor": POSITIVE,
         "negativeColor": NEGATIVE,
         "paddingBottom": 0,
@@ -82,7 +86,7 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
     ]
     values, largest = choices[0]
     spans = "".join(
-        f'<span style="{_ground(value / largest)}" title="{value:.4g}">{escaped(text)}</span>'
+        f'<span style="{_ground(value / largest)}" title="{value:.4g}">{html.escape(text)}</span>'
         for text, value in zip(_shown_with_values(tokens, values), values, strict=True)
     )
     return (
@@ -94,8 +98,8 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
 def _shown_with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
     """The tokens with visible characters, each followed by its value if that is not finite."""
     return [
-        shown_token(token) + ("" if math.isfinite(value) else f"⟨{value}⟩")
-        for token, value in zip(tokens, values, strict=True)
+        text + ("" if math.isfinite(value) else f"⟨{value}⟩")
+        for text, value in zip(shown_tokens(tokens), values, strict=True)
     ]
 
 
@@ -107,6 +111,27 @@ def shown_token(token: str) -> str:
     """
     shown = visible(token)
     return shown if shown.strip() else "␣" * len(shown) or CONTINUES
+
+
+def shown_tokens(tokens: Sequence[str]) -> list[str]:
+    r"""The tokens of a text with visible characters; ⋯ continues a character.
+
+    >>> shown_tokens(["你", "", "\n"])
+    ['你', '⋯', '↵']
+    """
+    shown: list[str] = []
+    mark = CONTINUES
+    for token in tokens:
+        if token:
+            mark = CONTINUES + (RIGHT_TO_LEFT if _is_right_to_left(token) else "")
+        shown.append(shown_token(token) if token else mark)
+    return shown
+
+
+def _is_right_to_left(text: str) -> bool:
+    """Whether what follows a text continues it to the left."""
+    classes = map(unicodedata.bidirectional, reversed(text))
+    return next((each for each in classes if each in ("L", "R", "AL")), "L") != "L"
 
 
 def continued_note(texts: Iterable[Sequence[str]]) -> str:
