@@ -59,7 +59,6 @@ class OutcomeTable(Summarized):
         """A data frame with a row for each condition, kind and outcome, and its interval."""
         import pandas as pd
 
-        rates = [(row, name, row.rate(name)) for row in self.rows for name in OUTCOMES]
         return pd.DataFrame(
             [
                 {
@@ -68,11 +67,12 @@ class OutcomeTable(Summarized):
                     "outcome": name,
                     "count": row.counts[name],
                     "n": row.n,
-                    "share": None if rate is None else rate.value,
+                    "share": None if (rate := row.rate(name)) is None else rate.value,
                     "share_low": None if rate is None else rate.low,
                     "share_high": None if rate is None else rate.high,
                 }
-                for row, name, rate in rates
+                for row in self.rows
+                for name in OUTCOMES
             ]
         )
 
@@ -126,5 +126,5 @@ def outcomes(found: Sequence[Answered]) -> OutcomeTable:
 
 def _row(answered: Answered) -> OutcomeRow:
     told = answered.evaluation.outcomes
-    counts = {name: told.count(name) for name in OUTCOMES}
+    counts: dict[AnswerOutcome, int] = {name: told.count(name) for name in OUTCOMES}
     return OutcomeRow(answered.condition, answered.kind, counts, told.count(None))

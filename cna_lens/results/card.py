@@ -28,8 +28,12 @@ class Recorded(Protocol):
         ...
 
 
-def evidence_text(evidence: Sequence[Summarized]) -> str:
-    """Results as a JSON list: their summaries, and their records where they have one."""
+def evidence_text(evidence: Sequence[object]) -> str:
+    """Results as a JSON list: their summaries, and their records where they have one.
+
+    Raises:
+        InputError: something is no result that shows itself.
+    """
     return json_text([_published(result) for result in evidence], indent=1) + "\n"
 
 
@@ -117,7 +121,7 @@ def _sha256(prompts: PromptRecord | None) -> str | None:
     return None if prompts is None else prompts.sha256
 
 
-def _published(result: Summarized) -> dict[str, Any]:
+def _published(result: object) -> dict[str, Any]:
     if not isinstance(result, Summarized):
         raise InputError(
             f"evidence holds a {type(result).__name__}, expected results that show themselves, "

@@ -15,10 +15,8 @@ from cna_lens.results.provenance import library_versions
 HTTPError: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
 HUB_ERRORS = (OSError, ValueError, HTTPError)
 
-LIBRARY: Mapping[str, str] = {
-    "library_name": "cna-lens",
-    "library_version": dict(library_versions())["cna-lens"],
-}
+VERSION = dict(library_versions())["cna-lens"]
+"""What the Hub is told of who asks."""
 
 
 def create(repo_id: str, *, private: bool | None, token: str | None) -> None:
@@ -70,7 +68,8 @@ def read(repo_id: str, name: str, *, revision: str | None, token: str | None) ->
                 name,
                 revision=revision,
                 token=token,
-                **LIBRARY,
+                library_name="cna-lens",
+                library_version=VERSION,
             )
         )
         # The cache has a folder for each commit, named by its hash.
@@ -80,7 +79,7 @@ def read(repo_id: str, name: str, *, revision: str | None, token: str | None) ->
 
 
 def _api(token: str | None) -> HfApi:
-    return HfApi(token=token, **LIBRARY)
+    return HfApi(token=token, library_name="cna-lens", library_version=VERSION)
 
 
 def _check_name(repo_id: str) -> None:

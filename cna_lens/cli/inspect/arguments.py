@@ -69,7 +69,8 @@ class Arguments:
             raise InputError(
                 f"-M {unknown[0]} is unknown to cna_lens; it takes {', '.join(sorted(known))}"
             )
-        return cls(**{**given, "circuit": _circuit(given.get("circuit"))})
+        others = {name: value for name, value in given.items() if name != "circuit"}
+        return cls(_circuit(given.get("circuit")), **others)
 
     def __post_init__(self) -> None:
         """Reject values that cannot be used, before a model is loaded."""
@@ -81,10 +82,11 @@ class Arguments:
             )
         if self.control is not None and self.circuit is None:
             raise InputError(f"-M control is {self.control}, and there is no circuit; give one")
-        if self.multiplier is not None:
-            if isinstance(self.multiplier, bool) or not isinstance(self.multiplier, int | float):
-                raise InputError(f"-M multiplier is {self.multiplier!r}, expected a number")
-            check_multiplier(self.multiplier)
+        multiplier: object = self.multiplier
+        if multiplier is not None:
+            if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
+                raise InputError(f"-M multiplier is {multiplier!r}, expected a number")
+            check_multiplier(multiplier)
         check_positions(self.positions)
         if self.via not in get_args(Via):
             raise InputError(f"-M via is {self.via!r}, expected one of {', '.join(get_args(Via))}")
@@ -94,7 +96,7 @@ class Arguments:
             value, least = getattr(self, name), int(name == "batch_size")
             if value is not None and (type(value) is not int or value < least):
                 raise InputError(f"-M {name} is {value!r}, expected a whole number from {least}")
-        if not isinstance(self.allow_other_model, bool):
+        if self.allow_other_model not in (True, False):
             raise InputError(
                 f"-M allow_other_model is {self.allow_other_model!r}, expected true or false"
             )

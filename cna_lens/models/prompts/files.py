@@ -85,7 +85,7 @@ def _rows(
         raise InputError(f"config is {config!r}, but only a data set's name has configurations")
     if isinstance(source, Mapping):
         splits = cast("Mapping[str, Iterable[object]]", source)
-        if split not in splits:
+        if split is None or split not in splits:
             raise InputError(
                 f"split is {split!r}, and the {type(source).__name__} has the splits "
                 f"{', '.join(map(str, splits))}; pass one of them"

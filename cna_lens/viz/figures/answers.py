@@ -124,7 +124,7 @@ def outcomes(found: Sequence[Answered], *, style: Style = "screen") -> ResultFig
             starts = [start + n for start, n in zip(starts, counts, strict=True)]
         axis.set_yticks(range(len(rows)), names)
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set(xlabel="answers", ylabel="prompts and condition", xlim=(0, max(starts)))
+        axis.set(xlabel="answers", ylabel="condition", xlim=(0, max(starts)))
         axis.grid(visible=False, axis="y")
         whole_numbers(axis.xaxis)
         legend_below(figure, axis)
