@@ -61,9 +61,10 @@ test-long: setup
 test-ray: setup
 	$(VENV)/bin/pytest -m ray
 
-# Tasks of Inspect, in an environment of its own, since it asks for another version of fsspec.
+# Tasks of Inspect, in an environment of its own, since it asks for another version of fsspec. It
+# leaves streams open, which pytest would take for an error.
 test-inspect: $(VENV_INSPECT)/.dependencies
-	$(VENV_INSPECT)/bin/python -m pytest -m inspect
+	$(VENV_INSPECT)/bin/python -m pytest -m inspect -p no:unraisableexception
 
 # The notebooks, run from their sources.
 test-notebooks: setup

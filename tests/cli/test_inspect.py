@@ -18,7 +18,7 @@ from inspect_ai.tool import tool
 
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron
-from cna_lens.cli.inspect import provider
+from cna_lens.cli.inspect import arguments, provider
 
 pytestmark = [
     pytest.mark.inspect,
@@ -92,6 +92,12 @@ def test_a_task_runs_on_the_steered_model_in_batches(
         sizes.append(len(prompts))
         return scored(hooked, prompts, settings, seeds)
 
+    def loaded(name, **options):
+        loads.append(name)
+        return load(name, **options)
+
+    loads, load = [], arguments.load_model
+    monkeypatch.setattr(arguments, "load_model", loaded)
     scored = provider.scored_answers
     monkeypatch.setattr(provider, "scored_answers", counted)
     log = run(task(), folder, tmp_path, circuit=str(circuit_file), multiplier=0)
@@ -103,6 +109,7 @@ def test_a_task_runs_on_the_steered_model_in_batches(
     assert log.results.scores[0].metrics["accuracy"].value == 1
     assert sum(sizes) == len(INPUTS)
     assert len(sizes) <= 4
+    assert loads == [str(folder)]
 
 
 def test_without_a_circuit_the_model_is_as_it_was(model, folder, tmp_path):

@@ -19,9 +19,11 @@ from inspect_ai.model import (
     Logprob,
     Logprobs,
     ModelAPI,
+    ModelInfo,
     ModelOutput,
     ModelUsage,
     TopLogprob,
+    set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -97,6 +99,12 @@ class SteeredModel(ModelAPI):
             self.record = self.arguments.record(self.hooked)
             if steering is not None:
                 self.record["via"] = steering.via
+        # Inspect would make, and so load, a second model to look its context up.
+        context = getattr(self.hooked.cfg, "n_ctx", None)
+        set_model_info(
+            f"cna/{model_name}",
+            ModelInfo(context_length=context, output_tokens=context),
+        )
         self._answered: Counter[TokenIds] = Counter()
         self._batches = Batches(self._answers, self.arguments.batch_size)
 
