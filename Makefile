@@ -4,6 +4,7 @@ VENV := .venv
 VENV_TL3 := .venv-tl3
 VENV_OLDEST := .venv-oldest
 VENV_NEWEST := .venv-newest
+VENV_INSPECT := .venv-inspect
 VENV_LOCK := .venv-lock
 # What is installed into VENV; `test` is enough for test-core.
 EXTRA := dev
@@ -11,13 +12,14 @@ PYTEST := pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 LOCKED := .constraints/transformer-lens-4.txt
 LOCKED_TL3 := .constraints/transformer-lens-3.txt
+LOCKED_INSPECT := .constraints/inspect.txt
 OLDEST := .constraints/oldest.txt
 DEMO_MODEL := .constraints/demo-model.txt
 
 MIRROR ?=
 
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
-	test-ray test-long test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
+	test-ray test-long test-inspect test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
 setup: $(VENV)/.package
 
@@ -59,6 +61,11 @@ test-long: setup
 test-ray: setup
 	$(VENV)/bin/pytest -m ray
 
+# Tasks of Inspect, in an environment of its own, since it asks for another version of fsspec. It
+# leaves streams open, which pytest would take for an error.
+test-inspect: $(VENV_INSPECT)/.dependencies
+	$(VENV_INSPECT)/bin/python -m pytest -m inspect -p no:unraisableexception
+
 # The notebooks, run from their sources.
 test-notebooks: setup
 	$(VENV)/bin/$(PYTEST) -m notebooks
@@ -92,8 +99,8 @@ lock: $(VENV_LOCK)/bin/uv
 			'.constraints has the old ones again.' >&2; exit 1; }
 
 renewed: resolve
-	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST)
-	$(MAKE) test test-tl3 test-oldest
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_INSPECT)
+	$(MAKE) test test-inspect test-tl3 test-oldest
 
 UV_COMPILE := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
@@ -102,6 +109,11 @@ resolve: $(VENV_LOCK)/bin/uv
 	$(UV_COMPILE) --constraint .constraints/held.txt --extra dev --output-file $(LOCKED)
 	$(UV_COMPILE) --constraint .constraints/held.txt --extra dev --extra sae --output-file $(LOCKED_TL3)
 	$(UV_COMPILE) --resolution lowest-direct --extra test --output-file $(OLDEST)
+	mkdir -p out/lock
+	grep -v '^fsspec==' $(LOCKED) > out/lock/beside-inspect.txt
+	$(UV_COMPILE) --constraint out/lock/beside-inspect.txt --extra dev --extra inspect \
+		--output-file out/lock/with-inspect.txt
+	grep -vxF -f $(LOCKED) out/lock/with-inspect.txt > $(LOCKED_INSPECT)
 
 $(VENV_LOCK)/bin/uv:
 	$(PYTHON) -m venv $(VENV_LOCK)
@@ -119,7 +131,7 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_LOCK) dist out
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_INSPECT) $(VENV_LOCK) dist out
 
 # The package is installed as a wheel, so that what is tested is what is shipped.
 %/.package: %/.dependencies $(SOURCES) README.md
@@ -147,6 +159,15 @@ $(VENV_TL3)/.dependencies: pyproject.toml $(LOCKED_TL3) $(DEMO_MODEL)
 $(VENV_OLDEST)/.dependencies: pyproject.toml $(OLDEST)
 	$(PYTHON) -m venv $(VENV_OLDEST)
 	$(call LOCKED_PIP,$(VENV_OLDEST),$(OLDEST)) '.[test]'
+	touch $@
+
+# Inspect and what it needs beside VENV, whose packages this environment sees too, this one included.
+SITE_PACKAGES = $1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(VENV_INSPECT)/.dependencies: $(VENV)/.package $(LOCKED_INSPECT)
+	rm -rf $(VENV_INSPECT)
+	$(PYTHON) -m venv $(VENV_INSPECT)
+	$(call SITE_PACKAGES,$(VENV)) > "$$($(call SITE_PACKAGES,$(VENV_INSPECT)))/beside.pth"
+	$(call PIP_INSTALL,$(VENV_INSPECT)) --no-deps --requirement $(LOCKED_INSPECT)
 	touch $@
 
 # Without constraints, and without the upper bounds of pyproject.toml.

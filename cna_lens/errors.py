@@ -39,6 +39,10 @@ class JudgeError(CnaLensError, RuntimeError):
     """An endpoint cannot judge or answer: the package, key, model or server is missing."""
 
 
+class HubError(CnaLensError, RuntimeError):
+    """The Hugging Face Hub lacks what is asked for, refuses it, or cannot be reached."""
+
+
 class GenerationInterrupted(KeyboardInterrupt):
     """Generation was interrupted; finished answers are kept.
 

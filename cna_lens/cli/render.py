@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def circuit_record(circuit: Circuit) -> dict[str, Any]:
             {**n._asdict(), "score": s}
             for n, s in zip(circuit.neurons, circuit.scores, strict=True)
         ],
-        "provenance": asdict(circuit.provenance) | {"versions": dict(circuit.provenance.versions)},
+        "provenance": circuit.provenance.record() | {"versions": dict(circuit.provenance.versions)},
     }
 
 

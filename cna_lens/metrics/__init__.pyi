@@ -26,6 +26,11 @@ from .likelihood import (
     perplexity as perplexity,
     text_perplexity as text_perplexity,
 )
+from .outcome_table import (
+    OutcomeRow as OutcomeRow,
+    OutcomeTable as OutcomeTable,
+    outcomes as outcomes,
+)
 from .quality import (
     compression_ratio as compression_ratio,
     distinct_n as distinct_n,
@@ -51,6 +56,8 @@ __all__ = [
     "LogOdds",
     "LogitDifference",
     "Missing",
+    "OutcomeRow",
+    "OutcomeTable",
     "TaskResult",
     "UnjudgedError",
     "complies",
@@ -68,6 +75,7 @@ __all__ = [
     "mmlu",
     "ngram_quality",
     "no_answer",
+    "outcomes",
     "perplexity",
     "refusal_log_odds",
     "run_lm_eval",

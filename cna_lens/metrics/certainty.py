@@ -13,7 +13,7 @@ from cna_lens.errors import CnaLensWarning
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.predictions import Text, predictions
-from cna_lens.models.tokens.token_texts import token_texts
+from cna_lens.models.tokens.token_texts import lone_token_texts
 
 Values = Callable[[Float[Tensor, "batch d_vocab"], Sequence[int]], Float[Tensor, " batch"]]
 """A first-token metric prepared for a model: of the logits of prompts, and their places."""
@@ -105,7 +105,7 @@ def warn_of_certain_token(model: HookedModel, token: int, where: str, what_to_do
     Warns:
         CnaLensWarning: always.
     """
-    (text,) = token_texts(model, [token])
+    (text,) = lone_token_texts(model, [token])
     warnings.warn(
         f"{model_name(model)} begins its answers to {where} with {text!r} (token {token}), each "
         f"time with a probability above {CERTAIN}: a metric of the first token says nothing of the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,14 @@ from cna_lens.errors import CircuitFileError, InputError
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import MLP, AnyNeuron, Experts, as_neuron
 from cna_lens.results.provenance import Provenance
-from cna_lens.results.rendering import Cell, Summarized, Summary, neuron_table, per_layer
+from cna_lens.results.rendering import (
+    Cell,
+    Summarized,
+    Summary,
+    neuron_table,
+    per_layer,
+    summary_of,
+)
 from cna_lens.results.versioned import VersionedJson
 
 if TYPE_CHECKING:
@@ -127,6 +134,11 @@ class Circuit(Summarized):
         """The place of each neuron on the axis of all neurons, see `Layout.flat`."""
         return self.layout.flat_all(self.neurons)
 
+    @property
+    def sha256(self) -> str:
+        """The hash of its neurons, scores, layout and provenance, which also stands in its file."""
+        return _FILE.sha256(self._record())
+
     def by_layer(self) -> dict[int, tuple[int, ...]]:
         """The indices of the neurons in each layer that has any, strongest first within a layer.
 
@@ -170,16 +182,7 @@ class Circuit(Summarized):
 
         An existing file is replaced as a whole: an interruption leaves either the old or the new.
         """
-        experts = {"experts": self.layout.experts} if self.layout.experts else {}
-        _FILE.save(
-            path,
-            {
-                "widths": self.layout.widths,
-                "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
-                "provenance": self.provenance.record(),
-                **experts,
-            },
-        )
+        _FILE.save(path, self._record())
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
@@ -189,6 +192,97 @@ class Circuit(Summarized):
             CircuitFileError: the file is missing, truncated, altered, or of a later version.
         """
         return _FILE.load(path, cls._from_record)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evidence: Sequence[Summarized] = (),
+        base_model: str | None = None,
+        license: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Publish the circuit with its evidence and a card on the Hugging Face Hub.
+
+        The repository gets three files and no weights: circuit.json, as `save` writes it,
+        evidence.json, and README.md, the card. The card has the code that reads the circuit at the
+        commit that was just made, the provenance, and a table of each result in `evidence`. A
+        second push replaces the files.
+
+        Args:
+            repo_id: "owner/name"; a repository is made unless it exists.
+            evidence: what tests the circuit: results such as `null_distribution`, `stability`, and
+                the effect beside its control, `compare` with `matched_random`.
+            base_model: the name on the Hub of the model that the circuit belongs to, as a link on
+                the card.
+            license: of the circuit, by its name on the Hub, such as "mit".
+            private: whether a new repository is private; by default as its owner has set.
+            token: may write to the Hub; by default that of `hf auth login`.
+
+        Returns:
+            The hash of the commit that holds the circuit, for `from_hub(revision=...)`.
+
+        Raises:
+            InputError: the name is not one of a repository, or something in `evidence` is no
+                result.
+            HubError: the Hub refuses, or cannot be reached.
+        """
+        # The Hub's client takes longer to import than a circuit to read.
+        from cna_lens.results import card, hub
+
+        files = {
+            card.CIRCUIT_FILE: _FILE.encode(self._record()),
+            card.EVIDENCE_FILE: card.evidence_text(evidence),
+        }
+        hub.create(repo_id, private=private, token=token)
+        revision = hub.commit(repo_id, files, f"Circuit of {len(self)} neurons", token=token)
+        page = card.circuit_card(
+            repo_id,
+            revision,
+            self._summary(),
+            self.provenance,
+            [summary_of(each) for each in evidence],
+            base_model=base_model,
+            license=license,
+        )
+        hub.commit(repo_id, {"README.md": page}, f"Card of {revision[:8]}", token=token)
+        return revision
+
+    @classmethod
+    def from_hub(
+        cls, repo_id: str, *, revision: str | None = None, token: str | None = None
+    ) -> Circuit:
+        """Read a circuit that `push_to_hub` published.
+
+        `provenance.hub` says at which commit it was read. Pass that commit as `revision` to read
+        the same circuit again, whatever its owner pushes later.
+
+        Args:
+            repo_id: "owner/name".
+            revision: the hash of a commit, a tag or a branch; by default the newest on main.
+            token: may read a private repository; by default that of `hf auth login`.
+
+        Raises:
+            InputError: the name is not one of a repository.
+            HubError: there is no such repository, revision or circuit, or the Hub cannot be
+                reached and the cache does not hold it.
+            CircuitFileError: the file is truncated, altered, or of a later version.
+        """
+        from cna_lens.results import card, hub
+
+        content, commit = hub.read(repo_id, card.CIRCUIT_FILE, revision=revision, token=token)
+        name = f"{repo_id}@{commit}"
+        return _FILE.decode(content, name, cls._from_record).with_provenance(hub=name)
+
+    def _record(self) -> dict[str, Any]:
+        experts = {"experts": self.layout.experts} if self.layout.experts else {}
+        return {
+            "widths": self.layout.widths,
+            "neurons": [[*n, s] for n, s in zip(self.neurons, self.scores, strict=True)],
+            "provenance": self.provenance.record(),
+            **experts,
+        }
 
     @classmethod
     def _from_record(cls, record: Mapping[str, Any]) -> Circuit:

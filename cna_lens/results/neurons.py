@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import index as integer
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, SupportsIndex, TypeGuard, cast
 
 Sign = Literal["abs", "positive", "negative"]
 """Which scores make a neuron strong: large absolute values, or large values of one sign."""
@@ -98,6 +98,19 @@ def as_neuron(given: NeuronLike) -> AnyNeuron:
     if len(between) > 1:
         raise ValueError(f"{given!r} has {len(given)} entries, a neuron has 2 or 3")
     return ExpertNeuron(layer, between[0], place) if between else Neuron(layer, place)
+
+
+def is_neuron(given: object) -> TypeGuard[NeuronLike]:
+    """Whether something is one neuron, and not several.
+
+    >>> is_neuron((29, 5)), is_neuron([(29, 5)])
+    (True, False)
+    """
+    return (
+        isinstance(given, tuple)
+        and len(cast("tuple[object, ...]", given)) > 0
+        and all(isinstance(entry, SupportsIndex) for entry in cast("tuple[object, ...]", given))
+    )
 
 
 class Experts(NamedTuple):

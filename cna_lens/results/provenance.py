@@ -83,6 +83,8 @@ class Provenance:
         max_per_layer: the largest number of neurons from one layer; None for no limit.
         universal: the universal filter; None where none was applied.
         versions: name and version of each library that computes.
+        hub: the repository of the Hugging Face Hub and the commit that `Circuit.from_hub` read it
+            at, as "owner/name@commit"; None where it was not read from there.
     """
 
     model: str | None = None
@@ -102,6 +104,7 @@ class Provenance:
     max_per_layer: int | None = None
     universal: UniversalRecord | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    hub: str | None = None
 
     def facts(self) -> list[tuple[str, str]]:
         """The known entries in words, as facts of a summary."""
@@ -119,14 +122,19 @@ class Provenance:
             facts.append(("chat template", self.chat))
         if self.weights_sha256:
             facts.append(("weights", self.weights_sha256[:16]))
+        if self.hub:
+            facts.append(("Hub", self.hub))
         return facts
 
     def record(self) -> dict[str, Any]:
-        """Return plain data; a circuit found without chat settings has the bytes it always had."""
-        record = asdict(self)
-        if self.chat is None:
-            del record["chat"]
-        return record
+        """The entries as plain data, which `from_record` restores.
+
+        A circuit without chat settings, and one that was never on the Hub, have the bytes that they
+        had before these entries existed.
+        """
+        younger = {"chat": self.chat, "hub": self.hub}
+        left_out = {name for name, value in younger.items() if value is None}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_record(cls, raw: Mapping[str, Any]) -> Provenance:

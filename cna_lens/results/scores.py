@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -17,6 +17,9 @@ from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import Sign
 from cna_lens.results.provenance import Provenance
 from cna_lens.results.rendering import Cell, Summarized, Summary, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,6 +116,27 @@ class NeuronScores(Summarized):
                 max_per_layer=max_per_layer,
             ),
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row for each neuron: layer, index, score, and if it may be chosen.
+
+        For a model with experts it also has the column expert, with a missing value for neurons
+        that belong to no routed expert.
+        """
+        import pandas as pd
+
+        neurons = list(self.layout.neurons())
+        frame = pd.DataFrame(
+            {
+                "layer": [n.layer for n in neurons],
+                "index": [n.index for n in neurons],
+                "score": self.values.numpy(),
+                "eligible": True if self.eligible is None else self.eligible.numpy(),
+            }
+        )
+        if self.layout.experts:
+            frame.insert(1, "expert", pd.array([n.mlp.expert for n in neurons], dtype="Int64"))
+        return frame
 
     def _candidates(self, sign: Sign, layers: tuple[int, ...] | None) -> Int[Tensor, " n"]:
         allowed = torch.ones_like(self.values, dtype=torch.bool)

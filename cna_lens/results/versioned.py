@@ -39,7 +39,7 @@ class VersionedJson:
 
     def encode(self, record: Mapping[str, Any]) -> str:
         """The text of a file that holds a record; `error` if a number in it is not finite."""
-        body = {"format": self.format, "version": self.version, **record}
+        body = self._body(record)
         if self.checksum:
             body["sha256"] = _digest(body)
         try:
@@ -49,6 +49,13 @@ class VersionedJson:
                 f"this {self.kind} holds a number that is infinite or not a number, which no file "
                 f"holds; {self.advice}"
             ) from error
+
+    def sha256(self, record: Mapping[str, Any]) -> str:
+        """The checksum that stands in a file of this record."""
+        return _digest(self._body(record))
+
+    def _body(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"format": self.format, "version": self.version, **record}
 
     def save(self, path: str | Path, record: Mapping[str, Any]) -> None:
         """Write a record; an existing file is replaced as a whole or not at all."""

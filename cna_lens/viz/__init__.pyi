@@ -1,4 +1,4 @@
-from .figures.answers import answers as answers
+from .figures.answers import answers as answers, outcomes as outcomes
 from .figures.evidence import (
     necessity as necessity,
     null as null,
@@ -25,6 +25,7 @@ __all__ = [
     "log_probs",
     "necessity",
     "null",
+    "outcomes",
     "overlap",
     "page",
     "pareto",

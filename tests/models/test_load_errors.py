@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from hub_server import HubServer
+from hub_server import HubServer, move_hub, use_hub
 from huggingface_hub import constants
 
 import cna_lens
@@ -12,23 +12,11 @@ import cna_lens
 NAME = "owner/model"
 
 
-def move_hub(monkeypatch, url):
-    files = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-
-
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
     """The Hub on this machine, an empty cache, and a client that does not wait between tries."""
     with HubServer(folder) as server:
-        move_hub(monkeypatch, server.url)
-        # Existing clients keep their old address.
-        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr("time.sleep", lambda _: None)
+        use_hub(monkeypatch, server.url, tmp_path / "hub")
         yield server
 
 

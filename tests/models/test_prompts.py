@@ -1,5 +1,7 @@
 import hashlib
 
+import datasets
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -147,3 +149,19 @@ def test_a_string_needs_a_tokenizer_and_token_ids_do_not():
 def test_an_empty_string_is_refused_where_it_has_no_tokens(models):
     with pytest.raises(cna_lens.InputError, match=r"prompts\[0\] has no tokens"):
         ids(models["qwen2"], "")
+
+
+def test_a_column_of_a_data_set_is_prompts(llama):
+    texts = ["w5 w6", "w7"]
+    column = datasets.Dataset.from_dict({"prompt": texts})["prompt"]
+    assert encode(llama, column) == encode(llama, texts)
+
+
+def test_a_table_is_no_list_of_prompts_and_the_error_says_what_makes_one(
+    llama, without_type_checks
+):
+    table = pd.DataFrame({"prompt": ["w5 w6"]})
+    for given in (table, table["prompt"], datasets.Dataset.from_pandas(table)):
+        with pytest.raises(cna_lens.InputError, match=r"pass a list of prompts.*read_prompts"):
+            encode(llama, given)
+        assert encode(llama, cna_lens.read_prompts(given)) == encode(llama, ["w5 w6"])

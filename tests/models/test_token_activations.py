@@ -1,14 +1,12 @@
 """Activations at every token, compared with one prompt and one neuron at a time."""
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
 import reference
 import torch
 
 import cna_lens
 from cna_lens import InputError, Layout, Neuron, steer
-from cna_lens.models.tokens.token_texts import token_texts
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 NEURONS = [Neuron(1, 3), Neuron(0, 20), Neuron(1, 0)]
@@ -45,6 +43,15 @@ def test_within_steer_activations_are_the_steered_models(llama):
         torch.testing.assert_close(after, 3 * before)
 
 
+@pytest.mark.parametrize("one", [Neuron(1, 3), (1, 3), (np.int64(1), np.int64(3))])
+def test_one_neuron_is_read_as_a_list_of_one(llama, without_type_checks, one):
+    alone = cna_lens.token_activations(llama, one, PROMPTS)
+    listed = cna_lens.token_activations(llama, [(1, 3)], PROMPTS)
+    assert alone.neurons == listed.neurons == (Neuron(1, 3),)
+    for ours, expected in zip(alone.values, listed.values, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_no_hook_stays_behind(llama):
     before = reference.hooks(llama)
     cna_lens.token_activations(llama, NEURONS, PROMPTS)
@@ -72,6 +79,9 @@ def test_the_strongest_prompts_come_first_by_tokens_after_the_first():
         ([(2, 0)], "layer 2 does not exist"),
         ([(0, 24)], "neuron 24 does not exist"),
         ("ab", "expected a circuit"),
+        ((), "no neurons"),
+        ((1, 3.0), "expected a circuit"),
+        ((1, 0, 3), "neurons of experts"),
     ],
 )
 def test_neurons_that_cannot_be_read_are_refused(llama, without_type_checks, neurons, message):
@@ -83,21 +93,3 @@ def test_a_circuit_of_another_shape_is_refused(llama):
     circuit = cna_lens.Circuit((Neuron(1, 3),), (1.0,), Layout((24, 30)))
     with pytest.raises(cna_lens.CircuitMismatchError):
         cna_lens.token_activations(llama, circuit, PROMPTS)
-
-
-class Pieces:
-    """A tokenizer with word starts, parts of characters, and tokens without text."""
-
-    raw = ("▁the", "<0xE2>", "<s>", "▁", "Ġa")
-    text = ("the", "\ufffd", "", "", " a")
-
-    def decode(self, ids):
-        return self.text[ids[0]]
-
-    def convert_ids_to_tokens(self, token):
-        return self.raw[token]
-
-
-def test_tokens_keep_their_spaces_and_none_is_empty(without_type_checks):
-    model = SimpleNamespace(tokenizer=Pieces())
-    assert token_texts(model, range(5)) == (" the", "<0xE2>", "<s>", "▁", " a")

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ import torch
 
 import cna_lens
 
+# Inspect, whose classes they extend, has an environment of its own.
+NEED_INSPECT = {f"cna_lens.cli.inspect.{name}" for name in ("provider", "registry")}
 MODULES = [
     importlib.import_module(found.name)
     for found in pkgutil.walk_packages(cna_lens.__path__, "cna_lens.")
+    if find_spec("inspect_ai") or found.name not in NEED_INSPECT
 ] + [cna_lens]
 PUBLIC = [getattr(cna_lens, name) for name in cna_lens.__all__]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

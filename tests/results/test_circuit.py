@@ -48,6 +48,7 @@ PROVENANCE = st.builds(
     k=st.none() | st.integers(1, 99),
     layers=st.none() | st.lists(st.integers(0, 9)).map(tuple),
     universal=st.none() | UNIVERSAL,
+    hub=TEXT,
     versions=st.dictionaries(st.text(max_size=5), st.text(max_size=5)).map(
         lambda versions: tuple(sorted(versions.items()))
     ),

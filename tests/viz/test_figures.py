@@ -12,6 +12,7 @@ import pytest
 import results
 import torch
 from matplotlib.colors import to_rgb
+from outcomes import BOILING, KINDS
 
 import cna_lens
 from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores, viz
@@ -26,6 +27,10 @@ def evidence():
 
 
 TWO = {"base": results.circuit(seed=0), "instruct": results.circuit(seed=1)}
+ANSWERED = [
+    Answered(condition, "harmful", label([BOILING] * 7, [*KINDS.values(), *[KINDS[more]] * 3]))
+    for condition, more in (("unsteered, m = 1", "refusal"), ("circuit, m = 0", "no answer"))
+]
 FIGURES = {
     "layers": lambda evidence, style: viz.layers(TWO, style=style),
     "located": lambda evidence, style: viz.layers(evidence["localization"], style=style),
@@ -39,6 +44,7 @@ FIGURES = {
     ),
     "null": lambda evidence, style: viz.null(evidence["null"], style=style),
     "necessity": lambda evidence, style: viz.necessity(evidence["necessity"], style=style),
+    "outcomes": lambda evidence, style: viz.outcomes(ANSWERED, style=style),
 }
 
 
@@ -333,3 +339,29 @@ def test_the_axis_of_compliance_counts_labelled_answers():
 
     assert axes(some) == ["refused (% of 5 answers)", "complied; ✕ no answer (% of 3 to 5 answers)"]
     assert axes(none) == ["refused (% of 5 answers)", "complied; ✕ no answer (no labels)"]
+
+
+def test_outcomes_are_one_bar_of_all_answers_for_each_condition():
+    figure = viz.outcomes(ANSWERED)
+    (axis,) = figure.axes
+    widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in axis.containers}
+    assert widths == {
+        "refusal": [4, 1],
+        "compliance": [1, 1],
+        "no answer": [1, 4],
+        "other": [1, 1],
+    }
+    for place in range(2):
+        edges = [(bars[place].get_x(), bars[place].get_width()) for bars in axis.containers]
+        assert all(left + wide == start for (left, wide), (start, _) in pairwise(edges))
+    assert axis.get_xlim() == (0, 7)
+    assert "unsteered, m = 1: 4 refusal, 1 compliance, 1 no answer, 1 other" in figure.description
+
+
+def test_answers_of_unknown_outcome_have_a_part_of_the_bar():
+    record = replace(ANSWERED[0].evaluation.records[-1], refused=False, complied=None)
+    old = Answered("unsteered, m = 1", "harmful", Evaluation((record,)))
+    labels = [bars.get_label() for bars in viz.outcomes([ANSWERED[0], old]).axes[0].containers]
+    assert labels == ["refusal", "compliance", "no answer", "other", "unknown"]
+    with pytest.raises(InputError, match="no answers"):
+        viz.outcomes([])

@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
+import hub_mirror
 import pytest
 import results
 from browser import Browser, contrast
 
 from cna_lens import viz
+from cna_lens.models.tokens.token_texts import token_texts
 
 pytestmark = pytest.mark.browser
 
@@ -18,7 +21,7 @@ LABELS = [
     "<img src=x onerror=document.title='executed'>",
     "&amp;",
     "␣",
-    "∅",
+    "⋯",
     "⟨U+202E⟩",
     "مرحبا",
     " שלום",
@@ -65,7 +68,7 @@ def tokens_shown(browser, host=0):
 
 
 def plain(text):
-    return text.replace("\u2060", "").replace("\u00a0", " ")
+    return text.replace("\u2060", "").replace("\u200f", "").replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -160,6 +163,48 @@ def test_a_value_that_is_not_finite_is_written_beside_its_token(browser, tmp_pat
         LABELS[3],
     ]
     assert browser.complaints() == []
+
+
+CHARACTERS = ("你", "好", "👩‍👩‍👧", "e\u0301", "स्ते", *"مرحبا", *"שלום")
+
+
+@pytest.fixture
+def text_of_many_tokens(without_type_checks):
+    """The texts of a text's tokens, one token for each byte."""
+    tokenizer = hub_mirror.byte_tokenizer(chat=False)
+    ids = tokenizer("".join(CHARACTERS), add_special_tokens=False)["input_ids"]
+    return token_texts(SimpleNamespace(tokenizer=tokenizer), ids)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", ["tokens", "log_probs"])
+def test_a_character_of_several_tokens_is_shown_once_and_whole(
+    browser, tmp_path, text_of_many_tokens, name, width
+):
+    texts = text_of_many_tokens
+    view = {
+        "tokens": lambda: viz.show_tokens(results.token_activations(texts)),
+        "log_probs": lambda: viz.log_probs([results.answer(texts)]),
+    }[name]()
+    for scripts in (True, False):
+        browser.open(view.save(tmp_path / f"{name}.html"), width, scripts=scripts)
+        shown = browser.evaluate("document.querySelector('[data-circuitsvis]').innerText")
+        assert plain(shown).replace("⋯", "") == "".join(CHARACTERS)
+        assert shown.count("⋯") == len("".join(CHARACTERS).encode()) - len(CHARACTERS)
+        assert "⋯ is one more token" in browser.evaluate("document.body.innerText")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_tokens_of_a_right_to_left_script_are_read_from_right_to_left(browser, tmp_path):
+    texts = ("<s>", "user", " مر", "حبا", " بك", "", "<end>")
+    browser.open(viz.show_tokens(results.token_activations(texts)).save(tmp_path / "rtl.html"))
+    ends = browser.evaluate(
+        """[...document.querySelectorAll("[data-circuitsvis]")[0]
+            .querySelectorAll("div div span > span")]
+            .map(token => token.getBoundingClientRect().right)"""
+    )
+    special, user, hello, half, to_you, mark, end = ends
+    assert special < user < mark < to_you < half < hello < end
 
 
 def test_a_token_of_probability_0_is_shown(browser, tmp_path):

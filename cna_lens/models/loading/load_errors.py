@@ -11,9 +11,7 @@ from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
 
 from cna_lens.errors import ModelError
-
-# From httpx or httpx2, whichever the Hub's client uses.
-HTTPError: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+from cna_lens.results.hub import HTTPError
 
 LOAD_ERRORS = (OSError, ValueError, SafetensorError, HTTPError)
 """The errors of Transformers, the Hub's client and safetensors for a model that is unavailable."""

@@ -96,7 +96,10 @@ def _check_list(prompts: object, name: str) -> None:
     if isinstance(prompts, str):
         raise InputError(f"{name} is one string; pass a list of prompts: [{prompts[:40]!r}]")
     if not isinstance(prompts, Sequence | Tensor):
-        raise InputError(f"{name} is a {type(prompts).__name__}; pass a list of prompts")
+        raise InputError(
+            f"{name} is a {type(prompts).__name__}; pass a list of prompts, such as "
+            "`cna_lens.read_prompts` makes of data frames, series, data sets and other rows"
+        )
     if len(cast("Sequence[object]", prompts)) == 0:
         raise InputError(f"{name} is empty; give at least one prompt")
 

@@ -1,4 +1,4 @@
-"""Read prompts from a text, JSON, CSV or Parquet file, from standard input, or from a data set."""
+"""Read prompts from files, from standard input, from a data set, or from a table in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from cna_lens.errors import InputError
 
@@ -27,21 +27,36 @@ ONLY_COLUMNS: Final = (
 """Names by which the only column of a .csv or .tsv file is known to be a header and no prompt."""
 
 
+@runtime_checkable
+class Frame(Protocol):
+    """A table with named columns: a data frame of pandas."""
+
+    columns: Any
+
+    def to_dict(self, orient: Any) -> Any:
+        """The rows, for `orient="records"`."""
+        ...
+
+
 def read_prompts(
-    source: str | Path,
+    source: str | Path | Frame | Iterable[object],
     *,
     column: str | None = None,
     config: str | None = None,
     split: str | None = None,
     separator: str | None = None,
 ) -> Prompts:
-    r"""Read prompts from a file, from standard input, or from a data set.
+    r"""Read prompts from a file, standard input, a data set, or a table in memory.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "requests.tsv"
     >>> _ = path.write_text("id\tprompt\n1\tWhat is rain?\n2\tWhat is snow?\n")
     >>> read_prompts(path)
     ['What is rain?', 'What is snow?']
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"Goal": ["What is hail?"], "Category": ["weather"]})
+    >>> read_prompts(table, column="Goal")
+    ['What is hail?']
 
     Nothing is guessed that could be guessed wrong: a file with one column needs a header that says
     so, a quotation mark that is never closed is an error, and so is a row that is longer than the
@@ -50,12 +65,13 @@ def read_prompts(
     Args:
         source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .json
             file with a list of them; a .csv, .tsv or .parquet file; "-" for standard input, one
-            prompt a line; or the name or folder of a data set, read with `datasets`.
+            prompt a line; the name or folder of a data set, read with `datasets`; a data frame or
+            series of pandas; a `Dataset` or `DatasetDict`; or any rows or prompts.
         column: the column or key that holds the prompt; by default "prompt", then "messages" (a
             list of chat messages), then the only column. The only column of a .csv or .tsv file
             must have a usual name, such as "text" or "question": any other could be a prompt.
-        config: the data set's configuration.
-        split: the data set's split.
+        config: the configuration of a data set that is given by its name.
+        split: the split of a data set.
         separator: the character between the columns of a .csv or .tsv file; a comma or a tab by
             default.
 
@@ -63,6 +79,10 @@ def read_prompts(
         InputError: the file does not exist, does not match its file extension, holds no prompts,
             or has no such column; or an argument does not fit the source.
     """
+    if not isinstance(source, str | Path):
+        if separator is not None:
+            raise InputError(f"separator is {separator!r}, but a table in memory has none")
+        return _prompts(_rows(source, config, split), column, f"the {type(source).__name__}")
     name = "standard input" if source == STANDARD_INPUT else str(source)
     path = Path(source)
     ending = ".txt" if source == STANDARD_INPUT else path.suffix.lower()
@@ -73,6 +93,10 @@ def read_prompts(
         rows = _file_rows(path, ending, column, separator)
     else:
         rows = _read_data_set(str(source), config, split)
+    return _prompts(rows, column, name)
+
+
+def _prompts(rows: Iterable[object], column: str | None, name: str) -> Prompts:
     prompts = [_prompt(row, column, name) for row in rows]
     prompts = [prompt for prompt in prompts if not _is_blank(prompt)]
     if not prompts:
@@ -169,6 +193,27 @@ def _lines(text: str) -> list[object]:
     return [line.strip() for line in text.split("\n")]
 
 
+def _rows(
+    source: Frame | Iterable[object], config: str | None, split: str | None
+) -> Iterable[object]:
+    """The rows of a table in memory, or the values of one of its columns."""
+    if config is not None:
+        raise InputError(f"config is {config!r}, but only a data set's name has configurations")
+    if isinstance(source, Mapping):
+        splits = cast("Mapping[str, Iterable[object]]", source)
+        if split is None or split not in splits:
+            raise InputError(
+                f"split is {split!r}, and the {type(source).__name__} has the splits "
+                f"{', '.join(map(str, splits))}; pass one of them"
+            )
+        return splits[split]
+    if split is not None:
+        raise InputError(f"split is {split!r}, but a {type(source).__name__} has no splits")
+    if isinstance(source, Frame):
+        return source.to_dict("records")
+    return source
+
+
 def _read_lines(path: Path) -> list[object]:
     return _lines(path.read_text(encoding="utf-8-sig"))
 
@@ -245,7 +290,7 @@ def cache_for(source: str | Path) -> Generator[str | None]:
 
 
 def _prompt(row: object, column: str | None, source: str) -> Any:
-    if isinstance(row, str):
+    if isinstance(row, str) or (row and _is_messages(row)):
         return row
     if not isinstance(row, Mapping):
         raise InputError(f"{source} holds {row!r}, expected strings or objects")
@@ -257,6 +302,9 @@ def _prompt(row: object, column: str | None, source: str) -> Any:
             f"{source} has no column {wanted!r}; it has: {', '.join(map(str, fields))}"
         )
     prompt = fields[name]
+    # pandas reads a column of lists from Parquet as arrays.
+    if not isinstance(prompt, str) and hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
     if not isinstance(prompt, str) and not _is_messages(prompt):
         raise InputError(
             f"{source} holds {prompt!r} under {name!r}, expected text or a list of chat messages"

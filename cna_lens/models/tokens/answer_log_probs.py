@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -15,8 +15,11 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.predictions import LogProbs, Text, answers_after_prompts, for_each_text
-from cna_lens.models.tokens.token_texts import check_k, token_texts
+from cna_lens.models.tokens.token_texts import check_k, lone_token_texts, token_texts
 from cna_lens.results.statistics import change_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class AnswerLogProbs:
     """An answer's tokens, and the model's prediction of each without and with steering.
 
     Attributes:
-        tokens: the answer's tokens, as text.
+        tokens: the answer's tokens, as text; a token that continues a character is "".
         unsteered: the prediction of each token without steering.
         steered: the prediction of each token with steering.
     """
@@ -55,6 +58,18 @@ class AnswerLogProbs:
         return tuple(
             change_of(unsteered.log_prob, steered.log_prob) for unsteered, steered in pairs
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row for each token: log-probabilities and ranks, and the change."""
+        import pandas as pd
+
+        sides = {"unsteered": self.unsteered, "steered": self.steered}
+        columns = {
+            f"{name}_{side}": [getattr(at, name) for at in predicted]
+            for side, predicted in sides.items()
+            for name in ("log_prob", "rank")
+        }
+        return pd.DataFrame({"token": self.tokens, **columns, "change": self.change})
 
 
 def answer_log_probs(
@@ -97,7 +112,7 @@ def answer_log_probs(
 
     def expected(text: Text, log_probs: LogProbs) -> tuple[TokenPrediction, ...]:
         pairs = zip(log_probs.cpu(), text.predicted, strict=True)
-        return tuple(_prediction(model, row, token, k) for row, token in pairs)
+        return tuple(prediction_of(model, row, token, k) for row, token in pairs)
 
     unsteered = for_each_text(model, texts, expected)
     with steering():
@@ -108,14 +123,15 @@ def answer_log_probs(
     ]
 
 
-def _prediction(
+def prediction_of(
     model: HookedModel, log_probs: Float[Tensor, " d_vocab"], token: int, k: int
 ) -> TokenPrediction:
+    """What a row of log-probabilities says about a token, and the k likeliest tokens."""
     top = torch.topk(log_probs, k)
     return TokenPrediction(
         log_prob=float(log_probs[token]),
         rank=int((log_probs > log_probs[token]).sum()),
         likeliest=tuple(
-            zip(token_texts(model, top.indices.tolist()), top.values.tolist(), strict=True)
+            zip(lone_token_texts(model, top.indices.tolist()), top.values.tolist(), strict=True)
         ),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,11 @@ from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.tokens.token_texts import check_k, token_texts
+from cna_lens.models.tokens.token_texts import check_k, lone_token_texts
 from cna_lens.results.neurons import Neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,15 @@ class PromotedTokens:
     neuron: Neuron
     up: tuple[TokenLogit, ...]
     down: tuple[TokenLogit, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with the columns side ("up" or "down"), token, token_id and logit."""
+        import pandas as pd
+
+        sides = {"up": self.up, "down": self.down}
+        return pd.DataFrame(
+            [{"side": side, **asdict(each)} for side, found in sides.items() for each in found]
+        )
 
 
 def promoted_tokens(
@@ -86,7 +98,7 @@ def promoted_tokens(
 
     def extreme(*, largest: bool) -> tuple[TokenLogit, ...]:
         values, ids = (part.tolist() for part in logits.topk(k, largest=largest))
-        return tuple(map(TokenLogit, token_texts(model, ids), ids, values))
+        return tuple(map(TokenLogit, lone_token_texts(model, ids), ids, values))
 
     return PromotedTokens(model_name(model), neuron, extreme(largest=True), extreme(largest=False))
 

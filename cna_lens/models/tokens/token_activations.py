@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,10 @@ from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.models.tokens.token_texts import token_texts
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import Neuron, NeuronLike, as_neuron
+from cna_lens.results.neurons import Neuron, NeuronLike, as_neuron, is_neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Prompts have different numbers of tokens, so that no dimension is named "token".
 OfPrompt = Float[Tensor, "_ neuron"]
@@ -36,7 +39,7 @@ class TokenActivations:
     Attributes:
         model: the model's name.
         neurons: the neurons on the last axis of `values`.
-        tokens: the tokens of each prompt, as text.
+        tokens: the tokens of each prompt, as text; a token that continues a character is "".
         values: the activations at each prompt's tokens.
     """
 
@@ -75,6 +78,28 @@ class TokenActivations:
             tuple(self.values[place] for place in order),
         )
 
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row for each token of each prompt, and a column for each neuron."""
+        import pandas as pd
+
+        return pd.concat(
+            [
+                pd.DataFrame(
+                    {
+                        "prompt": place,
+                        "pos": range(len(tokens)),
+                        "token": tokens,
+                        **{
+                            neuron.label: values[:, column].tolist()
+                            for column, neuron in enumerate(self.neurons)
+                        },
+                    }
+                )
+                for place, (tokens, values) in enumerate(zip(self.tokens, self.values, strict=True))
+            ],
+            ignore_index=True,
+        )
+
     def __repr__(self) -> str:
         """One useful line."""
         return (
@@ -85,7 +110,7 @@ class TokenActivations:
 
 def token_activations(
     model: HookedModel,
-    neurons: Iterable[NeuronLike],
+    neurons: Iterable[NeuronLike] | NeuronLike,
     prompts: Sequence[Prompt],
     *,
     chat: Chat = "auto",
@@ -104,7 +129,7 @@ def token_activations(
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        neurons: a circuit, or (layer, index) pairs.
+        neurons: a circuit, one neuron, or (layer, index) pairs.
         prompts: strings, lists of chat messages, or token ids.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
         batch_size: prompts for each forward pass; "auto" fits them to the free memory.
@@ -137,11 +162,12 @@ def token_activations(
     )
 
 
-def _checked(model: HookedModel, neurons: Iterable[NeuronLike]) -> tuple[Neuron, ...]:
+def _checked(model: HookedModel, neurons: Iterable[NeuronLike] | NeuronLike) -> tuple[Neuron, ...]:
     if isinstance(neurons, Circuit):
         check_circuit(model, neurons, allow_other_model=True)
     try:
-        given = [as_neuron(neuron) for neuron in neurons]
+        several = (neurons,) if is_neuron(neurons) else cast("Iterable[NeuronLike]", neurons)
+        given = [as_neuron(neuron) for neuron in several]
     except (TypeError, ValueError) as error:
         raise InputError(
             f"neurons is {neurons!r}, expected a circuit or (layer, index) pairs"

@@ -7,8 +7,27 @@ from typing import Any
 
 from cna_lens.errors import InputError
 from cna_lens.metrics.conditions import Answered
+from cna_lens.metrics.outcome_table import OUTCOMES, outcomes as count_outcomes
 from cna_lens.results.statistics import Rate
-from cna_lens.viz.figures.style import ResultFigure, Style, draw_intervals, drawn, line_look, shown
+from cna_lens.viz.figures.style import (
+    ResultFigure,
+    Style,
+    draw_intervals,
+    drawn,
+    legend_below,
+    line_look,
+    shown,
+    whole_numbers,
+)
+
+# Hatches keep the outcomes apart in grey.
+_LOOKS: dict[Any, tuple[str, str]] = {
+    "refusal": ("#0072b2", ""),
+    "compliance": ("#e69f00", ""),
+    "no answer": ("#dddddd", "///"),
+    "other": ("#777777", ""),
+    "unknown": ("#ffffff", "..."),
+}
 
 
 def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigure:
@@ -62,6 +81,58 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
             for each, rate, did, no, quality in zip(
                 found, refused, complied, none, qualities, strict=True
             )
+        )
+    return figure
+
+
+def outcomes(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigure:
+    """Draw what the answers are under each condition, as one bar of all answers for each.
+
+    The numbers in a bar count answers. `metrics.outcomes` has the shares with their intervals.
+
+    >>> from cna_lens.metrics import label
+    >>> answered = [Answered("unsteered, m = 1", "harmful", label(["a"], ["I'm sorry, no."]))]
+    >>> print(outcomes(answered).description)
+    Outcomes of answers. harmful, unsteered, m = 1: 1 refusal, 0 compliance, 0 no answer, 0 other
+
+    Args:
+        found: labels of answers, as `cna-lens evaluate` writes them and `load_labels` reads them.
+        style: "screen", or "paper" for a column of 3.3 inches.
+
+    Raises:
+        InputError: there are no answers.
+    """
+    rows = count_outcomes(found).rows
+    names = [f"{shown(row.kind, 16)}: {shown(row.condition)}" for row in rows]
+    tall = (0.9 if style == "paper" else 1.3) + 0.32 * len(rows)
+    with drawn(style, height=tall) as (figure, (axis,)):
+        starts = [0] * len(rows)
+        for name, (colour, hatch) in _LOOKS.items():
+            counts = [row.unknown if name == "unknown" else row.counts[name] for row in rows]
+            if name == "unknown" and not any(counts):
+                continue
+            bars = axis.barh(
+                range(len(rows)), counts, left=starts, label=name, color=colour, hatch=hatch,
+                edgecolor="white", linewidth=0.5, height=0.7,
+            )  # fmt: skip
+            # Black reads on the light colours, white on the dark ones.
+            ink = "white" if name in ("refusal", "other") else "black"
+            axis.bar_label(
+                bars, [str(n) if n else "" for n in counts], label_type="center", color=ink,
+                fontsize="small",
+            )  # fmt: skip
+            starts = [start + n for start, n in zip(starts, counts, strict=True)]
+        axis.set_yticks(range(len(rows)), names)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set(xlabel="answers", ylabel="condition", xlim=(0, max(starts)))
+        axis.grid(visible=False, axis="y")
+        whole_numbers(axis.xaxis)
+        legend_below(figure, axis)
+        figure.description = "Outcomes of answers. " + "; ".join(
+            f"{row.kind}, {row.condition}: "
+            + ", ".join(f"{row.counts[name]} {name}" for name in OUTCOMES)
+            + (f", {row.unknown} unknown" if row.unknown else "")
+            for row in rows
         )
     return figure
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cna_lens.results.rendering import embedded_json, escaped
+from cna_lens.results.rendering import embedded_json, escaped, text_html
 from cna_lens.results.rendering.visible import visible
 
 POSITIVE = "#0072b2"
 NEGATIVE = "#d55e00"
 
 WORD_JOINER = "\u2060"
+CONTINUES = "⋯"
+# Without it, the mark at the end of a right-to-left word would stand before the word.
+RIGHT_TO_LEFT = "\u200f"
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,12 @@ def coloured_tokens(
         + _host(tokens, [(choice.rows[place], choice.largest) for choice in choices])
         for place, (heading, tokens) in enumerate(zip(headings, texts, strict=True))
     )
-    return f"{picker if len(choices) > 1 else ''}{scale}{rows}"
+    return f"{picker if len(choices) > 1 else ''}{scale}{rows}{continued_note(texts)}"
 
 
 def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]]) -> str:
     props = {
-        "tokens": [token_label(token) for token in tokens],
+        "tokens": list(map(token_label, shown_tokens(tokens))),
         "positiveColor": POSITIVE,
         "negativeColor": NEGATIVE,
         "paddingBottom": 0,
@@ -74,16 +79,15 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
             **(
                 {}
                 if all(map(math.isfinite, values))
-                else {"tokens": list(map(token_label, _with_values(tokens, values)))}
+                else {"tokens": list(map(token_label, _shown_with_values(tokens, values)))}
             ),
         }
         for values, largest in choices
     ]
     values, largest = choices[0]
     spans = "".join(
-        f'<span style="{_ground(value / largest)}" title="{value:.4g}">'
-        f"{escaped(shown_token(text))}</span>"
-        for text, value in zip(_with_values(tokens, values), values, strict=True)
+        f'<span style="{_ground(value / largest)}" title="{value:.4g}">{html.escape(text)}</span>'
+        for text, value in zip(_shown_with_values(tokens, values), values, strict=True)
     )
     return (
         f'<div class="cna-tokens" dir="auto" data-circuitsvis="ColoredTokens" '
@@ -91,26 +95,58 @@ def _host(tokens: Sequence[str], choices: Sequence[tuple[Sequence[float], float]
     )
 
 
-def _with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
-    """The tokens, each followed by its value if that is not finite."""
+def _shown_with_values(tokens: Sequence[str], values: Sequence[float]) -> list[str]:
+    """The tokens with visible characters, each followed by its value if that is not finite."""
     return [
-        token + ("" if math.isfinite(value) else f"⟨{value}⟩")
-        for token, value in zip(tokens, values, strict=True)
+        text + ("" if math.isfinite(value) else f"⟨{value}⟩")
+        for text, value in zip(shown_tokens(tokens), values, strict=True)
     ]
 
 
 def shown_token(token: str) -> str:
-    r"""A token with visible characters.
+    r"""A token with visible characters; "" continues a character.
 
     >>> shown_token("a\n"), shown_token("  "), shown_token("")
-    ('a↵', '␣␣', '∅')
+    ('a↵', '␣␣', '⋯')
     """
     shown = visible(token)
-    return shown if shown.strip() else "␣" * len(shown) or "∅"
+    return shown if shown.strip() else "␣" * len(shown) or CONTINUES
 
 
-def token_label(token: str) -> str:
-    r"""A token that CircuitsVis shows unchanged.
+def shown_tokens(tokens: Sequence[str]) -> list[str]:
+    r"""The tokens of a text with visible characters; ⋯ continues a character.
+
+    >>> shown_tokens(["你", "", "\n"])
+    ['你', '⋯', '↵']
+    """
+    shown: list[str] = []
+    mark = CONTINUES
+    for token in tokens:
+        if token:
+            mark = CONTINUES + (RIGHT_TO_LEFT if _is_right_to_left(token) else "")
+        shown.append(shown_token(token) if token else mark)
+    return shown
+
+
+def _is_right_to_left(text: str) -> bool:
+    """Whether what follows a text continues it to the left."""
+    classes = map(unicodedata.bidirectional, reversed(text))
+    return next((each for each in classes if each in ("L", "R", "AL")), "L") != "L"
+
+
+def continued_note(texts: Iterable[Sequence[str]]) -> str:
+    """A line that explains the mark of tokens that continue a character, where there is one.
+
+    >>> continued_note([["你", "", "好"]])
+    '<p class="cna-note">⋯ is one more token of the character before it.</p>'
+    """
+    if all(all(tokens) for tokens in texts):
+        return ""
+    return text_html("cna-note", f"{CONTINUES} is one more token of the character before it.")
+
+
+def token_label(text: str) -> str:
+    r"""Visible text that CircuitsVis shows unchanged.
 
     CircuitsVis puts tokens into the page as HTML and into tooltips as text. An invisible joiner
     follows each character that would begin a tag or an entity, so none begins: both show the same
@@ -119,7 +155,7 @@ def token_label(token: str) -> str:
     >>> token_label("</script>").replace("\u2060", "|")
     '<|/script>'
     """
-    return re.sub("[<&]", lambda found: found[0] + WORD_JOINER, shown_token(token))
+    return re.sub("[<&]", lambda found: found[0] + WORD_JOINER, text)
 
 
 def rounded(value: float) -> float:

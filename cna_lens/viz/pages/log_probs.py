@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 
 from cna_lens.errors import InputError
 from cna_lens.models.tokens.answer_log_probs import AnswerLogProbs, TokenPrediction
 from cna_lens.results.rendering import embedded_json, escaped, styled, text_html
-from cna_lens.viz.pages.coloured import Values, coloured_tokens, rounded, shown_token, token_label
+from cna_lens.viz.pages.coloured import (
+    Values,
+    coloured_tokens,
+    rounded,
+    shown_token,
+    shown_tokens,
+    token_label,
+)
 from cna_lens.viz.pages.pages import Page
 
 LEAST = -9999.0
@@ -64,15 +72,17 @@ def _mean(predicted: Sequence[TokenPrediction]) -> float:
 def _side(tokens: Sequence[str], predicted: Sequence[TokenPrediction]) -> str:
     props = {
         # The component hides the first token, from which it takes the others to be predicted.
-        "prompt": ["…", *map(token_label, tokens)],
+        "prompt": ["…", *map(token_label, shown_tokens(tokens))],
         "topKLogProbs": [[_drawn(each) for _, each in at.likeliest] for at in predicted],
-        "topKTokens": [[token_label(token) for token, _ in at.likeliest] for at in predicted],
+        "topKTokens": [
+            [token_label(shown_token(token)) for token, _ in at.likeliest] for at in predicted
+        ],
         "correctTokenRank": [at.rank for at in predicted],
         "correctTokenLogProb": [_drawn(at.log_prob) for at in predicted],
     }
     spans = "".join(
-        f'<span title="{at.log_prob:.3g}">{escaped(shown_token(token))}</span>'
-        for token, at in zip(tokens, predicted, strict=True)
+        f'<span title="{at.log_prob:.3g}">{html.escape(text)}</span>'
+        for text, at in zip(shown_tokens(tokens), predicted, strict=True)
     )
     return (
         f'<div class="cna-tokens cna-log-probs" dir="auto" data-circuitsvis="TokenLogProbs" '

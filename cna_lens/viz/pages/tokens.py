@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import cast
 
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.tokens.token_activations import TokenActivations, token_activations
 from cna_lens.results.circuit import Circuit
-from cna_lens.results.neurons import Neuron, NeuronLike
+from cna_lens.results.neurons import Neuron, NeuronLike, is_neuron
 from cna_lens.results.rendering import escaped, styled
 from cna_lens.viz.pages.coloured import Values, coloured_tokens
 from cna_lens.viz.pages.pages import Page
@@ -19,7 +21,7 @@ UNIT = "activation"
 
 def tokens(
     model: HookedModel,
-    circuit: Iterable[NeuronLike],
+    circuit: Iterable[NeuronLike] | NeuronLike,
     prompts: Sequence[Prompt],
     *,
     strongest: int = 20,
@@ -27,17 +29,21 @@ def tokens(
 ) -> Page:
     """Show each prompt's tokens, coloured by a neuron of the circuit that a picker chooses.
 
-    This is `show_tokens` of `token_activations`. Each neuron has one scale for all prompts: blue
-    is positive, orange negative, white 0. A prompt's first token is coloured too but does not
-    stretch the scale, since some neurons are a hundred times as active there as anywhere else.
+    Give one neuron to see that neuron alone. This is `show_tokens` of `token_activations`. Each
+    neuron has one scale for all prompts: blue is positive, orange negative, white 0. A prompt's
+    first token is coloured too but does not stretch the scale, since some neurons are a hundred
+    times as active there as anywhere else. A character made of several tokens stands whole at the
+    first of them, and ⋯ at the others.
 
     >>> circuit = Circuit((Neuron(1, 3), Neuron(0, 2)), (2.5, -1.0), tiny_layout)
     >>> tokens(tiny_model, circuit, [[5, 6, 7]])
     Page('2 neurons at each token of tiny-llama', 1 view)
+    >>> tokens(tiny_model, (1, 3), [[5, 6, 7]])
+    Page('Layer 1, neuron 3 at each token of tiny-llama', 1 view)
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        circuit: a circuit, or (layer, index) pairs.
+        circuit: a circuit, one neuron, or (layer, index) pairs.
         prompts: strings, lists of chat messages, or token ids.
         strongest: the picker offers this many neurons, the first of the circuit.
         chat: put strings into the chat template; "auto" where the tokenizer has one.
@@ -49,7 +55,6 @@ def tokens(
     """
     if strongest < 1:
         raise InputError(f"strongest is {strongest}, expected at least 1 neuron")
-    chosen = list(circuit)[:strongest]
     if isinstance(circuit, Circuit):
         chosen = Circuit(
             circuit.neurons[:strongest],
@@ -57,6 +62,10 @@ def tokens(
             circuit.layout,
             circuit.provenance,
         )
+    elif is_neuron(circuit):
+        chosen = (circuit,)
+    else:
+        chosen = tuple(islice(cast("Iterable[NeuronLike]", circuit), strongest))
     return show_tokens(token_activations(model, chosen, prompts, chat=chat))
 
 
@@ -65,9 +74,15 @@ def show_tokens(found: TokenActivations) -> Page:
 
     >>> from cna_lens import token_activations
     >>> show_tokens(token_activations(tiny_model, [(1, 3)], [[5, 6, 7]]))
-    Page('1 neuron at each token of tiny-llama', 1 view)
+    Page('Layer 1, neuron 3 at each token of tiny-llama', 1 view)
     """
-    title = f"{_neurons(len(found.neurons))} at each token of {found.model}"
+    # A picker names the neurons, and there is none for one.
+    shown = (
+        _name(found.neurons[0]).capitalize()
+        if len(found.neurons) == 1
+        else f"{len(found.neurons)} neurons"
+    )
+    title = f"{shown} at each token of {found.model}"
     headings = [f"prompt {place}" for place in range(len(found.tokens))]
     return _page(title, found, headings)
 
@@ -126,7 +141,3 @@ def _page(title: str, found: TokenActivations, headings: Sequence[str]) -> Page:
 
 def _name(neuron: Neuron) -> str:
     return f"layer {neuron.layer}, neuron {neuron.index}"
-
-
-def _neurons(count: int) -> str:
-    return "1 neuron" if count == 1 else f"{count} neurons"

@@ -1,0 +1,1 @@
+"""A model provider for Inspect: `inspect eval TASK --model cna/MODEL -M circuit=FILE`."""
