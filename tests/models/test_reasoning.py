@@ -152,6 +152,11 @@ def test_markers_of_ones_own_are_told(model):
     assert without_reasoning("w42 w56 w57 w41 w23", [OWN]) == "w23"
 
 
+def test_a_marker_of_several_tokens_is_waited_for(model):
+    chat = ChatSettings(reasoning=[ReasoningFormat("w42 w56", "w41")])
+    assert with_reasoning(model, ["w10"], chat=chat) == [(10, 42, 56, 57, 41)]
+
+
 def test_a_comparison_is_about_the_answers(model):
     layout = cna_lens.collect(model, PROMPTS).layout
     circuit = cna_lens.Circuit((cna_lens.Neuron(1, 3),), (1.0,), layout)
