@@ -1,5 +1,7 @@
 """Reasoning that a model writes itself: kept in the text, and read behind."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from reasoner import CLOSE, OPEN, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
@@ -114,10 +116,17 @@ def test_an_empty_answer_begins_behind_the_reasoning(model):
     assert with_reasoning(model, ["w7"], chat=own) == [(7, 30, 31)]
 
 
-def test_reasoning_longer_than_any_marker_is_found_to_end(model):
-    begun = {"role": "assistant", "content": "<think> " + "w53 w54 " * 40 + "w52"}
-    (ids,) = with_reasoning(model, [[begun]])
-    assert ids[-2:] == (52, CLOSE)
+def test_nothing_is_generated_behind_the_answers_first_token():
+    # Longer than the part of an answer in which markers are looked for.
+    thought = list(range(12, 50))
+    path = [5, SPECIAL_OPEN, *thought, SPECIAL_CLOSE, 50, 51, 52, 53]
+    model = reasoner(dict(pairwise(path)))
+    passes = []
+    with model.hooks(
+        fwd_hooks=[("blocks.0.mlp.hook_post", lambda activation, hook: passes.append(1))]
+    ):
+        assert with_reasoning(model, ["w5"]) == [tuple(path[:-4])]
+    assert len(passes) == len([SPECIAL_OPEN, *thought, SPECIAL_CLOSE, "w50"])
 
 
 def test_reasoning_without_an_end_names_the_prompt(model):
@@ -150,6 +159,11 @@ def test_markers_of_ones_own_are_told(model):
     assert evaluation.outcomes == ["no answer"]
     assert evaluate(model, ["w10"], max_new_tokens=3).outcomes == ["other"]
     assert without_reasoning("w42 w56 w57 w41 w23", [OWN]) == "w23"
+
+
+def test_a_marker_of_several_tokens_is_waited_for(model):
+    chat = ChatSettings(reasoning=[ReasoningFormat("w42 w56", "w41")])
+    assert with_reasoning(model, ["w10"], chat=chat) == [(10, 42, 56, 57, 41)]
 
 
 def test_a_comparison_is_about_the_answers(model):
