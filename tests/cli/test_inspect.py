@@ -208,7 +208,8 @@ def add():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (lambda: task(top_p=0.9), "top_p is 0.9, and cna models do not have it"),
+        (lambda: task(top_p=0.9), "at temperature 0 the most likely token is taken"),
+        (lambda: task(top_k=5), "top_k is 5, and cna models do not have it"),
         (lambda: task(max_tokens=0), "max_new_tokens is 0"),
         (
             lambda: Task(task().dataset, solver=[use_tools(add()), generate()], scorer=includes()),

@@ -61,8 +61,11 @@ def test_the_record_has_the_neurons_the_scope_and_the_hash(llama):
         ({"multiplier": 0}, "give both, such as -M circuit=circuit.json -M multiplier=0"),
         ({"circuit": CIRCUIT}, "give both"),
         ({"control": 1}, "there is no circuit"),
-        ({"circuit": CIRCUIT, "multiplier": "off"}, "multiplier is 'off', expected a number"),
-        ({"circuit": CIRCUIT, "multiplier": True}, "multiplier is True, expected a number"),
+        (
+            {"circuit": CIRCUIT, "multiplier": "off"},
+            "multiplier is 'off', expected a finite number",
+        ),
+        ({"circuit": CIRCUIT, "multiplier": True}, "multiplier is True, expected a finite number"),
         ({"circuit": CIRCUIT, "multiplier": float("nan")}, "multiplier is nan"),
         ({"circuit": CIRCUIT, "multiplier": 0, "positions": "end"}, "positions is 'end'"),
         ({"circuit": CIRCUIT, "multiplier": 0, "via": "magic"}, "via is 'magic', expected one of"),

@@ -105,8 +105,7 @@ REASONING_FORMATS: Final = (
     ReasoningFormat(
         "<unused94>",
         "<unused95>",
-        "https://github.com/google-health/medgemma/blob/main/notebooks/"
-        "quick_start_with_hugging_face.ipynb",
+        "https://ollama.com/jordimurgo/medgemma1.5-thinking",
     ),
     ReasoningFormat("<|inner_prefix|>", "<|inner_suffix|>", f"{_VLLM}apertus_reasoning_parser.py"),
     ReasoningFormat(
