@@ -64,7 +64,7 @@ test-ray: setup
 # Tasks of Inspect, in an environment of its own, since it asks for another version of fsspec. It
 # leaves streams open, which pytest would take for an error.
 test-inspect: $(VENV_INSPECT)/.dependencies
-	$(VENV_INSPECT)/bin/python -m pytest -m inspect -p no:unraisableexception
+	$(VENV_INSPECT)/bin/python -m pytest -m inspect -p no:unraisableexception tests/cli/test_inspect.py
 
 # The notebooks, run from their sources.
 test-notebooks: setup

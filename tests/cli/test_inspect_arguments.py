@@ -126,12 +126,16 @@ def test_requests_that_are_sent_together_run_together_in_a_thread():
 
 
 def test_the_error_of_a_batch_is_raised_for_each_of_its_requests_and_ends_there():
+    seen = []
+
     def run(requests):
+        seen.append(list(requests))
         if 1 in requests:
             raise ValueError("no logits")
         return requests
 
     found = run_all(Batches(run, 2), range(4))
+    assert seen == [[0, 1], [2, 3]]
     assert found == {0: "no logits", 1: "no logits", 2: 2, 3: 3}
 
 
