@@ -44,7 +44,7 @@ def demo_report(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "cna_lens.models.loading.load.load_model",
-            lambda name, device: readers_model.bridge(),
+            lambda name, **_: readers_model.bridge(),
         )
         patch.setattr(demo, "MAX_NEW_TOKENS", 4)
         demo.run("demo", folder, n_prompts=2, verbose=False)
