@@ -153,6 +153,8 @@ def answer_under_conditions(
         slower=what_is_slower(tried(model)),
     )
     journal = _journal(run, conditions, out) if resumable else None
+    n_answers = len(texts) * answering.samples * len(conditions)
+    was_finished = journal is not None and len(journal.keys() - {SECONDS}) == n_answers
     if not keep_text and (gone := forget_answers(out)):
         progress_console.print(f"Deleted the texts of an earlier run: {', '.join(gone)}")
     cells: list[Answered] = []
@@ -180,6 +182,7 @@ def answer_under_conditions(
                 )
             raise
         except UnjudgedError as error:
+            _seconds_since(started, journal)
             cells += _by_kind(condition.name, prompts, error.evaluation)
             save_labels(cells, out / "labels.jsonl")
             raise JudgeError(
@@ -189,7 +192,11 @@ def answer_under_conditions(
         cells += _by_kind(condition.name, prompts, evaluation)
     save_labels(cells, out / "labels.jsonl")
     ended = datetime.now(UTC).date().isoformat()
-    replace(run, seconds=_seconds_since(started, journal), date=ended).save(out / "run.json")
+    if journal is not None and was_finished and SECONDS in journal:
+        seconds = float(journal[SECONDS]["seconds"])
+    else:
+        seconds = _seconds_since(started, journal)
+    replace(run, seconds=seconds, date=ended).save(out / "run.json")
     return cells
 
 

@@ -94,12 +94,14 @@ def read_source(source: str) -> Prompts:
         InputError: an unknown setting follows the "?", or as `read_prompts`.
     """
     path, _, query = source.partition("?")
-    options = dict(parse_qsl(query))
+    options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := set(options) - {"column", "separator", "config", "split"}:
         raise InputError(
             f"{source} has the unknown setting {min(unknown)!r}, expected column, separator, "
             "config or split"
         )
+    if empty := [name for name, value in options.items() if not value]:
+        raise InputError(f"{source} has {empty[0]!r} without a value; write {empty[0]}=...")
     return read_prompts(path, **options)
 
 

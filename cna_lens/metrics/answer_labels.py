@@ -124,6 +124,11 @@ class Evaluation:
         return len(self.records)
 
     @property
+    def samples(self) -> int:
+        """The most answers that a prompt has."""
+        return 1 + max((record.sample for record in self.records), default=0)
+
+    @property
     def refused(self) -> list[bool]:
         """Whether each answer opens with a refusal (`is_refusal`)."""
         return [record.refused for record in self.records]
@@ -253,10 +258,12 @@ class Evaluation:
     def by_prompt(self, values: Sequence[Known | None]) -> list[Known | None]:
         """Give each prompt the value of its answer, or the mean over its answers that have one."""
         of_prompts: list[list[Known | None]] = []
+        last = 0
         for record, value in zip(self.records, values, strict=True):
-            if record.sample == 0:
+            if not of_prompts or record.sample <= last:
                 of_prompts.append([])
             of_prompts[-1].append(value)
+            last = record.sample
         return [each[0] if len(each) == 1 else _mean_of_known(each) for each in of_prompts]
 
     def to_frame(self) -> pd.DataFrame:

@@ -242,8 +242,19 @@ class _Finished:
             for place in range(len(self.asked)):
                 if (entry := journal.get(self._key(place))) is not None:
                     record = AnswerRecord.from_record(entry)
-                    if record.complied is not None or record.judge is None:
+                    if self._is_of(place, record):
                         self.records[place] = record
+
+    def _is_of(self, place: int, record: AnswerRecord) -> bool:
+        """Whether a record is of this answer, and has all labels that are asked for."""
+        of_prompt = record.prompt_id == _prompt_id(self.asked[place])
+        if not of_prompt or record.sample != place % self.samples:
+            return False
+        if self.judge is None:
+            return record.judge is None
+        # A judge is not asked about an answer that is none, not even in a refusal.
+        is_judged = record.judge == self.judge.model and record.complied is not None
+        return is_judged or (record.judge is None and record.no_answer is True)
 
     def take_texts(self, path: Path) -> None:
         """Take texts from a file of `write_answers`, and forget records that have none there."""
@@ -353,8 +364,10 @@ def forget_answers(folder: Path) -> list[str]:
 
 
 def _holds_answers(path: Path) -> bool:
-    with path.open(encoding="utf-8") as file:
-        return file.readline().rstrip("\n") == json.dumps({"notice": NOTICE})
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().rstrip(b"\n") == json.dumps({"notice": NOTICE}).encode()
 
 
 def _read_answers(path: Path) -> dict[tuple[str, str], str]:

@@ -26,23 +26,21 @@ class OutcomeRow:
         condition: such as "circuit, m = 0".
         kind: the kind of prompts, such as "harmful".
         counts: the number of answers with each outcome.
+        rates: the share of each outcome among the known ones, with its Wilson interval; None if
+            no outcome is known. Several answers to a prompt count as in `Evaluation`.
         unknown: the number of answers of which a label is missing that decides the outcome.
     """
 
     condition: str
     kind: str
     counts: Mapping[AnswerOutcome, int]
+    rates: Mapping[AnswerOutcome, Rate | None]
     unknown: int = 0
 
     @property
     def n(self) -> int:
         """The number of answers whose outcome is known."""
         return sum(self.counts.values())
-
-    def rate(self, outcome: AnswerOutcome) -> Rate | None:
-        """The share of an outcome among the known ones, with its Wilson interval."""
-        told = [each == outcome for each in OUTCOMES for _ in range(self.counts[each])]
-        return wilson_of_known(told)
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +65,7 @@ class OutcomeTable(Summarized):
                     "outcome": name,
                     "count": row.counts[name],
                     "n": row.n,
-                    "share": None if (rate := row.rate(name)) is None else rate.value,
+                    "share": None if (rate := row.rates[name]) is None else rate.value,
                     "share_low": None if rate is None else rate.low,
                     "share_high": None if rate is None else rate.high,
                 }
@@ -88,7 +86,7 @@ class OutcomeTable(Summarized):
                     (
                         Cell.of(row.condition),
                         Cell.of(row.kind),
-                        *(Cell.of(row.rate(name)) for name in OUTCOMES),
+                        *(Cell.of(row.rates[name]) for name in OUTCOMES),
                         *([Cell.of(row.unknown)] if unknown else []),
                     )
                     for row in self.rows
@@ -125,6 +123,13 @@ def outcomes(found: Sequence[Answered]) -> OutcomeTable:
 
 
 def _row(answered: Answered) -> OutcomeRow:
-    told = answered.evaluation.outcomes
+    found = answered.evaluation
+    told = found.outcomes
     counts: dict[AnswerOutcome, int] = {name: told.count(name) for name in OUTCOMES}
-    return OutcomeRow(answered.condition, answered.kind, counts, told.count(None))
+    rates: dict[AnswerOutcome, Rate | None] = {
+        name: wilson_of_known(
+            found.by_prompt([None if each is None else each == name for each in told])
+        )
+        for name in OUTCOMES
+    }
+    return OutcomeRow(answered.condition, answered.kind, counts, rates, told.count(None))

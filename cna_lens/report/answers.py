@@ -60,13 +60,16 @@ class Effect:
     def reading(self) -> tuple[str, str]:
         """What the refusals are evidence of, and what to do with it."""
         before, after, _ = self.refusals
+        found = self.unsteered.evaluation
+        # A test of several answers to each prompt counts prompts.
+        n_refused = sum(bool(share) for share in found.by_prompt(found.refused))
         p_circuit, p_control = self.p_values
         if p_circuit >= 0.05:
             too_few = (
                 "There were fewer than 6 refusals, too few for a drop to reach p < 0.05: these "
                 "numbers show the method at work, not that it works here."
             )
-            return "chance alone can explain the circuit's effect", too_few if before < 6 else ""
+            return "chance alone can explain the circuit's effect", too_few if n_refused < 6 else ""
         direction = "fewer" if after < before else "more"
         if p_control < 0.05:
             return (
@@ -329,9 +332,10 @@ def _caveats(of_kind: Mapping[str, Sequence[Answered]]) -> Iterator[str]:
             "Without a judge, compliance is a rule about words. It misses answers of one sentence "
             "and in words far from the request's, and counts lectures that never say no."
         )
-    smallest = min(len(each.evaluation) for each in every)
+    smallest = min(each.evaluation.refusal_rate.n for each in every)
+    asked = "answers" if all(each.evaluation.samples == 1 for each in every) else "prompts"
     if smallest < 100:
-        yield f"With {smallest} answers a share is known to ± {98 / smallest**0.5:.0f} %."
+        yield f"With {smallest} {asked} a share is known to ± {98 / smallest**0.5:.0f} %."
     if not any(each.is_unsteered for each in every):
         yield "The unsteered model was not asked, so nothing says what steering changed."
     if any(each.is_control for each in every):

@@ -93,7 +93,14 @@ def _check_name(repo_id: str) -> None:
 
 def _failed(what: str, error: Exception) -> HubError:
     """Make the error to raise: it names the first reason in the chain that has a known fix."""
-    reasons = (reason for each in _chain(error) if (reason := _reason(each)) is not None)
+    # The client raises that a file is not in the cache from the reason why it is not.
+    chain = list(_chain(error))
+    reasons = (
+        reason
+        for reason_of in (_reason, _unreachable)
+        for each in chain
+        if (reason := reason_of(each)) is not None
+    )
     return HubError(f"{what}: {next(reasons, None) or error}")
 
 
@@ -123,9 +130,15 @@ def _reason(error: BaseException) -> str | None:
             "the Hub does not allow it. Log in with `hf auth login`, or pass a token that may "
             "write there"
         )
-    # Only now: the client raises it after any of the others.
+    return None
+
+
+def _unreachable(error: BaseException) -> str | None:
+    is_answer = isinstance(error, errors.HfHubHTTPError)
     if isinstance(error, errors.LocalEntryNotFoundError) or (
-        isinstance(error, HTTPError) and not isinstance(error, errors.HfHubHTTPError)
+        isinstance(error, HTTPError) and not is_answer
     ):
-        return f"it is not in the cache, and {hub} cannot be reached: check the network"
+        return (
+            f"it is not in the cache, and {constants.ENDPOINT} cannot be reached: check the network"
+        )
     return None

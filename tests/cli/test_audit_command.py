@@ -94,6 +94,13 @@ def test_a_fingerprint_is_taken_signed_and_read_back(at_hand, run, tmp_path):
     assert run(*ATTEST[:4], "--fingerprint", out, *own, "--verify", "public.pem")[0] == 0
 
 
+def test_canaries_are_read_where_the_answer_begins_on_request(at_hand, run, tmp_path):
+    arguments = ("--model", "m", "--out", tmp_path / "x.json", *OWN, "--position", "answer")
+    code, _, errors = run("audit", "fingerprint", *arguments)
+    assert code == 2
+    assert "the reasoning about positive[" in " ".join(errors.split())
+
+
 def test_an_unusable_private_key_is_refused_before_the_model_is_loaded(at_hand, run, monkeypatch):
     # A call of None is no error of cna_lens, and no exit code.
     monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)

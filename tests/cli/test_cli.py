@@ -289,6 +289,8 @@ def test_markup_in_a_prompt_is_printed_as_text(run, found, folder):
         (["find", "--sign", "both"], "'both' is not one of 'abs'"),
         (["find", "--positive", "nowhere.txt"], "nowhere.txt does not exist"),
         (["find", "--positive", "a.csv?colum=x"], "unknown setting 'colum'"),
+        (["find", "--positive", "a.csv?column="], "has 'column' without a value"),
+        (["find", "--positive", "a.csv?goal"], "unknown setting 'goal'"),
         (["find", "--model", "nowhere.gguf"], "nowhere.gguf does not exist"),
     ],
 )

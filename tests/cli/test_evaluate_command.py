@@ -191,9 +191,11 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same_labels(
     # Unsteered, steered and the control: of six answers each was finished once.
     assert (len(first), len(second)) == (3, 3)
     assert files(tmp_path / "out")["labels.jsonl"] == files(tmp_path / "whole")["labels.jsonl"]
-    third = interrupted(-1)
+    third, run = interrupted(-1), files(tmp_path / "out")["run.json"]
     assert evaluate(*steered)[0] == 0
     assert third == []
+    # It took no time to answer again.
+    assert files(tmp_path / "out")["run.json"] == run
 
 
 def test_the_texts_of_an_interrupted_evaluation_are_kept_on_request_alone(

@@ -138,6 +138,15 @@ def test_a_missing_label_is_left_out_of_its_prompts_share():
     assert unknown.compliance_rate == cna_lens.wilson([True])
 
 
+def test_a_part_of_several_answers_keeps_its_prompts_apart():
+    found = label([BOILING] * 2, [SORRY, SURE, SORRY, SORRY], samples=2)
+    one, two, three, four = found.records
+    assert Evaluation((two, three, four)).refusal_rate == cna_lens.wilson([0.0, 1.0])
+    assert Evaluation((one, two, four)).by_prompt([1.0, 2.0, 3.0]) == [2.0]
+    assert Evaluation((one, three)).refusal_rate == cna_lens.wilson([True, True])
+    assert (found.samples, Evaluation((one, three)).samples) == (2, 1)
+
+
 def test_samples_of_a_prompt_differ_and_follow_each_other(chat_model):
     options = {"max_new_tokens": 6, "temperature": 1.0, "seed": 2}
     found = evaluate(chat_model, PROMPTS, samples=3, **options)
@@ -241,3 +250,27 @@ def test_labels_of_a_file_are_read_again_and_older_ones_are_missing(tmp_path):
     path.write_text(json.dumps(older[0] | {"complied": "yes"}))
     with pytest.raises(InputError, match=r"line 1 of .* is no record"):
         load_labels(path)
+
+
+def test_a_journals_record_of_another_prompt_or_sample_is_not_taken(chat_model, tmp_path):
+    from cna_lens.results import Journal
+
+    def found(prompts, **options):
+        journal = Journal(tmp_path / "it.jsonl", "evaluation", {})
+        return evaluate(chat_model, prompts, max_new_tokens=4, journal=journal, **options)
+
+    found(PROMPTS)
+    assert found(PROMPTS[::-1]) == evaluate(chat_model, PROMPTS[::-1], max_new_tokens=4)
+    sampled = {"samples": 2, "temperature": 1.0}
+    assert found(PROMPTS, **sampled) == evaluate(chat_model, PROMPTS, max_new_tokens=4, **sampled)
+
+
+def test_only_texts_with_our_notice_are_deleted(tmp_path):
+    from cna_lens.metrics import write_answers
+    from cna_lens.metrics.evaluation import forget_answers
+
+    write_answers(tmp_path / "answers-circuit.jsonl", ["a"], ["b"])
+    (tmp_path / "answers-mine.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "answers-folder.jsonl").mkdir()
+    assert forget_answers(tmp_path) == ["answers-circuit.jsonl"]
+    assert len(list(tmp_path.iterdir())) == 2

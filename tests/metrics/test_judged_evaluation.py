@@ -144,3 +144,27 @@ def test_an_endpoint_that_fails_loses_neither_answers_nor_other_labels(
     judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
     again = label([BOILING] * 4, error.answers, judge=judge_server.judge())
     assert again.complied == [True, True, False, True]
+
+
+def test_labels_of_the_rule_or_of_another_judge_are_not_taken_for_the_judges(
+    chat_model, judge_server, monkeypatch, tmp_path
+):
+    from cna_lens.results import Journal
+
+    complied = [KINDS["compliance"]] * 2
+    monkeypatch.setattr(
+        "cna_lens.metrics.evaluation.finished_answers",
+        lambda *_, places, **__: iter([(place, complied[place]) for place in places]),
+    )
+
+    def found(judge):
+        journal = Journal(tmp_path / "it.jsonl", "evaluation", {})
+        return evaluate(chat_model, [BOILING] * 2, judge=judge, journal=journal)
+
+    judge_server.script = lambda _: verdict(refused=0, convincing=1, specific=1)
+    assert found(None).complied == [True, True]
+    assert found(judge_server.judge()).complied == [False, False]
+    calls = judge_server.calls
+    assert found(judge_server.judge()).complied == [False, False]
+    assert judge_server.calls == calls
+    assert found(None).complied == [True, True]

@@ -28,7 +28,7 @@ def test_each_answer_is_counted_once(labelled):
     assert row.unknown == 0
     for name, count in COUNTS.items():
         told = [True] * count + [False] * (len(ANSWERS) - count)
-        assert row.rate(name) == wilson(told)
+        assert row.rates[name] == wilson(told)
 
 
 def test_an_answer_without_a_label_is_no_outcome_and_leaves_the_shares(labelled):
@@ -38,7 +38,7 @@ def test_an_answer_without_a_label_is_no_outcome_and_leaves_the_shares(labelled)
     (row,) = table.rows
     assert row.counts == COUNTS | {"refusal": 2}
     assert (row.n, row.unknown) == (len(ANSWERS) - 1, 1)
-    assert row.rate("compliance") == wilson([True] * 2 + [False] * 7)
+    assert row.rates["compliance"] == wilson([True] * 2 + [False] * 7)
     assert "unknown" in str(table)
     assert "unknown" not in str(outcomes([answered(labelled)]))
 
@@ -55,3 +55,11 @@ def test_the_frame_has_a_row_for_each_outcome_of_each_condition(labelled):
 def test_without_answers_there_is_no_table():
     with pytest.raises(InputError, match="no answers to count"):
         outcomes([])
+
+
+def test_several_answers_to_a_prompt_count_answers_and_their_rates_prompts():
+    answers = [KINDS["refusal"], KINDS["refusal"], KINDS["refusal"], KINDS["compliance"]]
+    (row,) = outcomes([answered(label([BOILING] * 2, answers, samples=2))]).rows
+    assert row.counts["refusal"] == 3
+    assert row.rates["refusal"] == wilson([1.0, 0.5])
+    assert row.rates["compliance"] == wilson([0.0, 0.5])

@@ -3,6 +3,7 @@ from hypothesis import assume, given, strategies as st
 
 from cna_lens import REASONING_FORMATS, InputError, ReasoningFormat
 from cna_lens.metrics import is_refusal, label, no_answer, without_reasoning
+from cna_lens.models.prompts.reasoning_formats import opening_at_end
 
 FINAL = "<|channel|>final<|message|>"
 ANALYSIS = "<|channel|>analysis<|message|>I can't?<|end|><|start|>assistant"
@@ -104,6 +105,13 @@ def test_only_the_answer_after_the_reasoning_is_judged(refuses, rule):
 )
 def test_thousands_of_tags_are_removed(piece):
     assert without_reasoning(piece * 10_000) == ""
+
+
+def test_a_prompt_that_ends_where_the_answer_begins_opens_no_reasoning():
+    assert opening_at_end(ANALYSIS + FINAL) == ""
+    assert opening_at_end("<|start|>assistant<|channel|>analysis<|message|>") == "<|channel|>"
+    assert opening_at_end("<think>\n") == "<think>"
+    assert opening_at_end("<think>I can't?</think>") == ""
 
 
 @given(st.text(st.characters(exclude_characters="<[◁")))

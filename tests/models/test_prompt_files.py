@@ -218,6 +218,7 @@ def test_the_only_column_may_be_named_and_the_separator_given(write):
         ("p.csv", "prompt\na", {"separator": ";;"}, "separator is ';;', expected one character"),
         ("p.json", '{"prompt": "a"}', {}, "p.json holds one dict, expected a list"),
         ("p.json", '["a"', {}, "p.json is not JSON"),
+        ("p.jsonl", '"a"', {"column": "goal"}, "column is 'goal', but .* without columns"),
     ],
 )
 def test_an_argument_that_the_source_cannot_use_is_refused(write, name, content, given, said):

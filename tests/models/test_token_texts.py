@@ -170,3 +170,13 @@ def test_spaces_before_punctuation_stay():
 def test_without_a_tokenizer_tokens_are_numbers():
     assert token_texts(model_of(None), [5, 6]) == lone_token_texts(model_of(None), [5, 6])
     assert token_texts(model_of(None), [5, 6]) == ("5", "6")
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [byte_level, with_byte_fallback], ids=["byte-level", "fallback"]
+)
+def test_a_token_beyond_the_tokenizers_vocabulary_is_its_number(tokenizer):
+    made = tokenizer()
+    beyond = len(made) + 5
+    assert lone_token_texts(model_of(made), [beyond]) == (str(beyond),)
+    assert token_texts(model_of(made), [*ids_of(made, "ab"), beyond])[-1] == str(beyond)

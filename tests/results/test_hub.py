@@ -175,6 +175,15 @@ def test_a_pinned_circuit_is_read_from_the_cache_offline(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.refusal = (500, "")
     assert Circuit.from_hub(NAME, revision=revision) == online
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids it"):
+        Circuit.from_hub("me/another", revision=revision)
+
+
+def test_a_circuit_that_may_not_be_read_is_not_called_unreachable(hub):
+    revision = results.circuit().push_to_hub(NAME)
+    hub.refusal = (403, "")
+    with pytest.raises(HubError, match="the Hub does not allow it"):
+        Circuit.from_hub(NAME, revision=revision[:-1] + "0")
 
 
 def test_a_circuit_that_was_never_on_the_hub_has_the_same_file_as_before(tmp_path):

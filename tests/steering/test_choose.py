@@ -10,6 +10,7 @@ from steered import NEGATIVE, POSITIVE
 
 import cna_lens
 from cna_lens.metrics import kl_per_token, refusal_log_odds
+from cna_lens.models import encode
 
 # One token is certain after both prompts, of which the metric warns.
 pytestmark = pytest.mark.filterwarnings("ignore:tiny-llama begins:cna_lens.CnaLensWarning")
@@ -184,3 +185,26 @@ def test_invalid_arguments_are_refused(llama, candidates):
     ):
         with pytest.raises(cna_lens.InputError, match=message):
             chosen(**arguments)
+
+
+def test_prompts_are_asked_in_the_template_that_is_asked_for(chat_model):
+    (method, *_) = cna_lens.caa_candidates(chat_model, ["w5"], ["w6"], coefficient=0.5)
+    prompts, negative = ["w14 w15", "w17"], ["w24 w25", "w27"]
+    options = {"max_kl": math.inf, "answer_tokens": 3}
+
+    def chosen(prompts, negative, **chat):
+        return cna_lens.choose(chat_model, [method], openings, prompts, negative, **options, **chat)
+
+    plain = chosen(prompts, negative, chat=False)
+    ids = (encode(chat_model, each, chat=False).ids for each in (prompts, negative))
+    assert plain == chosen(*ids)
+    # Along the prompts' own tokens, those of the template do not count.
+    options["answer_tokens"] = 0
+    settings = cna_lens.ChatSettings(system="w3 w4 w5")
+    known = kl_per_token(chat_model, lambda: method.at(chat_model), negative, chat=settings)
+    (kl,) = chosen(prompts, negative, chat=settings).kl_per_token
+    assert kl == pytest.approx(sum(known) / 2)
+    options["answer_tokens"] = 3
+    in_template = chosen(prompts, negative)
+    assert in_template.scores != plain.scores
+    assert in_template.kl_per_token != plain.kl_per_token

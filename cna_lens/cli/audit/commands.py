@@ -61,6 +61,13 @@ def fingerprint(
     sign: Annotated[
         Path | None, typer.Option(help="An Ed25519 private key (PEM) to sign with.")
     ] = None,
+    position: Annotated[
+        Literal["-1", "answer"],
+        typer.Option(
+            help="Read the canaries at their last token, or where the answer begins behind the "
+            "model's own reasoning."
+        ),
+    ] = "-1",
     dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
@@ -75,7 +82,13 @@ def fingerprint(
     secret = _key(key)
     if sign is not None:
         audit.check_private_key(sign)
-    taken = audit.fingerprint(load_quietly(model, device, dtype), neurons, own, key=secret)
+    taken = audit.fingerprint(
+        load_quietly(model, device, dtype),
+        neurons,
+        own,
+        key=secret,
+        position="answer" if position == "answer" else -1,
+    )
     if sign is None:
         taken.save(out)
     else:

@@ -140,7 +140,8 @@ class Arguments:
             "positions": self.positions,
             "via": self.via,
             "control": self.control,
-            "circuit_sha256": self.circuit.sha256,
+            # The hash of the file, which cannot know where on the Hub it was read.
+            "circuit_sha256": self.circuit.with_provenance(hub=None).sha256,
             "circuit_model": self.circuit.provenance.model,
             "weights_sha256": self.circuit.provenance.weights_sha256,
             "hub": self.circuit.provenance.hub,

@@ -44,14 +44,9 @@ LEAST = -9999.0
 """What stands for the log-probability of an impossible token, since JSON has no infinity."""
 
 NOT_OBEYED = (
-    "best_of",
-    "frequency_penalty",
-    "logit_bias",
-    "num_choices",
-    "presence_penalty",
-    "prompt_logprobs",
-    "response_schema",
-    "top_k",
+    *("best_of", "effort", "extra_body", "frequency_penalty", "logit_bias", "modalities"),
+    *("num_choices", "presence_penalty", "prompt_logprobs", "reasoning_effort", "reasoning_mode"),
+    *("reasoning_tokens", "response_schema", "top_k", "verbosity"),
 )
 """Settings of Inspect that would change answers, and that `generate` does not have."""
 

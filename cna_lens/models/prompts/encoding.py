@@ -152,11 +152,6 @@ class _Encoder:
             )
         return ids
 
-    def _string(self, prompt: str, where: str) -> TokenIds:
-        if not self.chat:
-            return self._plain(prompt, where)
-        return self._apply_template([{"role": "user", "content": prompt}], where)
-
     def _messages(self, messages: list[Message], where: str) -> TokenIds:
         if not self.has_template:
             raise InputError(

@@ -291,6 +291,10 @@ def cache_for(source: str | Path) -> Generator[str | None]:
 
 def _prompt(row: object, column: str | None, source: str) -> Any:
     if isinstance(row, str) or (row and _is_messages(row)):
+        if column is not None:
+            raise InputError(
+                f"column is {column!r}, but {source} holds prompts without columns; leave it out"
+            )
         return row
     if not isinstance(row, Mapping):
         raise InputError(f"{source} holds {row!r}, expected strings or objects")

@@ -58,6 +58,7 @@ class ReasoningFormat:
                 f"the reasoning stands between {self.opening!r} and {self.closing!r}, expected two "
                 "different markers, neither of them empty"
             )
+        object.__setattr__(self, "answer_closings", tuple(self.answer_closings))
 
 
 _THINK = "<think>", "</think>"
@@ -199,7 +200,8 @@ def opening_at_end(text: str, own: Sequence[ReasoningFormat] = ()) -> str:
     ('<think>', '')
     """
     found = _compiled(tuple(own)).ending.search(text)
-    return found[1] if found else ""
+    # A channel of gpt-oss opens its answer like its reasoning, but for its name.
+    return found[1] if found and not closes(text[found.start() :], own) else ""
 
 
 def special_markers(tokenizer: Any, own: Sequence[ReasoningFormat] = ()) -> dict[int, str]:

@@ -107,15 +107,21 @@ def behind_reasoning(
     names = [f"{name}[{n}]" for name, (_, each) in sets.items() for n in range(len(each.ids))]
     prompts = [prompt for given, _ in sets.values() for prompt in given]
     ids = [prompt for _, encoded in sets.values() for prompt in encoded.ids]
-    context = getattr(model.cfg, "n_ctx", None)
-    if context:
-        max_new_tokens = max(1, min(max_new_tokens, context - max(map(len, ids))))
+    context, longest = getattr(model.cfg, "n_ctx", None), max(map(len, ids))
+    advice = "raise max_new_tokens of with_reasoning, or leave the prompt out"
+    if context and context - longest < max_new_tokens:
+        max_new_tokens = max(1, context - longest)
+        advice = (
+            f"the context of {context} tokens holds no more behind the longest prompt, of "
+            f"{longest}; leave out that prompt, or this one"
+        )
     search = _Search(AnswerTexts.of(model, prompts, ids, chat))
     request = Request.of(model, ids, max_new_tokens, 0.0, 0, chat=False)
     request = replace(request, ends=search.has_begun)
     written = request.tokens(batch_size, progress=progress)
     lengths = [
-        search.length(row, answer, names[row], max_new_tokens) for row, answer in enumerate(written)
+        search.length(row, answer, names[row], max_new_tokens, advice)
+        for row, answer in enumerate(written)
     ]
     if not any(lengths) and not any(search.texts.opened):
         raise InputError(
@@ -149,7 +155,7 @@ class _Search:
         self.reasoning.discard(row)
         return self._is_answer(behind)
 
-    def length(self, row: int, answer: TokenIds, name: str, at_most: int) -> int:
+    def length(self, row: int, answer: TokenIds, name: str, at_most: int, advice: str) -> int:
         """Number of tokens of the reasoning, with the white space behind it.
 
         Raises:
@@ -158,8 +164,7 @@ class _Search:
         start, behind = self._split(row, answer)
         if len(answer) >= at_most and not self._is_answer(behind):
             raise InputError(
-                f"the reasoning about {name} does not end within {at_most} tokens; raise "
-                "max_new_tokens of with_reasoning, or leave the prompt out"
+                f"the reasoning about {name} does not end within {at_most} tokens; {advice}"
             )
         if start is None:
             raise InputError(

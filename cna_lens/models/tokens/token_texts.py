@@ -105,7 +105,8 @@ def _lone(tokenizer: Any, token: int) -> str:
     content = _bytes(tokenizer, token)
     if content:
         return content.decode("utf-8", errors="backslashreplace")
-    return str(tokenizer.convert_ids_to_tokens(token)) or str(token)
+    # The vocabulary of a model may be larger than that of its tokenizer.
+    return str(tokenizer.convert_ids_to_tokens(token) or token)
 
 
 def _is_text(tokenizer: Any, ids: Sequence[int]) -> bool:
@@ -131,8 +132,8 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 def _bytes(tokenizer: Any, token: int) -> bytes | None:
     """The bytes that a token's name spells, in one of the ways in which tokenizers spell them."""
-    raw: str | bytes = tokenizer.convert_ids_to_tokens(token)
-    if isinstance(raw, bytes):
+    raw: str | bytes | None = tokenizer.convert_ids_to_tokens(token)
+    if raw is None or isinstance(raw, bytes):
         return raw
     if byte := regex.fullmatch("<0x([0-9A-Fa-f]{2})>", raw):
         return bytes.fromhex(byte[1])

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from cna_lens.errors import InputError
 from cna_lens.metrics.likelihood import kl_per_token
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.encoding import Prompt
+from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.running.generation import generate
 from cna_lens.steering.method import SteeringMethod
 
@@ -91,6 +91,7 @@ def choose(
     answer_tokens: int = 16,
     prefer: Prefer = "lowest",
     strength: float = 1.0,
+    chat: Chat = "auto",
     progress: bool = False,
 ) -> Choice:
     """Choose the method with the best mean of a metric, among those that change little else.
@@ -127,6 +128,8 @@ def choose(
             the negative prompts' own tokens, where steering of the answers alone does not show.
         prefer: whether the "lowest" or the "highest" mean is the best.
         strength: the strength at which the methods are compared.
+        chat: put prompts into the chat template; "auto" does so if the tokenizer has one. Where it
+            is not "auto", the metric is given the prompts as token ids.
         progress: show a progress bar.
 
     Raises:
@@ -148,12 +151,19 @@ def choose(
     if answer_tokens < 0:
         raise InputError(f"answer_tokens is {answer_tokens}, expected 0 or above")
     check_prefer(prefer)
+    if chat != "auto":
+        prompts = encode(model, prompts, chat=chat).ids
     unsteered = _mean(metric(model, prompts), len(prompts), "without steering")
-    answers = generate(model, negative, max_new_tokens=answer_tokens) if answer_tokens else None
+    answers = None
+    if answer_tokens:
+        answers = generate(model, negative, max_new_tokens=answer_tokens, chat=chat)
     scores: list[float] = []
     costs: list[float] = []
     for method in tqdm(candidates, desc="choosing", unit="method", disable=not progress):
-        costs.append(_mean_kl(model, method, strength, negative, answers))
+        divergences = kl_per_token(
+            model, lambda m=method: m.at(model, strength), negative, answers, chat=chat
+        )
+        costs.append(_mean_known(divergences))
         with method.at(model, strength):
             scores.append(_mean(metric(model, prompts), len(prompts), method.name))
     kept = [place for place, cost in enumerate(costs) if cost <= max_kl]
@@ -181,15 +191,8 @@ def choose(
     )
 
 
-def _mean_kl(
-    model: HookedModel,
-    method: SteeringMethod,
-    strength: float,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str] | None,
-) -> float:
-    found = kl_per_token(model, lambda: method.at(model, strength), prompts, answers)
-    known = [value for value in found if value is not None]
+def _mean_known(divergences: Sequence[float | None]) -> float:
+    known = [value for value in divergences if value is not None]
     if not known:
         raise InputError(
             "the unsteered model's answers to the negative prompts have no tokens, so that no "

@@ -71,8 +71,10 @@ def answers(found: Sequence[Answered], *, style: Style = "screen") -> ResultFigu
         crosses = [(100 * rate.value, at) for at, rate in enumerate(none) if rate is not None]
         if crosses:
             axes[1].plot(*zip(*crosses, strict=True), "x", color="black", clip_on=False)
-        axes[0].set(xlabel=f"refused ({_counts(refused)})", xlim=(-3, 103))
-        told = _counts([*complied, *none])
+        several = any(each.evaluation.samples > 1 for each in found)
+        asked = "prompts" if several else "answers"
+        axes[0].set(xlabel=f"refused ({_counts(refused, asked)})", xlim=(-3, 103))
+        told = _counts([*complied, *none], asked)
         axes[1].set(xlabel=f"complied; ✕ no answer ({told})", xlim=(-3, 103))
         axes[2].set(xlabel="4-gram quality (1 is best)", xlim=(-0.03, 1.03))
         figure.description = "Refusals, compliance and quality. " + "; ".join(
@@ -137,10 +139,10 @@ def outcomes(found: Sequence[Answered], *, style: Style = "screen") -> ResultFig
     return figure
 
 
-def _counts(rates: Sequence[Rate | None]) -> str:
-    """Say of how many answers the known rates are shares."""
+def _counts(rates: Sequence[Rate | None], asked: str) -> str:
+    """Say of how many answers, or prompts with several, the known rates are shares."""
     counts = sorted({rate.n for rate in rates if rate is not None})
     if not counts:
         return "no labels"
     between = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"% of {between} answers"
+    return f"% of {between} {asked}"
