@@ -142,7 +142,7 @@ def test_a_part_of_several_answers_keeps_its_prompts_apart():
     found = label([BOILING] * 2, [SORRY, SURE, SORRY, SORRY], samples=2)
     one, two, three, four = found.records
     assert Evaluation((two, three, four)).refusal_rate == cna_lens.wilson([0.0, 1.0])
-    assert Evaluation((one, two, four)).by_prompt([1.0, 2.0, 3.0]) == [2.0]
+    assert Evaluation((one, two, four)).by_prompt([1.0, 2.0, 3.0]) == [1.5, 3.0]
     assert Evaluation((one, three)).refusal_rate == cna_lens.wilson([True, True])
     assert (found.samples, Evaluation((one, three)).samples) == (2, 1)
 
