@@ -53,7 +53,7 @@ test-core: setup
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
 
-# The tests that take the demo model longest: the demo, the matched pair, the bench.
+# The tests that take longest: the demo, the matched pair, the bench, the paper on tiny models.
 test-long: setup
 	$(VENV)/bin/$(PYTEST) -m long
 

@@ -281,6 +281,7 @@ def test_the_scopes_are_the_positions_of_steer():
     assert set(SCOPES.values()) == set(get_args(Positions))
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_on_the_demo_model_both_answers_equal_those_of_generate(demo):
     prompts = cna_lens.prompt_set("refusal")

@@ -278,6 +278,7 @@ def test_training_lowers_the_loss_and_writes_only_the_drawn_neurons(small, tmp_p
     assert longer.record["loss"] < found.record["loss"]
 
 
+@pytest.mark.long
 def test_an_interrupted_training_goes_on_to_the_same_model(small, tmp_path, monkeypatch):
     from experiments.planted import train as module
 

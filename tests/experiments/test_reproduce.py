@@ -28,6 +28,9 @@ from experiments.study.cells import Cell, Discovery, Steering
 from experiments.study.settings import load_study
 from experiments.study.sources import Sources
 
+# It takes half a minute, most of it before the first test.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def offline(tmp_path_factory):

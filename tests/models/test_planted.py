@@ -187,10 +187,9 @@ def one_of(split):
     return next(name for name in names if planted_package.planting(name).behaviour is not None)
 
 
+@pytest.mark.long
 @pytest.mark.real_model
-@pytest.mark.parametrize(
-    "name", [one_of("tuning"), pytest.param(one_of("reporting"), marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("name", [one_of("tuning"), one_of("reporting")])
 def test_a_packaged_model_shows_its_behaviour_by_its_planted_neurons(name):
     model, truth = cna_lens.load_model(name, device="cpu"), planted_truth(name)
     behaviour = BEHAVIOURS[planted_package.planting(name).behaviour]

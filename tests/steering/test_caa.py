@@ -239,6 +239,7 @@ def test_a_hook_point_of_another_width_than_the_vector_is_refused(change):
         change(torch.ones(1).double())(torch.ones(1, 2, 16), None)
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_caa_moves_refusal_both_ways_and_further_than_random_vectors_of_the_same_length(demo):
     # SmolLM2-135M-Instruct seldom refuses, so the change of the log-odds is compared.
