@@ -16,6 +16,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils import _python_dispatch
 
 from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.paged_weights import reads_weights_ahead
 from cna_lens.models.trial.kv_cache import hands_cache_on
 
 Kind = Literal[
@@ -135,7 +136,7 @@ def _own_hooks(path: str, module: nn.Module) -> Iterator[Interception]:
 
 def _is_wiring(function: Any) -> bool:
     """Whether a library added a hook: its code must run in that module, as a name can be forged."""
-    if hands_cache_on(function):
+    if hands_cache_on(function) or reads_weights_ahead(function):
         return True
     code = getattr(function, "__func__", function)
     runs_in = getattr(code, "__globals__", {})

@@ -18,9 +18,10 @@ OWN_HOOKS = (
     "transformer_lens",
     "transformers.utils.output_capturing",
     "cna_lens.models.trial.kv_cache",
+    "cna_lens.models.inside.paged_weights",
 )
 """Modules whose hooks belong to a model: the bridge's, those that Transformers leaves after a
-request for hidden states, and the translation of the cache."""
+request for hidden states, the translation of the cache, and the reading of weights from disk."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from cna_lens.discovery.activations.means import Reducer
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.expert_hooks import expert_hooks
+from cna_lens.models.inside.paged_weights import paged_weights
 from cna_lens.models.inside.sites import LayerSites, Site, site_hook_names, sparse_sites
 from cna_lens.models.prompts.encoding import EncodedPrompts, TokenIds, pad_token_id
 from cna_lens.models.running.batching import BatchSize, check_batch_size
@@ -24,6 +25,7 @@ from cna_lens.models.running.forward import SharedPrefix
 from cna_lens.models.running.memory import run_in_batches
 from cna_lens.models.running.packing import PackedTokens, Row, alone, forward_rows, rows_for
 from cna_lens.models.running.positions import prompt_lengths
+from cna_lens.models.trial.trial import tried
 from cna_lens.results.layout import HOOK_SITE, Layout
 from cna_lens.results.provenance import Position, Source
 
@@ -208,7 +210,8 @@ class Reader:
         A batch that does not fit the memory is halved, and so are those after it.
         """
         places = self.places(prompts)
-        prefix = self.prefix(prompts, min(places))
+        # Behind a prefix of its own, all weights would be read from the disk a second time.
+        prefix = SharedPrefix(0) if self._in_one_pass else self.prefix(prompts, min(places))
         suffixes = [ids[prefix.length :] for ids in prompts]
         rows = self._rows(suffixes, prefix)
 
@@ -245,6 +248,16 @@ class Reader:
         if not self.share_prefix:
             return SharedPrefix(0)
         return SharedPrefix.of(self.model, prompts, at_most)
+
+    @property
+    def _in_one_pass(self) -> bool:
+        """Whether rows hold the prompts whole, since the weights are read from the disk."""
+        return (
+            self.share_prefix
+            and self.batch_size == "auto"
+            and paged_weights(self.model) is not None
+            and tried(self.model).no_packing is None
+        )
 
     def _rows(self, suffixes: Sequence[TokenIds], prefix: SharedPrefix) -> list[Row]:
         if not self.share_prefix or self.batch_size != "auto":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cna_lens.errors import CnaLensWarning, ModelError
 from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.paged_weights import paged_weights
 from cna_lens.models.inside.projections import DownProjection, down_projection, projection_kind
 from cna_lens.results.neurons import MLP, AnyNeuron
 
@@ -182,6 +183,11 @@ def obstacle_to_scaling(
         for module in cast("nn.Module", model).modules()
         for parameter in module.parameters(recurse=False)
     )
+    if paged_weights(model) is not None:
+        return (
+            "the weights do not fit the memory and are read from disk, and pages that are written "
+            "to would have to stay in memory"
+        )
     for mlp, projection in projections.items():
         if projection is None:
             kind = projection_kind(model, mlp)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import psutil
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from cna_lens.errors import CnaLensWarning
 from cna_lens.models.hooked_model import HookedModel, input_device
+from cna_lens.models.inside.paged_weights import PagedWeights, paged_weights
 from cna_lens.models.running.batching import BatchSize, length_buckets
 
 Result = TypeVar("Result")
@@ -102,10 +104,16 @@ def _tokens_that_fit(model: HookedModel, longest: int, size: int) -> int:
 
 
 def _that_fit(model: HookedModel, size: int, on_cpu: int, on_gpu: int) -> int:
-    """Count things of `size` bytes that fit half of the free memory and run fast."""
+    """Count things of `size` bytes that fit half of the free memory and run fast.
+
+    Where weights are read from disk, things that run together share one reading, so as many run
+    together as on a GPU; and the memory that keeps weights is not free.
+    """
     device = input_device(model)
-    fits = _free_bytes(device) // 2 // size
-    return min(fits, on_cpu if device.type == "cpu" else on_gpu)
+    paged = paged_weights(model)
+    free = _free_bytes(device) - (0 if paged is None else paged.resident_bytes)
+    fits = max(0, free) // 2 // size
+    return min(fits, on_cpu if device.type == "cpu" and paged is None else on_gpu)
 
 
 def _itemsize(model: HookedModel) -> int:
@@ -149,10 +157,23 @@ def run_in_batches(
     else:
         batches = length_buckets(lengths, max_prompts=batch_size)
     counts = [1] * len(lengths) if counts is None else counts
+    if progress and (paged := paged_weights(model)) is not None:
+        with _read(paged, desc, len(batches)):
+            yield from run_in_halves(batches, run)
+        return
     with tqdm(total=sum(counts), desc=desc, unit="prompt", disable=not progress) as bar:
         for batch, result in run_in_halves(batches, run):
             yield batch, result
             bar.update(sum(counts[row] for row in batch))
+
+
+@contextmanager
+def _read(paged: PagedWeights, desc: str, passes: int) -> Generator[None]:
+    """Show a bar of the weights that are read."""
+    total = passes * paged.n_bytes
+    bar = tqdm(total=total, desc=desc, unit="B", unit_scale=True, unit_divisor=1024)
+    with bar, paged.watched(bar.update):
+        yield
 
 
 def run_in_halves(

@@ -17,16 +17,22 @@ from cna_lens.models.hooked_model import (
     input_device,
     model_name,
 )
+from cna_lens.models.inside.paged_weights import paged_weights
 from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.batching import pad
 from cna_lens.models.running.forward import SharedPrefix, forward_trunk, sliding_window
 from cna_lens.models.running.memory import token_budget
+from cna_lens.models.trial.tree_mask import reads_other_prompts, refuses_tree_mask
 from cna_lens.models.trial.trial import tried
 
 _log = logging.getLogger(__name__)
 
 ROW_TOKENS = 96
 """Longer rows share more, but attention in a row grows with its square; 80 to 128 cost the same."""
+
+PAGED_ROW_TOKENS = 384
+"""For weights that are read from disk: the common beginning is computed in each row, since a pass
+of its own would read all weights again; and matrices so large outweigh attention."""
 
 WORTH_TRYING = 8
 """Packing must save an eighth of a full pass, since it is first tried on a few tokens."""
@@ -174,48 +180,59 @@ def rows_for(
         prefix: the common beginning of all prompts.
         read: runs rows of prompts, and gives the activations at one place of each prompt.
     """
-    single, packed = alone(suffixes), pack(suffixes, ROW_TOKENS)
+    is_paged = paged_weights(model) is not None
+    single = alone(suffixes)
+    packed = pack(suffixes, PAGED_ROW_TOKENS if is_paged else ROW_TOKENS)
     saved = sum(row.length for row in single) - sum(row.length for row in packed)
     longest = prefix.length + max(row.length for row in packed)
-    if saved * WORTH_TRYING < token_budget(model, longest):
+    if not is_paged and saved * WORTH_TRYING < token_budget(model, longest):
         return single
-    if reason := cannot_pack(model, suffixes, longest, read):
+    if reason := cannot_pack(model, suffixes, longest, prefix, read):
         _log.info("%s: prompts run one a row, since %s", model_name(model), reason)
         return single
     return packed
 
 
 def cannot_pack(
-    model: HookedModel, suffixes: Sequence[TokenIds], longest: int, read: Read
+    model: HookedModel,
+    suffixes: Sequence[TokenIds],
+    longest: int,
+    prefix: SharedPrefix,
+    read: Read,
 ) -> str | None:
     """Say why a model cannot run several prompts in one row; None where it can.
 
-    The configuration does not say whether a model respects a tree mask and given positions. A trial
-    on a few tokens shows it: the same prompt runs alone and beside another.
+    The configuration does not say whether a model respects a tree mask and given positions. The
+    trial of the model shows it for rows that stand alone. For rows behind a prefix the same prompt
+    runs alone and beside another, on a few tokens.
 
     Args:
         model: the model.
         suffixes: the prompts' tokens after the prefix.
         longest: tokens of the longest row, with the prefix.
+        prefix: the common beginning of all prompts.
         read: runs rows of prompts, and gives the activations at one place of each prompt.
     """
-    if reason := tried(model).no_sharing:
+    can = tried(model)
+    if reason := can.no_sharing or can.no_packing:
         return reason
     if carries_hooks(model):
         return "a hook on the model may count rows or positions"
     window = sliding_window(model)
     if window is not None and window < longest:
         return f"a row of {longest} tokens is longer than the window of {window}"
+    if not prefix.length:
+        return None
     first, last = min(suffixes)[:TRIED_TOKENS], max(suffixes)[:TRIED_TOKENS]
     places = [len(first) - 1, len(last) - 1, len(last) - 1]
     try:
         _, beside, by_itself = read([[first, last], [last]], places)
     except Exception as error:
-        return f"{model_name(model)} refuses a tree mask: {error}"
+        return refuses_tree_mask(model, error)
     tolerance = torch.finfo(by_itself.dtype).eps ** 0.5
     if (beside - by_itself).norm() <= tolerance * by_itself.norm():
         return None
-    return f"{model_name(model)} computes a prompt differently when another is in its row"
+    return reads_other_prompts(model)
 
 
 def forward_rows(model: HookedModel, packed: PackedTokens, prefix: SharedPrefix) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from textwrap import shorten
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -30,29 +29,20 @@ from cna_lens.models.hooked_model import (
     model_name,
     without_hooks,
 )
+from cna_lens.models.inside.experts import unwrapped
+from cna_lens.models.inside.paged_weights import paged_weights
 from cna_lens.models.inside.projections import projection_module
 from cna_lens.models.inside.sites import neuron_sites
-from cna_lens.models.trial.kv_cache import (
-    WAYS_TO_CACHE,
-    Keyword,
-    cached_tokens,
-    hand_cache_on,
-    keeps_keys_and_values,
-    new_cache,
-)
+from cna_lens.models.trial.caching import PREFIX, deprecation_raised, not_held, ways_to_cache
+from cna_lens.models.trial.kv_cache import WAYS_TO_CACHE, Keyword, hand_cache_on, new_cache
+from cna_lens.models.trial.logits import logits_of, plain_name, said, same, tolerance
 from cna_lens.models.trial.plain_model import PlainModel, relative_error
+from cna_lens.models.trial.tree_mask import keeps_logits, keeps_logits_and_packs
 from cna_lens.results.neurons import MLP
 from cna_lens.results.provenance import library_versions
 
 PROMPT = (11, 7, 23, 5, 17, 3)
 """Any tokens serve; so few take less time than reading one prompt set."""
-
-OTHERWISE = "computes differently with its cache than without"
-
-DEPRECATED = "the argument that takes its cache is deprecated"
-
-PREFIX = 4
-"""The number of the prompt's tokens that are cached first."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +53,7 @@ class Trial:
         cache: the argument through which its forward takes a cache; None where no cache works.
         no_cache: why it cannot continue from a cache; None where it can.
         no_sharing: why several prompts cannot continue from one prefix; None where they can.
+        no_packing: why it cannot run several prompts in one row of tokens; None where it can.
         keeps_logits: whether it can compute the logits of chosen positions alone.
         reads_mask: whether a mask without padding leaves its logits unchanged.
     """
@@ -70,6 +61,7 @@ class Trial:
     cache: Keyword | None
     no_cache: str | None
     no_sharing: str | None
+    no_packing: str | None
     keeps_logits: bool
     reads_mask: bool
 
@@ -96,6 +88,8 @@ def tried(model: HookedModel) -> Trial:
     module = cast("nn.Module", model)
     if module not in _trials:
         check_model(model)
+        # Before the first pass, which would read all weights without it.
+        paged_weights(model)
         with without_hooks(model), _plainly(model):
             trial = _try_bridge(model) if is_bridge(model) else _try_hooked_transformer(model)
         _trials[module] = trial
@@ -119,10 +113,10 @@ def obstacle_by_shapes(model: HookedModel) -> str | None:
         if translated:
             hand_cache_on(model)
         try:
-            with torch.no_grad(), _deprecation_raised(keyword):
+            with torch.no_grad(), deprecation_raised(keyword):
                 cache = new_cache(model)
-                _logits(model, ids, use_cache=True, **{keyword: cache})
-                reason = _not_held(model, cache, PREFIX)
+                logits_of(model, ids, use_cache=True, **{keyword: cache})
+                reason = not_held(model, cache, PREFIX)
         except FutureWarning:
             continue
         # Without numbers, a model may fail for reasons of its own.
@@ -176,47 +170,27 @@ def _try_bridge(model: HookedModel) -> Trial:
     except (AttributeError, TypeError, KeyError) as error:
         raise ModelError(
             f"TransformerLens cannot run {model_name(model)} with the versions installed "
-            f"({_said(error)}); {_mend(model)}"
+            f"({said(error)}); {_mend(model)}"
         ) from error
-    keeps_logits = _keeps_logits(model, ids)
     if not reads_mask:
-        reason = f"{_plain_name(model)} misreads the attention mask of a batch"
-        return Trial(None, reason, reason, keeps_logits, reads_mask)
-    keyword, no_cache, no_sharing = _ways_to_cache(model, ids, whole)
-    return Trial(keyword, no_cache, no_sharing, keeps_logits, reads_mask)
+        reason = f"{plain_name(model)} misreads the attention mask of a batch"
+        return Trial(None, reason, reason, reason, keeps_logits(model, ids), reads_mask)
+    keeps, no_packing = keeps_logits_and_packs(model, ids, whole)
+    keyword, no_cache, no_sharing = ways_to_cache(model, ids, whole)
+    return Trial(keyword, no_cache, no_sharing, no_packing, keeps, reads_mask)
 
 
 def _try_hooked_transformer(model: HookedModel) -> Trial:
     with _hook_points_checked(model):
         model.forward(_prompt(model), return_type="logits")
     reason = f"a {type(model).__name__} takes no Hugging Face cache"
-    return Trial(None, None, reason, keeps_logits=False, reads_mask=True)
+    return Trial(None, None, reason, reason, keeps_logits=False, reads_mask=True)
 
 
 def _prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
     vocabulary = int(model.cfg.d_vocab)
     tokens = [token % vocabulary for token in PROMPT[: getattr(model.cfg, "n_ctx", None)]]
     return torch.tensor([tokens], device=input_device(model))
-
-
-def _tolerance(logits: Tensor) -> float:
-    """Relative error far above rounding, and far below that of another computation."""
-    # Models compute norms and softmax in float32, whatever their weights are.
-    return max(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits agree up to a constant; logits that are not finite count as equal."""
-    if not bool(torch.isfinite(expected).all()):
-        return True
-    found, expected = (logits - logits.mean(-1, keepdim=True) for logits in (found, expected))
-    return relative_error(found, expected) <= _tolerance(expected)
-
-
-def _logits(
-    model: HookedModel, ids: Int64[Tensor, "batch pos"], **options: Any
-) -> Float[Tensor, "batch kept_pos d_vocab"]:
-    return model.forward(ids, return_type="logits", **({"use_cache": False} | options))
 
 
 def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_vocab"], bool]:
@@ -227,33 +201,42 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
             point differs from the input of the down projection.
     """
     with _hook_points_checked(model):
-        masked = _logits(model, ids, attention_mask=torch.ones_like(ids))[0]
+        masked = logits_of(model, ids, attention_mask=torch.ones_like(ids))[0]
     plain = PlainModel.inside(model)
     try:
-        expected = plain.logits(ids)[0]
+        with _read_ahead(model, plain):
+            expected = plain.logits(ids)[0]
     except torch.OutOfMemoryError:
         raise
     # The bridge may be right even where the model cannot run alone.
     except Exception as error:
         warnings.warn(
             f"{model_name(model)} cannot be compared with the Hugging Face model inside it, which "
-            f"does not run alone ({_said(error)}); compare the logits of a prompt yourself before "
+            f"does not run alone ({said(error)}); compare the logits of a prompt yourself before "
             "you use it",
             CnaLensWarning,
             stacklevel=5,
         )
         return masked, True
-    if _same(masked, expected):
+    if same(masked, expected):
         return masked, True
-    unmasked = _logits(model, ids)[0]
-    if _same(unmasked, expected):
+    unmasked = logits_of(model, ids)[0]
+    if same(unmasked, expected):
         return unmasked, False
-    layer = plain.first_layer_that_differs(model, ids, _tolerance(expected))
+    layer = plain.first_layer_that_differs(model, ids, tolerance(expected))
     where = "after the last layer" if layer is None else f"from layer {layer} on"
     raise ModelError(
         f"the TransformerBridge of {model_name(model)} does not compute what its Hugging Face "
         f"model computes: it differs {where}; {_mend(model)}"
     )
+
+
+def _read_ahead(model: HookedModel, plain: PlainModel) -> AbstractContextManager[None]:
+    """Read the weights of the plain model ahead too, where the memory does not hold them."""
+    paged = paged_weights(model)
+    if paged is None:
+        return nullcontext()
+    return paged.hooked(plain.copies[unwrapped(block)] for block in cast("Any", model).blocks)
 
 
 @contextmanager
@@ -317,139 +300,4 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
         return True
     if found.numel() != expected.numel():
         return False
-    return relative_error(found.reshape(expected.shape), expected) <= _tolerance(expected)
-
-
-def _keeps_logits(model: HookedModel, ids: Tensor) -> bool:
-    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-    try:
-        logits = _logits(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
-    except TypeError:
-        return False
-    return logits.shape[1] == 1
-
-
-def _ways_to_cache(
-    model: HookedModel, ids: Tensor, whole: Tensor
-) -> tuple[Keyword | None, str | None, str | None]:
-    """Find the argument of a cache that works, and the obstacles to caching and to sharing."""
-    reasons: list[str] = []
-    for keyword, translated in WAYS_TO_CACHE:
-        undo = hand_cache_on(model) if translated else None
-        no_cache, no_sharing = _obstacles(model, ids, whole, keyword)
-        if no_cache is None:
-            return keyword, None, no_sharing
-        reasons.append(no_cache)
-        if undo is not None:
-            undo()
-    # A deprecated argument says nothing about the model.
-    reason = next((reason for reason in reasons if reason != DEPRECATED), DEPRECATED)
-    return None, reason, reason
-
-
-def _obstacles(
-    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
-) -> tuple[str | None, str | None]:
-    """Find the obstacles to generating with a cache, and to sharing one."""
-    try:
-        with _deprecation_raised(keyword):
-            no_sharing = _obstacle_to_sharing(model, ids, whole, keyword)
-            return no_sharing and _obstacle_to_cache(model, ids, whole, keyword), no_sharing
-    except FutureWarning:
-        return DEPRECATED, DEPRECATED
-    except torch.OutOfMemoryError:
-        raise
-    # Models without a cache raise many kinds of errors.
-    except Exception as error:
-        reason = f"{_plain_name(model)} takes no cache ({_said(error)})"
-        return reason, reason
-
-
-@contextmanager
-def _deprecation_raised(keyword: Keyword) -> Generator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", f".*{keyword}", FutureWarning)
-        yield
-
-
-def _not_held(model: HookedModel, cache: Any, tokens: int) -> str | None:
-    held = cached_tokens(cache)
-    if held == tokens:
-        return None
-    return f"the cache of {_plain_name(model)} holds {held} tokens after it has read {tokens}"
-
-
-def _obstacle_to_sharing(
-    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
-) -> str | None:
-    """Say why prompts of unequal length cannot continue from one prefix; None where they can."""
-    cache = new_cache(model)
-    prefix = ids[:, :PREFIX]
-    _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
-    if reason := _not_held(model, cache, PREFIX):
-        return reason
-    if not keeps_keys_and_values(cache):
-        return f"{_plain_name(model)} keeps more than keys and values of its past"
-    try:
-        cache.batch_repeat_interleave(2)
-    except RuntimeError:
-        return f"the cache of {_plain_name(model)} cannot be repeated for a batch"
-    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
-    if obstacle != OTHERWISE:
-        return obstacle
-    return (
-        f"{_plain_name(model)} computes a prompt differently where padding follows a shared prefix"
-    )
-
-
-def _obstacle_to_cache(
-    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
-) -> str | None:
-    """Say why a cache changes the logits of the whole text; None where it does not."""
-    cache = new_cache(model)
-    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
-    if obstacle not in (None, OTHERWISE):
-        return obstacle
-    # Logits that are all equal show nothing; the number of cached tokens does.
-    if reason := _not_held(model, cache, ids.shape[1] + 1):
-        return reason
-    return obstacle and f"{_plain_name(model)} {obstacle}"
-
-
-def _obstacle_from(
-    cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
-) -> str | None:
-    """Say why answers cannot continue from a cache; None where logits equal the whole text's.
-
-    Follows `generate`: of two rows, one of them padded, one leaves, and the other goes one step
-    further.
-    """
-    past = cached_tokens(cache)
-    rows = ids[:, past:].repeat(2, 1)
-    rows[1, 1:] = ids[0, past:-1]
-    mask = ids.new_ones((2, ids.shape[1]))
-    mask[1, past] = 0
-    read = _with_cache(model, rows, mask, cache, keyword)
-    try:
-        cache.batch_select_indices(torch.tensor([1], device=ids.device))
-    except AttributeError:
-        return f"the cache of {_plain_name(model)} cannot drop a finished answer"
-    mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
-    stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
-    return None if _same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
-
-
-def _with_cache(
-    model: HookedModel, ids: Tensor, mask: Tensor, cache: Any, keyword: Keyword
-) -> Float[Tensor, "batch d_vocab"]:
-    """Compute the logits of the last position."""
-    return _logits(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
-
-
-def _said(error: Exception) -> str:
-    """Shorten an error to a line; libraries may write pages."""
-    return shorten(f"{type(error).__name__}: {error}", 200)
-
-
-def _plain_name(model: HookedModel) -> str:
-    return type(cast("Any", model).original_model).__name__
+    return relative_error(found.reshape(expected.shape), expected) <= tolerance(expected)

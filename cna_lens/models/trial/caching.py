@@ -1,0 +1,149 @@
+"""The trial of a KV cache: whether answers, and several prompts, can continue from one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.trial.kv_cache import (
+    WAYS_TO_CACHE,
+    Keyword,
+    cached_tokens,
+    hand_cache_on,
+    keeps_keys_and_values,
+    new_cache,
+)
+from cna_lens.models.trial.logits import logits_of, plain_name, said, same
+
+OTHERWISE = "computes differently with its cache than without"
+
+DEPRECATED = "the argument that takes its cache is deprecated"
+
+PREFIX = 4
+"""The number of the prompt's tokens that are cached first."""
+
+
+def ways_to_cache(
+    model: HookedModel, ids: Tensor, whole: Tensor
+) -> tuple[Keyword | None, str | None, str | None]:
+    """Find the argument of a cache that works, and the obstacles to caching and to sharing."""
+    reasons: list[str] = []
+    for keyword, translated in WAYS_TO_CACHE:
+        undo = hand_cache_on(model) if translated else None
+        no_cache, no_sharing = _obstacles(model, ids, whole, keyword)
+        if no_cache is None:
+            return keyword, None, no_sharing
+        reasons.append(no_cache)
+        if undo is not None:
+            undo()
+    # A deprecated argument says nothing about the model.
+    reason = next((reason for reason in reasons if reason != DEPRECATED), DEPRECATED)
+    return None, reason, reason
+
+
+def _obstacles(
+    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> tuple[str | None, str | None]:
+    """Find the obstacles to generating with a cache, and to sharing one."""
+    try:
+        with deprecation_raised(keyword):
+            no_sharing = _obstacle_to_sharing(model, ids, whole, keyword)
+            return no_sharing and _obstacle_to_cache(model, ids, whole, keyword), no_sharing
+    except FutureWarning:
+        return DEPRECATED, DEPRECATED
+    except torch.OutOfMemoryError:
+        raise
+    # Models without a cache raise many kinds of errors.
+    except Exception as error:
+        reason = f"{plain_name(model)} takes no cache ({said(error)})"
+        return reason, reason
+
+
+@contextmanager
+def deprecation_raised(keyword: Keyword) -> Generator[None]:
+    """Raise FutureWarning where a model says that its cache's argument is deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", f".*{keyword}", FutureWarning)
+        yield
+
+
+def not_held(model: HookedModel, cache: Any, tokens: int) -> str | None:
+    """Say that a cache does not hold the tokens that were read; None where it does."""
+    held = cached_tokens(cache)
+    if held == tokens:
+        return None
+    return f"the cache of {plain_name(model)} holds {held} tokens after it has read {tokens}"
+
+
+def _obstacle_to_sharing(
+    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Say why prompts of unequal length cannot continue from one prefix; None where they can."""
+    cache = new_cache(model)
+    prefix = ids[:, :PREFIX]
+    _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
+    if reason := not_held(model, cache, PREFIX):
+        return reason
+    if not keeps_keys_and_values(cache):
+        return f"{plain_name(model)} keeps more than keys and values of its past"
+    try:
+        cache.batch_repeat_interleave(2)
+    except RuntimeError:
+        return f"the cache of {plain_name(model)} cannot be repeated for a batch"
+    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    if obstacle != OTHERWISE:
+        return obstacle
+    return (
+        f"{plain_name(model)} computes a prompt differently where padding follows a shared prefix"
+    )
+
+
+def _obstacle_to_cache(
+    model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Say why a cache changes the logits of the whole text; None where it does not."""
+    cache = new_cache(model)
+    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    if obstacle not in (None, OTHERWISE):
+        return obstacle
+    # Logits that are all equal show nothing; the number of cached tokens does.
+    if reason := not_held(model, cache, ids.shape[1] + 1):
+        return reason
+    return obstacle and f"{plain_name(model)} {obstacle}"
+
+
+def _obstacle_from(
+    cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+) -> str | None:
+    """Say why answers cannot continue from a cache; None where logits equal the whole text's.
+
+    Follows `generate`: of two rows, one of them padded, one leaves, and the other goes one step
+    further.
+    """
+    past = cached_tokens(cache)
+    rows = ids[:, past:].repeat(2, 1)
+    rows[1, 1:] = ids[0, past:-1]
+    mask = ids.new_ones((2, ids.shape[1]))
+    mask[1, past] = 0
+    read = _with_cache(model, rows, mask, cache, keyword)
+    try:
+        cache.batch_select_indices(torch.tensor([1], device=ids.device))
+    except AttributeError:
+        return f"the cache of {plain_name(model)} cannot drop a finished answer"
+    mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
+    stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
+    return None if same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
+
+
+def _with_cache(
+    model: HookedModel, ids: Tensor, mask: Tensor, cache: Any, keyword: Keyword
+) -> Float[Tensor, "batch d_vocab"]:
+    """Compute the logits of the last position."""
+    return logits_of(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
