@@ -319,6 +319,14 @@ def estimate(
     ] = 200,
     length: Annotated[int, typer.Option(help="Tokens per prompt.")] = 64,
     new_tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="Free memory in GiB, with --device cpu; by default this machine's."),
+    ] = None,
+    disk: Annotated[
+        float | None,
+        typer.Option(help="GiB/s that the disk reads; by default measured where it matters."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate the memory, GPUs and time that a model needs, without loading it."""
@@ -338,7 +346,8 @@ def estimate(
         length=length,
         new_tokens=new_tokens,
     )
-    (print_json if as_json else print_record)(record(needs, card, tflops))
+    found = record(needs, card, tflops, memory, disk)
+    (print_json if as_json else print_record)(found)
 
 
 @app.command()

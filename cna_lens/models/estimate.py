@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.paged_weights import RESIDENT, blocks_that_stay
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.inside.sites import sparse_sites
 from cna_lens.models.loading.load import read_config
@@ -54,6 +55,7 @@ class Requirements:
         decoding: the maximum of what generation holds beside the cache: the batch, while it reads
             the prompts and the answers' part of the cache is still empty, or the logits of a step.
         flops: floating-point operations of discovery.
+        file_dtype: precision of the model's files; None where the configuration does not say.
         slower: the slow way that the installed libraries force, and why; None where shapes alone
             show none. `load_model` tries the model out.
     """
@@ -72,6 +74,7 @@ class Requirements:
     cache: int
     decoding: int
     flops: float
+    file_dtype: str | None = None
     slower: str | None = None
 
     @property
@@ -101,6 +104,22 @@ class Requirements:
                 cards, used = cards + 1, 0
             used += part
         return cards
+
+    def read_in_each_pass(self, memory: int) -> int:
+        """Count the bytes of weights that each pass reads from the disk of a machine.
+
+        0 where weights and activations fit. Weights are mapped from files, so they need not fit,
+        where they are used in the precision of the files, on the CPU, under Linux. The first blocks
+        that fit stay in memory.
+
+        Args:
+            memory: free bytes of the machine.
+        """
+        room = int(memory * RESIDENT)
+        if self.weights <= room:
+            return 0
+        others = self.weights - sum(self.blocks)
+        return sum(self.blocks[blocks_that_stay(self.blocks, room - others) :])
 
     def seconds(self, flops_per_second: float) -> float:
         """Time to find a circuit at this sustained rate."""
@@ -150,9 +169,10 @@ def requirements(
     for name, value in (("prompts", prompts), ("length", length), ("new_tokens", new_tokens)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-    blueprint, n_parameters, n_at_the_ends, obstacle = _without_numbers(
-        str(model), read_config(config or model), dtype
-    )
+    settings = read_config(config or model)
+    # Before a model is made of it, which writes its own precision there.
+    file_dtype = _file_dtype(settings)
+    blueprint, n_parameters, n_at_the_ends, obstacle = _without_numbers(str(model), settings, dtype)
     layout = layout_of(blueprint)
     if layout is None:
         raise ModelError(f"the configuration of {model} does not give its widths; load it")
@@ -181,6 +201,7 @@ def requirements(
         cache=answers * (length + new_tokens) * cached * (layout.n_layers + 1) // layout.n_layers,
         decoding=max(answers * (length * per_token - new_tokens * cached), logits),
         flops=2.0 * computing * prompts * length,
+        file_dtype=file_dtype,
         slower=None if obstacle is None else without_a_cache(obstacle),
     )
 
@@ -254,6 +275,12 @@ def _idle(model: HookedModel, name: str) -> float:
         for experts in sparse
         if experts is not None
     )
+
+
+def _file_dtype(settings: Any) -> str | None:
+    text = settings.get_text_config()
+    dtype = getattr(text, "dtype", None) or getattr(settings, "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

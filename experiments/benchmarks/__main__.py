@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import psutil
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import cpu, gpu
+from experiments.benchmarks import cpu, gpu, shapes
 from experiments.benchmarks.timing import Measure
-from experiments.shared.result_files import environment, write_record
+from experiments.shared.result_files import RESULTS, Folder, environment, write_record
 
 app = typer.Typer(help="Benchmarks of cna_lens, every row measured side by side in one run.")
 Out = Annotated[Path, typer.Option(help="Folder for the JSON file and the plot.")]
@@ -35,6 +37,36 @@ def cpu_command(
 def gpu_command(out: Out = Path("out/benchmarks"), repeats: Repeats = 5) -> None:
     """Random weights in the shapes of Llama 3.1 8B and 70B, in bfloat16."""
     _report("gpu", gpu.Bench(repeats=repeats).run(), out)
+
+
+@app.command("shapes")
+def shapes_command(
+    folder: Annotated[Path, typer.Option(help="Where models are written to, up to 30 GB each.")],
+    shape: Annotated[list[str] | None, typer.Option(help="Shapes to run; all by default.")] = None,
+    out: Folder = RESULTS,
+) -> None:
+    """Random weights in the shapes of eight of the paper's models, in bfloat16, on the CPU."""
+    path = out / "shapes.json"
+    before = json.loads(path.read_text())["shapes"] if path.exists() else []
+    found = {row["shape"]: row for row in before}
+    for row in shapes.rows(shape or list(shapes.SHAPES), folder):
+        found[row["shape"]] = row
+        machine = {"memory_gib": psutil.virtual_memory().total / 2**30, **environment()}
+        record = {
+            "command": "python -m experiments.benchmarks shapes --folder FOLDER",
+            "machine": machine,
+            "shapes": [found[name] for name in shapes.SHAPES if name in found],
+        }
+        write_record(path, record)
+        _print_shape(row)
+
+
+def _print_shape(row: dict[str, Any]) -> None:
+    table = Table("step", "seconds", "MiB", "GiB read", title=row["shape"])
+    for step, each in row["steps"].items():
+        figures = (f"{each[figure]:,.1f}" for figure in ("seconds", "mib", "read_gib"))
+        table.add_row(step, *figures)
+    Console(width=80).print(table)
 
 
 def _report(name: str, measures: list[Measure], out: Path) -> None:

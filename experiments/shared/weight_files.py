@@ -11,8 +11,6 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from experiments.shared.random_models import word_tokenizer
-
 SHARD = 4 * 2**30
 SCALE = 0.02
 """Standard deviation of the weights, as Transformers draws them."""
@@ -20,7 +18,9 @@ SCALE = 0.02
 DTYPE = torch.bfloat16
 
 
-def write_model(folder: Path, config: PretrainedConfig, dense: Callable[[str], bool]) -> None:
+def write_model(
+    folder: Path, config: PretrainedConfig, tokenizer: Any, dense: Callable[[str], bool]
+) -> None:
     """Write a model's configuration, tokenizer and sharded weights in bfloat16.
 
     Norms are ones. Every other weight is random, or a hole in the file, which takes no space on the
@@ -29,6 +29,7 @@ def write_model(folder: Path, config: PretrainedConfig, dense: Callable[[str], b
     Args:
         folder: where to; it must be new.
         config: the model's configuration.
+        tokenizer: its tokenizer, of at most as many tokens.
         dense: whether the weight of a name is random.
     """
     folder.mkdir(parents=True)
@@ -46,7 +47,7 @@ def write_model(folder: Path, config: PretrainedConfig, dense: Callable[[str], b
             named |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": _bytes(weights)}, "weight_map": named}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-    word_tokenizer(folder)
+    tokenizer.save_pretrained(folder)
     # Last, so that a folder with a configuration is whole.
     config.dtype = DTYPE
     config.architectures = [type(model).__name__]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.models.inside.weights import loaded_weights
 from cna_lens.results.layout import Layout
+
+
+_PART = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,14 @@ def _record(name: str, tensor: Tensor) -> TensorRecord:
         str(tensor.dtype).removeprefix("torch."),
         tuple(tensor.shape),
         hashlib.sha256(content).hexdigest(),
-        float(values.float().norm()),
+        _norm(values),
     )
+
+
+def _norm(values: Tensor) -> float:
+    # In parts, since an embedding in float32 may take more memory than all else here.
+    parts = values.reshape(-1).split(_PART)
+    return math.sqrt(sum(float(part.float().norm()) ** 2 for part in parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +87,9 @@ class Matrices:
                 weight = projection.weight.detach()
                 found.append(weight if projection.neuron_dim == 1 else weight.t())
             d_model = int(model.cfg.d_model)
-            layers.append(torch.cat(found, 1) if found else torch.zeros(d_model, 0))
+            # Of a layer without experts, the weights themselves: copies of all take gigabytes.
+            several = found or [torch.zeros(d_model, 0)]
+            layers.append(several[0] if len(several) == 1 else torch.cat(several, 1))
         return cls(layout, tuple(layers))
 
     @property

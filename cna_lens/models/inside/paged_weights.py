@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 RESIDENT = 0.85
 """The share of the free memory that weights may fill; the rest is for activations."""
+
+TRIAL_PASSES = 6
+"""Passes over the weights when a model is loaded and tried out."""
 
 AHEAD = 2**30
 """Bytes that are read ahead of the block that computes, at least."""
@@ -84,15 +88,9 @@ class PagedWeights:
         sizes = [sum(span.length for span in spans) for spans in blocks]
         self.sizes = tuple(sizes)
         self.n_bytes = sum(sizes)
-        filled = 0
-        resident: list[int] = []
-        for block, size in enumerate(sizes):
-            if filled + size > memory:
-                break
-            filled += size
-            resident.append(block)
-        self.resident = frozenset(resident)
-        self.resident_bytes = filled
+        stay = blocks_that_stay(sizes, memory)
+        self.resident = frozenset(range(stay))
+        self.resident_bytes = sum(sizes[:stay])
         self._advise = advise or _advice()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reading weights")
         self._asked: set[int] = set()
@@ -157,6 +155,15 @@ class PagedWeights:
     def _let_go(self, block: int) -> None:
         for span in self.blocks[block]:
             self._advise(span, _LET_GO)
+
+
+def blocks_that_stay(sizes: Sequence[int], memory: int) -> int:
+    """Count the first blocks that fit the memory together.
+
+    >>> blocks_that_stay([3, 3, 3], memory=7)
+    2
+    """
+    return sum(filled <= memory for filled in accumulate(sizes))
 
 
 _paged: WeakKeyDictionary[nn.Module, PagedWeights | None] = WeakKeyDictionary()

@@ -1,0 +1,216 @@
+"""The paper's sizes on one machine: load, find, steer, answer, fingerprint and attest.
+
+    python -m experiments.benchmarks shapes --folder MODELS --shape Llama-3.2-1B --shape Qwen2.5-14B
+
+Weights are random, and time depends on the shape alone. They are written once into a folder that
+the user names, as sharded safetensors in the Hub's layout. Of the two largest shapes only the
+embedding, the norms and the first block are written: the others are holes in sparse files, which
+are read as zeros and take no disk. So these two test all but the speed of the disk. Prompts are the
+packaged refusal prompts, in the tokens of the demo model. Each shape runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
+
+import cna_lens
+from cna_lens import audit
+from cna_lens.models import HookedModel, encode
+from cna_lens.models.inside.paged_weights import paged_weights
+from experiments.benchmarks.memory_watch import MIB, growth_mib
+from experiments.shared.weight_files import DTYPE, write_model
+
+FEW, MANY, CANARIES = 8, 100, 8
+ANSWERS, NEW_TOKENS = 16, 16
+PLAIN_TOKENS = 768
+LLAMA = {"vocab_size": 128_256, "max_position_embeddings": 131_072}
+QWEN = {"max_position_embeddings": 32_768}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One of the paper's models.
+
+    Attributes:
+        config: its configuration.
+        holes: whether most weights are holes in sparse files.
+    """
+
+    config: PretrainedConfig
+    holes: bool = False
+
+    def is_dense(self, name: str) -> bool:
+        """Whether the weight of a name is random numbers."""
+        return not self.holes or "embed_tokens" in name or ".layers.0." in name
+
+
+def _llama(width: int, mlp: int, layers: int, heads: int, head: int, **more: Any) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=head,
+        **LLAMA,
+        **more,
+    )
+
+
+def _qwen(
+    width: int, mlp: int, layers: int, heads: int, kv: int, vocabulary: int, **more: Any
+) -> Qwen2Config:
+    return Qwen2Config(
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        vocab_size=vocabulary,
+        **QWEN,
+        **more,
+    )
+
+
+SHAPES = {
+    "Llama-3.2-1B": Shape(_llama(2048, 8192, 16, 32, 64, tie_word_embeddings=True)),
+    "Llama-3.2-3B": Shape(_llama(3072, 8192, 28, 24, 128, tie_word_embeddings=True)),
+    "Llama-3.1-8B": Shape(_llama(4096, 14336, 32, 32, 128)),
+    "Llama-3.1-70B": Shape(_llama(8192, 28672, 80, 64, 128), holes=True),
+    "Qwen2.5-1.5B": Shape(_qwen(1536, 8960, 28, 12, 2, 151_936, tie_word_embeddings=True)),
+    "Qwen2.5-7B": Shape(_qwen(3584, 18944, 28, 28, 4, 152_064)),
+    "Qwen2.5-14B": Shape(_qwen(5120, 13824, 48, 40, 8, 152_064)),
+    "Qwen2.5-72B": Shape(_qwen(8192, 29568, 80, 64, 8, 152_064), holes=True),
+}
+
+
+def rows(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the row of each shape when it is measured, each in a process of its own."""
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            tokenizer = cna_lens.load_model("demo", device="cpu").tokenizer
+            write_model(path, SHAPES[name].config, tokenizer, SHAPES[name].is_dense)
+        with get_context("spawn").Pool(1) as process:
+            yield process.apply(measured, (name, path))
+
+
+def measured(name: str, path: Path) -> dict[str, Any]:
+    """The row of one shape: seconds, MiB beyond the loaded model, and GiB read, of each step.
+
+    Steps that keep a graph, or run as often as there are canaries, are left out where weights are
+    read from the disk.
+    """
+    needs = cna_lens.requirements(path, dtype=DTYPE, device="cpu", prompts=2 * MANY)
+    row: dict[str, Any] = {
+        "shape": name,
+        "holes": SHAPES[name].holes,
+        "n_parameters": needs.n_parameters,
+        "weights_gib": needs.weights / 2**30,
+        "estimate_mib": {
+            "discovery": (needs.discovery - needs.weights) / MIB,
+            "read in each pass": needs.read_in_each_pass(psutil.virtual_memory().available) / MIB,
+        },
+        "steps": {},
+    }
+
+    def step(what: str, run: Callable[[], Any]) -> Any:
+        result: list[Any] = []
+        started, read = time.perf_counter(), _read_bytes()
+        grown = growth_mib(lambda: result.append(run()), mapped=False)
+        row["steps"][what] = {
+            "seconds": time.perf_counter() - started,
+            "mib": grown,
+            "read_gib": (_read_bytes() - read) / 2**30,
+        }
+        return result[0]
+
+    model = step("load", lambda: cna_lens.load_model(path, device="cpu", dtype=DTYPE))
+    row["from_disk"] = paged_weights(model) is not None
+
+    prompts = cna_lens.prompt_set("refusal")
+
+    def find(n: int, rank: str = "contrast") -> cna_lens.Circuit:
+        positive, negative = prompts.positive[:n], prompts.negative[:n]
+        return cna_lens.find_circuit(
+            model, positive, negative, rank=rank, universal=None, progress=False
+        )
+
+    def plain(n: int) -> None:
+        texts = [*prompts.positive[:n], *prompts.negative[:n]]
+        _plain(path, encode(model, texts).ids)
+
+    circuit = step(f"find, {FEW} + {FEW}", lambda: find(FEW))
+    step(f"plain, {FEW} + {FEW}", lambda: plain(FEW))
+    step(f"find, {MANY} + {MANY}", lambda: find(MANY))
+    if not row["from_disk"]:
+        step(f"plain, {MANY} + {MANY}", lambda: plain(MANY))
+    if needs.weights < 2**32:
+        step(f"attribution patching, {FEW} + {FEW}", lambda: find(FEW, "attribution_patching"))
+    _steer_and_answer(step, model, circuit)
+    if not row["from_disk"]:
+        _audit(step, model, circuit)
+    return row
+
+
+Step = Callable[[str, Callable[[], Any]], Any]
+
+
+def _steer_and_answer(step: Step, model: HookedModel, circuit: cna_lens.Circuit) -> None:
+    prompts = cna_lens.prompt_set("refusal").positive[:ANSWERS]
+
+    def answer() -> None:
+        cna_lens.generate(model, prompts, max_new_tokens=NEW_TOKENS)
+
+    def steered() -> None:
+        with cna_lens.steer(model, circuit, 0.0):
+            answer()
+
+    what = f"{ANSWERS} answers of {NEW_TOKENS} tokens"
+    step(what, answer)
+    step(f"{what}, steered", steered)
+
+
+def _audit(step: Step, model: HookedModel, circuit: cna_lens.Circuit) -> None:
+    packaged = audit.Canaries.packaged()
+    canaries = audit.Canaries("a few", packaged.harmful[:CANARIES], packaged.benign[:CANARIES])
+
+    def taken() -> audit.Fingerprint:
+        return audit.fingerprint(model, circuit, canaries, rankings=("contrast",), progress=False)
+
+    what = f"{CANARIES} + {CANARIES} canaries"
+    found = step(f"fingerprint, {what}", taken)
+    step(f"attest, {what}", lambda: audit.attest(model, found, canaries))
+
+
+def _plain(path: Path, prompts: Sequence[Sequence[int]]) -> None:
+    """One batched pass of Hugging Face over the same tokens: SDPA, no LM head, no hooks."""
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPE).eval()
+    longest = max(map(len, prompts))
+    size = max(1, PLAIN_TOKENS // longest)
+    ordered = sorted(prompts, key=len)
+    with torch.no_grad():
+        for start in range(0, len(ordered), size):
+            batch = ordered[start : start + size]
+            length = max(map(len, batch))
+            ids = torch.tensor([[*each, *[0] * (length - len(each))] for each in batch])
+            mask = torch.tensor([[1] * len(each) + [0] * (length - len(each)) for each in batch])
+            model.model(ids, attention_mask=mask, use_cache=False)
+
+
+def _read_bytes() -> int:
+    """Bytes that this process has read from disks so far."""
+    for line in Path(f"/proc/{os.getpid()}/io").read_text().splitlines():
+        if line.startswith("read_bytes"):
+            return int(line.split()[1])
+    return 0
