@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import cpu, gpu, shapes
+from experiments.benchmarks import costs, cpu, gpu, shapes
 from experiments.benchmarks.timing import Measure
 from experiments.shared.result_files import RESULTS, Folder, environment, write_record
 
@@ -37,6 +37,16 @@ def cpu_command(
 def gpu_command(out: Out = Path("out/benchmarks"), repeats: Repeats = 5) -> None:
     """Random weights in the shapes of Llama 3.1 8B and 70B, in bfloat16."""
     _report("gpu", gpu.Bench(repeats=repeats).run(), out)
+
+
+@app.command("costs")
+def costs_command(
+    out: Out = Path("out/benchmarks"),
+    repeats: Repeats = 3,
+    only: Annotated[list[str] | None, typer.Option(help="Parts to run; all by default.")] = None,
+) -> None:
+    """Learned rankings, integrated gradients and evidence on the demo model."""
+    _report("costs", costs.run(repeats, only), out)
 
 
 @app.command("shapes")
