@@ -71,6 +71,12 @@ def shapes_command(
         _print_shape(row)
 
 
+@app.command("sizes")
+def sizes_command() -> None:
+    """Memory and cards of the shapes, from their configurations, for the documentation."""
+    typer.echo(shapes.sizes())
+
+
 def _print_shape(row: dict[str, Any]) -> None:
     table = Table("step", "seconds", "MiB", "GiB read", title=row["shape"])
     for step, each in row["steps"].items():

@@ -12,6 +12,7 @@ packaged refusal prompts, in the tokens of the demo model. Each shape runs in a 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from experiments.shared.weight_files import DTYPE, write_model
 FEW, MANY, CANARIES = 8, 100, 8
 ANSWERS, NEW_TOKENS = 16, 16
 PLAIN_TOKENS = 768
+CARDS = {24: 24.0, 48: 48.0, 80: 80.0, 141: 140.4}
+"""GB in a card's name, and the GiB that its driver shows."""
+
 LLAMA = {"vocab_size": 128_256, "max_position_embeddings": 131_072}
 QWEN = {"max_position_embeddings": 32_768}
 
@@ -52,6 +56,9 @@ class Shape:
     def is_dense(self, name: str) -> bool:
         """Whether the weight of a name is random numbers."""
         return not self.holes or "embed_tokens" in name or ".layers.0." in name
+
+
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
 def _llama(width: int, mlp: int, layers: int, heads: int, head: int, **more: Any) -> LlamaConfig:
@@ -88,10 +95,37 @@ SHAPES = {
     "Llama-3.1-8B": Shape(_llama(4096, 14336, 32, 32, 128)),
     "Llama-3.1-70B": Shape(_llama(8192, 28672, 80, 64, 128), holes=True),
     "Qwen2.5-1.5B": Shape(_qwen(1536, 8960, 28, 12, 2, 151_936, tie_word_embeddings=True)),
+    "Qwen2.5-3B": Shape(_qwen(2048, 11008, 36, 16, 2, 151_936, tie_word_embeddings=True)),
     "Qwen2.5-7B": Shape(_qwen(3584, 18944, 28, 28, 4, 152_064)),
     "Qwen2.5-14B": Shape(_qwen(5120, 13824, 48, 40, 8, 152_064)),
     "Qwen2.5-72B": Shape(_qwen(8192, 29568, 80, 64, 8, 152_064), holes=True),
 }
+
+
+def sizes() -> str:
+    """The memory and the cards of each shape, from its configuration, as a table in Markdown."""
+    lines = [
+        "| shape | parameters | weights | to find a circuit | to generate | "
+        + " | ".join(f"{card} GB" for card in CARDS)
+        + " |",
+        "|---|---|---|---|---|" + "---|" * len(CARDS),
+    ]
+    for name, shape in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            shape.config.architectures = [_ARCHITECTURES[shape.config.model_type]]
+            shape.config.save_pretrained(folder)
+            config = Path(folder) / "config.json"
+            needs = cna_lens.requirements(name, config=config, dtype=DTYPE, prompts=200)
+        memory = (needs.weights, needs.discovery, needs.generation)
+        cards = (needs.cards(int(gib * 2**30)) for gib in CARDS.values())
+        cells = [
+            name,
+            f"{needs.n_parameters / 1e9:.2f} billion",
+            *(f"{each / 2**30:.1f} GiB" for each in memory),
+            *("a block does not fit" if each is None else str(each) for each in cards),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def rows(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:

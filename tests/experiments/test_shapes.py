@@ -34,7 +34,9 @@ def test_a_written_model_has_random_weights_and_norms_of_one(tmp_path, tied, mon
         if "norm" in name:
             assert bool((weight == 1).all())
         else:
-            assert float(weight.detach().float().std()) == pytest.approx(weight_files.SCALE, rel=0.1), name
+            assert float(weight.detach().float().std()) == pytest.approx(
+                weight_files.SCALE, rel=0.1
+            ), name
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     first, second = (layer.mlp.up_proj.weight for layer in model.model.layers[:2])
     assert not torch.equal(first, second)

@@ -385,6 +385,14 @@ def test_a_model_that_cannot_pack_says_why_and_runs_prompts_alone(kind, tokens_r
     assert_same_statistics(found, cna_lens.collect(model, PROMPTS, share_prefix=False))
 
 
+def test_without_a_shared_prefix_too_a_model_that_cannot_pack_runs_prompts_alone(tokens_run):
+    model = tiny.untried_bridge("llama")
+    tiny.refuse_tree_masks(model)
+    prompts = [[5, 6, 7, 8], [5, 6, 7, 9], [15, 16, 17], [15, 16, 18]]
+    cna_lens.collect(model, prompts)
+    assert sum(rows for rows, _ in tokens_run) == len(prompts)
+
+
 @pytest.mark.real_model
 def test_texts_that_differ_within_a_word_give_the_same_as_alone(demo, tokens_run):
     """A tokenizer cuts "whisk" and "whisper" elsewhere, and "I" from "Iceland"."""

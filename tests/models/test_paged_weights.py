@@ -211,14 +211,7 @@ def test_discovery_passes_over_the_weights_once_and_finds_the_same(
 @on_linux
 def test_a_model_that_cannot_pack_shares_its_prefix_as_usual(small_memory, tmp_path):
     model = cna_lens.load_model(saved(tmp_path / "model", "llama"), device="cpu")
-    forward = model.original_model.forward
-
-    def refusing(*args, attention_mask=None, **kwargs):
-        if attention_mask is not None and attention_mask.ndim == 4:
-            raise ValueError("no such mask")
-        return forward(*args, attention_mask=attention_mask, **kwargs)
-
-    model.original_model.forward = refusing
+    tiny.refuse_tree_masks(model)
     del trial._trials[model]
     assert "refuses a tree mask: ValueError: no such mask" in trial.tried(model).no_packing
     times, _ = passes_over(model, 0, lambda: find(model))
@@ -274,3 +267,23 @@ def test_a_copy_of_the_model_computes_the_same(folder, small_memory):
     with torch.no_grad():
         expected = model(ids)
         torch.testing.assert_close(copy.deepcopy(model)(ids), expected)
+
+
+@on_linux
+def test_weights_outside_of_the_blocks_take_their_part_of_the_memory(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "model")
+    model = cna_lens.load_model(folder, device="cpu")
+    files = mapped_files()
+    everything = sum(span.length for span in mapped_spans(model.parameters(), files))
+    block = sum(span.length for span in mapped_spans(model.blocks[0].parameters(), files))
+    others = everything - 2 * block
+
+    def stay(memory):
+        free = SimpleNamespace(available=memory / module.RESIDENT)
+        monkeypatch.setattr(module, "psutil", SimpleNamespace(virtual_memory=lambda: free))
+        paged = paged_weights(cna_lens.load_model(folder, device="cpu"))
+        return None if paged is None else len(paged.resident)
+
+    assert stay(others + block - 100) == 0
+    assert stay(others + block + 100) == 1
+    assert stay(everything + 100) is None

@@ -200,3 +200,15 @@ def autoencoder(hook_name="blocks.1.hook_resid_post", d_in=16, d_sae=40, seed=0)
         for shape in ((d_in, d_sae), (d_sae, d_in), (d_sae,), (d_in,))
     )
     return Autoencoder(hook_name, w_enc, w_dec / 4, b_enc, b_dec)
+
+
+def refuse_tree_masks(model):
+    """Let a model take no mask of several prompts in one row."""
+    forward = model.original_model.forward
+
+    def refusing(*args, attention_mask=None, **kwargs):
+        if attention_mask is not None and attention_mask.ndim == 4:
+            raise ValueError("no such mask")
+        return forward(*args, attention_mask=attention_mask, **kwargs)
+
+    model.original_model.forward = refusing
