@@ -10,6 +10,7 @@ from .attestations.attesting import (
     judge as judge,
     observe as observe,
 )
+from .attestations.gate_files import junit as junit, sarif as sarif
 from .checks.thresholds import Thresholds as Thresholds
 from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
 from .fingerprints.signatures import (
@@ -45,9 +46,11 @@ __all__ = [
     "hooks",
     "judge",
     "judge_refusals",
+    "junit",
     "load_signed",
     "new_key",
     "observe",
+    "sarif",
     "save_signed",
     "watch",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from cna_lens.audit.inference_path import Interception
 from cna_lens.results.neurons import AnyNeuron
@@ -13,6 +15,10 @@ from cna_lens.results.rendering import Cell, Table
 Access = Literal["weights", "activations"]
 Verdict = Literal["match", "benign drift", "tampered", "undecided"]
 
+EXIT_CODES: Final[Mapping[Verdict, int]] = MappingProxyType(
+    {"match": 0, "benign drift": 0, "tampered": 1, "undecided": 2}
+)
+"""What the command line exits with: 0 lets a pipeline go on."""
 
 CHANCE = 0.1
 """With a larger p-value a statistic counts for nothing, however large it is."""
@@ -91,6 +97,22 @@ class Attestation(Evidence):
     tensors: tuple[str, ...] | None
     hooks: tuple[Interception, ...] | None
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What this attestation cannot tell, in sentences."""
+        compared = {check.name for check in self.checks}
+        left_out = {
+            "Weights and inference path were not examined.": self.access != "weights",
+            "The down projections are no plain matrices, so the norms of neurons' weights were "
+            "not compared.": self.access == "weights" and "weights" not in compared,
+        }
+        return (
+            "The checks see what the canaries ask for, and nothing else that the model does.",
+            *(said for said, holds in left_out.items() if holds),
+            "Whoever knows canaries and checks can try to spare them. The fingerprint was taken as "
+            "genuine.",
+        )
+
     def record(self) -> dict[str, Any]:
         """As plain data, without texts."""
         return asdict(self)
@@ -101,6 +123,7 @@ class Attestation(Evidence):
     def _facts(self) -> list[tuple[str, str]]:
         facts = [
             ("why", self.why),
+            ("limits", " ".join(self.limits)),
             ("model", self.model),
             ("fingerprint", f"of {self.fingerprint_of}, compared by {self.access}"),
             ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),

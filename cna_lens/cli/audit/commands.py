@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,12 +26,8 @@ from cna_lens.cli.options import (
 )
 from cna_lens.errors import InputError
 
-EXIT_CODES: Final[Mapping[str, int]] = {
-    "match": 0,
-    "benign drift": 0,
-    "tampered": 1,
-    "undecided": 2,
-}
+if TYPE_CHECKING:
+    from cna_lens.metrics.endpoint.settings import Endpoint
 
 app = typer.Typer(
     help="Check whether a model, and the path to its answers, have changed. "
@@ -121,30 +117,79 @@ def attest(
         ),
     ] = None,
     access: Annotated[
-        Literal["weights", "activations"],
-        typer.Option(help="Compare weights too, or only activations and logits."),
-    ] = "weights",
+        Literal["weights", "activations"] | None,
+        typer.Option(help="Compare weights too, the default, or only activations and logits."),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an OpenAI-compatible endpoint that serves --model; it is sent the "
+            "canaries, and only its refusals are compared."
+        ),
+    ] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(help="Most requests to the endpoint, retries included.", min=1)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Most seconds that the endpoint is asked for.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the attestation.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML file for the attestation.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="JUnit file, for the test reports of GitLab and others.")
+    ] = None,
+    sarif: Annotated[
+        Path | None, typer.Option(help="SARIF file, for the code scanning of GitHub and others.")
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a model with a fingerprint."""
+    """Compare a model, or an endpoint, with a fingerprint."""
+    from cna_lens.audit.attestations.attestation import EXIT_CODES
     from cna_lens.cli.render import print_json, print_report_path
+    from cna_lens.results.files import write_atomically
 
-    check_file(out)
-    check_file(report, "--report")
+    files = {"--out": out, "--report": report, "--junit": junit, "--sarif": sarif}
+    for option, file in files.items():
+        check_file(file, option)
+    served = _endpoint(
+        model,
+        endpoint,
+        {"--access": access, "--device": device},
+        {"--max-requests": max_requests, "--max-seconds": max_seconds},
+    )
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None
         else audit.load_signed(fingerprint, verify)
     )
     own, secret = _canaries(canaries), _key(key)
-    loaded = load_quietly(model, device, dtype)
-    found = audit.attest(loaded, taken, own, access=access, key=secret, progress=not as_json)
+    if served is None:
+        found = audit.attest(
+            load_quietly(model, device, dtype),
+            taken,
+            own,
+            access=access or "weights",
+            key=secret,
+            progress=not as_json,
+        )
+    else:
+        found = audit.attest_answers(
+            served,
+            taken,
+            own,
+            key=secret,
+            max_requests=max_requests,
+            max_seconds=max_seconds,
+            progress=not as_json,
+        )
     if out is not None:
         found.save(out)
+    if junit is not None:
+        write_atomically(junit, audit.junit(found))
+    if sarif is not None:
+        write_atomically(sarif, audit.sarif(found, fingerprint))
     if report is not None:
         from cna_lens.report.document import make_report
 
@@ -156,6 +201,34 @@ def attest(
         if report is not None:
             print_report_path(report)
     raise typer.Exit(EXIT_CODES[found.verdict])
+
+
+def _endpoint(
+    model: str,
+    url: str | None,
+    of_loaded: Mapping[str, object],
+    of_endpoint: Mapping[str, object],
+) -> Endpoint | None:
+    """The endpoint to ask; InputError where an option would have no effect."""
+    given = [
+        name
+        for name, value in (of_endpoint if url is None else of_loaded).items()
+        if value is not None
+    ]
+    if given and url is None:
+        raise InputError(f"{given[0]} limits what an endpoint is asked; give --endpoint too")
+    if given:
+        raise InputError(
+            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one"
+        )
+    if url is None:
+        return None
+    from cna_lens.metrics.endpoint.client import check_endpoint
+    from cna_lens.metrics.endpoint.settings import Endpoint
+
+    served = Endpoint(model, base_url=url)
+    check_endpoint(served)
+    return served
 
 
 @app.command()
