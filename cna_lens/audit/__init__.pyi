@@ -3,7 +3,11 @@ from .attestations.answers import (
     attest_answers as attest_answers,
     judge_refusals as judge_refusals,
 )
-from .attestations.attestation import Attestation as Attestation, Check as Check
+from .attestations.attestation import (
+    Attestation as Attestation,
+    Check as Check,
+    Kinship as Kinship,
+)
 from .attestations.attesting import (
     Observation as Observation,
     attest as attest,
@@ -36,6 +40,7 @@ __all__ = [
     "Fingerprint",
     "Histograms",
     "Interception",
+    "Kinship",
     "Observation",
     "Thresholds",
     "Watch",

@@ -47,7 +47,7 @@ def judged(found):
 
 def test_a_match_passes_every_case(matched):
     suites, suite, inside = cases_of(matched)
-    assert list(inside) == ["verdict", *judged(matched)]
+    assert list(inside) == ["verdict", "lineage", *judged(matched)]
     assert {child.tag for (child,) in inside.values()} == {"system-out"}
     for element in (suites, suite):
         counts = [int(element.get(name)) for name in ("tests", "failures", "errors")]
@@ -95,7 +95,7 @@ def test_a_sarif_log_has_what_its_schema_requires(matched, tampered):
         assert driver["name"]
         assert driver["version"]
         ids = [rule["id"] for rule in driver["rules"]]
-        assert len(set(ids)) == len(ids) == 1 + len(judged(found))
+        assert len(set(ids)) == len(ids) == 2 + len(judged(found))
         assert run["invocations"] == [
             {"executionSuccessful": True, "exitCode": int(found is tampered)}
         ]
@@ -111,7 +111,11 @@ def test_only_what_does_not_pass_is_a_sarif_result(matched, tampered):
     (run,) = json.loads(audit.sarif(matched, "model.json"))["runs"]
     assert run["results"] == []
     assert run["properties"]["verdict"] == "match"
-    assert [each["name"] for each in run["properties"]["checks"]] == ["verdict", *judged(matched)]
+    assert [each["name"] for each in run["properties"]["checks"]] == [
+        "verdict",
+        "lineage",
+        *judged(matched),
+    ]
     (run,) = json.loads(audit.sarif(tampered, "model.json"))["runs"]
     speaking = [check.name for check in tampered.checks if check.speaks]
     found = [each["ruleId"] for each in run["results"]]

@@ -13,10 +13,10 @@ from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 
 Access = Literal["weights", "activations"]
-Verdict = Literal["match", "benign drift", "tampered", "undecided"]
+Verdict = Literal["match", "benign drift", "tampered", "another model", "undecided"]
 
 EXIT_CODES: Final[Mapping[Verdict, int]] = MappingProxyType(
-    {"match": 0, "benign drift": 0, "tampered": 1, "undecided": 2}
+    {"match": 0, "benign drift": 0, "tampered": 1, "another model": 1, "undecided": 2}
 )
 """What the command line exits with: 0 lets a pipeline go on."""
 
@@ -62,6 +62,27 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Kinship:
+    """How far one kind of measurement shows that a model is of the fingerprint's family.
+
+    Attributes:
+        name: what was compared: "output weights", "refusal directions" or "neurons' activations".
+        statistic: 1 for the fingerprint's model, about 0 for one that has nothing to do with it.
+        p_value: probability of an agreement this large if it had nothing to do with it.
+        shown: whether this agreement alone shows that the models are of one family.
+    """
+
+    name: str
+    statistic: float
+    p_value: float
+    shown: bool
+
+    def __str__(self) -> str:
+        """One line of a report."""
+        return f"{self.name} {self.statistic:.2f} (p = {self.p_value:.2g})"
+
+
+@dataclass(frozen=True)
 class Attestation(Evidence):
     """The result of `cna_lens.audit.attest`.
 
@@ -69,7 +90,7 @@ class Attestation(Evidence):
         model: the name of the model that was checked.
         fingerprint_of: the name of the model whose fingerprint it was compared with.
         access: what was examined: "weights" (and activations) or "activations" alone.
-        verdict: "match", "benign drift", "tampered" or "undecided".
+        verdict: "match", "benign drift", "tampered", "another model" or "undecided".
         why: the verdict in words.
         score: the largest statistic in units of its threshold; above 1 it indicates tampering.
         checks: the checks, and the numbers that are only shown for comparison.
@@ -80,6 +101,8 @@ class Attestation(Evidence):
         numerical: how far numerics alone move the fingerprint's model.
         tensors: the tensors whose bytes changed; None if they were not examined.
         hooks: code that is on the inference path now and was not before; None as above.
+        lineage: whether the model is of the fingerprint's family, by each kind of measurement that
+            could be compared; empty if its layers or neurons are other ones in number.
     """
 
     model: str
@@ -96,11 +119,20 @@ class Attestation(Evidence):
     numerical: float
     tensors: tuple[str, ...] | None
     hooks: tuple[Interception, ...] | None
+    lineage: tuple[Kinship, ...] = ()
 
     @property
     def limits(self) -> tuple[str, ...]:
         """What this attestation cannot tell, in sentences."""
         compared = {check.name for check in self.checks}
+        if self.verdict == "another model":
+            return (
+                "A model of the same family counts as another one if layers or neurons were added "
+                "or removed, if its residual stream was written in another basis, or if it was "
+                "trained until nothing is left of it.",
+                "Whether the other model was tampered with is not told: it needs a fingerprint of "
+                "its own.",
+            )
         left_out = {
             "Weights and inference path were not examined.": self.access != "weights",
             "The down projections are no plain matrices, so the norms of neurons' weights were "
@@ -126,9 +158,14 @@ class Attestation(Evidence):
             ("limits", " ".join(self.limits)),
             ("model", self.model),
             ("fingerprint", f"of {self.fingerprint_of}, compared by {self.access}"),
-            ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
-            ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
         ]
+        if self.lineage:
+            facts.append(("lineage", ", ".join(map(str, self.lineage))))
+        if self.checks:
+            facts += [
+                ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
+                ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
+            ]
         if self.kind is not None:
             facts.append(("likeliest", self.kind))
             facts.append(("layers", ", ".join(map(str, self.layers)) or "not told"))

@@ -40,7 +40,7 @@ class Case:
 
 
 def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
-    """The verdict first, then each check on which it depends."""
+    """The verdict first, then lineage and each check on which the verdict depends."""
     verdict = Case(
         "verdict",
         "Is the model still what its fingerprint says?",
@@ -49,7 +49,16 @@ def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
     )
     if isinstance(found, AnswersAttestation):
         return (verdict,)
-    return (verdict, *(_case(check) for check in found.checks if check.is_judged))
+    family = Case(
+        "lineage",
+        "Is the model of the fingerprint's family?",
+        "failed" if found.verdict == "another model" else "passed",
+        ", ".join(map(str, found.lineage)) or found.why,
+    )
+    if found.verdict == "another model":
+        # The checks ask about changes of the fingerprint's own model.
+        return (verdict, family)
+    return (verdict, family, *(_case(check) for check in found.checks if check.is_judged))
 
 
 def _case(check: Check) -> Case:
