@@ -17,15 +17,16 @@ from .attestations.attesting import (
 from .attestations.gate_files import junit as junit, sarif as sarif
 from .checks.thresholds import Thresholds as Thresholds
 from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
-from .fingerprints.signatures import (
-    check_private_key as check_private_key,
-    load_signed as load_signed,
-    new_key as new_key,
-    save_signed as save_signed,
-)
+from .fingerprints.signatures import load_signed as load_signed, save_signed as save_signed
 from .fingerprints.taking import ANSWER_TOKENS as ANSWER_TOKENS, fingerprint as fingerprint
 from .inference_path import Interception as Interception, hooks as hooks
 from .measuring.canaries import Canaries as Canaries
+from .signing.keys import check_private_key as check_private_key, new_key as new_key
+from .signing.model_files import (
+    ModelSignature as ModelSignature,
+    model_signature as model_signature,
+    sign_model as sign_model,
+)
 from .watching.histograms import Histograms as Histograms
 from .watching.watching import Alarm as Alarm, Watch as Watch, watch as watch
 
@@ -41,6 +42,7 @@ __all__ = [
     "Histograms",
     "Interception",
     "Kinship",
+    "ModelSignature",
     "Observation",
     "Thresholds",
     "Watch",
@@ -53,9 +55,11 @@ __all__ = [
     "judge_refusals",
     "junit",
     "load_signed",
+    "model_signature",
     "new_key",
     "observe",
     "sarif",
     "save_signed",
+    "sign_model",
     "watch",
 ]

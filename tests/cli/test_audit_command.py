@@ -279,3 +279,41 @@ def test_the_two_sides_of_canaries_may_differ_in_number(tmp_path):
 def test_there_are_no_other_packaged_canaries():
     with pytest.raises(InputError, match="there are: canaries-1"):
         audit.Canaries.packaged("canaries-0")
+
+
+@pytest.fixture
+def signed_model(folder, tmp_path, run):
+    """The folder of a model, signed with a key on P-256."""
+    audit.new_key(tmp_path / "p256.pem", tmp_path / "p256_public.pem", "p256")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/weights.bin").write_text("abc")
+    code, output, _ = run(
+        "audit", "sign", "--model", tmp_path / "weights", "--key", tmp_path / "p256.pem"
+    )
+    assert code == 0
+    assert "model.sig" in output
+    return tmp_path / "weights"
+
+
+def test_a_models_signature_is_verified_or_said_not_to_be(at_hand, run, signed_model, tmp_path):
+    asked = ("audit", "attest", "--model", signed_model, *ATTEST[4:], *OWN)
+    code, output, _ = run(*asked)
+    assert code == 0
+    assert "was not verified: no key was given" in " ".join(output.split())
+    page, key = tmp_path / "audit.html", tmp_path / "p256_public.pem"
+    assert run(*asked, "--model-key", key, "--report", page)[0] == 0
+    assert "and 1 file with it" in page.read_text()
+    assert "was not verified" not in page.read_text()
+
+
+def test_a_model_that_is_not_as_signed_is_not_loaded(
+    at_hand, run, signed_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
+    key = ("--model-key", tmp_path / "p256_public.pem")
+    (signed_model / "weights.bin").write_text("abd")
+    code, _, errors = run("audit", "attest", "--model", signed_model, *ATTEST[4:], *OWN, *key)
+    assert code == 2
+    assert "changed: weights.bin" in " ".join(errors.split())
+    code, _, errors = run(*ATTEST, *OWN, *key)
+    assert (code, "for a local folder" in errors) == (2, True)

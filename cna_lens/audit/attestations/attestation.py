@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from cna_lens.audit.inference_path import Interception
+from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.results.neurons import AnyNeuron
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
@@ -103,6 +104,7 @@ class Attestation(Evidence):
         hooks: code that is on the inference path now and was not before; None as above.
         lineage: whether the model is of the fingerprint's family, by each kind of measurement that
             could be compared; empty if its layers or neurons are other ones in number.
+        signature: the signature beside the weights, if the command line found one.
     """
 
     model: str
@@ -120,6 +122,7 @@ class Attestation(Evidence):
     tensors: tuple[str, ...] | None
     hooks: tuple[Interception, ...] | None
     lineage: tuple[Kinship, ...] = ()
+    signature: ModelSignature | None = None
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -134,6 +137,8 @@ class Attestation(Evidence):
                 "its own.",
             )
         left_out = {
+            "The signature beside the weights was not verified.": self.signature is not None
+            and self.signature.verified_with is None,
             "Weights and inference path were not examined.": self.access != "weights",
             "The down projections are no plain matrices, so the norms of neurons' weights were "
             "not compared.": self.access == "weights" and "weights" not in compared,
@@ -159,6 +164,8 @@ class Attestation(Evidence):
             ("model", self.model),
             ("fingerprint", f"of {self.fingerprint_of}, compared by {self.access}"),
         ]
+        if self.signature is not None:
+            facts.append(("model's signature", str(self.signature)))
         if self.lineage:
             facts.append(("lineage", ", ".join(map(str, self.lineage))))
         if self.checks:

@@ -1,4 +1,4 @@
-"""`audit fingerprint`, `attest`, `hooks` and `watch`, for people and for gates in pipelines.
+"""`audit fingerprint`, `attest`, `sign`, `hooks` and `watch`, for people and for pipelines.
 
 As light as `cna_lens.cli.app`; the room `audit` loads a function when it is first asked for it.
 """
@@ -6,7 +6,7 @@ As light as `cna_lens.cli.app`; the room `audit` loads a function when it is fir
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -55,7 +55,11 @@ def fingerprint(
     canaries: Canaries = None,
     key: Key = None,
     sign: Annotated[
-        Path | None, typer.Option(help="An Ed25519 private key (PEM) to sign with.")
+        Path | None,
+        typer.Option(
+            help="A private key (PEM) to sign with: Ed25519, or P-256 for the format of OpenSSF's "
+            "model signing."
+        ),
     ] = None,
     position: Annotated[
         Literal["-1", "answer"],
@@ -113,7 +117,14 @@ def attest(
     verify: Annotated[
         Path | None,
         typer.Option(
-            help="An Ed25519 public key (PEM); a fingerprint not signed by it is refused."
+            help="A public key (PEM), Ed25519 or P-256; a fingerprint not signed by it is refused."
+        ),
+    ] = None,
+    model_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="A public key on P-256 (PEM); a model's folder is refused unless its model.sig is "
+            "signed by it and all files are as signed."
         ),
     ] = None,
     access: Annotated[
@@ -156,7 +167,7 @@ def attest(
     served = _endpoint(
         model,
         endpoint,
-        {"--access": access, "--device": device},
+        {"--access": access, "--device": device, "--model-key": model_key},
         {"--max-requests": max_requests, "--max-seconds": max_seconds},
     )
     taken = (
@@ -166,6 +177,8 @@ def attest(
     )
     own, secret = _canaries(canaries), _key(key)
     if served is None:
+        # Before the model is loaded: what was altered is not read.
+        signature = _model_signature(model, model_key)
         found = audit.attest(
             load_quietly(model, device, dtype),
             taken,
@@ -174,6 +187,7 @@ def attest(
             key=secret,
             progress=not as_json,
         )
+        found = replace(found, signature=signature)
     else:
         found = audit.attest_answers(
             served,
@@ -203,6 +217,15 @@ def attest(
     raise typer.Exit(EXIT_CODES[found.verdict])
 
 
+def _model_signature(model: str, public: Path | None) -> audit.ModelSignature | None:
+    place = Path(model)
+    if place.exists():
+        return audit.model_signature(place if place.is_dir() else place.parent, public)
+    if public is not None:
+        raise InputError(f"--model-key is for a local folder, and {model} is none; give the folder")
+    return None
+
+
 def _endpoint(
     model: str,
     url: str | None,
@@ -229,6 +252,18 @@ def _endpoint(
     served = Endpoint(model, base_url=url)
     check_endpoint(served)
     return served
+
+
+@app.command()
+def sign(
+    model: Annotated[Path, typer.Option(help="The folder of a model's files.")],
+    key: Annotated[Path, typer.Option(help="A private key on P-256, P-384 or P-521 (PEM).")],
+    allow_symlinks: Annotated[
+        bool, typer.Option(help="Follow symbolic links, as in the cache of the Hub.")
+    ] = False,
+) -> None:
+    """Sign a model's files as OpenSSF's model signing does, in model.sig beside them."""
+    typer.echo(f"Written to {audit.sign_model(model, key, allow_symlinks=allow_symlinks)}")
 
 
 @app.command()
