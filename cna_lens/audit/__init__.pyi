@@ -27,6 +27,7 @@ from .signing.model_files import (
     model_signature as model_signature,
     sign_model as sign_model,
 )
+from .watching.exported import WatchCollector as WatchCollector, serve_metrics as serve_metrics
 from .watching.histograms import Histograms as Histograms
 from .watching.watching import Alarm as Alarm, Watch as Watch, watch as watch
 
@@ -46,6 +47,7 @@ __all__ = [
     "Observation",
     "Thresholds",
     "Watch",
+    "WatchCollector",
     "attest",
     "attest_answers",
     "check_private_key",
@@ -60,6 +62,7 @@ __all__ = [
     "observe",
     "sarif",
     "save_signed",
+    "serve_metrics",
     "sign_model",
     "watch",
 ]

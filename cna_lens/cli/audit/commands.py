@@ -304,6 +304,17 @@ def watch(
     least: Annotated[
         int, typer.Option(help="With fewer requests and no alarm, the exit code is 2.", min=1)
     ] = 100,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve counts and evidence for Prometheus at this port, and go on after an alarm.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address at which the metrics are served.")
+    ] = "127.0.0.1",
     allow_other_model: AllowOtherModel = False,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -333,6 +344,7 @@ def watch(
         out=out,
         allow_other_model=allow_other_model,
         progress=not as_json,
+        metrics=None if metrics_port is None else (metrics_host, metrics_port),
     )
     verdict = verdict_of(watched, least)
     if as_json:
