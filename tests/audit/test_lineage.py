@@ -13,6 +13,7 @@ from scipy.stats import norm
 import cna_lens
 from cna_lens import audit
 from cna_lens.audit.checks.lineage import (
+    Agreement,
     _turned,
     activations,
     agreements,
@@ -133,6 +134,9 @@ def test_activations_are_compared_within_layers():
     agreed = activations(taken, measured(scaled))
     assert agreed.statistic == pytest.approx(1.0)
     assert agreed.p_value == pytest.approx(norm.sf(1 / math.sqrt((1 / 3 + 1 / 3) / 4)))
+    # Nor do harmful canaries: what they do is what tampering changes.
+    scaled[:2] = torch.arange(16).reshape(2, 8) ** 2
+    assert activations(taken, measured(scaled)).statistic == pytest.approx(1.0)
     # By hand: (-2, -1, 0, 3) and (3, 0, -1, -2) have -12 / 14 in one layer, 1 in the other.
     turned = neurons[:, [3, 2, 1, 0, 4, 5, 6, 7]]
     assert activations(taken, measured(turned)).statistic == pytest.approx((-12 / 14 + 1) / 2)
@@ -152,6 +156,22 @@ def test_the_same_model_agrees_wholly(guarded, fingerprint):
         assert len(found.lineage) == n
         assert all(each.shown for each in found.lineage)
         assert [each.statistic for each in found.lineage] == pytest.approx([1.0] * n, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "p_value", "shown"),
+    [(0.3, 0.01, True), (0.299, 0.0, False), (1.0, 0.011, False)],
+)
+def test_an_agreement_must_be_large_and_beyond_chance(statistic, p_value, shown):
+    assert Agreement("by hand", statistic, lambda: p_value).shows_kinship == shown
+
+
+def test_weights_that_were_observed_are_left_out_where_only_activations_are_judged(
+    guarded, fingerprint
+):
+    seen = audit.observe(guarded, fingerprint, CANARIES)
+    names = [each.name for each in audit.judge(seen, fingerprint, access="activations").lineage]
+    assert names == ["refusal directions", "neurons' activations"]
 
 
 def permuted(model, *, scaled):

@@ -6,13 +6,13 @@ import json
 import shutil
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from cna_lens import InputError, audit
 from cna_lens.audit.signing.bundles import Manifest
 from cna_lens.errors import FingerprintError
 
+# `cryptography` is of the extra `audit`, which the environments of the core do not have; so it is
+# imported where it is used.
 FILES = {"config.json": b"{}", "weights/a.bin": b"abc", "weights.bin": b"de", ".gitignore": b"x"}
 
 
@@ -45,6 +45,9 @@ def payload_of(bundle):
 
 
 def test_a_bundle_is_the_format_by_hand(model, keys):
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     bundle = bundle_of(model)
     assert bundle["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
     pem = (keys / "own/public.pem").read_bytes()
@@ -145,6 +148,10 @@ def no_hint(bundle):
     bundle["verificationMaterial"]["publicKey"] = {}
 
 
+def other_hint(bundle):
+    bundle["verificationMaterial"]["publicKey"]["hint"] = "00" * 32
+
+
 def certificate(bundle):
     bundle["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
 
@@ -162,6 +169,7 @@ def other_media(bundle):
     [
         (other_payload, "was altered"),
         (other_signature, "was altered"),
+        (other_hint, "another key"),
         (certificate, "with a certificate"),
         (other_type, "no signature of a model"),
         (other_media, "no signature of a model"),
@@ -245,14 +253,9 @@ def test_models_are_not_signed_with_other_keys_or_from_nothing(model, keys, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no files"):
         audit.sign_model(tmp_path / "empty", keys / "own/private.pem")
-    koblitz = ec.generate_private_key(ec.SECP256K1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (tmp_path / "koblitz.pem").write_bytes(koblitz)
+    write_key(tmp_path, "SECP256K1")
     with pytest.raises(InputError, match="P-256, P-384 and P-521"):
-        audit.check_private_key(tmp_path / "koblitz.pem")
+        audit.check_private_key(tmp_path / "private.pem")
 
 
 @pytest.mark.usefixtures("without_type_checks")
@@ -261,28 +264,33 @@ def test_there_are_no_keys_of_another_kind(tmp_path):
         audit.new_key(tmp_path / "a", tmp_path / "b", "rsa")
 
 
-@pytest.mark.parametrize("curve", [ec.SECP384R1, ec.SECP521R1])
-def test_longer_curves_sign_with_longer_hashes(model, tmp_path, curve):
-    key = ec.generate_private_key(curve())
-    (tmp_path / "private.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    (tmp_path / "public.pem").write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
+def write_key(folder, curve):
+    """Write a pair of keys on a curve, and return the public one."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(getattr(ec, curve)())
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "private.pem").write_bytes(secret)
+    shown = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "public.pem").write_bytes(shown)
+    return key.public_key()
+
+
+@pytest.mark.parametrize(("curve", "size"), [("SECP384R1", "SHA384"), ("SECP521R1", "SHA512")])
+def test_longer_curves_sign_with_longer_hashes(model, tmp_path, curve, size):
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = write_key(tmp_path, curve)
     audit.sign_model(model, tmp_path / "private.pem")
     assert audit.model_signature(model, tmp_path / "public.pem").n_files == 3
     (signature,) = bundle_of(model)["dsseEnvelope"]["signatures"]
     payload = payload_of(bundle_of(model))
-    size = {"secp384r1": hashes.SHA384, "secp521r1": hashes.SHA512}[key.curve.name]
     signed = b"DSSEv1 28 application/vnd.in-toto+json %d %s" % (len(payload), payload)
-    key.public_key().verify(base64.b64decode(signature["sig"]), signed, ec.ECDSA(size()))
+    hashed = ec.ECDSA(getattr(hashes, size)())
+    key.verify(base64.b64decode(signature["sig"]), signed, hashed)
 
 
 def test_a_fingerprint_is_signed_in_either_format(fingerprint, keys, tmp_path):

@@ -99,7 +99,6 @@ def serve_metrics(watched: Watch, port: int, host: str = HOST) -> Generator[str]
 def _package() -> Any:
     try:
         import prometheus_client
-        import prometheus_client.metrics_core
     except ImportError as error:
         raise InputError(
             "metrics need the package prometheus-client: pip install 'cna-lens[metrics]'"

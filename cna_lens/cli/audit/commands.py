@@ -344,7 +344,7 @@ def watch(
         out=out,
         allow_other_model=allow_other_model,
         progress=not as_json,
-        metrics=None if metrics_port is None else (metrics_host, metrics_port),
+        metrics=None if metrics_port is None else (metrics_port, metrics_host),
     )
     verdict = verdict_of(watched, least)
     if as_json:

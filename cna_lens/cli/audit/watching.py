@@ -48,11 +48,11 @@ def watch_requests(
     out: Path | None,
     allow_other_model: bool,
     progress: bool,
-    metrics: tuple[str, int] | None = None,
+    metrics: tuple[int, str] | None = None,
 ) -> tuple[audit.Watch, bool]:
     """Run requests one by one and in order, until an alarm, their end, or Ctrl-C.
 
-    If metrics are served, at a host and a port, the watch goes on after an alarm: otherwise the
+    If metrics are served, at a port and a host, the watch goes on after an alarm: otherwise the
     alarm would be gone before the next scrape.
 
     The counts are written to `out` unless there was an alarm: the counts of a changed model must
@@ -72,7 +72,7 @@ def watch_requests(
         on_alarm=lambda _: None,
         allow_other_model=allow_other_model,
     ) as watched:
-        served = nullcontext() if metrics is None else audit.serve_metrics(watched, *metrics[::-1])
+        served = nullcontext() if metrics is None else audit.serve_metrics(watched, *metrics)
         try:
             with served as url, suppress(KeyboardInterrupt):
                 if url is not None:
