@@ -5,14 +5,14 @@ As light as `cna_lens.cli.app`; the room `audit` loads a function when it is fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cna_lens import audit
+from cna_lens.cli.audit.named import canaries_of, endpoint_of, key_of, model_signature_of
 from cna_lens.cli.options import (
     SOURCE_HELP,
     AllowOtherModel,
@@ -24,10 +24,6 @@ from cna_lens.cli.options import (
     check_file,
     load_quietly,
 )
-from cna_lens.errors import InputError
-
-if TYPE_CHECKING:
-    from cna_lens.metrics.endpoint.settings import Endpoint
 
 app = typer.Typer(
     help="Check whether a model, and the path to its answers, have changed. "
@@ -77,9 +73,9 @@ def fingerprint(
     from cna_lens.results.circuit import Circuit
 
     check_file(out, new=True)
-    own = _canaries(canaries)
+    own = canaries_of(canaries)
     neurons = None if circuit is None else Circuit.load(circuit)
-    secret = _key(key)
+    secret = key_of(key)
     if sign is not None:
         audit.check_private_key(sign)
     taken = audit.fingerprint(
@@ -164,7 +160,7 @@ def attest(
     files = {"--out": out, "--report": report, "--junit": junit, "--sarif": sarif}
     for option, file in files.items():
         check_file(file, option)
-    served = _endpoint(
+    served = endpoint_of(
         model,
         endpoint,
         {"--access": access, "--device": device, "--model-key": model_key},
@@ -175,10 +171,10 @@ def attest(
         if verify is None
         else audit.load_signed(fingerprint, verify)
     )
-    own, secret = _canaries(canaries), _key(key)
+    own, secret = canaries_of(canaries), key_of(key)
     if served is None:
         # Before the model is loaded: what was altered is not read.
-        signature = _model_signature(model, model_key)
+        signature = model_signature_of(model, model_key)
         found = audit.attest(
             load_quietly(model, device, dtype),
             taken,
@@ -215,43 +211,6 @@ def attest(
         if report is not None:
             print_report_path(report)
     raise typer.Exit(EXIT_CODES[found.verdict])
-
-
-def _model_signature(model: str, public: Path | None) -> audit.ModelSignature | None:
-    place = Path(model)
-    if place.exists():
-        return audit.model_signature(place if place.is_dir() else place.parent, public)
-    if public is not None:
-        raise InputError(f"--model-key is for a local folder, and {model} is none; give the folder")
-    return None
-
-
-def _endpoint(
-    model: str,
-    url: str | None,
-    of_loaded: Mapping[str, object],
-    of_endpoint: Mapping[str, object],
-) -> Endpoint | None:
-    """The endpoint to ask; InputError where an option would have no effect."""
-    given = [
-        name
-        for name, value in (of_endpoint if url is None else of_loaded).items()
-        if value is not None
-    ]
-    if given and url is None:
-        raise InputError(f"{given[0]} limits what an endpoint is asked; give --endpoint too")
-    if given:
-        raise InputError(
-            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one"
-        )
-    if url is None:
-        return None
-    from cna_lens.metrics.endpoint.client import check_endpoint
-    from cna_lens.metrics.endpoint.settings import Endpoint
-
-    served = Endpoint(model, base_url=url)
-    check_endpoint(served)
-    return served
 
 
 @app.command()
@@ -357,19 +316,3 @@ def watch(
             lines.append(f"{out} is not written: a changed model must not become the usual one")
         typer.echo("\n".join(lines))
     raise typer.Exit(EXIT_CODES[verdict])
-
-
-def _canaries(path: Path | None) -> audit.Canaries | None:
-    return None if path is None else audit.Canaries.read(path)
-
-
-def _key(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"the key {path} cannot be read: {error.strerror}") from error
-    if not content:
-        raise InputError(f"the key {path} is empty; 32 random bytes make a good one")
-    return content
