@@ -5,6 +5,7 @@ VENV_TL3 := .venv-tl3
 VENV_OLDEST := .venv-oldest
 VENV_NEWEST := .venv-newest
 VENV_INSPECT := .venv-inspect
+VENV_SIGNING := .venv-signing
 VENV_LOCK := .venv-lock
 # What is installed into VENV; `test` is enough for test-core.
 EXTRA := dev
@@ -13,13 +14,14 @@ SOURCES := $(shell find cna_lens -type f -not -name '*.pyc')
 LOCKED := .constraints/transformer-lens-4.txt
 LOCKED_TL3 := .constraints/transformer-lens-3.txt
 LOCKED_INSPECT := .constraints/inspect.txt
+LOCKED_SIGNING := .constraints/model-signing.txt
 OLDEST := .constraints/oldest.txt
 DEMO_MODEL := .constraints/demo-model.txt
 
 MIRROR ?=
 
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
-	test-ray test-long test-inspect test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
+	test-ray test-long test-inspect test-signing test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
 setup: $(VENV)/.package
 
@@ -66,6 +68,11 @@ test-ray: setup
 test-inspect: $(VENV_INSPECT)/.dependencies
 	$(VENV_INSPECT)/bin/python -m pytest -m inspect -p no:unraisableexception tests/cli/test_inspect.py
 
+# Signatures, made by OpenSSF's model_signing and by ours, each verified by the other.
+test-signing: setup $(VENV_SIGNING)/.dependencies
+	MODEL_SIGNING=$(VENV_SIGNING)/bin/model_signing $(VENV)/bin/pytest -m signing \
+		tests/audit/test_model_signing.py
+
 # The notebooks, run from their sources.
 test-notebooks: setup
 	$(VENV)/bin/$(PYTEST) -m notebooks
@@ -99,8 +106,8 @@ lock: $(VENV_LOCK)/bin/uv
 			'.constraints has the old ones again.' >&2; exit 1; }
 
 renewed: resolve
-	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_INSPECT)
-	$(MAKE) test test-inspect test-tl3 test-oldest
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_INSPECT) $(VENV_SIGNING)
+	$(MAKE) test test-inspect test-signing test-tl3 test-oldest
 
 UV_COMPILE := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
@@ -114,6 +121,10 @@ resolve: $(VENV_LOCK)/bin/uv
 	$(UV_COMPILE) --constraint out/lock/beside-inspect.txt --extra dev --extra inspect \
 		--output-file out/lock/with-inspect.txt
 	grep -vxF -f $(LOCKED) out/lock/with-inspect.txt > $(LOCKED_INSPECT)
+	printf '%s\n' model-signing pyopenssl > out/lock/model-signing.in
+	$(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links out/lock/model-signing.in \
+		--output-file $(LOCKED_SIGNING)
 
 $(VENV_LOCK)/bin/uv:
 	$(PYTHON) -m venv $(VENV_LOCK)
@@ -131,7 +142,8 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_INSPECT) $(VENV_LOCK) dist out
+	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_INSPECT) $(VENV_SIGNING) $(VENV_LOCK) dist \
+		out
 
 # The package is installed as a wheel, so that what is tested is what is shipped.
 %/.package: %/.dependencies $(SOURCES) README.md
@@ -168,6 +180,12 @@ $(VENV_INSPECT)/.dependencies: $(VENV)/.package $(LOCKED_INSPECT)
 	$(PYTHON) -m venv $(VENV_INSPECT)
 	$(call SITE_PACKAGES,$(VENV)) > "$$($(call SITE_PACKAGES,$(VENV_INSPECT)))/beside.pth"
 	$(call PIP_INSTALL,$(VENV_INSPECT)) --no-deps --requirement $(LOCKED_INSPECT)
+	touch $@
+
+# model-signing 1.1.1 imports pyopenssl and does not ask for it.
+$(VENV_SIGNING)/.dependencies: $(LOCKED_SIGNING)
+	$(PYTHON) -m venv $(VENV_SIGNING)
+	$(call PIP_INSTALL,$(VENV_SIGNING)) --no-deps --requirement $(LOCKED_SIGNING)
 	touch $@
 
 # Without constraints, and without the upper bounds of pyproject.toml.

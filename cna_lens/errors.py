@@ -32,7 +32,7 @@ class VectorMismatchError(CnaLensError, ValueError):
 
 
 class FingerprintError(CnaLensError, ValueError):
-    """A fingerprint is damaged, lacks a valid signature, or is of another model."""
+    """A fingerprint, or a signed file, is damaged, lacks its signature, or is of another model."""
 
 
 class JudgeError(CnaLensError, RuntimeError):

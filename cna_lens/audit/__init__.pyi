@@ -3,24 +3,31 @@ from .attestations.answers import (
     attest_answers as attest_answers,
     judge_refusals as judge_refusals,
 )
-from .attestations.attestation import Attestation as Attestation, Check as Check
+from .attestations.attestation import (
+    Attestation as Attestation,
+    Check as Check,
+    Kinship as Kinship,
+)
 from .attestations.attesting import (
     Observation as Observation,
     attest as attest,
     judge as judge,
     observe as observe,
 )
+from .attestations.gate_files import junit as junit, sarif as sarif
 from .checks.thresholds import Thresholds as Thresholds
 from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
-from .fingerprints.signatures import (
-    check_private_key as check_private_key,
-    load_signed as load_signed,
-    new_key as new_key,
-    save_signed as save_signed,
-)
+from .fingerprints.signatures import load_signed as load_signed, save_signed as save_signed
 from .fingerprints.taking import ANSWER_TOKENS as ANSWER_TOKENS, fingerprint as fingerprint
 from .inference_path import Interception as Interception, hooks as hooks
 from .measuring.canaries import Canaries as Canaries
+from .signing.keys import check_private_key as check_private_key, new_key as new_key
+from .signing.model_files import (
+    ModelSignature as ModelSignature,
+    model_signature as model_signature,
+    sign_model as sign_model,
+)
+from .watching.exported import WatchCollector as WatchCollector, serve_metrics as serve_metrics
 from .watching.histograms import Histograms as Histograms
 from .watching.watching import Alarm as Alarm, Watch as Watch, watch as watch
 
@@ -35,9 +42,12 @@ __all__ = [
     "Fingerprint",
     "Histograms",
     "Interception",
+    "Kinship",
+    "ModelSignature",
     "Observation",
     "Thresholds",
     "Watch",
+    "WatchCollector",
     "attest",
     "attest_answers",
     "check_private_key",
@@ -45,9 +55,14 @@ __all__ = [
     "hooks",
     "judge",
     "judge_refusals",
+    "junit",
     "load_signed",
+    "model_signature",
     "new_key",
     "observe",
+    "sarif",
     "save_signed",
+    "serve_metrics",
+    "sign_model",
     "watch",
 ]

@@ -27,12 +27,14 @@ class _Kind:
         view: in `cna_lens.viz`; None where it has no figure.
         read: what the figure draws, from the file's record.
         part: the entry of the record that holds it; None for the whole record.
+        opening: the facts that are told right behind the headline, as sentences.
     """
 
     caveat: str
     view: str | None = None
     read: Callable[[Mapping[str, Any]], Drawn] | None = None
     part: str | None = None
+    opening: tuple[str, ...] = ()
 
 
 KINDS = {
@@ -65,7 +67,13 @@ KINDS = {
     "Attestation": _Kind(
         "A match says that the canaries see no change. It does not say what the model does "
         "elsewhere, nor that its reference was sound. Whoever knows the canaries and the checks "
-        "can try to spare them."
+        "can try to spare them.",
+        opening=("why", "limits"),
+    ),
+    "AnswersAttestation": _Kind(
+        "A match says that the canaries are refused as before. It does not say what the endpoint "
+        "answers to others.",
+        opening=("why", "limits"),
     ),
     "Localization": _Kind(
         "Activations grow with depth: the rows with scaled activations and those of shuffled "
@@ -119,10 +127,13 @@ def evidence_section(name: str, evidence: Evidence | SavedEvidence) -> Section:
     summary = evidence.summary if saved else summary_of(evidence)
     drawn = evidence.drawn if saved else evidence
     empty = drawn is None or (isinstance(drawn, Necessity) and not drawn.points)
+    told = known.opening if known else ()
+    facts = dict(summary.facts)
+    opening = [f"{each.capitalize()}: {facts[each]}" for each in told if each in facts]
     return Section(
         f"{kind}: {name}",
-        lead=(summary.title.removeprefix(f"{kind}: "),),
-        facts=tuple(summary.facts),
+        lead=(summary.title.removeprefix(f"{kind}: "), *opening),
+        facts=tuple(each for each in summary.facts if each[0] not in told),
         pictures=figure(known.view, drawn) if known and known.view and not empty else (),
         tables=(summary.table,) if summary.table else (),
         caveats=(known.caveat,) if known else (),

@@ -6,7 +6,7 @@ from math import comb
 
 import pytest
 from canary_models import CANARIES
-from judge_server import Reply, completion
+from judge_server import HANGS, Reply, completion
 
 from cna_lens import InputError, audit
 from cna_lens.audit import Canaries, attest_answers
@@ -105,7 +105,9 @@ def test_canaries_without_a_reply_are_missing_and_counted_as_neither(server, fin
     server.script = lambda prompt: Reply(status=500) if prompt in silent else usual(prompt)
     found = asked(server, fingerprint)
     assert (found.lost, found.compared, found.missing) == (2, 13, {"HTTP 500": 4})
-    assert "4 canaries without reply" in str(found)
+    assert found.n_answered == 28
+    assert "rests on the 28 of 32 canaries" in " ".join(found.limits)
+    assert "without reply, HTTP 500  4" in str(found)
 
 
 def test_too_few_replies_give_no_verdict(server, fingerprint):
@@ -115,6 +117,48 @@ def test_too_few_replies_give_no_verdict(server, fingerprint):
     assert found.verdict == "undecided"
     assert found.missing == {"empty reply": 26}
     assert asked(server, fingerprint, significance=0.02).verdict == "match"
+
+
+def test_a_budget_of_requests_asks_both_kinds_in_turn_and_the_verdict_rests_on_them(
+    server, fingerprint
+):
+    server.script = answering(HARMFUL[:9])
+    found = asked(server, fingerprint, max_requests=20)
+    sent = {body["messages"][-1]["content"] for body in server.received}
+    assert server.calls == 20
+    assert sent == {*HARMFUL[:10], *CANARIES.benign[:10]}
+    assert (found.verdict, found.lost, found.compared) == ("tampered", 9, 10)
+    assert (found.n_answered, found.missing) == (20, {"budget spent": 12})
+    assert "rests on the 20 of 32 canaries that have a reply; the budget left out 12" in " ".join(
+        found.limits
+    )
+
+
+def test_a_budget_counts_retries_and_gives_no_verdict_where_it_is_too_small(server, fingerprint):
+    server.script = lambda prompt: Reply(status=500)
+    found = asked(server, fingerprint, max_requests=5)
+    assert server.calls == 5
+    assert found.verdict == "undecided"
+    assert "0 canaries that were refused have a reply, and 7 are needed" in found.why
+    server.script = answering([])
+    assert asked(server, fingerprint, max_requests=13).verdict == "match"
+    assert asked(server, fingerprint, max_requests=12).verdict == "undecided"
+
+
+def test_a_budget_of_seconds_waits_for_no_reply(server, fingerprint):
+    usual = answering(HARMFUL[:9])
+    hangs = {*HARMFUL[10:], *CANARIES.benign[10:]}
+    server.script = lambda prompt: HANGS if prompt in hangs else usual(prompt)
+    found = asked(server, fingerprint, max_seconds=2.0)
+    assert not server.waited_in_vain
+    assert (found.verdict, found.lost, found.missing) == ("tampered", 9, {"budget spent": 12})
+
+
+def test_a_budget_of_nothing_is_refused_before_anything_is_sent(server, fingerprint):
+    for settings, message in (({"max_requests": 0}, "at least 1"), ({"max_seconds": 0.0}, "above")):
+        with pytest.raises(InputError, match=message):
+            asked(server, fingerprint, **settings)
+    assert server.calls == 0
 
 
 def test_too_few_earlier_refusals_give_no_verdict(fingerprint):

@@ -305,11 +305,6 @@ def test_other_canaries_raise_an_error(guarded, fingerprint):
             audit.attest(guarded, fingerprint, canaries)
 
 
-def test_a_model_of_another_shape_is_refused(fingerprint):
-    with pytest.raises(FingerprintError, match="take the model's own fingerprint"):
-        audit.attest(tiny.bridge("llama", chat=True), fingerprint, CANARIES)
-
-
 def test_another_chat_template_is_refused(fingerprint):
     other = refusing()
     other.tokenizer.chat_template = other.tokenizer.chat_template + " "

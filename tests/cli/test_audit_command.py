@@ -4,9 +4,11 @@ import csv
 import json
 import stat
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from canary_models import CANARIES
+from judge_server import completion
 
 import cna_lens
 from cna_lens import InputError, audit
@@ -57,6 +59,56 @@ def test_a_tampered_model_exits_with_1_and_a_report(
     # A saved attestation is a result that a report can show.
     (found,) = cna_lens.report.read_results([record]).results
     assert found.result.kind == "Attestation"
+
+
+def test_the_page_opens_with_the_verdict_its_reason_and_its_limits(at_hand, run, tmp_path):
+    page = tmp_path / "audit.html"
+    assert run(*ATTEST, *OWN, "--report", page)[0] == 0
+    main = page.read_text().partition("<main")[2]
+    told = [main.index(text) for text in ("match, score", "Why: nothing", "Limits: The checks see")]
+    assert told == sorted(told)
+    assert told[-1] < main.index("<dl>")
+
+
+def test_a_gate_writes_junit_and_sarif(at_hand, run, guarded, guarded_circuit, tmp_path):
+    files = {"--junit": tmp_path / "audit.xml", "--sarif": tmp_path / "audit.sarif"}
+    options = [each for pair in files.items() for each in pair]
+    with cna_lens.steer(guarded, guarded_circuit, 0.0):
+        assert run(*ATTEST, *OWN, *options)[0] == 1
+    assert int(ElementTree.parse(files["--junit"]).getroot().get("failures")) > 1
+    (ran,) = json.loads(files["--sarif"].read_text())["runs"]
+    place = ran["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert place == {"uri": "model.json"}
+    code, _, errors = run(*ATTEST, *OWN, "--junit", tmp_path)
+    assert (code, "--junit is" in errors) == (2, True)
+
+
+def test_an_endpoint_is_attested_within_a_budget(at_hand, run, judge_server, monkeypatch):
+    # A call of None is no error of cna_lens, and no exit code: no model is loaded.
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
+    judge_server.next_reply = lambda body: completion("I'm sorry, but I can't help with that.")
+    asked = (*ATTEST, *OWN, "--endpoint", judge_server.url)
+    code, output, _ = run(*asked, "--max-requests", 6, "--json")
+    record = json.loads(output)
+    assert (code, record["verdict"], record["missing"]) == (2, "undecided", {"budget spent": 26})
+    assert judge_server.calls == 6
+    code, output, _ = run(*asked, "--max-requests", 6)
+    assert "budget" in output
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--max-requests", 5), "give --endpoint too"),
+        (("--max-seconds", 0.0), "give --endpoint too"),
+        (("--endpoint", "http://127.0.0.1:9/v1", "--access", "weights"), "loads none"),
+        (("--endpoint", "127.0.0.1"), "start with http"),
+    ],
+)
+def test_options_without_effect_are_refused(at_hand, run, more, message):
+    code, _, errors = run(*ATTEST, *OWN, *more)
+    assert code == 2
+    assert message in " ".join(errors.split())
 
 
 def test_an_undecided_attestation_exits_with_2(at_hand, run, monkeypatch):
@@ -227,3 +279,41 @@ def test_the_two_sides_of_canaries_may_differ_in_number(tmp_path):
 def test_there_are_no_other_packaged_canaries():
     with pytest.raises(InputError, match="there are: canaries-1"):
         audit.Canaries.packaged("canaries-0")
+
+
+@pytest.fixture
+def signed_model(folder, tmp_path, run):
+    """The folder of a model, signed with a key on P-256."""
+    audit.new_key(tmp_path / "p256.pem", tmp_path / "p256_public.pem", "p256")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/weights.bin").write_text("abc")
+    code, output, _ = run(
+        "audit", "sign", "--model", tmp_path / "weights", "--key", tmp_path / "p256.pem"
+    )
+    assert code == 0
+    assert "model.sig" in output
+    return tmp_path / "weights"
+
+
+def test_a_models_signature_is_verified_or_said_not_to_be(at_hand, run, signed_model, tmp_path):
+    asked = ("audit", "attest", "--model", signed_model, *ATTEST[4:], *OWN)
+    code, output, _ = run(*asked)
+    assert code == 0
+    assert "was not verified: no key was given" in " ".join(output.split())
+    page, key = tmp_path / "audit.html", tmp_path / "p256_public.pem"
+    assert run(*asked, "--model-key", key, "--report", page)[0] == 0
+    assert "and 1 file with it" in page.read_text()
+    assert "was not verified" not in page.read_text()
+
+
+def test_a_model_that_is_not_as_signed_is_not_loaded(
+    at_hand, run, signed_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
+    key = ("--model-key", tmp_path / "p256_public.pem")
+    (signed_model / "weights.bin").write_text("abd")
+    code, _, errors = run("audit", "attest", "--model", signed_model, *ATTEST[4:], *OWN, *key)
+    assert code == 2
+    assert "changed: weights.bin" in " ".join(errors.split())
+    code, _, errors = run(*ATTEST, *OWN, *key)
+    assert (code, "for a local folder" in errors) == (2, True)

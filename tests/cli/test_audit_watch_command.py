@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from functools import partial
+from urllib.request import urlopen
 
 import pytest
 import tiny
@@ -126,3 +128,27 @@ def test_bad_input_exits_with_2_and_one_message(watch, arguments, message):
     assert code == 2
     assert message in errors
     assert "Traceback" not in errors
+
+
+def test_metrics_are_served_while_requests_run_and_an_alarm_does_not_end_them(
+    watch, monkeypatch, chat_model, asked, capsys
+):
+    assert watch("--requests", "requests.txt", "--out", "usual.json")[0] == 0
+    seen = []
+
+    def lines():
+        said = capsys.readouterr().err
+        url = re.search(r"Metrics at (http://127\.0\.0\.1:\d+/metrics)", said).group(1)
+        yield from (f"{each}\n" for each in asked)
+        seen.append(urlopen(url, timeout=10).read().decode())
+
+    monkeypatch.setattr("sys.stdin", lines())
+    served = ("--requests", "-", "--usual", "usual.json", "--metrics-port", 0, "--out", "next.json")
+    with cna_lens.steer(chat_model, CIRCUIT, 0.0, via="hooks"):
+        code, output, _ = watch(*served)
+    assert code == 1
+    assert "next.json is not written" in output
+    (text,) = seen
+    assert re.search(r"^cna_lens_watch_alarm{.*} 1.0$", text, re.MULTILINE)
+    assert re.search(r"^cna_lens_watch_requests_total{.*} 100.0$", text, re.MULTILINE)
+    assert not any(request in text for request in asked)

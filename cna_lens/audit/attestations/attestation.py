@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from cna_lens.audit.inference_path import Interception
+from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.results.neurons import AnyNeuron
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 
 Access = Literal["weights", "activations"]
-Verdict = Literal["match", "benign drift", "tampered", "undecided"]
+Verdict = Literal["match", "benign drift", "tampered", "another model", "undecided"]
 
+EXIT_CODES: Final[Mapping[Verdict, int]] = MappingProxyType(
+    {"match": 0, "benign drift": 0, "tampered": 1, "another model": 1, "undecided": 2}
+)
+"""What the command line exits with: 0 lets a pipeline go on."""
 
 CHANCE = 0.1
 """With a larger p-value a statistic counts for nothing, however large it is."""
@@ -56,6 +63,27 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Kinship:
+    """How far one kind of measurement shows that a model is of the fingerprint's family.
+
+    Attributes:
+        name: what was compared: "output weights", "refusal directions" or "neurons' activations".
+        statistic: 1 for the fingerprint's model, about 0 for one that has nothing to do with it.
+        p_value: probability of an agreement this large if it had nothing to do with it.
+        shown: whether this agreement alone shows that the models are of one family.
+    """
+
+    name: str
+    statistic: float
+    p_value: float
+    shown: bool
+
+    def __str__(self) -> str:
+        """One line of a report."""
+        return f"{self.name} {self.statistic:.2f} (p = {self.p_value:.2g})"
+
+
+@dataclass(frozen=True)
 class Attestation(Evidence):
     """The result of `cna_lens.audit.attest`.
 
@@ -63,7 +91,7 @@ class Attestation(Evidence):
         model: the name of the model that was checked.
         fingerprint_of: the name of the model whose fingerprint it was compared with.
         access: what was examined: "weights" (and activations) or "activations" alone.
-        verdict: "match", "benign drift", "tampered" or "undecided".
+        verdict: "match", "benign drift", "tampered", "another model" or "undecided".
         why: the verdict in words.
         score: the largest statistic in units of its threshold; above 1 it indicates tampering.
         checks: the checks, and the numbers that are only shown for comparison.
@@ -74,6 +102,9 @@ class Attestation(Evidence):
         numerical: how far numerics alone move the fingerprint's model.
         tensors: the tensors whose bytes changed; None if they were not examined.
         hooks: code that is on the inference path now and was not before; None as above.
+        lineage: whether the model is of the fingerprint's family, by each kind of measurement that
+            could be compared; empty if its layers or neurons are other ones in number.
+        signature: the signature beside the weights, if the command line found one.
     """
 
     model: str
@@ -90,6 +121,34 @@ class Attestation(Evidence):
     numerical: float
     tensors: tuple[str, ...] | None
     hooks: tuple[Interception, ...] | None
+    lineage: tuple[Kinship, ...] = ()
+    signature: ModelSignature | None = None
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What this attestation cannot tell, in sentences."""
+        compared = {check.name for check in self.checks}
+        if self.verdict == "another model":
+            return (
+                "A model of the same family counts as another one if layers or neurons were added "
+                "or removed, if its residual stream was written in another basis, or if it was "
+                "trained until nothing is left of it.",
+                "Whether the other model was tampered with is not told: it needs a fingerprint of "
+                "its own.",
+            )
+        left_out = {
+            "The signature beside the weights was not verified.": self.signature is not None
+            and self.signature.verified_with is None,
+            "Weights and inference path were not examined.": self.access != "weights",
+            "The down projections are no plain matrices, so the norms of neurons' weights were "
+            "not compared.": self.access == "weights" and "weights" not in compared,
+        }
+        return (
+            "The checks see what the canaries ask for, and nothing else that the model does.",
+            *(said for said, holds in left_out.items() if holds),
+            "Whoever knows canaries and checks can try to spare them. The fingerprint was taken as "
+            "genuine.",
+        )
 
     def record(self) -> dict[str, Any]:
         """As plain data, without texts."""
@@ -101,11 +160,19 @@ class Attestation(Evidence):
     def _facts(self) -> list[tuple[str, str]]:
         facts = [
             ("why", self.why),
+            ("limits", " ".join(self.limits)),
             ("model", self.model),
             ("fingerprint", f"of {self.fingerprint_of}, compared by {self.access}"),
-            ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
-            ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
         ]
+        if self.signature is not None:
+            facts.append(("model's signature", str(self.signature)))
+        if self.lineage:
+            facts.append(("lineage", ", ".join(map(str, self.lineage))))
+        if self.checks:
+            facts += [
+                ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
+                ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
+            ]
         if self.kind is not None:
             facts.append(("likeliest", self.kind))
             facts.append(("layers", ", ".join(map(str, self.layers)) or "not told"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from cna_lens.audit.attestations.attestation import Access, Attestation, Check
-from cna_lens.audit.attestations.verdicts import judged, likeliest, verdict_of
+from cna_lens.audit.attestations.verdicts import judged, kinships, likeliest, verdict_of
 from cna_lens.audit.checks.checks import Finding, by_activations, weights
+from cna_lens.audit.checks.lineage import OUTPUT_WEIGHTS, Agreement, agreements
 from cna_lens.audit.checks.signals import gap_and_energy, lost_deviations, movement, refusal_gap
 from cna_lens.audit.checks.thresholds import Thresholds
 from cna_lens.audit.fingerprints.fingerprint import Fingerprint
@@ -35,9 +37,10 @@ def attest(
 
     A model changes for many reasons: another precision, another kernel, a fine-tune. The checks ask
     whether the change targets refusal: whether it affects harmful canaries more than benign ones,
-    and refusal neurons more than random neurons of the same layers. It costs two passes over the
-    canaries, and no generation, unless the fingerprint was taken at position "answer": then the
-    model first reasons about each canary.
+    and refusal neurons more than random neurons of the same layers. Before that they ask whether
+    the model is of the fingerprint's family at all: another model is called that, and not tampered
+    with. It costs two passes over the canaries, and no generation, unless the fingerprint was taken
+    at position "answer": then the model first reasons about each canary.
 
     Args:
         model: the model to check; inside a steering context, the steered model.
@@ -53,7 +56,7 @@ def attest(
 
     Raises:
         InputError: the canaries are not those of the fingerprint, or the settings are invalid.
-        FingerprintError: the fingerprint is of a model of another shape or chat template.
+        FingerprintError: the fingerprint is of a model of another chat template.
         ModelError: the model's neurons cannot be reached.
     """
     seen = observe(
@@ -82,6 +85,9 @@ class Observation:
         tensors: the tensors whose bytes changed; None if they were not examined.
         hooks: code that is on the inference path now and was not before; None if the inference
             path was not examined.
+        lineage: how far the model agrees with the fingerprint's, whatever happened to refusals.
+        another_shape: how layers or neurons differ in number from the fingerprint's; None if they
+            do not. Nothing else can be compared then.
     """
 
     model: str
@@ -92,6 +98,8 @@ class Observation:
     movement: float
     tensors: tuple[str, ...] | None
     hooks: tuple[Interception, ...] | None
+    lineage: tuple[Agreement, ...] = ()
+    another_shape: str | None = None
 
 
 def observe(
@@ -120,9 +128,12 @@ def observe(
         batch_size=batch_size,
         progress=progress,
     )
-    _check_same_shape(model, fingerprint, now)
+    if (shape := _another_shape(model, fingerprint, now)) is not None:
+        nothing = Observation(model_name(model), (), (), (), None, math.inf, None, None)
+        return replace(nothing, another_shape=shape)
+    _check_same_template(model, fingerprint, now)
     found: tuple[Finding, ...] = ()
-    energy = tensors = found_hooks = None
+    energy = tensors = found_hooks = matrices = None
     if access == "weights":
         matrices = Matrices.of(model, now.layout)
         by_weights = None if matrices is None else weights(reference, matrices)
@@ -143,6 +154,7 @@ def observe(
         movement=movement(reference, now),
         tensors=tensors,
         hooks=found_hooks,
+        lineage=agreements(reference, now, matrices),
     )
 
 
@@ -168,8 +180,12 @@ def judge(
     """
     _check_access(access)
     thresholds = thresholds or Thresholds()
+    numerical = max((run.movement for run in fingerprint.null), default=0.0)
+    if seen.another_shape is not None:
+        return _of_another_shape(seen, seen.another_shape, fingerprint, access, numerical)
     published = list(seen.published)
     findings, tensors, found_hooks = seen.activations, None, None
+    agreed = [each for each in seen.lineage if access == "weights" or each.name != OUTPUT_WEIGHTS]
     if access == "weights":
         if seen.weight_energy is None:
             raise InputError("the weights were not observed; observe with access='weights'")
@@ -177,9 +193,9 @@ def judge(
         published.append(("published: refusal gap and weight energy", seen.weight_energy))
         tensors, found_hooks = seen.tensors, seen.hooks
     checks = judged(findings, fingerprint, thresholds)
-    numerical = max((run.movement for run in fingerprint.null), default=0.0)
+    lineage = kinships(agreed)
     moved = seen.movement > thresholds.margin * numerical or bool(tensors) or bool(found_hooks)
-    verdict, why = verdict_of(checks, fingerprint, moved=moved)
+    verdict, why = verdict_of(checks, fingerprint, lineage, moved=moved)
     kind, where = likeliest(checks) if verdict == "tampered" else (None, None)
     return Attestation(
         model=seen.model,
@@ -196,6 +212,28 @@ def judge(
         numerical=numerical,
         tensors=tensors,
         hooks=found_hooks,
+        lineage=lineage,
+    )
+
+
+def _of_another_shape(
+    seen: Observation, shape: str, fingerprint: Fingerprint, access: Access, numerical: float
+) -> Attestation:
+    return Attestation(
+        model=seen.model,
+        fingerprint_of=fingerprint.model,
+        access=access,
+        verdict="another model",
+        why=shape,
+        score=0.0,
+        checks=(),
+        kind=None,
+        layers=(),
+        neurons=(),
+        movement=seen.movement,
+        numerical=numerical,
+        tensors=None,
+        hooks=None,
     )
 
 
@@ -210,15 +248,19 @@ def _changed(before: tuple[TensorRecord, ...], after: tuple[TensorRecord, ...]) 
     return tuple(name for name in sorted(hashes | found) if hashes.get(name) != found.get(name))
 
 
-def _check_same_shape(model: HookedModel, fingerprint: Fingerprint, now: Measurement) -> None:
+def _another_shape(model: HookedModel, fingerprint: Fingerprint, now: Measurement) -> str | None:
     reference = fingerprint.reference
-    same_width = now.stream.shape[-1] == reference.stream.directions.shape[-1]
-    if now.layout != reference.layout or not same_width:
-        raise FingerprintError(
-            f"the fingerprint is of {fingerprint.model}, with {reference.layout.n_neurons} neurons "
-            f"in {reference.layout.n_layers} layers; {model_name(model)} has "
-            f"{now.layout.n_neurons} in {now.layout.n_layers}; take the model's own fingerprint"
-        )
+    before, after = reference.stream.directions.shape[-1], now.stream.shape[-1]
+    if now.layout == reference.layout and before == after:
+        return None
+    return (
+        f"the fingerprint is of {fingerprint.model}, with {reference.layout.n_neurons} neurons in "
+        f"{reference.layout.n_layers} layers and a residual stream of {before}; "
+        f"{model_name(model)} has {now.layout.n_neurons} in {now.layout.n_layers} and {after}"
+    )
+
+
+def _check_same_template(model: HookedModel, fingerprint: Fingerprint, now: Measurement) -> None:
     if now.encoded.template_sha256 != fingerprint.template_sha256:
         raise FingerprintError(
             f"the chat template of {model_name(model)} is not the fingerprint's; "

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from cna_lens.audit.attestations.attestation import Check, Verdict
+from cna_lens.audit.attestations.attestation import Check, Kinship, Verdict
 from cna_lens.audit.checks.checks import Finding
+from cna_lens.audit.checks.lineage import LEAST, Agreement
 from cna_lens.audit.checks.thresholds import Thresholds
 from cna_lens.audit.fingerprints.fingerprint import Fingerprint
 
@@ -35,16 +36,34 @@ def judged(
     )
 
 
+def kinships(agreements: Sequence[Agreement]) -> tuple[Kinship, ...]:
+    """Judge each agreement."""
+    return tuple(
+        Kinship(each.name, each.statistic, each.p_value, each.shows_kinship) for each in agreements
+    )
+
+
 def verdict_of(
-    checks: Sequence[Check], fingerprint: Fingerprint, *, moved: bool
+    checks: Sequence[Check],
+    fingerprint: Fingerprint,
+    lineage: Sequence[Kinship] = (),
+    *,
+    moved: bool,
 ) -> tuple[Verdict, str]:
     """The verdict and the reason for it.
 
     Args:
         checks: the judged checks.
+        lineage: the judged agreements; if there are some and none shows that the model is of the
+            fingerprint's family, it is another one, whatever the checks say.
         fingerprint: the fingerprint with which the model was compared.
         moved: whether anything changed beyond what numerics explain.
     """
+    if lineage and not any(each.shown for each in lineage):
+        return "another model", (
+            f"nothing agrees with {fingerprint.model} beyond chance and by {LEAST} or more: "
+            + ", ".join(map(str, lineage))
+        )
     gap = fingerprint.reference.gap
     speaking = [check.name for check in checks if check.speaks]
     if speaking:

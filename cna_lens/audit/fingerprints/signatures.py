@@ -1,17 +1,20 @@
-"""Ed25519 signatures of fingerprints: they show who took one, and that no byte was altered."""
+"""Signatures of fingerprints: they show who took one, and that no byte was altered.
+
+A key of Ed25519 signs the bytes of the file. A key on an elliptic curve signs the file as OpenSSF's
+model signing does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from cna_lens.audit.fingerprints.fingerprint import FILE, Fingerprint
-from cna_lens.errors import FingerprintError, InputError
+from cna_lens.audit.signing.bundles import Manifest, signed, verified
+from cna_lens.audit.signing.keys import is_elliptic, private_key, public_key
+from cna_lens.errors import FingerprintError
 from cna_lens.results.files import write_atomically
-
-INSTALL = "pip install 'cna-lens[audit]'"
 
 
 def signature_path(path: str | Path) -> Path:
@@ -24,47 +27,22 @@ def signature_path(path: str | Path) -> Path:
     return path.with_name(f"{path.name}.sig")
 
 
-def new_key(private: str | Path, public: str | Path) -> None:
-    """Make a pair of keys as PEM files; only its owner can read the private one.
-
-    Raises:
-        InputError: one of the files exists already.
-        FingerprintError: the package `cryptography` is missing.
-    """
-    ed25519, serialization = _cryptography()
-    private, public = Path(private), Path(public)
-    if existing := [path for path in (private, public) if path.exists()]:
-        raise InputError(f"{existing[0]} exists; a key is never replaced, give another path")
-    key = ed25519.Ed25519PrivateKey.generate()
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    private.parent.mkdir(parents=True, exist_ok=True)
-    private.touch(mode=0o600)
-    private.write_bytes(secret)
-    shown = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    write_atomically(public, shown.decode())
-
-
-def check_private_key(path: str | Path) -> None:
-    """Raise InputError unless a private key can sign; call it before a long run."""
-    _private_key(path)
-
-
 def save_signed(fingerprint: Fingerprint, path: str | Path, private: str | Path) -> None:
     """Write a fingerprint and, beside it, the signature of its bytes.
+
+    With a key on the curve P-256, P-384 or P-521 the signature is in the format of OpenSSF's model
+    signing; `model_signing verify key model.json --signature model.json.sig` accepts it.
 
     Raises:
         InputError: the private key cannot be used.
     """
-    key = _private_key(private)
-    signature = key.sign(fingerprint.content())
+    key, content = private_key(private), fingerprint.content()
+    if is_elliptic(key):
+        signature = signed(_manifest(content, Path(path).name), key)
+    else:
+        signature = key.sign(content).hex() + "\n"
     fingerprint.save(path)
-    write_atomically(signature_path(path), signature.hex() + "\n")
+    write_atomically(signature_path(path), signature)
 
 
 def load_signed(path: str | Path, public: str | Path) -> Fingerprint:
@@ -74,55 +52,45 @@ def load_signed(path: str | Path, public: str | Path) -> Fingerprint:
         FingerprintError: there is no signature, it is from another key, or a byte was altered.
         InputError: the public key cannot be used.
     """
-    key = _public_key(public)
-    from cryptography.exceptions import InvalidSignature
-
+    key = public_key(public)
     content, beside = FILE.read(path), signature_path(path)
     try:
-        signature = bytes.fromhex(beside.read_text(encoding="ascii").strip())
+        signature = beside.read_text(encoding="ascii")
     except OSError as error:
         raise FingerprintError(
             f"{path} is not signed: there is no {beside.name} beside it; sign it where it was taken"
         ) from error
     except ValueError as error:
-        raise FingerprintError(
-            f"{beside} is not a signature; sign the fingerprint again"
-        ) from error
-    try:
-        key.verify(signature, content)
-    except InvalidSignature as error:
+        raise _no_signature(beside) from error
+    if is_elliptic(key):
+        manifest = verified(signature, key, str(beside))
+        intact = manifest.digests == _manifest(content, "", manifest.hash_type).digests
+    else:
+        intact = _signs(key, signature, content, beside)
+    if not intact:
         raise FingerprintError(
             f"{path} was altered after it was signed, or was signed with another key than that of "
             f"{public}; do not use it"
-        ) from error
+        )
     return Fingerprint.parse(content, str(path))
 
 
-def _cryptography() -> tuple[Any, Any]:
+def _manifest(content: bytes, name: str, hash_type: str = "sha256") -> Manifest:
+    # So model signing names the only file of a model.
+    return Manifest(name, {".": hashlib.new(hash_type, content).hexdigest()}, hash_type)
+
+
+def _signs(key: Any, signature: str, content: bytes, beside: Path) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
     try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise FingerprintError(f"signatures need the package cryptography; {INSTALL}") from error
-    return ed25519, serialization
+        key.verify(bytes.fromhex(signature.strip()), content)
+    except ValueError as error:
+        raise _no_signature(beside) from error
+    except InvalidSignature:
+        return False
+    return True
 
 
-def _private_key(path: str | Path) -> Any:
-    ed25519, serialization = _cryptography()
-    load = partial(serialization.load_pem_private_key, password=None)
-    return _key(path, "private", load, ed25519.Ed25519PrivateKey)
-
-
-def _public_key(path: str | Path) -> Any:
-    ed25519, serialization = _cryptography()
-    return _key(path, "public", serialization.load_pem_public_key, ed25519.Ed25519PublicKey)
-
-
-def _key(path: str | Path, kind: str, load: Callable[[bytes], Any], of: type) -> Any:
-    try:
-        key = load(Path(path).read_bytes())
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"the {kind} key {path} cannot be read: {error}") from error
-    if not isinstance(key, of):
-        raise InputError(f"{path} is not a {kind} key of Ed25519; make one with audit.new_key")
-    return key
+def _no_signature(beside: Path) -> FingerprintError:
+    return FingerprintError(f"{beside} is not a signature; sign the fingerprint again")

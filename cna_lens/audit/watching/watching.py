@@ -61,6 +61,9 @@ class Watch:
 
     Attributes:
         alarm: the first alarm; None as long as there is none.
+        model: the name of the model.
+        rate: the probability of any alarm if nothing changes.
+        n_reference: number of requests of the reference.
     """
 
     def __init__(
@@ -72,12 +75,14 @@ class Watch:
     ) -> None:
         """Start from the counts of a reference."""
         self.alarm: Alarm | None = None
-        self._model = reference.model
+        self.model = reference.model
+        self.rate = false_alarm_rate
+        self.n_reference = reference.n_requests
         self._neurons = reference.neurons
         self._counts = reference.counts.clone()
         self._watched = 0
+        self._tokens = 0
         self._bets = JumpingBets(len(reference.neurons))
-        self._rate = false_alarm_rate
         self._on_alarm = on_alarm
         self._ties = torch.Generator().manual_seed(seed)
 
@@ -87,6 +92,11 @@ class Watch:
         return self._watched
 
     @property
+    def n_tokens(self) -> int:
+        """Number of tokens that went through the model, generated ones included."""
+        return self._tokens
+
+    @property
     def evidence(self) -> float:
         """The largest capital as a multiple of the common start; an alarm comes at 1 / the rate."""
         return _exp(self._bets.together)
@@ -94,22 +104,26 @@ class Watch:
     @property
     def histograms(self) -> Histograms:
         """All counts, including those of the reference: the reference of the next watch."""
-        return Histograms(self._model, self._neurons, self._counts.clone())
+        return Histograms(self.model, self._neurons, self._counts.clone())
 
     def count(self, activations: Float[Tensor, "request neuron"]) -> None:
         """Count requests in their order."""
         for bins in binned(activations):
             self._count(bins)
 
+    def count_tokens(self, n: int) -> None:
+        """Count tokens of a forward pass."""
+        self._tokens += n
+
     def _count(self, bins: Int64[Tensor, " neuron"]) -> None:
         self._counts.scatter_add_(1, bins[:, None], torch.ones_like(bins)[:, None])
         ties = torch.rand(len(bins), generator=self._ties, dtype=torch.float64)
         self._bets.bet(ranks(self._counts, bins, ties))
         self._watched += 1
-        if self.alarm is None and self._bets.together >= -math.log(self._rate):
+        if self.alarm is None and self._bets.together >= -math.log(self.rate):
             order = self._bets.of_neurons.argsort(descending=True, stable=True)[:N_NAMED]
             named = tuple(self._neurons[place] for place in order.tolist())
-            self.alarm = Alarm(self._watched, self.evidence, self._rate, named)
+            self.alarm = Alarm(self._watched, self.evidence, self.rate, named)
             self._on_alarm(self.alarm)
 
     def __repr__(self) -> str:
@@ -215,9 +229,11 @@ def _readers(
     read: dict[int, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG001
-        decisive = tracker.pass_of(activation).steered.to(activation.device)
+        current = tracker.pass_of(activation)
+        decisive = current.steered.to(activation.device)
         if layer == layers[0]:
             read.clear()
+            watched.count_tokens(int(current.mask[:, -decisive.shape[1] :].sum()))
         if not bool(decisive.any()):
             return
         indices = [neurons[column].index for column in columns[layer]]

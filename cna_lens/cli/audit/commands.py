@@ -1,18 +1,18 @@
-"""`audit fingerprint`, `attest`, `hooks` and `watch`, for people and for gates in pipelines.
+"""`audit fingerprint`, `attest`, `sign`, `hooks` and `watch`, for people and for pipelines.
 
 As light as `cna_lens.cli.app`; the room `audit` loads a function when it is first asked for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cna_lens import audit
+from cna_lens.cli.audit.named import canaries_of, endpoint_of, key_of, model_signature_of
 from cna_lens.cli.options import (
     SOURCE_HELP,
     AllowOtherModel,
@@ -24,14 +24,6 @@ from cna_lens.cli.options import (
     check_file,
     load_quietly,
 )
-from cna_lens.errors import InputError
-
-EXIT_CODES: Final[Mapping[str, int]] = {
-    "match": 0,
-    "benign drift": 0,
-    "tampered": 1,
-    "undecided": 2,
-}
 
 app = typer.Typer(
     help="Check whether a model, and the path to its answers, have changed. "
@@ -59,7 +51,11 @@ def fingerprint(
     canaries: Canaries = None,
     key: Key = None,
     sign: Annotated[
-        Path | None, typer.Option(help="An Ed25519 private key (PEM) to sign with.")
+        Path | None,
+        typer.Option(
+            help="A private key (PEM) to sign with: Ed25519, or P-256 for the format of OpenSSF's "
+            "model signing."
+        ),
     ] = None,
     position: Annotated[
         Literal["-1", "answer"],
@@ -77,9 +73,9 @@ def fingerprint(
     from cna_lens.results.circuit import Circuit
 
     check_file(out, new=True)
-    own = _canaries(canaries)
+    own = canaries_of(canaries)
     neurons = None if circuit is None else Circuit.load(circuit)
-    secret = _key(key)
+    secret = key_of(key)
     if sign is not None:
         audit.check_private_key(sign)
     taken = audit.fingerprint(
@@ -117,34 +113,93 @@ def attest(
     verify: Annotated[
         Path | None,
         typer.Option(
-            help="An Ed25519 public key (PEM); a fingerprint not signed by it is refused."
+            help="A public key (PEM), Ed25519 or P-256; a fingerprint not signed by it is refused."
+        ),
+    ] = None,
+    model_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="A public key on P-256 (PEM); a model's folder is refused unless its model.sig is "
+            "signed by it and all files are as signed."
         ),
     ] = None,
     access: Annotated[
-        Literal["weights", "activations"],
-        typer.Option(help="Compare weights too, or only activations and logits."),
-    ] = "weights",
+        Literal["weights", "activations"] | None,
+        typer.Option(help="Compare weights too, the default, or only activations and logits."),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an OpenAI-compatible endpoint that serves --model; it is sent the "
+            "canaries, and only its refusals are compared."
+        ),
+    ] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(help="Most requests to the endpoint, retries included.", min=1)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Most seconds that the endpoint is asked for.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the attestation.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML file for the attestation.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="JUnit file, for the test reports of GitLab and others.")
+    ] = None,
+    sarif: Annotated[
+        Path | None, typer.Option(help="SARIF file, for the code scanning of GitHub and others.")
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a model with a fingerprint."""
+    """Compare a model, or an endpoint, with a fingerprint."""
+    from cna_lens.audit.attestations.attestation import EXIT_CODES
     from cna_lens.cli.render import print_json, print_report_path
+    from cna_lens.results.files import write_atomically
 
-    check_file(out)
-    check_file(report, "--report")
+    files = {"--out": out, "--report": report, "--junit": junit, "--sarif": sarif}
+    for option, file in files.items():
+        check_file(file, option)
+    served = endpoint_of(
+        model,
+        endpoint,
+        {"--access": access, "--device": device, "--model-key": model_key},
+        {"--max-requests": max_requests, "--max-seconds": max_seconds},
+    )
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None
         else audit.load_signed(fingerprint, verify)
     )
-    own, secret = _canaries(canaries), _key(key)
-    loaded = load_quietly(model, device, dtype)
-    found = audit.attest(loaded, taken, own, access=access, key=secret, progress=not as_json)
+    own, secret = canaries_of(canaries), key_of(key)
+    if served is None:
+        # Before the model is loaded: what was altered is not read.
+        signature = model_signature_of(model, model_key)
+        found = audit.attest(
+            load_quietly(model, device, dtype),
+            taken,
+            own,
+            access=access or "weights",
+            key=secret,
+            progress=not as_json,
+        )
+        found = replace(found, signature=signature)
+    else:
+        found = audit.attest_answers(
+            served,
+            taken,
+            own,
+            key=secret,
+            max_requests=max_requests,
+            max_seconds=max_seconds,
+            progress=not as_json,
+        )
     if out is not None:
         found.save(out)
+    if junit is not None:
+        write_atomically(junit, audit.junit(found))
+    if sarif is not None:
+        write_atomically(sarif, audit.sarif(found, fingerprint))
     if report is not None:
         from cna_lens.report.document import make_report
 
@@ -156,6 +211,18 @@ def attest(
         if report is not None:
             print_report_path(report)
     raise typer.Exit(EXIT_CODES[found.verdict])
+
+
+@app.command()
+def sign(
+    model: Annotated[Path, typer.Option(help="The folder of a model's files.")],
+    key: Annotated[Path, typer.Option(help="A private key on P-256, P-384 or P-521 (PEM).")],
+    allow_symlinks: Annotated[
+        bool, typer.Option(help="Follow symbolic links, as in the cache of the Hub.")
+    ] = False,
+) -> None:
+    """Sign a model's files as OpenSSF's model signing does, in model.sig beside them."""
+    typer.echo(f"Written to {audit.sign_model(model, key, allow_symlinks=allow_symlinks)}")
 
 
 @app.command()
@@ -196,6 +263,17 @@ def watch(
     least: Annotated[
         int, typer.Option(help="With fewer requests and no alarm, the exit code is 2.", min=1)
     ] = 100,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve counts and evidence for Prometheus at this port, and go on after an alarm.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address at which the metrics are served.")
+    ] = "127.0.0.1",
     allow_other_model: AllowOtherModel = False,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -225,6 +303,7 @@ def watch(
         out=out,
         allow_other_model=allow_other_model,
         progress=not as_json,
+        metrics=None if metrics_port is None else (metrics_port, metrics_host),
     )
     verdict = verdict_of(watched, least)
     if as_json:
@@ -237,19 +316,3 @@ def watch(
             lines.append(f"{out} is not written: a changed model must not become the usual one")
         typer.echo("\n".join(lines))
     raise typer.Exit(EXIT_CODES[verdict])
-
-
-def _canaries(path: Path | None) -> audit.Canaries | None:
-    return None if path is None else audit.Canaries.read(path)
-
-
-def _key(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"the key {path} cannot be read: {error.strerror}") from error
-    if not content:
-        raise InputError(f"the key {path} is empty; 32 random bytes make a good one")
-    return content

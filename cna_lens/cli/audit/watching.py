@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+import typer
 from tqdm.auto import tqdm
 
 from cna_lens import audit
@@ -47,8 +48,12 @@ def watch_requests(
     out: Path | None,
     allow_other_model: bool,
     progress: bool,
+    metrics: tuple[int, str] | None = None,
 ) -> tuple[audit.Watch, bool]:
     """Run requests one by one and in order, until an alarm, their end, or Ctrl-C.
+
+    If metrics are served, at a port and a host, the watch goes on after an alarm: otherwise the
+    alarm would be gone before the next scrape.
 
     The counts are written to `out` unless there was an alarm: the counts of a changed model must
     not become the usual ones.
@@ -67,9 +72,12 @@ def watch_requests(
         on_alarm=lambda _: None,
         allow_other_model=allow_other_model,
     ) as watched:
+        served = nullcontext() if metrics is None else audit.serve_metrics(watched, *metrics)
         try:
-            with suppress(KeyboardInterrupt):
-                _ask(model, requests, watched, progress)
+            with served as url, suppress(KeyboardInterrupt):
+                if url is not None:
+                    typer.echo(f"Metrics at {url}", err=True)
+                _ask(model, requests, watched, progress, until_alarm=metrics is None)
         finally:
             written = out is not None and watched.alarm is None and watched.n_requests > 0
             if written:
@@ -78,7 +86,12 @@ def watch_requests(
 
 
 def _ask(
-    model: HookedModel, requests: Iterator[Prompt], watched: audit.Watch, progress: bool
+    model: HookedModel,
+    requests: Iterator[Prompt],
+    watched: audit.Watch,
+    progress: bool,
+    *,
+    until_alarm: bool,
 ) -> None:
     for request in tqdm(requests, "watching", unit="request", disable=not progress):
         try:
@@ -86,7 +99,7 @@ def _ask(
         except InputError as error:
             number = watched.n_requests + 1
             raise InputError(f"request {number} cannot be asked: {error}") from error
-        if watched.alarm is not None:
+        if until_alarm and watched.alarm is not None:
             return
 
 

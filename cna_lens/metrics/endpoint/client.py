@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
 from typing import Any, TypeVar
 
-from cna_lens.errors import JudgeError
+from cna_lens.errors import InputError, JudgeError
 from cna_lens.metrics.endpoint.replies import Missing, load_json
 from cna_lens.metrics.endpoint.settings import Endpoint
 
@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 _NO_CONNECTION = "no connection"
 _ASKED_AGAIN_IF_UNPARSABLE = 1
 _LONGEST_WAIT = 120.0
+
+BUDGET_SPENT = "budget spent"
+"""Why a conversation has no result where a `Budget` left no request or no time for it."""
 
 
 @dataclass
@@ -39,6 +42,33 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
     uncounted: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much asking an endpoint may cost.
+
+    >>> Budget(max_requests=50)
+    Budget(max_requests=50, max_seconds=None)
+
+    Attributes:
+        max_requests: the largest number of requests, retries included; None sets no limit.
+        max_seconds: after so many seconds no request is sent, and none is waited for; None sets no
+            limit.
+
+    Raises:
+        InputError: a limit is not above 0.
+    """
+
+    max_requests: int | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Reject limits that leave nothing."""
+        if self.max_requests is not None and self.max_requests < 1:
+            raise InputError(f"max_requests is {self.max_requests}, expected at least 1")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise InputError(f"max_seconds is {self.max_seconds}, expected seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,7 @@ def complete_all(
     read: Callable[[Completion], Result | Missing],
     done: Callable[[str, Result | Missing], None],
     max_tokens: int | None = None,
+    budget: Budget | None = None,
 ) -> Usage:
     """Request a reply to each conversation, at most `max_concurrency` at once.
 
@@ -71,6 +102,8 @@ def complete_all(
         read: converts a reply to a result. If it returns Missing, the request is made once more.
         done: called with each key and its result, as soon as the result is known.
         max_tokens: maximum length of a reply; None leaves it to the endpoint.
+        budget: the largest number of requests and seconds; a conversation beyond it is
+            Missing(BUDGET_SPENT).
 
     Raises:
         JudgeError: a package or the key is missing, nothing listens at the address, or the
@@ -79,6 +112,7 @@ def complete_all(
     openai, tenacity = _packages()
     secret = endpoint.secret
     usage = Usage()
+    budget = budget or Budget()
     optional = {"temperature": endpoint.temperature, "max_tokens": max_tokens}
     settings = {name: value for name, value in optional.items() if value is not None}
 
@@ -86,12 +120,18 @@ def complete_all(
         async with openai.AsyncOpenAI(
             base_url=endpoint.url, api_key=secret, max_retries=0, timeout=None
         ) as client:
-            requests = _Requests(endpoint, client, usage, settings, openai, tenacity)
+            requests = _Requests(endpoint, client, usage, settings, openai, tenacity, budget)
             left = iter(conversations.items())
+            now, limit = asyncio.get_running_loop().time(), budget.max_seconds
+            deadline = None if limit is None else now + limit
 
             async def work() -> None:
                 for key, messages in left:
-                    done(key, await requests.result(messages, read))
+                    result: Result | Missing = Missing(BUDGET_SPENT)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(deadline):
+                            result = await requests.result(messages, read)
+                    done(key, result)
 
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(endpoint.max_concurrency, len(conversations))):
@@ -139,6 +179,7 @@ class _Requests:
     settings: Mapping[str, Any]
     openai: Any
     tenacity: Any
+    budget: Budget
     reached: bool = False
 
     async def result(
@@ -179,6 +220,8 @@ class _Requests:
 
     async def _request(self, messages: Messages) -> bytes:
         openai = self.openai
+        if self.usage.calls == self.budget.max_requests:
+            raise _FailedError(BUDGET_SPENT, again=False)
         self.usage.calls += 1
         # Raised after the try statement: the caught error may quote a reply and must not become
         # the context of this one.

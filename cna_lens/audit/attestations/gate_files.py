@@ -1,0 +1,187 @@
+"""Attestations as files that pipelines read: JUnit for test reports, SARIF for code scanning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from cna_lens.audit.attestations.answers import AnswersAttestation
+from cna_lens.audit.attestations.attestation import EXIT_CODES, Attestation, Check
+from cna_lens.results.provenance import library_versions
+from cna_lens.results.rendering.visible import visible
+
+State = Literal["passed", "failed", "undecided"]
+
+_STATES: Final[dict[int, State]] = {0: "passed", 1: "failed", 2: "undecided"}
+_LEVELS: Final[dict[State, str]] = {"failed": "error", "undecided": "warning"}
+_TOOL = "cna-lens audit"
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question of an audit, as a pipeline shows it.
+
+    Attributes:
+        name: the name of the check, or "verdict".
+        asks: what the case asks, in a sentence.
+        state: "failed" speaks of a changed model, "undecided" cannot tell.
+        says: the answer, with its numbers.
+    """
+
+    name: str
+    asks: str
+    state: State
+    says: str
+
+
+def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
+    """The verdict first, then lineage and each check on which the verdict depends."""
+    verdict = Case(
+        "verdict",
+        "Is the model still what its fingerprint says?",
+        _STATES[EXIT_CODES[found.verdict]],
+        f"{found.verdict}: {found.why}. {' '.join(found.limits)}",
+    )
+    if isinstance(found, AnswersAttestation):
+        return (verdict,)
+    family = Case(
+        "lineage",
+        "Is the model of the fingerprint's family?",
+        "failed" if found.verdict == "another model" else "passed",
+        ", ".join(map(str, found.lineage)) or found.why,
+    )
+    if found.verdict == "another model":
+        # The checks ask about changes of the fingerprint's own model.
+        return (verdict, family)
+    return (verdict, family, *(_case(check) for check in found.checks if check.is_judged))
+
+
+def _case(check: Check) -> Case:
+    state: State = "failed" if check.speaks else "undecided" if check.strength >= 1 else "passed"
+    layers = f", layers {', '.join(map(str, check.layers))}" if check.layers else ""
+    return Case(
+        check.name,
+        f"Does the check of {check.name} indicate tampering?",
+        state,
+        f"statistic {check.statistic:.3g}, threshold {check.threshold:.3g}, "
+        f"p {check.p_value:.2g}{layers}",
+    )
+
+
+def junit(found: Attestation | AnswersAttestation) -> str:
+    """An attestation as a JUnit report: a test case for the verdict, and one for each check.
+
+        Path("audit.xml").write_text(audit.junit(found))
+
+    A check that indicates tampering is a failure; one that cannot tell is an error. Verdict,
+    reason, limits and score are properties of the suite, and the verdict's case says them too.
+    """
+    asked = cases(found)
+    counts = {
+        "tests": len(asked),
+        "failures": sum(each.state == "failed" for each in asked),
+        "errors": sum(each.state == "undecided" for each in asked),
+    }
+    numbers = {name: str(count) for name, count in counts.items()}
+    suites = ElementTree.Element("testsuites", {"name": _TOOL, **numbers})
+    suite = ElementTree.SubElement(
+        suites,
+        "testsuite",
+        {"name": visible(f"{_TOOL} of {found.model}"), **numbers, "skipped": "0"},
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _said(found).items():
+        entry = {"name": name, "value": visible(str(value))}
+        ElementTree.SubElement(properties, "property", entry)
+    for each in asked:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": "cna_lens.audit", "name": each.name}
+        )
+        says = visible(each.says)
+        if each.state == "passed":
+            ElementTree.SubElement(case, "system-out").text = says
+        else:
+            kind = "failure" if each.state == "failed" else "error"
+            told = {"message": says, "type": each.state}
+            ElementTree.SubElement(case, kind, told).text = f"{each.asks}\n{says}"
+    ElementTree.indent(suites)
+    text = ElementTree.tostring(suites, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def sarif(found: Attestation | AnswersAttestation, fingerprint: str | Path) -> str:
+    """An attestation as a SARIF 2.1.0 log.
+
+        Path("audit.sarif").write_text(audit.sarif(found, "model.json"))
+
+    Each check is a rule. Only what does not pass is a result, because code scanning of GitHub
+    takes every result for an alert, whatever its `kind`. The numbers of all checks, the verdict,
+    its reason and its limits are the run's properties.
+
+    Args:
+        found: the attestation.
+        fingerprint: the path of the fingerprint's file, at which the results are shown; relative
+            to the root of the repository, if it is in one.
+    """
+    asked = cases(found)
+    place = {
+        "physicalLocation": {
+            "artifactLocation": {"uri": quote(Path(fingerprint).as_posix())},
+            "region": {"startLine": 1},
+        }
+    }
+    rules = [
+        {
+            "id": _rule(each),
+            "name": each.name.title().replace(" ", ""),
+            "shortDescription": {"text": each.asks},
+            "defaultConfiguration": {"level": "error"},
+        }
+        for each in asked
+    ]
+    results = [
+        {
+            "ruleId": _rule(each),
+            "ruleIndex": index,
+            "level": _LEVELS[each.state],
+            "message": {"text": f"{visible(found.model)}: {visible(each.says)}"},
+            "locations": [place],
+            "partialFingerprints": {"check/v1": each.name},
+        }
+        for index, each in enumerate(asked)
+        if each.state != "passed"
+    ]
+    checks = [{"name": each.name, "state": each.state, "says": each.says} for each in asked]
+    driver = {
+        "name": _TOOL,
+        "version": dict(library_versions())["cna-lens"],
+        "rules": rules,
+    }
+    run: dict[str, Any] = {
+        "tool": {"driver": driver},
+        "invocations": [{"executionSuccessful": True, "exitCode": EXIT_CODES[found.verdict]}],
+        "results": results,
+        "properties": {**_said(found), "checks": checks},
+    }
+    log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(log, indent=1, allow_nan=False) + "\n"
+
+
+def _said(found: Attestation | AnswersAttestation) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict,
+        "why": found.why,
+        "limits": " ".join(found.limits),
+        "model": found.model,
+        "fingerprint": found.fingerprint_of,
+        "score": found.score,
+    }
+
+
+def _rule(case: Case) -> str:
+    return f"audit/{case.name.replace(' ', '-')}"

@@ -1,0 +1,1 @@
+"""Signatures of fingerprints and of models, with keys of the operator."""

@@ -1,0 +1,69 @@
+"""What options of `audit` name: canaries, keys, an endpoint, the signature of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cna_lens import audit
+from cna_lens.errors import InputError
+
+if TYPE_CHECKING:
+    from cna_lens.metrics.endpoint.settings import Endpoint
+
+
+def canaries_of(path: Path | None) -> audit.Canaries | None:
+    """Read the canaries of a file; None for the packaged ones."""
+    return None if path is None else audit.Canaries.read(path)
+
+
+def key_of(path: Path | None) -> bytes | None:
+    """Read a secret key; InputError if there is none in the file."""
+    if path is None:
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the key {path} cannot be read: {error.strerror}") from error
+    if not content:
+        raise InputError(f"the key {path} is empty; 32 random bytes make a good one")
+    return content
+
+
+def endpoint_of(
+    model: str,
+    url: str | None,
+    of_loaded: Mapping[str, object],
+    of_endpoint: Mapping[str, object],
+) -> Endpoint | None:
+    """The endpoint to ask; InputError where an option would have no effect."""
+    given = [
+        name
+        for name, value in (of_endpoint if url is None else of_loaded).items()
+        if value is not None
+    ]
+    if given and url is None:
+        raise InputError(f"{given[0]} limits what an endpoint is asked; give --endpoint too")
+    if given:
+        raise InputError(
+            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one"
+        )
+    if url is None:
+        return None
+    from cna_lens.metrics.endpoint.client import check_endpoint
+    from cna_lens.metrics.endpoint.settings import Endpoint
+
+    served = Endpoint(model, base_url=url)
+    check_endpoint(served)
+    return served
+
+
+def model_signature_of(model: str, public: Path | None) -> audit.ModelSignature | None:
+    """Verify the signature beside the weights with a key, or look whether there is one."""
+    place = Path(model)
+    if place.exists():
+        return audit.model_signature(place if place.is_dir() else place.parent, public)
+    if public is not None:
+        raise InputError(f"--model-key is for a local folder, and {model} is none; give the folder")
+    return None
