@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import cpu, gpu
+from experiments.benchmarks import cpu, generation, gpu
 from experiments.benchmarks.timing import Measure
 from experiments.shared.result_files import environment, write_record
 
@@ -35,6 +35,18 @@ def cpu_command(
 def gpu_command(out: Out = Path("out/benchmarks"), repeats: Repeats = 5) -> None:
     """Random weights in the shapes of Llama 3.1 8B and 70B, in bfloat16."""
     _report("gpu", gpu.Bench(repeats=repeats).run(), out)
+
+
+@app.command("generation")
+def generation_command(
+    out: Out = Path("out/benchmarks"),
+    repeats: Repeats = 5,
+    sizes: Annotated[
+        list[int] | None, typer.Option("--size", help="Numbers of prompts; 8, 32, 128 by default.")
+    ] = None,
+) -> None:
+    """The demo model beside plain Hugging Face's `generate`."""
+    _report("generation", generation.run(repeats, sizes or generation.SIZES), out)
 
 
 def _report(name: str, measures: list[Measure], out: Path) -> None:

@@ -11,20 +11,33 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.errors import GenerationInterrupted, InputError
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
 from cna_lens.models.running.answer_texts import AnswerTexts
-from cna_lens.models.running.batching import BatchSize, check_batch_size, length_buckets, pad
-from cna_lens.models.running.decoding import Chooser, decoder_for, needs_equal_lengths, seeds_of
+from cna_lens.models.running.batching import (
+    BatchSize,
+    check_batch_size,
+    length_buckets,
+    pad,
+    split_by_length,
+)
+from cna_lens.models.running.decoding import (
+    Chooser,
+    can_be_joined,
+    decoder_for,
+    needs_equal_lengths,
+    seeds_of,
+)
 from cna_lens.models.running.forward import SharedPrefix, sliding_window
 from cna_lens.models.running.generation_settings import (
     end_of_turn_ids,
     warn_of_settings_not_obeyed,
 )
-from cna_lens.models.running.memory import answers_at_once, halved
+from cna_lens.models.running.memory import answers_at_once, cost_of_passes, halved
 from cna_lens.models.running.positions import prompt_lengths
 
 _log = logging.getLogger(__name__)
@@ -227,14 +240,16 @@ class Request:
         """
         model, encoded = self.model, self.encoded
         device = input_device(model)
-        ids, mask = pad(
-            [encoded[row][prefix.length :] for row in batch], pad_token_id(model), side="left"
-        )
-        rows = list(batch)
+        rows = sorted(batch, key=lambda row: len(encoded[row]))
         written: dict[int, list[int]] = {row: [] for row in rows}
         decoder = decoder_for(model, prefix)
-        with prompt_lengths([len(encoded[row]) for row in rows], rows):
-            logits = decoder.start(ids.to(device), mask.to(device))
+        first: list[Tensor] = []
+        for part in self._passes([len(encoded[row]) - prefix.length for row in rows]):
+            own = [encoded[row][prefix.length :] for row in rows[part]]
+            ids, mask = pad(own, pad_token_id(model), side="left")
+            with prompt_lengths([len(encoded[row]) for row in rows[part]], rows[part]):
+                first.append(decoder.start(ids.to(device), mask.to(device)))
+        logits = torch.cat(first)
         while True:
             tokens = self.choose(logits, rows, step=len(written[rows[0]]))
             if speed is not None:
@@ -258,6 +273,12 @@ class Request:
             last = torch.tensor([written[row][-1] for row in rows], device=device)
             with prompt_lengths([len(encoded[row]) for row in rows], rows):
                 logits = decoder.step(last)
+
+    def _passes(self, lengths: Sequence[int]) -> list[slice]:
+        """Split the prompts of a batch among the passes that read them."""
+        if not can_be_joined(self.model):
+            return [slice(len(lengths))]
+        return split_by_length(lengths, *cost_of_passes(self.model, self.longest))
 
 
 # Answers of a batch tend to end together, so a rate in answers would jump.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +74,8 @@ class Trial:
     reads_mask: bool
 
 
+Reader = Callable[[Tensor, Tensor, Any], Tensor]
+
 _log = logging.getLogger(__name__)
 
 _trials: WeakKeyDictionary[nn.Module, Trial] = WeakKeyDictionary()
@@ -96,7 +98,7 @@ def tried(model: HookedModel) -> Trial:
     module = cast("nn.Module", model)
     if module not in _trials:
         check_model(model)
-        with without_hooks(model), _plainly(model):
+        with without_hooks(model), plainly(model):
             trial = _try_bridge(model) if is_bridge(model) else _try_hooked_transformer(model)
         _trials[module] = trial
         if is_bridge(model) and not trial.keeps_logits:
@@ -121,7 +123,7 @@ def obstacle_by_shapes(model: HookedModel) -> str | None:
         try:
             with torch.no_grad(), _deprecation_raised(keyword):
                 cache = new_cache(model)
-                _logits(model, ids, use_cache=True, **{keyword: cache})
+                bridge_logits(model, ids, use_cache=True, **{keyword: cache})
                 reason = _not_held(model, cache, PREFIX)
         except FutureWarning:
             continue
@@ -162,7 +164,8 @@ def _mend(model: HookedModel) -> str:
 
 
 @contextmanager
-def _plainly(model: HookedModel) -> Generator[None]:
+def plainly(model: HookedModel) -> Generator[None]:
+    """Compute without gradients, and in the precision of the weights."""
     device = input_device(model).type
     mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.no_grad(), torch.autocast(device, enabled=False) if mixed else nullcontext():
@@ -170,7 +173,7 @@ def _plainly(model: HookedModel) -> Generator[None]:
 
 
 def _try_bridge(model: HookedModel) -> Trial:
-    ids = _prompt(model)
+    ids = trial_prompt(model)
     try:
         whole, reads_mask = _compared(model, ids)
     except (AttributeError, TypeError, KeyError) as error:
@@ -188,12 +191,13 @@ def _try_bridge(model: HookedModel) -> Trial:
 
 def _try_hooked_transformer(model: HookedModel) -> Trial:
     with _hook_points_checked(model):
-        model.forward(_prompt(model), return_type="logits")
+        model.forward(trial_prompt(model), return_type="logits")
     reason = f"a {type(model).__name__} takes no Hugging Face cache"
     return Trial(None, None, reason, keeps_logits=False, reads_mask=True)
 
 
-def _prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
+def trial_prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
+    """Give a prompt that fits the model's vocabulary and context."""
     vocabulary = int(model.cfg.d_vocab)
     tokens = [token % vocabulary for token in PROMPT[: getattr(model.cfg, "n_ctx", None)]]
     return torch.tensor([tokens], device=input_device(model))
@@ -205,7 +209,7 @@ def _tolerance(logits: Tensor) -> float:
     return max(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
+def same_logits(found: Tensor, expected: Tensor) -> bool:
     """Whether logits agree up to a constant; logits that are not finite count as equal."""
     if not bool(torch.isfinite(expected).all()):
         return True
@@ -213,9 +217,10 @@ def _same(found: Tensor, expected: Tensor) -> bool:
     return relative_error(found, expected) <= _tolerance(expected)
 
 
-def _logits(
+def bridge_logits(
     model: HookedModel, ids: Int64[Tensor, "batch pos"], **options: Any
 ) -> Float[Tensor, "batch kept_pos d_vocab"]:
+    """Compute logits by the bridge, without a cache unless one is given."""
     return model.forward(ids, return_type="logits", **({"use_cache": False} | options))
 
 
@@ -227,7 +232,7 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
             point differs from the input of the down projection.
     """
     with _hook_points_checked(model):
-        masked = _logits(model, ids, attention_mask=torch.ones_like(ids))[0]
+        masked = bridge_logits(model, ids, attention_mask=torch.ones_like(ids))[0]
     plain = PlainModel.inside(model)
     try:
         expected = plain.logits(ids)[0]
@@ -243,10 +248,10 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
             stacklevel=5,
         )
         return masked, True
-    if _same(masked, expected):
+    if same_logits(masked, expected):
         return masked, True
-    unmasked = _logits(model, ids)[0]
-    if _same(unmasked, expected):
+    unmasked = bridge_logits(model, ids)[0]
+    if same_logits(unmasked, expected):
         return unmasked, False
     layer = plain.first_layer_that_differs(model, ids, _tolerance(expected))
     where = "after the last layer" if layer is None else f"from layer {layer} on"
@@ -323,7 +328,7 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
 def _keeps_logits(model: HookedModel, ids: Tensor) -> bool:
     last = torch.tensor([ids.shape[1] - 1], device=ids.device)
     try:
-        logits = _logits(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
+        logits = bridge_logits(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
     except TypeError:
         return False
     return logits.shape[1] == 1
@@ -385,7 +390,8 @@ def _obstacle_to_sharing(
     """Say why prompts of unequal length cannot continue from one prefix; None where they can."""
     cache = new_cache(model)
     prefix = ids[:, :PREFIX]
-    _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
+    read = _reader(model, keyword)
+    read(prefix, torch.ones_like(prefix), cache)
     if reason := _not_held(model, cache, PREFIX):
         return reason
     if not keeps_keys_and_values(cache):
@@ -394,7 +400,7 @@ def _obstacle_to_sharing(
         cache.batch_repeat_interleave(2)
     except RuntimeError:
         return f"the cache of {_plain_name(model)} cannot be repeated for a batch"
-    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    obstacle = obstacle_from(cache, read, ids, whole, _plain_name(model))
     if obstacle != OTHERWISE:
         return obstacle
     return (
@@ -407,7 +413,7 @@ def _obstacle_to_cache(
 ) -> str | None:
     """Say why a cache changes the logits of the whole text; None where it does not."""
     cache = new_cache(model)
-    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    obstacle = obstacle_from(cache, _reader(model, keyword), ids, whole, _plain_name(model))
     if obstacle not in (None, OTHERWISE):
         return obstacle
     # Logits that are all equal show nothing; the number of cached tokens does.
@@ -416,34 +422,44 @@ def _obstacle_to_cache(
     return obstacle and f"{_plain_name(model)} {obstacle}"
 
 
-def _obstacle_from(
-    cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+def obstacle_from(
+    cache: Any, read: Reader, ids: Tensor, whole: Tensor, name: str = "the model"
 ) -> str | None:
     """Say why answers cannot continue from a cache; None where logits equal the whole text's.
 
     Follows `generate`: of two rows, one of them padded, one leaves, and the other goes one step
     further.
+
+    Args:
+        cache: may hold the beginning of the prompt, for two rows.
+        read: computes the logits of the last position, from ids, mask and cache.
+        ids: the prompt.
+        whole: the logits of the whole prompt.
+        name: of the model, for messages.
     """
     past = cached_tokens(cache)
     rows = ids[:, past:].repeat(2, 1)
     rows[1, 1:] = ids[0, past:-1]
     mask = ids.new_ones((2, ids.shape[1]))
     mask[1, past] = 0
-    read = _with_cache(model, rows, mask, cache, keyword)
+    first = read(rows, mask, cache)
     try:
         cache.batch_select_indices(torch.tensor([1], device=ids.device))
     except AttributeError:
-        return f"the cache of {_plain_name(model)} cannot drop a finished answer"
+        return f"the cache of {name} cannot drop a finished answer"
     mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
-    stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
-    return None if _same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
+    second = read(ids[:, -1:], mask, cache)
+    return None if same_logits(torch.cat([first, second]), whole[[-1, -2, -1]]) else OTHERWISE
 
 
-def _with_cache(
-    model: HookedModel, ids: Tensor, mask: Tensor, cache: Any, keyword: Keyword
-) -> Float[Tensor, "batch d_vocab"]:
-    """Compute the logits of the last position."""
-    return _logits(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
+def _reader(model: HookedModel, keyword: Keyword) -> Reader:
+    """Compute the logits of the last position, by the bridge."""
+
+    def read(ids: Tensor, mask: Tensor, cache: Any) -> Float[Tensor, "batch d_vocab"]:
+        options = {keyword: cache}
+        return bridge_logits(model, ids, use_cache=True, attention_mask=mask, **options)[:, -1]
+
+    return read
 
 
 def _said(error: Exception) -> str:
