@@ -33,7 +33,7 @@ CPU_PASS = 16
 """A pass over one token takes as long as 16 more tokens of a batch: it reads all weights."""
 
 GPU_PASS = 1024
-"""The same on a GPU, where a pass also waits for Python."""
+"""The same on a GPU, where a pass also waits for Python; an estimate, not measured."""
 
 CPU_PREDICTIONS = 1024
 """More distributions over the vocabulary at once only fill the memory of a CPU."""

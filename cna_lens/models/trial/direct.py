@@ -96,7 +96,7 @@ def direct_pass(model: HookedModel) -> DirectPass | None:
 
     A part of the bridge that carries hooks stays, with all that is within. Each set of such parts
     is tried out once: with a change at each of its hook points, padded rows that continue from a
-    cache must give the bridge's logits.
+    cache must give the bridge's logits. Other hooks are off during this trial.
     """
     if not is_bridge(model) or not (can := tried(model)).cache or not can.reads_mask:
         return None
@@ -143,13 +143,13 @@ def _inner(model: HookedModel) -> nn.Module:
 
 def _replaced_method(model: HookedModel) -> str | None:
     """Name a method that a module has of its own, which copies would miss or call elsewhere."""
-    functions = FunctionType | MethodType | partial
     return next(
         (
             f"{type(module).__name__}.{name}"
             for module in _modules(model)
             for name, value in vars(module).items()
-            if isinstance(value, functions) and hasattr(type(module), name)
+            if isinstance(value, (FunctionType, MethodType, partial))
+            and hasattr(type(module), name)
         ),
         None,
     )
