@@ -106,6 +106,7 @@ def test_answers_are_those_through_the_bridge(models, family, steering, through_
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_passes_are_run_without_the_bridge(models, family, passes, monkeypatch):
     model = models[family]
+    before = model.original_model.config._attn_implementation
     answers(model)
     passes.clear()
     monkeypatch.setattr(decoding, "forward_with_cache", None)
@@ -116,7 +117,7 @@ def test_passes_are_run_without_the_bridge(models, family, passes, monkeypatch):
         type(part).__module__.startswith("transformer_lens") for part in module.modules()
     )
     assert module.config._attn_implementation == "sdpa"
-    assert model.original_model.config._attn_implementation == "eager"
+    assert model.original_model.config._attn_implementation == before
 
 
 @pytest.mark.parametrize(

@@ -47,15 +47,17 @@ class _Way:
     """A way to call the modules.
 
     Attributes:
-        attention: Transformers' name of how attention is computed; None for that of the bridge.
+        attention: Transformers' name of how attention is computed; bridges do what "eager" does.
         places: whether positions are given, as the bridge gives them where rows are padded.
     """
 
-    attention: str | None
+    attention: str
     places: bool
 
 
-_WAYS = tuple(_Way(attention, places) for attention in ("sdpa", None) for places in (True, False))
+_WAYS = tuple(
+    _Way(attention, places) for attention in ("sdpa", "eager") for places in (True, False)
+)
 
 # The way for each set of parts with hooks; None where only the bridge is right.
 _found: WeakKeyDictionary[nn.Module, dict[Hashable, _Way | None]] = WeakKeyDictionary()
@@ -132,7 +134,7 @@ def _way(model: HookedModel, hooked: set[nn.Module]) -> _Way | None:
         if not bool(torch.isfinite(whole).all()) or bool((whole == whole[..., :1]).all()):
             return None
         # In half precision, another order of sums may change which token is likeliest.
-        ways = [way for way in _WAYS if way.attention is None or whole.dtype.itemsize >= 4]
+        ways = [way for way in _WAYS if way.attention == "eager" or whole.dtype.itemsize >= 4]
         known[key] = next((way for way in ways if _is_right(model, hooked, way, ids, whole)), None)
     return known[key]
 
