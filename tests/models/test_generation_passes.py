@@ -109,3 +109,17 @@ def test_joined_caches_hold_padding_behind_the_prefix(llama):
         assert not layer.keys[:1, :, 2:4].any()
         assert torch.equal(layer.keys[1:], of_long)
         assert layer.values.shape == layer.keys.shape
+
+
+def test_each_pass_names_its_prompts(llama, reads, monkeypatch):
+    stated = []
+    plain = request.prompt_lengths
+
+    def noted(lengths, rows=None):
+        stated.append((list(lengths), rows))
+        return plain(lengths, rows)
+
+    monkeypatch.setattr(request, "prompt_lengths", noted)
+    reads(cost=0)
+    answers(llama)
+    assert stated[:4] == [([len(PROMPTS[row])], [row]) for row in (0, 2, 1, 3)]
