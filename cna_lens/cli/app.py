@@ -196,7 +196,8 @@ def steer(
     from functools import partial
 
     from cna_lens.cli.render import print_answers, print_json
-    from cna_lens.models.running.generation import check_settings, generate
+    from cna_lens.models.running.generation import generate
+    from cna_lens.models.running.request import check_settings
     from cna_lens.results.circuit import Circuit
     from cna_lens.steering.scaling import check_multiplier, steer
 

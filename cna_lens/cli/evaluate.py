@@ -27,8 +27,8 @@ from cna_lens.cli.rates import cell_record, print_cells, print_files
 from cna_lens.cli.render import console, print_json
 from cna_lens.metrics.conditions import Answered
 from cna_lens.metrics.judging.judge import Judge, check_judge
-from cna_lens.models.running.generation import check_settings
 from cna_lens.models.running.positions import Positions
+from cna_lens.models.running.request import check_settings
 from cna_lens.results.circuit import Circuit
 from cna_lens.steering.scaling import check_multiplier, steer
 

@@ -23,7 +23,8 @@ from cna_lens.models.prompts.chats import text_of
 from cna_lens.models.prompts.encoding import Chat, Prompt, chat_settings
 from cna_lens.models.prompts.reasoning_formats import ReasoningFormat
 from cna_lens.models.running.batching import BatchSize
-from cna_lens.models.running.generation import check_settings, finished_answers
+from cna_lens.models.running.generation import finished_answers
+from cna_lens.models.running.request import check_settings
 from cna_lens.results.files import write_atomically
 from cna_lens.results.journal import Journal
 

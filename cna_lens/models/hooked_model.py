@@ -125,6 +125,33 @@ def carries_hooks(model: HookedModel) -> bool:
     return any(True for _ in _foreign_hooks(model))
 
 
+def hooked_modules(model: HookedModel) -> set[nn.Module]:
+    """Give the hook points and modules with a hook that does not belong to the libraries."""
+    return {module for module, _, _ in _foreign_hooks(model)}
+
+
+class HooksSeen:
+    """Tells whether hooks have come or gone since they were last seen, in a fraction of a pass."""
+
+    def __init__(self, model: HookedModel) -> None:
+        """See the hooks that are there now."""
+        root: Any = cast("Any", model).original_model if is_bridge(model) else model
+        modules = {*model.hook_dict.values(), *root.modules()}
+        self._places: list[dict[int, Any]] = [
+            hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)
+        ]
+        self._seen = self._keys()
+
+    def changed(self) -> bool:
+        """Whether hooks have come or gone since the last call."""
+        before, self._seen = self._seen, self._keys()
+        return before != self._seen
+
+    def _keys(self) -> list[int]:
+        # No two hooks of a process have the same key.
+        return [key for hooks in self._places if hooks for key in hooks]
+
+
 @contextmanager
 def hooks_of_their_own(
     model: HookedModel, hooks: Sequence[tuple[str, Callable[..., Any]]]
@@ -158,7 +185,7 @@ def without_hooks(model: HookedModel) -> Generator[None]:
     """Take all foreign hooks off the model while the context lasts; then put them back in place."""
     points = list(model.hook_dict.values())
     listed = [list(point.fwd_hooks) for point in points]
-    taken = list(_foreign_hooks(model))
+    taken = [(hooks, key) for _, hooks, key in _foreign_hooks(model)]
     order = [(hooks, list(hooks.items())) for hooks in {id(h): h for h, _ in taken}.values()]
     foreign = {(id(hooks), key) for hooks, key in taken}
     for hooks, key in taken:
@@ -180,8 +207,8 @@ def without_hooks(model: HookedModel) -> Generator[None]:
             point.fwd_hooks = handles
 
 
-def _foreign_hooks(model: HookedModel) -> Iterator[tuple[dict[int, Any], int]]:
-    """Yield each hook that does not belong to the libraries: its dict, and its key there."""
+def _foreign_hooks(model: HookedModel) -> Iterator[tuple[nn.Module, dict[int, Any], int]]:
+    """Yield each hook that does not belong to the libraries: its module, dict, and key there."""
     points = set(model.hook_dict.values())
     for point in points:
         # A caching hook comes from TransformerLens too, but its user reads it.
@@ -192,7 +219,7 @@ def _foreign_hooks(model: HookedModel) -> Iterator[tuple[dict[int, Any], int]]:
         }
         for key in point._forward_hooks:
             if key not in own:
-                yield point._forward_hooks, key
+                yield point, point._forward_hooks, key
     root: Any = cast("Any", model).original_model if is_bridge(model) else model
     for module in root.modules():
         if module in points:
@@ -200,7 +227,7 @@ def _foreign_hooks(model: HookedModel) -> Iterator[tuple[dict[int, Any], int]]:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in hooks.items():
                 if not _is_own(hook):
-                    yield hooks, key
+                    yield module, hooks, key
 
 
 def _is_own(hook: object) -> bool:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import costs, cpu, gpu, shapes
+from experiments.benchmarks import costs, cpu, generation, gpu, shapes
 from experiments.benchmarks.timing import Measure
 from experiments.shared.result_files import RESULTS, Folder, environment, write_record
 
@@ -83,6 +83,18 @@ def _print_shape(row: dict[str, Any]) -> None:
         figures = (f"{each[figure]:,.1f}" for figure in ("seconds", "mib", "read_gib"))
         table.add_row(step, *figures)
     Console(width=80).print(table)
+
+
+@app.command("generation")
+def generation_command(
+    out: Out = Path("out/benchmarks"),
+    repeats: Repeats = 5,
+    sizes: Annotated[
+        list[int] | None, typer.Option("--size", help="Numbers of prompts; 8, 32, 128 by default.")
+    ] = None,
+) -> None:
+    """The demo model beside plain Hugging Face's `generate`."""
+    _report("generation", generation.run(repeats, sizes or generation.SIZES), out)
 
 
 def _report(name: str, measures: list[Measure], out: Path) -> None:

@@ -69,7 +69,7 @@ def test_an_incomplete_character_is_held_back_unless_the_answer_ends_with_it(lla
         lambda self, row, ids: decoded[len(ids) - 1],
     )
     monkeypatch.setattr(
-        "cna_lens.models.running.generation.end_of_turn_ids", lambda model: frozenset()
+        "cna_lens.models.running.request.end_of_turn_ids", lambda model: frozenset()
     )
     assert list(stream(llama, "w5", max_new_tokens=4)) == ["a", "a", "aé", "aé\ufffd"]
 

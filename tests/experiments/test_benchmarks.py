@@ -7,7 +7,7 @@ from mmap import mmap
 import psutil
 import pytest
 
-from experiments.benchmarks import busy, gpu, timing
+from experiments.benchmarks import busy, generation, gpu, timing
 from experiments.benchmarks.memory_watch import growth_mib
 
 
@@ -17,6 +17,13 @@ def test_the_gpu_benchmark_runs_through_with_small_shapes_on_a_cpu():
     measures = bench.run(eight=small, seventy=dataclasses.replace(small, name="large"))
     assert len({measure.name for measure in measures}) == len(measures) == 11
     assert all(measure.value > 0 or "extrapolated" in measure.name for measure in measures)
+
+
+def test_the_generation_benchmark_compares_equal_answers():
+    measures = generation.GenerationBench(repeats=1, sizes=(4,), new_tokens=3).run()
+    assert len({measure.name for measure in measures}) == len(measures) == 10
+    compared = [measure for measure in measures if measure.unit == "of 4"]
+    assert [measure.value for measure in compared] == [4, 4, 4, 4]
 
 
 def test_block_parameters_are_those_of_the_real_models():

@@ -23,6 +23,7 @@ from cna_lens.models.inside.paged_weights import (
     paged_weights,
 )
 from cna_lens.models.trial import trial
+from cna_lens.models.trial.direct import direct_pass
 
 TEMPLATE = [30, 31, 32, 33, 34, 35]
 POSITIVE = [[*TEMPLATE, 5, 6, 7], [*TEMPLATE, 5, 6, 8], [*TEMPLATE, 9]]
@@ -287,3 +288,13 @@ def test_weights_outside_of_the_blocks_take_their_part_of_the_memory(tmp_path, m
     assert stay(others + block - 100) == 0
     assert stay(others + block + 100) == 1
     assert stay(everything + 100) is None
+
+
+@on_linux
+def test_answers_are_computed_by_the_blocks_that_ask_for_weights(folder, small_memory):
+    model = cna_lens.load_model(folder, device="cpu")
+    assert direct_pass(model) is None
+    seen = []
+    with paged_weights(model).watched(seen.append):
+        cna_lens.generate(model, POSITIVE[:1], max_new_tokens=2)
+    assert len(seen) == 2 * len(list(model.blocks))

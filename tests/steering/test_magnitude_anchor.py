@@ -104,7 +104,7 @@ def test_answers_keep_to_their_own_prompts_anchor(model, positions, places):
 
 def test_answers_keep_to_their_anchor_when_others_have_left_the_batch(llama, monkeypatch):
     stops = frozenset(range(0, tiny.VOCABULARY, 5))
-    monkeypatch.setattr("cna_lens.models.running.generation.end_of_turn_ids", lambda model: stops)
+    monkeypatch.setattr("cna_lens.models.running.request.end_of_turn_ids", lambda model: stops)
     prompts = [[first, second, 6, 7] for first in (5, 30, 40, 51) for second in (8, 9, 21)]
     with method_of(llama, scale=3.0).at(llama):
         answers = cna_lens.generate(llama, prompts, max_new_tokens=8)

@@ -16,7 +16,6 @@ from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.models.inside.weights import loaded_weights
 from cna_lens.results.layout import Layout
 
-
 _PART = 1 << 24
 
 

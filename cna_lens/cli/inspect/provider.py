@@ -33,7 +33,7 @@ from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import Prompt, TokenIds, encode
 from cna_lens.models.running.decoding import seeds_of
-from cna_lens.models.running.generation import check_settings
+from cna_lens.models.running.request import check_settings
 from cna_lens.models.tokens.scored_answers import AnswerSettings, ScoredAnswer, scored_answers
 from cna_lens.models.tokens.token_texts import check_k, lone_token_texts
 

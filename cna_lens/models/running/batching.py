@@ -61,6 +61,40 @@ def length_buckets(
     return buckets
 
 
+def split_by_length(lengths: Sequence[int], pass_cost: int, at_most: int) -> list[slice]:
+    """Split rows, which begin with the shortest, so that passes over them compute fewest tokens.
+
+    Each pass computes its rows padded to the last of them.
+
+    >>> split_by_length([5, 6, 30, 31], pass_cost=10, at_most=100)
+    [slice(0, 2, None), slice(2, 4, None)]
+    >>> split_by_length([5, 6, 30, 31], pass_cost=100, at_most=1000)
+    [slice(0, 4, None)]
+
+    Args:
+        lengths: tokens of each row, in ascending order.
+        pass_cost: tokens that could be computed in the time that a pass takes in any case.
+        at_most: tokens of a pass over several rows, with padding.
+    """
+    # The cheapest way to read the first rows, and where its last pass begins.
+    costs, starts = [0], [0]
+    for end, longest in enumerate(lengths, 1):
+        options = [
+            (costs[start] + pass_cost + (end - start) * longest, start)
+            for start in range(end)
+            if start == end - 1 or (end - start) * longest <= at_most
+        ]
+        cost, start = min(options)
+        costs.append(cost)
+        starts.append(start)
+    slices: list[slice] = []
+    end = len(lengths)
+    while end:
+        slices.append(slice(starts[end], end))
+        end = starts[end]
+    return slices[::-1]
+
+
 def pad(
     prompts: Sequence[TokenIds], pad_id: int, side: str = "right"
 ) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, "batch pos"]]:

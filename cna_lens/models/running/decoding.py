@@ -14,10 +14,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cna_lens.errors import ModelError
-from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge, model_name
+from cna_lens.models.hooked_model import (
+    HookedModel,
+    HooksSeen,
+    input_device,
+    is_bridge,
+    model_name,
+)
 from cna_lens.models.prompts.encoding import TokenIds
-from cna_lens.models.running.forward import SharedPrefix, forward_with_cache
+from cna_lens.models.running.forward import SharedPrefix, forward_with_cache, sliding_window
 from cna_lens.models.running.generation_settings import Forbidden
+from cna_lens.models.trial.direct import direct_pass
+from cna_lens.models.trial.kv_cache import joined, new_cache, widened
 from cna_lens.models.trial.trial import tried
 
 Logits = Float[Tensor, "batch d_vocab"]
@@ -28,7 +36,7 @@ class Decoder(Protocol):
     """The state of a batch of answers while they are generated."""
 
     def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
-        """Read the left-padded prompts, without a shared prefix."""
+        """Read left-padded prompts, without a shared prefix; further calls add more rows."""
         ...
 
     def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
@@ -55,28 +63,63 @@ def needs_equal_lengths(model: HookedModel) -> bool:
     return tried(model).cache is None
 
 
+def can_be_joined(model: HookedModel) -> bool:
+    """Whether prompts can be read in several passes, and answered in one batch."""
+    # A window counts the tokens that it has seen, and so the padding.
+    return tried(model).no_sharing is None and sliding_window(model) is None
+
+
 class _BridgeDecoder:
-    """Keeps keys and values in a Hugging Face cache, which begins with the shared prefix."""
+    """Keeps keys and values in a Hugging Face cache, which begins with the shared prefix.
+
+    Passes go past the bridge where that gives the same logits with the hooks in force.
+    """
 
     def __init__(self, model: HookedModel, prefix: SharedPrefix) -> None:
         self.model = model
         self.prefix = prefix
+        self.started: list[tuple[Tensor, Any]] = []
+        self.hooks = HooksSeen(model)
+        self.direct = direct_pass(model)
         self.mask = torch.empty(0)
         self.cache: Any = None
 
     def start(self, ids: Int64[Tensor, "batch pos"], mask: Int64[Tensor, "batch pos"]) -> Logits:
-        self.mask = self.prefix.mask(mask)
-        logits, self.cache = forward_with_cache(
-            self.model, ids, self.mask, self.prefix.expand(len(ids))
-        )
-        return logits
+        mask = self.prefix.mask(mask)
+        cache = self.prefix.expand(len(ids)) or new_cache(self.model)
+        self.started.append((mask, cache))
+        return self._read(ids, mask, cache)
 
     def step(self, tokens: Int64[Tensor, " batch"]) -> Logits:
+        self._join()
         self.mask = torch.cat([self.mask, self.mask.new_ones((len(tokens), 1))], dim=1)
-        logits, self.cache = forward_with_cache(self.model, tokens[:, None], self.mask, self.cache)
-        return logits
+        return self._read(tokens[:, None], self.mask, self.cache)
+
+    def _join(self) -> None:
+        """Make one batch of all rows, with padding between the prefix and shorter prompts."""
+        if not self.started:
+            return
+        masks, caches = zip(*self.started, strict=True)
+        self.started = []
+        longest, at = max(mask.shape[1] for mask in masks), self.prefix.length
+        self.mask = torch.cat([widened(mask, longest, at, dim=1) for mask in masks])
+        self.cache = caches[0] if len(caches) == 1 else joined(caches, at)
+
+    def _read(
+        self,
+        ids: Int64[Tensor, "batch pos"],
+        mask: Int64[Tensor, "batch whole_pos"],
+        cache: Any,
+    ) -> Logits:
+        # Steering may begin or end between two tokens of `stream`.
+        if self.hooks.changed():
+            self.direct = direct_pass(self.model)
+        if self.direct is not None:
+            return self.direct.last_logits(ids, mask, cache)
+        return forward_with_cache(self.model, ids, mask, cache)[0]
 
     def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        self._join()
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)
 

@@ -31,6 +31,12 @@ CPU_ANSWERS = 64
 GPU_ANSWERS = 256
 """From about this many answers on, reading the weights no longer limits a step on a GPU."""
 
+CPU_PASS = 16
+"""A pass over one token takes as long as 16 more tokens of a batch: it reads all weights."""
+
+GPU_PASS = 1024
+"""The same on a GPU, where a pass also waits for Python; an estimate, not measured."""
+
 CPU_PREDICTIONS = 1024
 """More distributions over the vocabulary at once only fill the memory of a CPU."""
 
@@ -45,6 +51,17 @@ def token_budget(model: HookedModel, longest: int) -> int:
         longest: tokens of the longest prompt, with its prefix.
     """
     return _tokens_that_fit(model, longest, bytes_per_token(model, longest))
+
+
+def cost_of_passes(model: HookedModel, longest: int) -> tuple[int, int]:
+    """Tokens that could be computed in the time that any pass takes, and the budget of a pass.
+
+    Args:
+        model: the model.
+        longest: tokens of the longest prompt, with its prefix.
+    """
+    cost = CPU_PASS if input_device(model).type == "cpu" else GPU_PASS
+    return cost, token_budget(model, longest)
 
 
 def gradient_token_budget(model: HookedModel, longest: int) -> int:

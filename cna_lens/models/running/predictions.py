@@ -16,9 +16,9 @@ from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
 from cna_lens.models.running.answer_texts import AnswerTexts
 from cna_lens.models.running.batching import shared_prefix_length
 from cna_lens.models.running.forward import SharedPrefix, forward_logits
-from cna_lens.models.running.generation import Request
 from cna_lens.models.running.memory import predictions_at_once, run_in_halves, token_budget
 from cna_lens.models.running.positions import prompt_lengths
+from cna_lens.models.running.request import Request
 
 LogProbs = Float[Tensor, "predicted d_vocab"]
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ from cna_lens.models.prompts.encoding import Chat, EncodedPrompts, Prompt, Token
 from cna_lens.models.prompts.reasoning_formats import TAIL, answer_start, closes, may_open
 from cna_lens.models.running.answer_texts import AnswerTexts
 from cna_lens.models.running.batching import BatchSize
-from cna_lens.models.running.generation import Request
+from cna_lens.models.running.request import Request
 
 MAX_REASONING_TOKENS: Final = 1024
 """The longest reasoning in tokens, unless `with_reasoning` is told otherwise."""

@@ -9,8 +9,8 @@ from functools import partial
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.decoding import Chooser
-from cna_lens.models.running.generation import Request
 from cna_lens.models.running.predictions import LogProbs, Text, for_each_text
+from cna_lens.models.running.request import Request
 from cna_lens.models.tokens.answer_log_probs import TokenPrediction, prediction_of
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from cna_lens.models.trial.kv_cache import (
     keeps_keys_and_values,
     new_cache,
 )
-from cna_lens.models.trial.logits import logits_of, plain_name, said, same
+from cna_lens.models.trial.logits import bridge_logits, plain_name, said
 
 OTHERWISE = "computes differently with its cache than without"
 
@@ -28,6 +28,9 @@ DEPRECATED = "the argument that takes its cache is deprecated"
 
 PREFIX = 4
 """The number of the prompt's tokens that are cached first."""
+
+Reader = Callable[[Tensor, Tensor, Any], Tensor]
+"""Computes the logits of the last position, from token ids, mask and cache."""
 
 
 def ways_to_cache(
@@ -88,7 +91,8 @@ def _obstacle_to_sharing(
     """Say why prompts of unequal length cannot continue from one prefix; None where they can."""
     cache = new_cache(model)
     prefix = ids[:, :PREFIX]
-    _with_cache(model, prefix, torch.ones_like(prefix), cache, keyword)
+    read = _reader(model, keyword)
+    read(prefix, torch.ones_like(prefix), cache)
     if reason := not_held(model, cache, PREFIX):
         return reason
     if not keeps_keys_and_values(cache):
@@ -97,7 +101,7 @@ def _obstacle_to_sharing(
         cache.batch_repeat_interleave(2)
     except RuntimeError:
         return f"the cache of {plain_name(model)} cannot be repeated for a batch"
-    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    obstacle = obstacle_from(cache, read, ids, whole, plain_name(model))
     if obstacle != OTHERWISE:
         return obstacle
     return (
@@ -110,7 +114,7 @@ def _obstacle_to_cache(
 ) -> str | None:
     """Say why a cache changes the logits of the whole text; None where it does not."""
     cache = new_cache(model)
-    obstacle = _obstacle_from(cache, model, ids, whole, keyword)
+    obstacle = obstacle_from(cache, _reader(model, keyword), ids, whole, plain_name(model))
     if obstacle not in (None, OTHERWISE):
         return obstacle
     # Logits that are all equal show nothing; the number of cached tokens does.
@@ -119,31 +123,41 @@ def _obstacle_to_cache(
     return obstacle and f"{plain_name(model)} {obstacle}"
 
 
-def _obstacle_from(
-    cache: Any, model: HookedModel, ids: Tensor, whole: Tensor, keyword: Keyword
+def obstacle_from(
+    cache: Any, read: Reader, ids: Tensor, whole: Tensor, name: str = "the model"
 ) -> str | None:
     """Say why answers cannot continue from a cache; None where logits equal the whole text's.
 
     Follows `generate`: of two rows, one of them padded, one leaves, and the other goes one step
     further.
+
+    Args:
+        cache: may hold the beginning of the prompt, for two rows.
+        read: computes the logits of the last position, from ids, mask and cache.
+        ids: the prompt.
+        whole: the logits of the whole prompt.
+        name: of the model, for messages.
     """
     past = cached_tokens(cache)
     rows = ids[:, past:].repeat(2, 1)
     rows[1, 1:] = ids[0, past:-1]
     mask = ids.new_ones((2, ids.shape[1]))
     mask[1, past] = 0
-    read = _with_cache(model, rows, mask, cache, keyword)
+    first = read(rows, mask, cache)
     try:
         cache.batch_select_indices(torch.tensor([1], device=ids.device))
     except AttributeError:
-        return f"the cache of {plain_name(model)} cannot drop a finished answer"
+        return f"the cache of {name} cannot drop a finished answer"
     mask = torch.cat([mask[1:], mask.new_ones((1, 1))], dim=1)
-    stepped = _with_cache(model, ids[:, -1:], mask, cache, keyword)
-    return None if same(torch.cat([read, stepped]), whole[[-1, -2, -1]]) else OTHERWISE
+    second = read(ids[:, -1:], mask, cache)
+    return None if same_logits(torch.cat([first, second]), whole[[-1, -2, -1]]) else OTHERWISE
 
 
-def _with_cache(
-    model: HookedModel, ids: Tensor, mask: Tensor, cache: Any, keyword: Keyword
-) -> Float[Tensor, "batch d_vocab"]:
-    """Compute the logits of the last position."""
-    return logits_of(model, ids, use_cache=True, attention_mask=mask, **{keyword: cache})[:, -1]
+def _reader(model: HookedModel, keyword: Keyword) -> Reader:
+    """Compute the logits of the last position, by the bridge."""
+
+    def read(ids: Tensor, mask: Tensor, cache: Any) -> Float[Tensor, "batch d_vocab"]:
+        options = {keyword: cache}
+        return bridge_logits(model, ids, use_cache=True, attention_mask=mask, **options)[:, -1]
+
+    return read

@@ -8,7 +8,7 @@ TransformerLens reads `cache`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -55,6 +55,36 @@ def _is_cache(value: object) -> bool:
 def keeps_keys_and_values(cache: Any) -> bool:
     """Whether a filled cache keeps keys and values, and no other state, of every layer."""
     return all(isinstance(getattr(layer, "keys", None), torch.Tensor) for layer in cache.layers)
+
+
+def joined(caches: Sequence[Any], at: int) -> Any:
+    """Join the caches of several batches to one; those that are joined are used up.
+
+    Args:
+        caches: keep keys and values of every layer.
+        at: the place of the padding in a cache that is shorter than others.
+    """
+    first, *others = caches
+    longest = max(map(cached_tokens, caches))
+    for number, layer in enumerate(first.layers):
+        layers = [layer, *(cache.layers[number] for cache in others)]
+        layer.keys = torch.cat([widened(each.keys, longest, at, dim=2) for each in layers])
+        layer.values = torch.cat([widened(each.values, longest, at, dim=2) for each in layers])
+        for each in layers[1:]:
+            each.keys = each.values = None
+    return first
+
+
+def widened(values: torch.Tensor, length: int, at: int, dim: int) -> torch.Tensor:
+    """Put zeros into a tensor, at a place of one dimension, until it is as long as asked.
+
+    >>> widened(torch.tensor([[1, 2, 3]]), length=5, at=1, dim=1)
+    tensor([[1, 0, 0, 2, 3]])
+    """
+    shape = list(values.shape)
+    shape[dim] = length - shape[dim]
+    before, after = values.tensor_split([at], dim=dim)
+    return torch.cat([before, values.new_zeros(shape), after], dim=dim)
 
 
 def hand_cache_on(model: HookedModel) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.trial.plain_model import relative_error
 
 
-def logits_of(
+def bridge_logits(
     model: HookedModel, ids: Int64[Tensor, "batch pos"], **options: Any
 ) -> Float[Tensor, "batch kept_pos d_vocab"]:
     """Compute logits, without a cache unless one is given."""
@@ -26,7 +26,7 @@ def tolerance(logits: Tensor) -> float:
     return max(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
 
 
-def same(found: Tensor, expected: Tensor) -> bool:
+def same_logits(found: Tensor, expected: Tensor) -> bool:
     """Whether logits agree up to a constant; logits that are not finite count as equal."""
     if not bool(torch.isfinite(expected).all()):
         return True

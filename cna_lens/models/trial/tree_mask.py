@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cna_lens.models.hooked_model import HookedModel, embedding_dtype, model_name
-from cna_lens.models.trial.logits import logits_of, said, same
+from cna_lens.models.trial.logits import bridge_logits, said
 
 FOREIGN = 13
 """The token of the other prompt."""
@@ -47,7 +47,7 @@ def keeps_logits(model: HookedModel, ids: Int64[Tensor, "1 pos"]) -> bool:
     """Say whether a model computes the logits of chosen positions alone."""
     last = torch.tensor([ids.shape[1] - 1], device=ids.device)
     try:
-        logits = logits_of(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
+        logits = bridge_logits(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
     except TypeError:
         return False
     return logits.shape[1] == 1
@@ -74,7 +74,7 @@ def _obstacle(model: HookedModel, ids: Tensor, whole: Tensor) -> str | None:
 
 
 def _difference(model: HookedModel, logits: Tensor, whole: Tensor) -> str | None:
-    alike = same(logits[0, -OWN:], whole[-OWN:])
+    alike = same_logits(logits[0, -OWN:], whole[-OWN:])
     return None if alike else reads_other_prompts(model)
 
 
@@ -92,4 +92,4 @@ def _packed(
     mask = torch.zeros(sees.shape, dtype=dtype, device=ids.device)
     # Eager attention adds the mask, so a boolean mask would hide nothing.
     mask = mask.masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
-    return logits_of(model, row, attention_mask=mask, position_ids=positions[None], **options)
+    return bridge_logits(model, row, attention_mask=mask, position_ids=positions[None], **options)

@@ -35,7 +35,7 @@ from cna_lens.models.inside.projections import projection_module
 from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.models.trial.caching import PREFIX, deprecation_raised, not_held, ways_to_cache
 from cna_lens.models.trial.kv_cache import WAYS_TO_CACHE, Keyword, hand_cache_on, new_cache
-from cna_lens.models.trial.logits import logits_of, plain_name, said, same, tolerance
+from cna_lens.models.trial.logits import bridge_logits, plain_name, said, same_logits, tolerance
 from cna_lens.models.trial.plain_model import PlainModel, relative_error
 from cna_lens.models.trial.tree_mask import keeps_logits, keeps_logits_and_packs
 from cna_lens.results.neurons import MLP
@@ -90,7 +90,7 @@ def tried(model: HookedModel) -> Trial:
         check_model(model)
         # Before the first pass, which would read all weights without it.
         paged_weights(model)
-        with without_hooks(model), _plainly(model):
+        with without_hooks(model), plainly(model):
             trial = _try_bridge(model) if is_bridge(model) else _try_hooked_transformer(model)
         _trials[module] = trial
         if is_bridge(model) and not trial.keeps_logits:
@@ -115,7 +115,7 @@ def obstacle_by_shapes(model: HookedModel) -> str | None:
         try:
             with torch.no_grad(), deprecation_raised(keyword):
                 cache = new_cache(model)
-                logits_of(model, ids, use_cache=True, **{keyword: cache})
+                bridge_logits(model, ids, use_cache=True, **{keyword: cache})
                 reason = not_held(model, cache, PREFIX)
         except FutureWarning:
             continue
@@ -156,7 +156,8 @@ def _mend(model: HookedModel) -> str:
 
 
 @contextmanager
-def _plainly(model: HookedModel) -> Generator[None]:
+def plainly(model: HookedModel) -> Generator[None]:
+    """Compute without gradients, and in the precision of the weights."""
     device = input_device(model).type
     mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.no_grad(), torch.autocast(device, enabled=False) if mixed else nullcontext():
@@ -164,7 +165,7 @@ def _plainly(model: HookedModel) -> Generator[None]:
 
 
 def _try_bridge(model: HookedModel) -> Trial:
-    ids = _prompt(model)
+    ids = trial_prompt(model)
     try:
         whole, reads_mask = _compared(model, ids)
     except (AttributeError, TypeError, KeyError) as error:
@@ -182,12 +183,13 @@ def _try_bridge(model: HookedModel) -> Trial:
 
 def _try_hooked_transformer(model: HookedModel) -> Trial:
     with _hook_points_checked(model):
-        model.forward(_prompt(model), return_type="logits")
+        model.forward(trial_prompt(model), return_type="logits")
     reason = f"a {type(model).__name__} takes no Hugging Face cache"
     return Trial(None, None, reason, reason, keeps_logits=False, reads_mask=True)
 
 
-def _prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
+def trial_prompt(model: HookedModel) -> Int64[Tensor, "1 pos"]:
+    """Give a prompt that fits the model's vocabulary and context."""
     vocabulary = int(model.cfg.d_vocab)
     tokens = [token % vocabulary for token in PROMPT[: getattr(model.cfg, "n_ctx", None)]]
     return torch.tensor([tokens], device=input_device(model))
@@ -201,7 +203,7 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
             point differs from the input of the down projection.
     """
     with _hook_points_checked(model):
-        masked = logits_of(model, ids, attention_mask=torch.ones_like(ids))[0]
+        masked = bridge_logits(model, ids, attention_mask=torch.ones_like(ids))[0]
     plain = PlainModel.inside(model)
     try:
         with _read_ahead(model, plain):
@@ -218,10 +220,10 @@ def _compared(model: HookedModel, ids: Tensor) -> tuple[Float[Tensor, "pos d_voc
             stacklevel=5,
         )
         return masked, True
-    if same(masked, expected):
+    if same_logits(masked, expected):
         return masked, True
-    unmasked = logits_of(model, ids)[0]
-    if same(unmasked, expected):
+    unmasked = bridge_logits(model, ids)[0]
+    if same_logits(unmasked, expected):
         return unmasked, False
     layer = plain.first_layer_that_differs(model, ids, tolerance(expected))
     where = "after the last layer" if layer is None else f"from layer {layer} on"

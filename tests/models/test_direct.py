@@ -1,0 +1,267 @@
+"""Answers past the bridge are those through it, and hooks see the same activations."""
+
+from contextlib import nullcontext
+
+import pytest
+import tiny
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import cna_lens
+from cna_lens import Circuit, Neuron
+from cna_lens.models.inside.projections import layout_of
+from cna_lens.models.running import decoding
+from cna_lens.models.trial import direct
+from cna_lens.models.trial.direct import DirectPass, direct_pass
+from cna_lens.models.trial.trial import tried
+
+PROMPTS = [
+    [5, 6, 7, 8, 9, 10, 11],
+    [5, 6, 7, 8, 30],
+    [5, 6, 7, 8, 31, 32, 33, 34, 35, 36, 37],
+    [5, 6, 7, 8, 40, 41],
+]
+NEW = 12
+
+
+@pytest.fixture
+def fresh():
+    return tiny.bridge("llama")
+
+
+def circuit(model):
+    return Circuit(tuple(Neuron(i % 2, i) for i in range(8)), (1.0,) * 8, layout_of(model))
+
+
+def rolled(activation, hook):
+    return activation.roll(1, -1)
+
+
+def at(*names):
+    return lambda model: model.hooks(fwd_hooks=[(name, rolled) for name in names])
+
+
+def steered(**options):
+    return lambda model: cna_lens.steer(model, circuit(model), **options)
+
+
+STEERINGS = {
+    "unsteered": lambda _: nullcontext(),
+    "weights": steered(multiplier=3.0, via="weights"),
+    "hooks": steered(multiplier=3.0, via="hooks"),
+    **{
+        positions: steered(multiplier=-40.0, positions=positions)
+        for positions in ("prompt", "last_prompt", "from_last_prompt", "generated")
+    },
+    "residual stream": at("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"),
+    "outputs": at("blocks.0.hook_attn_out", "blocks.1.hook_mlp_out"),
+    "embedding": at("hook_embed"),
+    "unembedding": at("unembed.hook_in"),
+}
+
+
+def answers(model, **options):
+    return cna_lens.generate(model, PROMPTS, max_new_tokens=NEW, **options)
+
+
+@pytest.fixture
+def through_the_bridge(monkeypatch):
+    """Answer without the direct pass."""
+
+    def answered(model, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(decoding, "direct_pass", lambda _: None)
+            return answers(model, **options)
+
+    return answered
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The direct passes that were run."""
+    run: list[DirectPass] = []
+    plain = DirectPass.last_logits
+
+    def noted(self, *args):
+        run.append(self)
+        return plain(self, *args)
+
+    monkeypatch.setattr(DirectPass, "last_logits", noted)
+    return run
+
+
+@pytest.mark.parametrize("steering", STEERINGS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_answers_are_those_through_the_bridge(models, family, steering, through_the_bridge):
+    model = models[family]
+    unsteered = answers(model)
+    with STEERINGS[steering](model):
+        assert direct_pass(model) is not None
+        found = answers(model)
+        assert found == through_the_bridge(model)
+        assert found == answers(model, share_prefix=False)
+    assert (found == unsteered) == (steering == "unsteered")
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_passes_are_run_without_the_bridge(models, family, passes, monkeypatch):
+    model = models[family]
+    before = model.original_model.config._attn_implementation
+    answers(model)
+    passes.clear()
+    monkeypatch.setattr(decoding, "forward_with_cache", None)
+    answers(model)
+    assert len(passes) >= NEW
+    (module,) = {each.module for each in passes}
+    assert not any(
+        type(part).__module__.startswith("transformer_lens") for part in module.modules()
+    )
+    assert module.config._attn_implementation == "sdpa"
+    assert model.original_model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks.1.mlp.hook_post", "blocks.0.hook_resid_post", "blocks.1.hook_attn_out"]
+)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_hooks_see_the_activations_of_the_bridge(models, family, name, through_the_bridge):
+    model, seen = models[family], []
+    with model.hooks(fwd_hooks=[(name, lambda a, hook: seen.append(a.clone()))]):
+        assert direct_pass(model) is not None
+        answers(model)
+        past, seen = seen, []
+        through_the_bridge(model)
+    assert len(past) == len(seen) >= NEW
+    for found, expected in zip(past, seen, strict=True):
+        torch.testing.assert_close(found[:, -1], expected[:, -1], rtol=1e-3, atol=1e-4)
+
+
+def test_steering_that_begins_between_two_tokens_is_seen(llama, monkeypatch):
+    def changing():
+        texts = cna_lens.stream(llama, PROMPTS[0], max_new_tokens=NEW)
+        found = [next(texts) for _ in range(3)]
+        with cna_lens.steer(llama, circuit(llama), 5.0, via="hooks"):
+            found += [next(texts) for _ in range(4)]
+        return [*found, *texts]
+
+    found = changing()
+    assert found[-1] != answers(llama)[0]
+    monkeypatch.setattr(decoding, "direct_pass", lambda _: None)
+    assert found == changing()
+
+
+@pytest.mark.parametrize("name", ["blocks.0.attn.hook_pattern", "blocks.1.attn.hook_attn_scores"])
+def test_hooks_inside_attention_go_through_the_bridge(llama, name, passes):
+    fired = []
+    with llama.hooks(fwd_hooks=[(name, lambda a, hook: fired.append(a.shape))]):
+        assert direct_pass(llama) is None
+        passes.clear()
+        answers(llama)
+    assert len(fired) >= NEW
+    assert not passes
+
+
+def test_a_hook_on_a_module_of_the_bridge_goes_through_it(fresh, caplog):
+    handle = fresh.blocks[0].mlp.register_forward_hook(lambda *_: None)
+    with caplog.at_level("INFO"):
+        assert direct_pass(fresh) is None
+    assert "a hook is on a module" in caplog.text
+    handle.remove()
+    assert direct_pass(fresh) is not None
+
+
+@pytest.mark.parametrize("method", ["forward", "hook_in"])
+def test_a_method_that_was_replaced_on_the_bridge_counts(fresh, method, through_the_bridge):
+    before = answers(fresh)
+    block = fresh.blocks[0]
+    if method == "forward":
+        plain = block.forward
+        vars(block)["forward"] = lambda *args, **kwargs: plain(*args, **kwargs).flip(-1)
+    else:
+        plain = block.hook_in.forward
+        vars(block.hook_in)["forward"] = lambda x: plain(x).flip(-1)
+    found = answers(fresh)
+    assert found == through_the_bridge(fresh)
+    assert found != before
+
+
+def test_a_class_that_was_changed_after_the_trial_is_tried_again(fresh, monkeypatch):
+    assert direct_pass(fresh) is not None
+    mlp = type(fresh.blocks[0].mlp)
+    plain = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda self, *args: plain(self, *args).flip(-1))
+    assert direct_pass(fresh) is None
+    monkeypatch.undo()
+    assert direct_pass(fresh) is not None
+
+
+def test_an_attention_that_computes_something_else_is_not_used(fresh, monkeypatch):
+    def values_alone(module, query, key, value, attention_mask, **kwargs):
+        heads = module.num_key_value_groups
+        return value[:, :, -query.shape[2] :].repeat_interleave(heads, 1).transpose(1, 2), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", values_alone)
+    found = direct_pass(fresh)
+    assert found.module.config._attn_implementation == "eager"
+    assert not any("Bridge" in type(part).__name__ for part in found.module.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_bridges_attention(dtype, through_the_bridge):
+    model = tiny.bridge("llama", dtype=dtype)
+    assert direct_pass(model).module.config._attn_implementation == "eager"
+    assert answers(model) == through_the_bridge(model)
+
+
+@pytest.mark.parametrize("weight", [0.0, torch.nan])
+def test_logits_that_show_nothing_decide_nothing(fresh, weight):
+    matrix = fresh.original_model.lm_head.weight
+    kept = matrix.detach().clone()
+    matrix.data.fill_(weight)
+    assert direct_pass(fresh) is None
+    matrix.data.copy_(kept)
+    assert direct_pass(fresh) is not None
+
+
+def test_each_set_of_hook_points_is_tried_once(fresh, monkeypatch):
+    tries = []
+    plain = direct._is_right
+    monkeypatch.setattr(direct, "_is_right", lambda *args: tries.append(1) or plain(*args))
+    for _ in range(3):
+        answers(fresh)
+        for multiplier in (0.0, 2.0):
+            for via in ("hooks", "weights"):
+                with cna_lens.steer(fresh, circuit(fresh), multiplier, via=via):
+                    answers(fresh)
+    assert len(tries) == 2
+
+
+def test_the_trial_leaves_the_hooks_and_the_model_as_they_were(fresh):
+    seen = []
+    with fresh.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda a, hook: seen.append(a))]):
+        before = [list(point.fwd_hooks) for point in fresh.hook_dict.values()]
+        direct_pass(fresh)
+        assert [list(point.fwd_hooks) for point in fresh.hook_dict.values()] == before
+    assert not seen
+
+
+def test_weights_that_change_after_the_trial_are_the_answers(fresh, through_the_bridge):
+    before = answers(fresh)
+    fresh.original_model.model.layers[0].mlp.down_proj.original_component.weight.data.mul_(-2)
+    fresh.original_model.lm_head.weight.data = fresh.original_model.lm_head.weight.data.flip(0)
+    assert answers(fresh) == through_the_bridge(fresh) != before
+
+
+def test_a_model_in_compatibility_mode_answers_as_through_the_bridge(fresh, through_the_bridge):
+    assert direct_pass(fresh) is not None
+    fresh.enable_compatibility_mode()
+    assert answers(fresh) == through_the_bridge(fresh)
+
+
+def test_a_model_without_a_cache_has_no_direct_pass():
+    model = tiny.untried_bridge("llama")
+    for block in model.blocks:
+        vars(block.attn)["_update_kv_cache"] = lambda k, v, **_: (k, v)
+    with pytest.warns(cna_lens.CnaLensWarning):
+        assert tried(model).cache is None
+    assert direct_pass(model) is None
