@@ -20,7 +20,7 @@ from cna_lens.models.trial.kv_cache import (
     keeps_keys_and_values,
     new_cache,
 )
-from cna_lens.models.trial.logits import bridge_logits, plain_name, said
+from cna_lens.models.trial.logits import bridge_logits, plain_name, said, same_logits
 
 OTHERWISE = "computes differently with its cache than without"
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cna_lens.models.hooked_model import HookedModel, embedding_dtype, model_name
-from cna_lens.models.trial.logits import bridge_logits, said
+from cna_lens.models.trial.logits import bridge_logits, said, same_logits
 
 FOREIGN = 13
 """The token of the other prompt."""
