@@ -9,8 +9,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-from cna_lens.models import TokenIds, encode, length_buckets, pad
-from cna_lens.models.loading.load import demo_gguf, dequantised_folder
+from cna_lens.models import TokenIds, demo_gguf, dequantised_folder, encode, length_buckets, pad
 from experiments.benchmarks.timing import Measure, alternate, quantity, ratio, seconds
 
 STEPS = 10

@@ -27,7 +27,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 import cna_lens
 from cna_lens import audit
 from cna_lens.models import HookedModel, encode
-from cna_lens.models.inside.paged_weights import paged_weights
 from experiments.benchmarks.memory_watch import MIB, growth_mib
 from experiments.shared.weight_files import DTYPE, write_model
 
@@ -170,7 +169,7 @@ def measured(name: str, path: Path) -> dict[str, Any]:
         return result[0]
 
     model = step("load", lambda: cna_lens.load_model(path, device="cpu", dtype=DTYPE))
-    row["from_disk"] = paged_weights(model) is not None
+    row["from_disk"] = row["estimate_mib"]["read in each pass"] > 0
 
     prompts = cna_lens.prompt_set("refusal")
 
