@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM
 
 import cna_lens
@@ -19,7 +20,12 @@ PROMPTS = 100
 
 def run(repeats: int, only: Sequence[str] | None = None) -> list[Measure]:
     """The parts asked for, all by default."""
-    parts = {"evidence": evidence, "gradients": partial(gradients, repeats), "learned": learned}
+    parts = {
+        "evidence": evidence,
+        "gradients": partial(gradients, repeats),
+        "precision": partial(precision, repeats),
+        "learned": learned,
+    }
     if unknown := set(only or ()) - set(parts):
         raise SystemExit(f"no part {min(unknown)!r}; there are: {', '.join(parts)}")
     return [
@@ -61,6 +67,53 @@ def gradients(repeats: int) -> list[Measure]:
     )
     name = f"integrated gradients of {STEPS} steps / one plain forward and backward pass"
     return [ratio(name, times, "integrated", "plain", "at most 12")]
+
+
+def precision(repeats: int) -> list[Measure]:
+    """Bfloat16 beside float32: seconds, neurons of the circuits, labels of the answers."""
+    models = {
+        dtype: cna_lens.load_model("demo-refusal", device="cpu", dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    positive, negative = _prompts()
+    questions = cna_lens.prompt_set("refusal_evaluation").positive[:48]
+    circuits: dict[torch.dtype, cna_lens.Circuit] = {}
+    labels: dict[torch.dtype, list[bool]] = {}
+
+    def find(dtype: torch.dtype) -> None:
+        circuits[dtype] = cna_lens.find_circuit(
+            models[dtype], positive, negative, universal=None, progress=False
+        )
+
+    def patch(dtype: torch.dtype) -> None:
+        ranking = cna_lens.AttributionPatching()
+        cna_lens.score_neurons(models[dtype], positive[:24], negative[:24], ranking)
+
+    def answer(dtype: torch.dtype) -> None:
+        answers = cna_lens.generate(models[dtype], questions, max_new_tokens=24)
+        labels[dtype] = [cna_lens.is_refusal(each) for each in answers]
+
+    measures: list[Measure] = []
+    for name, run in (
+        ("discovery from 100 + 100 prompts", find),
+        ("attribution patching from 24 + 24 prompts", patch),
+        ("48 answers of 24 tokens", answer),
+    ):
+        both = {str(dtype): partial(run, dtype) for dtype in models}
+        times = alternate(both, repeats)
+        label = f"{name}: bfloat16 / float32"
+        measures.append(ratio(label, times, str(torch.bfloat16), str(torch.float32), ""))
+    single, half = circuits.values()
+    same = sum(a == b for a, b in zip(*labels.values(), strict=True))
+    return [
+        *measures,
+        quantity(
+            "neurons of the float32 circuit in bfloat16",
+            len({*single} & {*half}),
+            f"of {len(single)}",
+        ),
+        quantity("labels of answers that agree", same, f"of {len(questions)}"),
+    ]
 
 
 def learned() -> list[Measure]:
