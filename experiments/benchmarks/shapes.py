@@ -32,6 +32,8 @@ from experiments.shared.weight_files import DTYPE, write_model
 
 FEW, MANY, CANARIES = 8, 100, 8
 ANSWERS, NEW_TOKENS = 16, 16
+NEW_TOKENS_OF_HOLES = 2
+"""Each token of the two largest shapes takes a pass over all their weights."""
 PLAIN_TOKENS = 768
 CARDS = {24: 24.0, 48: 48.0, 80: 80.0, 141: 140.4}
 """GB in a card's name, and the GiB that its driver shows."""
@@ -141,8 +143,7 @@ def rows(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
 def measured(name: str, path: Path) -> dict[str, Any]:
     """The row of one shape: seconds, MiB beyond the loaded model, and GiB read, of each step.
 
-    Steps that keep a graph, or run as often as there are canaries, are left out where weights are
-    read from the disk.
+    Steps that keep a graph, or take many passes, are left out where weights are read from the disk.
     """
     needs = cna_lens.requirements(path, dtype=DTYPE, device="cpu", prompts=2 * MANY)
     row: dict[str, Any] = {
@@ -185,12 +186,14 @@ def measured(name: str, path: Path) -> dict[str, Any]:
 
     circuit = step(f"find, {FEW} + {FEW}", lambda: find(FEW))
     step(f"plain, {FEW} + {FEW}", lambda: plain(FEW))
-    step(f"find, {MANY} + {MANY}", lambda: find(MANY))
+    if not SHAPES[name].holes:
+        step(f"find, {MANY} + {MANY}", lambda: find(MANY))
     if not row["from_disk"]:
         step(f"plain, {MANY} + {MANY}", lambda: plain(MANY))
     if needs.weights < 2**32:
         step(f"attribution patching, {FEW} + {FEW}", lambda: find(FEW, "attribution_patching"))
-    _steer_and_answer(step, model, circuit)
+    tokens = NEW_TOKENS_OF_HOLES if SHAPES[name].holes else NEW_TOKENS
+    _steer_and_answer(step, model, circuit, tokens)
     if not row["from_disk"]:
         _audit(step, model, circuit)
     return row
@@ -199,17 +202,19 @@ def measured(name: str, path: Path) -> dict[str, Any]:
 Step = Callable[[str, Callable[[], Any]], Any]
 
 
-def _steer_and_answer(step: Step, model: HookedModel, circuit: cna_lens.Circuit) -> None:
+def _steer_and_answer(
+    step: Step, model: HookedModel, circuit: cna_lens.Circuit, tokens: int
+) -> None:
     prompts = cna_lens.prompt_set("refusal").positive[:ANSWERS]
 
     def answer() -> None:
-        cna_lens.generate(model, prompts, max_new_tokens=NEW_TOKENS)
+        cna_lens.generate(model, prompts, max_new_tokens=tokens)
 
     def steered() -> None:
         with cna_lens.steer(model, circuit, 0.0):
             answer()
 
-    what = f"{ANSWERS} answers of {NEW_TOKENS} tokens"
+    what = f"{ANSWERS} answers of {tokens} tokens"
     step(what, answer)
     step(f"{what}, steered", steered)
 
@@ -247,3 +252,59 @@ def _read_bytes() -> int:
         if line.startswith("read_bytes"):
             return int(line.split()[1])
     return 0
+
+
+_COLUMNS = {
+    "load": "load",
+    f"find, {FEW} + {FEW}": f"find, {FEW} + {FEW}",
+    f"find, {MANY} + {MANY}": f"find, {MANY} + {MANY}",
+    f"plain, {FEW} + {FEW}": f"plain pass, {FEW} + {FEW}",
+    f"plain, {MANY} + {MANY}": f"plain pass, {MANY} + {MANY}",
+}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The rows of a record in seconds, and their memory, as a table in Markdown."""
+    shapes = record["shapes"]
+    lines = [
+        "| | " + " | ".join(row["shape"] for row in shapes) + " |",
+        "|---|" + "---|" * len(shapes),
+        _line("weights, GiB", [f"{row['weights_gib']:.1f}" for row in shapes]),
+        _line(
+            "read from the disk in each pass, GiB",
+            [f"{row['estimate_mib']['read in each pass'] / 1024:.1f}" for row in shapes],
+        ),
+    ]
+    for step, label in _COLUMNS.items():
+        lines.append(_line(f"{label}, s", [_seconds(row, step) for row in shapes]))
+    for label, step in (
+        ("a token of 16 answers", "tokens"),
+        ("the same, steered", "tokens, steered"),
+    ):
+        lines.append(_line(f"{label}, s", [_seconds_of_token(row, step) for row in shapes]))
+    for step in ("fingerprint", "attest"):
+        name = f"{step}, {CANARIES} + {CANARIES} canaries"
+        lines.append(_line(f"{name}, s", [_seconds(row, name) for row in shapes]))
+    lines.append(
+        _line("memory to find beside the weights, MiB", [f"{_to_find(row):,.0f}" for row in shapes])
+    )
+    return "\n".join(lines)
+
+
+def _to_find(row: dict[str, Any]) -> float:
+    return max(each["mib"] for step, each in row["steps"].items() if step.startswith("find"))
+
+
+def _line(label: str, cells: Sequence[str]) -> str:
+    return f"| {label} | {' | '.join(cells)} |"
+
+
+def _seconds(row: dict[str, Any], step: str) -> str:
+    found = row["steps"].get(step)
+    return "" if found is None else f"{found['seconds']:,.0f}"
+
+
+def _seconds_of_token(row: dict[str, Any], end: str) -> str:
+    step = next(step for step in row["steps"] if "answers" in step and step.endswith(end))
+    tokens = int(step.split(" of ")[1].split()[0])
+    return f"{row['steps'][step]['seconds'] / tokens:.1f}"
