@@ -296,5 +296,7 @@ def test_answers_are_computed_by_the_blocks_that_ask_for_weights(folder, small_m
     assert direct_pass(model) is None
     seen = []
     with paged_weights(model).watched(seen.append):
-        cna_lens.generate(model, POSITIVE[:1], max_new_tokens=2)
+        cna_lens.generate(
+            model, [POSITIVE[0], [5] * 200], max_new_tokens=2, chat=False, batch_size=2
+        )
     assert len(seen) == 2 * len(list(model.blocks))

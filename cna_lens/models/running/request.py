@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from cna_lens.errors import GenerationInterrupted, InputError
 from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.inside.paged_weights import paged_weights
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode, pad_token_id
 from cna_lens.models.running.answer_texts import AnswerTexts
 from cna_lens.models.running.batching import (
@@ -276,7 +277,8 @@ class Request:
 
     def _passes(self, lengths: Sequence[int]) -> list[slice]:
         """Split the prompts of a batch among the passes that read them."""
-        if not can_be_joined(self.model):
+        # Where weights are read from the disk, a pass costs more than any padding.
+        if not can_be_joined(self.model) or paged_weights(self.model) is not None:
             return [slice(len(lengths))]
         return split_by_length(lengths, *cost_of_passes(self.model, self.longest))
 
