@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -9,14 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from huggingface_hub import constants
 from rich.markup import escape
 from rich.table import Table
 
 from cna_lens.cli.render import console
+from cna_lens.errors import InputError
 from cna_lens.models.estimate import Requirements
+from cna_lens.models.free_memory import free_memory
 from cna_lens.models.inside.paged_weights import TRIAL_PASSES
 
 GIB = 2**30
@@ -56,9 +58,12 @@ def record(
 
 def _from_disk(needs: Requirements, memory: float | None, disk: float | None) -> dict[str, Any]:
     """Return whether the weights fit the memory, and what reading them from the disk means."""
-    free = psutil.virtual_memory().available if memory is None else int(memory * GIB)
+    for option, given in (("--memory", memory), ("--disk", disk)):
+        if given is not None and not 0 < given < math.inf:
+            raise InputError(f"{option} is {given}, expected a number above 0")
+    free = free_memory() if memory is None else int(memory * GIB)
     read = needs.read_in_each_pass(free)
-    if read and disk is None:
+    if read and disk is None and needs.dtype == needs.file_dtype:
         disk = disk_rate(Path(needs.model)) / GIB
     seconds = None if not read or disk is None else read / GIB / disk
     return {"memory": free, "read_in_each_pass": read, "disk_gib": disk, "read_seconds": seconds}
@@ -110,16 +115,21 @@ def _places(needs: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _what_reading_means(needs: dict[str, Any]) -> str:
     """Say what it means that the weights do not fit the memory."""
     if needs["dtype"] != needs["file_dtype"]:
+        fix = (
+            f"give --dtype {needs['file_dtype']}"
+            if needs["file_dtype"] is not None
+            else "the configuration does not say which that is"
+        )
         return (
             f"The memory does not hold the weights in {needs['dtype']}. Files can be read while "
-            f"the model runs in their own precision alone: give --dtype {needs['file_dtype']}."
+            f"the model runs in their own precision alone: {fix}."
         )
     seconds = needs["read_seconds"]
     return (
         f"The memory does not hold the weights. Each pass over them reads "
         f"{_size(needs['read_in_each_pass'])} from the disk, {seconds:,.0f} s at "
         f"{needs['disk_gib']:.2g} GiB/s. Loading takes {TRIAL_PASSES} passes, a circuit one, and "
-        "each token of the answers that are generated together one."
+        "each token of the answers that are generated together one. This needs Linux."
     )
 
 
@@ -134,12 +144,19 @@ def disk_rate(model: Path) -> float:
     folder = Path(constants.HF_HUB_CACHE)
     while not folder.exists():
         folder = folder.parent
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        for _ in range(_TRIED // _PART):
-            file.write(os.urandom(_PART))
-        file.flush()
-        os.fsync(file.fileno())
-        return _read_rate(Path(file.name))
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            path = Path(made) / "tried"
+            with path.open("wb") as file:
+                for _ in range(_TRIED // _PART):
+                    file.write(os.urandom(_PART))
+                file.flush()
+                os.fsync(file.fileno())
+            return _read_rate(path)
+    except OSError as error:
+        raise InputError(
+            f"the rate of the disk cannot be measured in {folder} ({error}); give it with --disk"
+        ) from error
 
 
 def _read_rate(path: Path) -> float:

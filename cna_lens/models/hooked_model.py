@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -22,6 +23,10 @@ OWN_HOOKS = (
 )
 """Modules whose hooks belong to a model: the bridge's, those that Transformers leaves after a
 request for hidden states, the translation of the cache, and the reading of weights from disk."""
+
+
+# Held while hooks are put on and taken off. A thread may hold it several times.
+_changing_hooks = threading.RLock()
 
 
 @runtime_checkable
@@ -162,27 +167,38 @@ def hooks_of_their_own(
     end in another order would remove each other's.
     """
     points = {name: model.hook_dict[name] for name, _ in hooks if name in model.hook_dict}
-    before = {id(handle) for point in points.values() for handle in point.fwd_hooks}
-    with model.hooks(fwd_hooks=list(hooks)):
-        added = [
-            (point, handle)
-            for point in points.values()
-            for handle in point.fwd_hooks
-            if id(handle) not in before
-        ]
-        for _, handle in added:
-            handle.context_level = None
+    with ExitStack() as stack:
+        with _changing_hooks:
+            before = {id(handle) for point in points.values() for handle in point.fwd_hooks}
+            stack.enter_context(model.hooks(fwd_hooks=list(hooks)))
+            added = [
+                (point, handle)
+                for point in points.values()
+                for handle in point.fwd_hooks
+                if id(handle) not in before
+            ]
+            for _, handle in added:
+                handle.context_level = None
         try:
             yield
         finally:
-            for point, handle in added:
-                handle.hook.remove()
-                point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]
+            with _changing_hooks:
+                for point, handle in added:
+                    handle.hook.remove()
+                    point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]
 
 
 @contextmanager
 def without_hooks(model: HookedModel) -> Generator[None]:
-    """Take all foreign hooks off the model while the context lasts; then put them back in place."""
+    """Take all foreign hooks off the model while the context lasts; then put them back in place.
+
+    One thread at a time, since another would take the hooks of the first for hooks to put back.
+    """
+    with _changing_hooks:
+        yield from _without_hooks(model)
+
+
+def _without_hooks(model: HookedModel) -> Iterator[None]:
     points = list(model.hook_dict.values())
     listed = [list(point.fwd_hooks) for point in points]
     taken = [(hooks, key) for _, hooks, key in _foreign_hooks(model)]
@@ -220,6 +236,9 @@ def _foreign_hooks(model: HookedModel) -> Iterator[tuple[nn.Module, dict[int, An
         for key in point._forward_hooks:
             if key not in own:
                 yield point, point._forward_hooks, key
+        for key, hook in point._forward_pre_hooks.items():
+            if not _is_own(hook):
+                yield point, point._forward_pre_hooks, key
     root: Any = cast("Any", model).original_model if is_bridge(model) else model
     for module in root.modules():
         if module in points:

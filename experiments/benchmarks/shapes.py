@@ -12,6 +12,7 @@ packaged refusal prompts, in the tokens of the demo model. Each shape runs in a 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,10 @@ def rows(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
         path = folder / name
         if not path.exists():
             tokenizer = cna_lens.load_model("demo", device="cpu").tokenizer
-            write_model(path, SHAPES[name].config, tokenizer, SHAPES[name].is_dense)
+            part = folder / f".{name}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            write_model(part, SHAPES[name].config, tokenizer, SHAPES[name].is_dense)
+            part.rename(path)
         with get_context("spawn").Pool(1) as process:
             yield process.apply(measured, (name, path))
 

@@ -83,6 +83,33 @@ def test_files_in_another_precision_are_not_read_while_the_model_runs(run, confi
     assert "Each pass" not in text
 
 
+@pytest.mark.parametrize("option", ["--memory", "--disk"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_memory_or_rate_that_cannot_be_is_refused(run, config, option, value):
+    arguments = ["estimate", "--model", "x", "--config", config, "--device", "cpu"]
+    code, _, errors = run(*arguments, option, value)
+    assert code != 0
+    assert f"{option} is {float(value)}, expected a number above 0" in " ".join(errors.split())
+
+
+def test_a_configuration_without_a_precision_is_said_to_have_none(run, config):
+    plain = {key: value for key, value in LLAMA.items() if key != "torch_dtype"}
+    config.write_text(json.dumps(plain))
+    text = said(run, config, "--memory", 0.25)
+    assert "the configuration does not say which" in text
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(run, config, monkeypatch):
+    def refuse(**_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(estimate.tempfile, "TemporaryDirectory", refuse)
+    arguments = ["estimate", "--model", "x", "--config", config, "--device", "cpu"]
+    code, _, errors = run(*arguments, "--memory", 0.25, "--dtype", "bfloat16")
+    assert code != 0
+    assert "give it with --disk" in " ".join(errors.split())
+
+
 def test_the_memory_of_this_machine_and_the_rate_of_its_disk_are_measured(
     run, config, monkeypatch, tmp_path
 ):
@@ -92,7 +119,8 @@ def test_the_memory_of_this_machine_and_the_rate_of_its_disk_are_measured(
     record = json.loads(run(*arguments)[1])
     assert 0 < record["memory"] < psutil.virtual_memory().total
     assert record["disk_gib"] is None
-    record = json.loads(run(*arguments, "--memory", 0.25)[1])
+    assert json.loads(run(*arguments, "--memory", 0.25)[1])["disk_gib"] is None
+    record = json.loads(run(*arguments, "--memory", 0.25, "--dtype", "bfloat16")[1])
     assert record["read_seconds"] == pytest.approx(
         record["read_in_each_pass"] / GIB / record["disk_gib"]
     )

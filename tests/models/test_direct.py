@@ -1,14 +1,17 @@
 """Answers past the bridge are those through it, and hooks see the same activations."""
 
+import threading
 from contextlib import nullcontext
 
 import pytest
 import tiny
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import cna_lens
 from cna_lens import Circuit, Neuron
+from cna_lens.models.hooked_model import carries_hooks, hooks_of_their_own
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.running import decoding
 from cna_lens.models.trial import direct
@@ -265,3 +268,98 @@ def test_a_model_without_a_cache_has_no_direct_pass():
     with pytest.warns(cna_lens.CnaLensWarning):
         assert tried(model).cache is None
     assert direct_pass(model) is None
+
+
+ANSWER = {"max_new_tokens": 6, "chat": False, "share_prefix": False}
+
+
+def test_another_precision_is_tried_anew():
+    model = tiny.bridge("llama")
+    assert direct_pass(model).module.config._attn_implementation == "sdpa"
+    model.to(torch.bfloat16)
+    assert direct_pass(model).module.config._attn_implementation == "eager"
+
+
+def test_a_rotary_embedding_that_grows_leaves_the_bridge_alone():
+    config = tiny._config("llama")
+    config.max_position_embeddings = 16
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config.architectures = ["LlamaForCausalLM"]
+    torch.manual_seed(0)
+    hf = AutoModelForCausalLM.from_config(config).eval()
+    tiny.make_weights_matter(hf)
+    model = tiny.boot(hf)
+    model.cfg.n_ctx = 256
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        before = model(ids)
+        assert direct_pass(model) is not None
+        cna_lens.generate(model, [[5, 6, 7, 8]], **ANSWER | {"max_new_tokens": 40})
+        torch.testing.assert_close(model(ids), before, rtol=0, atol=0)
+
+
+class Halved:
+    """A forward pass of a module, halved, as an object that can be called."""
+
+    def __init__(self, forward):
+        self.forward = forward
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs) / 2
+
+
+def test_a_method_replaced_by_any_callable_is_noticed():
+    model = tiny.bridge("llama")
+    mlp = model.blocks[0].mlp
+    vars(mlp)["forward"] = Halved(mlp.forward)
+    assert direct_pass(model) is None
+
+
+def test_a_hook_before_a_hook_point_is_noticed(through_the_bridge):
+    model = tiny.bridge("llama")
+    point = model.hook_dict["blocks.0.hook_resid_pre"]
+    handle = point.register_forward_pre_hook(lambda _, args: (args[0] * 3,))
+    steered = answers(model)
+    assert steered == through_the_bridge(model)
+    handle.remove()
+    assert steered != answers(model)
+
+
+def test_hooks_for_all_modules_keep_the_bridge():
+    model = tiny.bridge("llama")
+    mlp = model.blocks[0].mlp
+    seen = []
+
+    def note(module, *_):
+        if module is mlp:
+            seen.append(module)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        cna_lens.generate(model, [[5, 6, 7]], **ANSWER | {"max_new_tokens": 3})
+    finally:
+        handle.remove()
+    assert len(seen) == 3
+
+
+def test_threads_that_answer_at_once_leave_no_hook_behind():
+    def look(_, hook):
+        return None
+
+    for _ in range(3):
+        model = tiny.untried_bridge("llama")
+        expected = cna_lens.generate(tiny.bridge("llama"), [[5, 6, 7]], **ANSWER)
+        points = [f"blocks.{layer}.mlp.hook_post" for layer in range(2)]
+        found = []
+
+        def answer(model=model, points=points, found=found):
+            with hooks_of_their_own(model, [(name, look) for name in points]):
+                found.append(cna_lens.generate(model, [[5, 6, 7]], **ANSWER))
+
+        threads = [threading.Thread(target=answer) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not carries_hooks(model)
+        assert cna_lens.generate(model, [[5, 6, 7]], **ANSWER) == expected

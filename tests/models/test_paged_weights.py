@@ -3,7 +3,6 @@
 import copy
 import mmap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -43,11 +42,7 @@ def saved(folder, family="llama"):
 @pytest.fixture
 def small_memory(monkeypatch):
     """A machine whose memory holds none of a tiny model's weights."""
-    monkeypatch.setattr(
-        module,
-        "psutil",
-        SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=4 * PAGE)),
-    )
+    monkeypatch.setattr(module, "free_memory", lambda: 4 * PAGE)
 
 
 @pytest.fixture(params=["llama", "gemma3", "gpt2"])
@@ -171,6 +166,13 @@ def resident(span):
     raise AssertionError("the span is not mapped")
 
 
+@on_linux
+def test_memory_that_processes_share_is_no_file():
+    shared = torch.ones(4 * PAGE).share_memory_()
+    assert mapped_spans([shared], mapped_files()) == []
+    assert mapped_spans([torch.eye(8).to_sparse()], mapped_files()) == []
+
+
 # --- models --------------------------------------------------------------------------------------
 
 
@@ -182,10 +184,16 @@ def test_a_model_that_fits_the_memory_is_left_alone(folder):
 
 @on_linux
 def test_a_model_in_memory_is_left_alone_though_it_does_not_fit(small_memory, folder):
-    hf = cna_lens.load_model(folder, device="cpu").original_model
-    for parameter in hf.parameters():
+    model = cna_lens.load_model(folder, device="cpu")
+    before = paged_weights(model)
+    assert before is not None
+    for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    assert paged_weights(tiny.boot(tiny.hugging_face("llama"))) is None
+    assert paged_weights(model) is None
+    seen = []
+    with before.watched(seen.append), torch.no_grad():
+        model(torch.tensor([POSITIVE[0]]))
+    assert seen == []
 
 
 def test_where_mappings_are_not_listed_nothing_is_read_ahead(small_memory, folder, monkeypatch):
@@ -280,8 +288,7 @@ def test_weights_outside_of_the_blocks_take_their_part_of_the_memory(tmp_path, m
     others = everything - 2 * block
 
     def stay(memory):
-        free = SimpleNamespace(available=memory / module.RESIDENT)
-        monkeypatch.setattr(module, "psutil", SimpleNamespace(virtual_memory=lambda: free))
+        monkeypatch.setattr(module, "free_memory", lambda: memory / module.RESIDENT)
         paged = paged_weights(cna_lens.load_model(folder, device="cpu"))
         return None if paged is None else len(paged.resident)
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
-import psutil
+import torch
 from torch import Tensor, nn
 
+from cna_lens.models.free_memory import free_memory
 from cna_lens.models.hooked_model import HookedModel, model_name
 
 _log = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ AHEAD = 2**30
 
 MAPS = Path("/proc/self/maps")
 
-# The advice of Linux: read these pages soon; let go of them; read and map them now.
-_SOON, _LET_GO, _NOW = 3, 21, 22
+_SHARED = ("/dev/shm", "/memfd:", "/dev/zero", "/SYSV")
+
+# The advice of Linux: read these pages soon; drop them before others; drop them; read them now.
+_SOON, _COLD, _LET_GO, _NOW = 3, 20, 21, 22
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,21 @@ class PagedWeights:
         self._asked: set[int] = set()
         self._computing: int | None = None
         self._watchers: list[Callable[[int], object]] = []
+        self.handles: list[Any] = []
+
+    def still_holds(self, model: HookedModel) -> bool:
+        """Whether the weights of the model's blocks are still on these pages."""
+        starts = {span.start for spans in self.blocks for span in spans}
+        return any(
+            Span.around(weight.data_ptr(), 1).start in starts
+            for weight in next(iter(cast("Any", model).blocks)).parameters()
+            if _has_memory(weight)
+        )
+
+    def leave(self) -> None:
+        """Stop reading ahead."""
+        for handle in self.handles:
+            handle.remove()
 
     @property
     def read_bytes(self) -> int:
@@ -154,6 +172,9 @@ class PagedWeights:
 
     def _let_go(self, block: int) -> None:
         for span in self.blocks[block]:
+            # Only the owner of a file, or who may write to it, can drop its pages; all others can
+            # say that they are the first to be dropped.
+            self._advise(span, _COLD)
             self._advise(span, _LET_GO)
 
 
@@ -173,9 +194,13 @@ def paged_weights(model: HookedModel) -> PagedWeights | None:
     """Give the weights that do not fit the memory, and read them ahead from now on.
 
     None for a model that fits, or whose weights are not mapped from files, on Linux. The answer is
-    found once for each model.
+    found once for each model, and again when its weights have moved.
     """
     module = cast("nn.Module", model)
+    paged = _paged.get(module)
+    if paged is not None and not paged.still_holds(model):
+        paged.leave()
+        del _paged[module]
     if module not in _paged:
         _paged[module] = _found(model)
     return _paged[module]
@@ -187,12 +212,12 @@ def _found(model: HookedModel) -> PagedWeights | None:
     spans = [mapped_spans(block.parameters(), files) for block in blocks]
     everything = mapped_spans(cast("nn.Module", model).parameters(), files)
     total = sum(span.length for span in everything)
-    memory = int(psutil.virtual_memory().available * RESIDENT)
+    memory = int(free_memory() * RESIDENT)
     if total <= memory or not any(spans):
         return None
     others = total - sum(span.length for each in spans for span in each)
     paged = PagedWeights(spans, memory - others)
-    paged.follow(blocks)
+    paged.handles = paged.follow(blocks)
     _log.info(
         "%s: its weights of %.1f GiB do not fit the memory; each pass reads %.1f GiB from the disk",
         model_name(model),
@@ -225,8 +250,9 @@ def mapped_files() -> list[range]:
         return []
     found: list[range] = []
     for line in MAPS.read_text().splitlines():
-        addresses, _, _, _, inode, *_ = line.split()
-        if inode != "0":
+        addresses, _, _, _, inode, *path = line.split(maxsplit=5)
+        # What is called a file there may be memory that processes share.
+        if inode != "0" and path and not path[0].startswith(_SHARED) and "(deleted)" not in path[0]:
             start, end = (int(each, 16) for each in addresses.split("-"))
             found.append(range(start, end))
     return found
@@ -236,13 +262,18 @@ def mapped_spans(weights: Iterable[Tensor], files: Sequence[range]) -> list[Span
     """Give the pages of those weights that are mapped from files, each once."""
     spans: dict[int, Span] = {}
     for weight in weights:
-        if weight.device.type != "cpu" or not weight.numel():
+        if not _has_memory(weight):
             continue
         first = weight.data_ptr()
         length = weight.numel() * weight.element_size()
         if any(first in file and first + length - 1 in file for file in files):
             spans[first] = Span.around(first, length)
     return list(spans.values())
+
+
+def _has_memory(weight: Tensor) -> bool:
+    dense = weight.device.type == "cpu" and weight.layout == torch.strided
+    return dense and weight.numel() > 0 and type(weight.data) is Tensor
 
 
 def _advice() -> Callable[[Span, int], bool]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
-import psutil
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from cna_lens.errors import CnaLensWarning
+from cna_lens.models.free_memory import free_memory
 from cna_lens.models.hooked_model import HookedModel, input_device
 from cna_lens.models.inside.paged_weights import PagedWeights, paged_weights
 from cna_lens.models.running.batching import BatchSize, length_buckets
@@ -128,8 +128,8 @@ def _that_fit(model: HookedModel, size: int, on_cpu: int, on_gpu: int) -> int:
     """
     device = input_device(model)
     paged = paged_weights(model)
-    free = _free_bytes(device) - (0 if paged is None else paged.resident_bytes)
-    fits = max(0, free) // 2 // size
+    kept = 0 if paged is None or device.type != "cpu" else paged.resident_bytes
+    fits = max(0, _free_bytes(device) - kept) // 2 // size
     return min(fits, on_cpu if device.type == "cpu" and paged is None else on_gpu)
 
 
@@ -140,7 +140,7 @@ def _itemsize(model: HookedModel) -> int:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return free_memory()
 
 
 def run_in_batches(

@@ -22,7 +22,11 @@ from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.batching import pad
 from cna_lens.models.running.forward import SharedPrefix, forward_trunk, sliding_window
 from cna_lens.models.running.memory import token_budget
-from cna_lens.models.trial.tree_mask import reads_other_prompts, refuses_tree_mask
+from cna_lens.models.trial.tree_mask import (
+    NOTHING_SHOWN,
+    reads_other_prompts,
+    refuses_tree_mask,
+)
 from cna_lens.models.trial.trial import tried
 
 _log = logging.getLogger(__name__)
@@ -203,8 +207,8 @@ def cannot_pack(
     """Say why a model cannot run several prompts in one row; None where it can.
 
     The configuration does not say whether a model respects a tree mask and given positions. The
-    trial of the model shows it for rows that stand alone. For rows behind a prefix the same prompt
-    runs alone and beside another, on a few tokens.
+    trial of the model shows it for rows that stand alone, unless its logits show nothing. In all
+    other cases the same prompt runs alone and beside another, on a few tokens.
 
     Args:
         model: the model.
@@ -214,14 +218,16 @@ def cannot_pack(
         read: runs rows of prompts, and gives the activations at one place of each prompt.
     """
     can = tried(model)
-    if reason := can.no_sharing or can.no_packing:
-        return reason
+    if can.no_sharing:
+        return can.no_sharing
+    if can.no_packing not in (None, NOTHING_SHOWN):
+        return can.no_packing
     if carries_hooks(model):
         return "a hook on the model may count rows or positions"
     window = sliding_window(model)
     if window is not None and window < longest:
         return f"a row of {longest} tokens is longer than the window of {window}"
-    if not prefix.length:
+    if not prefix.length and can.no_packing is None:
         return None
     first, last = min(suffixes)[:TRIED_TOKENS], max(suffixes)[:TRIED_TOKENS]
     places = [len(first) - 1, len(last) - 1, len(last) - 1]

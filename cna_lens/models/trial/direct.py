@@ -11,18 +11,20 @@ from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType, MethodType
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.modules import module as module_of_torch
 
 from cna_lens.models.hooked_model import (
     HookedModel,
+    embedding_dtype,
     hooked_modules,
     hooks_of_their_own,
+    input_device,
     is_bridge,
     model_name,
     without_hooks,
@@ -35,6 +37,9 @@ from cna_lens.models.trial.plain_model import HOOKS, PlainModel
 from cna_lens.models.trial.trial import plainly, trial_prompt, tried
 
 _log = logging.getLogger(__name__)
+
+
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ def direct_pass(model: HookedModel) -> DirectPass | None:
         reason = "a hook is on a module, not at a hook point"
     elif name := _replaced_method(model):
         reason = f"the method {name} was replaced"
+    elif any(getattr(module_of_torch, hooks) for hooks in _GLOBAL_HOOKS):
+        reason = "torch has hooks for all modules, which may look for those of the bridge"
     else:
         way = _way(model, hooked & points)
         reason = "nothing else gives its logits with the hooks in force"
@@ -147,7 +154,8 @@ def _replaced_method(model: HookedModel) -> str | None:
             f"{type(module).__name__}.{name}"
             for module in _modules(model)
             for name, value in vars(module).items()
-            if isinstance(value, (FunctionType, MethodType, partial))
+            if callable(value)
+            and not isinstance(value, nn.Module | type)
             and hasattr(type(module), name)
         ),
         None,
@@ -162,7 +170,8 @@ def _signature(model: HookedModel, hooked: set[nn.Module]) -> Hashable:
     """What decides whether a pass is right: the code of all modules, and the parts with hooks."""
     code = tuple(type(module).forward for module in _modules(model))
     switches = tuple(sorted(k for k, value in vars(model).items() if value is True))
-    return frozenset(map(id, hooked)), code, switches
+    numbers = embedding_dtype(model), input_device(model)
+    return frozenset(map(id, hooked)), code, switches, numbers
 
 
 def _direct(model: HookedModel, hooked: set[nn.Module], way: _Way) -> DirectPass:

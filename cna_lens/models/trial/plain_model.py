@@ -100,6 +100,8 @@ def _plain(
         own = vars(module)
         vars(plain).update(
             {hooks: type(own[hooks])() for hooks in HOOKS},
+            # A rotary embedding may lengthen its buffers, and notes their length beside them.
+            _buffers=dict(own["_buffers"]),
             _modules={
                 name: None if child is None else _plain(child, copies, kept)
                 for name, child in own["_modules"].items()

@@ -15,6 +15,8 @@ FOREIGN = 13
 OWN = 2
 """The tokens of a prompt behind the common beginning."""
 
+NOTHING_SHOWN = "its logits are all equal or not finite, and show nothing"
+
 
 def keeps_logits_and_packs(
     model: HookedModel, ids: Int64[Tensor, "1 pos"], whole: Float[Tensor, "pos d_vocab"]
@@ -74,7 +76,10 @@ def _obstacle(model: HookedModel, ids: Tensor, whole: Tensor) -> str | None:
 
 
 def _difference(model: HookedModel, logits: Tensor, whole: Tensor) -> str | None:
-    alike = same_logits(logits[0, -OWN:], whole[-OWN:])
+    last = whole[-OWN:]
+    if not bool(torch.isfinite(last).all()) or bool((last == last[..., :1]).all()):
+        return NOTHING_SHOWN
+    alike = same_logits(logits[0, -OWN:], last)
     return None if alike else reads_other_prompts(model)
 
 

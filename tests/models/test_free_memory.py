@@ -1,0 +1,34 @@
+"""The free memory of a machine, and of a container with a limit."""
+
+import psutil
+import pytest
+
+from cna_lens.models import free_memory as module
+from cna_lens.models.free_memory import free_memory
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CGROUP", tmp_path)
+
+    def limited(limit, anon):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.stat").write_text(f"file 999\nanon {anon}\nanon_thp 7\n")
+
+    return limited
+
+
+def test_without_a_limit_it_is_that_of_the_machine(container):
+    near = pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    assert free_memory() == near
+    container("max", 5)
+    assert free_memory() == near
+
+
+def test_a_limit_leaves_what_is_not_taken(container):
+    container(1000, 300)
+    assert free_memory() == 700
+    container(1000, 3000)
+    assert free_memory() == 0
+    container(2**60, 0)
+    assert free_memory() < 2**60
