@@ -218,7 +218,7 @@ def sign(
     model: Annotated[Path, typer.Option(help="The folder of a model's files.")],
     key: Annotated[Path, typer.Option(help="A private key on P-256, P-384 or P-521 (PEM).")],
     allow_symlinks: Annotated[
-        bool, typer.Option(help="Follow symbolic links, as in the cache of the Hub.")
+        bool, typer.Option(help="Follow symbolic links to files, as in the cache of the Hub.")
     ] = False,
 ) -> None:
     """Sign a model's files as OpenSSF's model signing does, in model.sig beside them."""
