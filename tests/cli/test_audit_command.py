@@ -12,7 +12,9 @@ from judge_server import completion
 
 import cna_lens
 from cna_lens import InputError, audit
+from cna_lens.cli.audit.named import model_signature_of
 from cna_lens.errors import FingerprintError
+from cna_lens.models.loading.load import source_of
 
 
 @pytest.fixture(scope="module")
@@ -316,4 +318,36 @@ def test_a_model_that_is_not_as_signed_is_not_loaded(
     assert code == 2
     assert "changed: weights.bin" in " ".join(errors.split())
     code, _, errors = run(*ATTEST, *OWN, *key)
-    assert (code, "for a local folder" in errors) == (2, True)
+    assert (code, "there is no such folder" in " ".join(errors.split())) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("demo", "the folder is loaded as ./demo"),
+        ("demo-refusal", "the folder is loaded as ./demo-refusal"),
+        ("weights.gguf", "save the model as a folder"),
+        ("planted/nothing", "give a folder"),
+        ("compiled/nothing", "give a folder"),
+    ],
+)
+def test_a_key_is_refused_unless_the_signed_folder_is_what_is_loaded(
+    tmp_path, monkeypatch, name, fix
+):
+    audit.new_key(tmp_path / "private.pem", tmp_path / "public.pem", "p256")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    if name.startswith("demo"):
+        folder.mkdir()
+    elif name.endswith(".gguf"):
+        # The file's own folder is signed, and a copy elsewhere is loaded.
+        folder = tmp_path
+    if folder.is_dir():
+        (folder / "weights.gguf").write_text("abc")
+        audit.sign_model(folder, tmp_path / "private.pem")
+    with pytest.raises(InputError, match=fix):
+        model_signature_of(name, tmp_path / "public.pem")
+    assert model_signature_of(name, None) is None
+    if name.startswith("demo"):
+        found = model_signature_of(f"./{name}", tmp_path / "public.pem")
+        assert (found.n_files, source_of(f"./{name}")) == (1, "folder")
