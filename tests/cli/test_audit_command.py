@@ -1,6 +1,7 @@
 """`audit fingerprint`, `attest` and `hooks`; signatures; and canaries from files."""
 
 import csv
+import errno
 import json
 import stat
 import sys
@@ -160,6 +161,37 @@ def test_an_unusable_private_key_is_refused_before_the_model_is_loaded(at_hand, 
     monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
     arguments = ("--model", "m", "--out", "x.json", "--sign", "public.pem")
     assert run("audit", "fingerprint", *arguments)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), BrokenPipeError(errno.EPIPE, "Broken pipe")]
+)
+def test_an_unexpected_error_exits_with_2_and_its_traceback(at_hand, run, monkeypatch, error):
+    def fails(name, **_):
+        raise error
+
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", fails)
+    for asked in ((*ATTEST, *OWN), ("audit", "hooks", "--model", "m")):
+        code, _, errors = run(*asked)
+        assert code == 2
+        assert "Traceback" in errors
+        assert str(error) in errors
+
+
+@pytest.mark.parametrize("option", ["--out", "--report", "--junit", "--sarif"])
+def test_a_file_that_cannot_be_written_is_an_error_that_names_its_option(
+    at_hand, run, tmp_path, monkeypatch, option
+):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, errors = run(*ATTEST, *OWN, option, tmp_path / "file")
+    assert code == 2
+    assert "Traceback" not in errors
+    said = " ".join(errors.split())
+    assert f"{option} is" in said
+    assert "cannot be written: No space left on device" in said
 
 
 def test_hooks_exit_with_1_where_there_is_one(at_hand, run, guarded, guarded_circuit):

@@ -111,7 +111,13 @@ def model_signature(folder: str | Path, public: str | Path | None = None) -> Mod
             f"{folder} is not signed: there is no {SIGNATURE} in it; sign the model where it was "
             "made, or attest without the key"
         )
-    manifest = verified(path.read_bytes(), key, str(path))
+    try:
+        bundle = path.read_bytes()
+    except OSError as error:
+        raise FingerprintError(
+            f"{path} cannot be read: {error.strerror}; make it readable, or sign the model again"
+        ) from error
+    manifest = verified(bundle, key, str(path))
     check_files(folder, manifest, str(path), (SIGNATURE, *GIT))
     return ModelSignature(str(path), str(public), len(manifest.digests))
 
