@@ -1,9 +1,13 @@
 """Signatures of models and fingerprints: the format by hand, what was altered, and refusals."""
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
+import socket
 
 import pytest
 
@@ -193,7 +197,7 @@ def test_another_key_is_refused_with_and_without_its_hint(model, keys):
 
 
 def test_what_is_no_bundle_is_refused(model, keys):
-    for text in ("", "[]", "7", "{"):
+    for text in ("", "[]", "7", "{", "[" * 200_000):
         (model / "model.sig").write_text(text)
         with pytest.raises(FingerprintError, match="no signature of a model"):
             audit.model_signature(model, keys / "own/public.pem")
@@ -241,6 +245,70 @@ def test_symbolic_links_need_permission(model, keys, tmp_path):
         audit.model_signature(model, keys / "own/public.pem")
     audit.sign_model(model, keys / "own/private.pem", allow_symlinks=True)
     assert audit.model_signature(model, keys / "own/public.pem").n_files == 4
+
+
+def test_a_link_to_a_folder_is_neither_signed_nor_verified(model, keys, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "code.py").write_text("")
+    audit.sign_model(model, keys / "own/private.pem", allow_symlinks=True)
+    link = model / "weights/more"
+    link.symlink_to(outside)
+    with pytest.raises(FingerprintError, match="more is a link to a folder"):
+        audit.model_signature(model, keys / "own/public.pem")
+    with pytest.raises(FingerprintError, match="more is a link to a folder"):
+        audit.sign_model(model, keys / "own/private.pem", allow_symlinks=True)
+    # The folder itself may be reached by a link.
+    link.unlink()
+    (tmp_path / "here").symlink_to(model)
+    assert audit.model_signature(tmp_path / "here", keys / "own/public.pem").n_files == 3
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def unix_socket(path):
+    # The path of a socket has at most about 100 characters.
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)
+
+
+def link_to_a_device(path):
+    path.symlink_to(os.devnull)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+@pytest.mark.parametrize("make", [fifo, unix_socket, link_to_a_device])
+def test_what_is_no_file_is_neither_signed_nor_verified(model, keys, make):
+    audit.sign_model(model, keys / "own/private.pem", allow_symlinks=True)
+    make(model / "weights/odd")
+    with pytest.raises(FingerprintError, match="odd is neither a file nor a folder"):
+        audit.model_signature(model, keys / "own/public.pem")
+    with pytest.raises(FingerprintError, match="odd is neither a file nor a folder"):
+        audit.sign_model(model, keys / "own/private.pem", allow_symlinks=True)
+
+
+def test_what_cannot_be_read_is_named(model, keys, monkeypatch):
+    (model / "link.bin").symlink_to("nowhere")
+    with pytest.raises(FingerprintError, match=r"link\.bin cannot be read: No such file"):
+        audit.sign_model(model, keys / "own/private.pem", allow_symlinks=True)
+    (model / "link.bin").unlink()
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    # A folder that cannot be listed is not an empty one.
+    monkeypatch.setattr("pathlib.Path.iterdir", refused)
+    with pytest.raises(FingerprintError, match="model cannot be read: Permission denied"):
+        audit.model_signature(model, keys / "own/public.pem")
+
+
+def test_a_signature_that_cannot_be_written_is_an_error_with_a_fix(model, keys):
+    (model / "model.sig").unlink()
+    (model / "model.sig").mkdir()
+    with pytest.raises(InputError, match=r"model\.sig cannot be written"):
+        audit.sign_model(model, keys / "own/private.pem")
 
 
 def test_models_are_not_signed_with_other_keys_or_from_nothing(model, keys, tmp_path):

@@ -1,6 +1,7 @@
 """`audit fingerprint`, `attest` and `hooks`; signatures; and canaries from files."""
 
 import csv
+import errno
 import json
 import stat
 import sys
@@ -12,7 +13,9 @@ from judge_server import completion
 
 import cna_lens
 from cna_lens import InputError, audit
+from cna_lens.cli.audit.named import model_signature_of
 from cna_lens.errors import FingerprintError
+from cna_lens.models.loading.load import source_of
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,37 @@ def test_an_unusable_private_key_is_refused_before_the_model_is_loaded(at_hand, 
     monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
     arguments = ("--model", "m", "--out", "x.json", "--sign", "public.pem")
     assert run("audit", "fingerprint", *arguments)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), BrokenPipeError(errno.EPIPE, "Broken pipe")]
+)
+def test_an_unexpected_error_exits_with_2_and_its_traceback(at_hand, run, monkeypatch, error):
+    def fails(name, **_):
+        raise error
+
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", fails)
+    for asked in ((*ATTEST, *OWN), ("audit", "hooks", "--model", "m")):
+        code, _, errors = run(*asked)
+        assert code == 2
+        assert "Traceback" in errors
+        assert str(error) in errors
+
+
+@pytest.mark.parametrize("option", ["--out", "--report", "--junit", "--sarif"])
+def test_a_file_that_cannot_be_written_is_an_error_that_names_its_option(
+    at_hand, run, tmp_path, monkeypatch, option
+):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, errors = run(*ATTEST, *OWN, option, tmp_path / "file")
+    assert code == 2
+    assert "Traceback" not in errors
+    said = " ".join(errors.split())
+    assert f"{option} is" in said
+    assert "cannot be written: No space left on device" in said
 
 
 def test_hooks_exit_with_1_where_there_is_one(at_hand, run, guarded, guarded_circuit):
@@ -316,4 +350,36 @@ def test_a_model_that_is_not_as_signed_is_not_loaded(
     assert code == 2
     assert "changed: weights.bin" in " ".join(errors.split())
     code, _, errors = run(*ATTEST, *OWN, *key)
-    assert (code, "for a local folder" in errors) == (2, True)
+    assert (code, "there is no such folder" in " ".join(errors.split())) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("demo", "the folder is loaded as ./demo"),
+        ("demo-refusal", "the folder is loaded as ./demo-refusal"),
+        ("weights.gguf", "save the model as a folder"),
+        ("planted/nothing", "give a folder"),
+        ("compiled/nothing", "give a folder"),
+    ],
+)
+def test_a_key_is_refused_unless_the_signed_folder_is_what_is_loaded(
+    tmp_path, monkeypatch, name, fix
+):
+    audit.new_key(tmp_path / "private.pem", tmp_path / "public.pem", "p256")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    if name.startswith("demo"):
+        folder.mkdir()
+    elif name.endswith(".gguf"):
+        # The file's own folder is signed, and a copy elsewhere is loaded.
+        folder = tmp_path
+    if folder.is_dir():
+        (folder / "weights.gguf").write_text("abc")
+        audit.sign_model(folder, tmp_path / "private.pem")
+    with pytest.raises(InputError, match=fix):
+        model_signature_of(name, tmp_path / "public.pem")
+    assert model_signature_of(name, None) is None
+    if name.startswith("demo"):
+        found = model_signature_of(f"./{name}", tmp_path / "public.pem")
+        assert (found.n_files, source_of(f"./{name}")) == (1, "folder")

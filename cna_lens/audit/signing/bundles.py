@@ -164,7 +164,11 @@ def verified(text: str | bytes, key: Any, name: str) -> Manifest:
             f"{name} was altered, or was signed with another key than the one that was given; do "
             "not use what it signs"
         ) from error
-    except (AttributeError, LookupError, TypeError, ValueError, binascii.Error) as error:
+    except (
+        *(AttributeError, LookupError, TypeError, ValueError, binascii.Error),
+        # JSON that is nested thousands of levels deep.
+        RecursionError,
+    ) as error:
         raise FingerprintError(f"{name} is no signature of a model: {error!r}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,14 +56,15 @@ def sign_model(folder: str | Path, private: str | Path, *, allow_symlinks: bool 
     Args:
         folder: the folder; an earlier `model.sig` in it is replaced.
         private: a private key on the curve P-256, P-384 or P-521 (PEM).
-        allow_symlinks: follow symbolic links, as in the cache of the Hugging Face Hub.
+        allow_symlinks: follow symbolic links to files, as in the cache of the Hugging Face Hub.
 
     Returns:
         The path of the signature.
 
     Raises:
-        InputError: the key cannot be used, or the folder cannot be read.
-        FingerprintError: the package `cryptography` is missing.
+        InputError: the key cannot be used, there is no such folder, or it cannot be written to.
+        FingerprintError: the package `cryptography` is missing; or the folder holds what cannot be
+            signed: a file that cannot be read, a link to a folder, or what is no file at all.
     """
     folder = Path(folder)
     key = elliptic(private_key(private), private)
@@ -73,7 +75,13 @@ def sign_model(folder: str | Path, private: str | Path, *, allow_symlinks: bool 
     if not digests:
         raise InputError(f"{folder} holds no files to sign")
     manifest = Manifest(folder.resolve().name, digests, "sha256", ignored, allow_symlinks)
-    write_atomically(folder / SIGNATURE, signed(manifest, key))
+    try:
+        write_atomically(folder / SIGNATURE, signed(manifest, key))
+    except OSError as error:
+        raise InputError(
+            f"{SIGNATURE} cannot be written into {folder}: {error.strerror}; sign a folder where "
+            "you may write"
+        ) from error
     return folder / SIGNATURE
 
 
@@ -90,7 +98,8 @@ def model_signature(folder: str | Path, public: str | Path | None = None) -> Mod
     Raises:
         InputError: the key cannot be used.
         FingerprintError: there is a key and no signature; or the signature is of another key or
-            was altered; or a file was changed, added or removed, which is then named.
+            was altered; or a file was changed, added or removed, or cannot be read or signed,
+            which is then named.
     """
     folder = Path(folder)
     path = folder / SIGNATURE
@@ -102,7 +111,13 @@ def model_signature(folder: str | Path, public: str | Path | None = None) -> Mod
             f"{folder} is not signed: there is no {SIGNATURE} in it; sign the model where it was "
             "made, or attest without the key"
         )
-    manifest = verified(path.read_bytes(), key, str(path))
+    try:
+        bundle = path.read_bytes()
+    except OSError as error:
+        raise FingerprintError(
+            f"{path} cannot be read: {error.strerror}; make it readable, or sign the model again"
+        ) from error
+    manifest = verified(bundle, key, str(path))
     check_files(folder, manifest, str(path), (SIGNATURE, *GIT))
     return ModelSignature(str(path), str(public), len(manifest.digests))
 
@@ -135,20 +150,44 @@ def _digests(
     place: Path, hash_type: str, ignored: tuple[str, ...], allow_symlinks: bool
 ) -> dict[str, str]:
     found: dict[str, str] = {}
-    for path in _files(place, allow_symlinks):
-        name = PurePosixPath(path.relative_to(place).as_posix())
-        if not any(name.is_relative_to(each) for each in ignored):
+    try:
+        for name, path in _files(place, ignored, allow_symlinks):
             with path.open("rb") as file:
-                found[str(name)] = hashlib.file_digest(file, hash_type).hexdigest()
+                found[name] = hashlib.file_digest(file, hash_type).hexdigest()
+    except OSError as error:
+        raise FingerprintError(
+            f"{error.filename or place} cannot be read: {error.strerror}; a signature covers all "
+            "files, so make it readable or remove it"
+        ) from error
     return found
 
 
-def _files(place: Path, allow_symlinks: bool) -> Iterator[Path]:
-    for path in (place, *place.rglob("*")):
+def _files(
+    place: Path, ignored: tuple[str, ...], allow_symlinks: bool
+) -> Iterator[tuple[str, Path]]:
+    """All files with their names from the place; FingerprintError for what cannot be hashed."""
+    left = [place]
+    while left:
+        path = left.pop()
+        name = PurePosixPath(path.relative_to(place).as_posix())
+        if any(name.is_relative_to(each) for each in ignored):
+            continue
         if path.is_symlink() and not allow_symlinks:
             raise FingerprintError(
                 f"{path} is a symbolic link, which the signature does not allow; sign with "
                 "allow_symlinks=True, or copy the files"
             )
-        if path.is_file():
-            yield path
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            yield str(name), path
+        elif not stat.S_ISDIR(mode):
+            raise FingerprintError(
+                f"{path} is neither a file nor a folder, so it cannot be signed; remove it"
+            )
+        elif path.is_symlink() and path != place:
+            raise FingerprintError(
+                f"{path} is a link to a folder, and a signature covers only links to files; put "
+                "a copy of the folder there"
+            )
+        else:
+            left += sorted(path.iterdir(), reverse=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from cna_lens import audit
+from cna_lens.cli.audit.gate import Gate, written
 from cna_lens.cli.audit.named import canaries_of, endpoint_of, key_of, model_signature_of
 from cna_lens.cli.options import (
     SOURCE_HELP,
@@ -26,6 +27,7 @@ from cna_lens.cli.options import (
 )
 
 app = typer.Typer(
+    cls=Gate,
     help="Check whether a model, and the path to its answers, have changed. "
     "Exit code 0: they have not; 1: they have; 2: undecided, or an error.",
     no_args_is_help=True,
@@ -195,15 +197,19 @@ def attest(
             progress=not as_json,
         )
     if out is not None:
-        found.save(out)
+        with written("--out", out):
+            found.save(out)
     if junit is not None:
-        write_atomically(junit, audit.junit(found))
+        with written("--junit", junit):
+            write_atomically(junit, audit.junit(found))
     if sarif is not None:
-        write_atomically(sarif, audit.sarif(found, fingerprint))
+        with written("--sarif", sarif):
+            write_atomically(sarif, audit.sarif(found, fingerprint))
     if report is not None:
         from cna_lens.report.document import make_report
 
-        make_report({model: found}, title=f"Audit of {model}").save(report)
+        with written("--report", report):
+            make_report({model: found}, title=f"Audit of {model}").save(report)
     if as_json:
         print_json(found.record())
     else:
@@ -218,7 +224,7 @@ def sign(
     model: Annotated[Path, typer.Option(help="The folder of a model's files.")],
     key: Annotated[Path, typer.Option(help="A private key on P-256, P-384 or P-521 (PEM).")],
     allow_symlinks: Annotated[
-        bool, typer.Option(help="Follow symbolic links, as in the cache of the Hub.")
+        bool, typer.Option(help="Follow symbolic links to files, as in the cache of the Hub.")
     ] = False,
 ) -> None:
     """Sign a model's files as OpenSSF's model signing does, in model.sig beside them."""

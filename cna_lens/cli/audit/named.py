@@ -60,10 +60,30 @@ def endpoint_of(
 
 
 def model_signature_of(model: str, public: Path | None) -> audit.ModelSignature | None:
-    """Verify the signature beside the weights with a key, or look whether there is one."""
-    place = Path(model)
-    if place.exists():
-        return audit.model_signature(place if place.is_dir() else place.parent, public)
-    if public is not None:
-        raise InputError(f"--model-key is for a local folder, and {model} is none; give the folder")
-    return None
+    """Verify the signature of the folder that is loaded, or look whether there is one.
+
+    Args:
+        model: a name for `load_model`.
+        public: the public key (PEM); without it nothing is verified.
+
+    Raises:
+        InputError: there is a key, and what is loaded is no folder.
+        FingerprintError: see `cna_lens.audit.model_signature`.
+    """
+    from cna_lens.models.loading.load import source_of
+
+    source = source_of(model)
+    if source == "folder":
+        return audit.model_signature(model, public)
+    if public is None:
+        return None
+    loaded = {
+        "gguf": "a .gguf file is loaded from a dequantised copy, whose files are not signed; save "
+        "the model as a folder in the Hub's layout, and sign that",
+        "hub": "there is no such folder; download the model, and give the folder",
+    }
+    there = f"the folder is loaded as ./{model}" if Path(model).is_dir() else "give a folder"
+    why = loaded.get(source, f"this name loads a model that comes with cna_lens; {there}")
+    raise InputError(
+        f"--model-key verifies the files of a folder that is loaded, and --model is {model}: {why}"
+    )

