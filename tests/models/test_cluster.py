@@ -1,0 +1,306 @@
+"""Tasks on real Ray clusters: what is placed where, and what survives a lost worker or machine."""
+
+from contextlib import closing
+from functools import partial
+
+import pytest
+import ray
+import ray_clusters
+from ray_jobs import DyingAlways, DyingOnce, Number, Squares
+
+from cna_lens import CnaLensError, InputError, requirements
+from cna_lens.models import (
+    Machine,
+    ModelTasks,
+    Needs,
+    WorkerRows,
+    Working,
+    resources,
+    run_on_ray,
+)
+from cna_lens.models.cluster import connecting, showing, workers
+from cna_lens.models.cluster.placing import PROCESS_GIB
+
+pytestmark = pytest.mark.ray
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_settings():
+    with ray_clusters.settings():
+        yield
+
+
+@pytest.fixture(scope="module")
+def address(ray_settings):
+    """A machine of two processors that claims to have three GPUs."""
+    with ray_clusters.cluster(num_cpus=2, num_gpus=3) as cluster:
+        yield cluster.address
+
+
+@pytest.fixture
+def machines(ray_settings, monkeypatch):
+    """A cluster whose first machine runs nothing, so that all others can be lost."""
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.2)
+    with ray_clusters.cluster(num_cpus=0) as cluster:
+        yield cluster
+
+
+def groups(needs, n_models=2, n_tasks=4):
+    return [
+        ModelTasks(name, [Number(name, i) for i in range(n_tasks)], needs)
+        for name in (f"model-{i}" for i in range(n_models))
+    ]
+
+
+def found(groups, job, address, seen=lambda _: None, **more):
+    """The results by model and number; each goes to `seen` as it comes."""
+    results = {}
+    with closing(run_on_ray(groups, job, address=address, **more)) as finished:
+        for each in finished:
+            assert (each.task.model, each.task.value) not in results
+            results[each.task.model, each.task.value] = each.result
+            assert each.shown == f"task {each.task.value}\n"
+            seen(each)
+    assert not ray.is_initialized()
+    return results
+
+
+def begun(job):
+    """Each task that began: model, number and process."""
+    lines = [line.split() for line in job.begun.read_text().splitlines()]
+    return [(model, int(value), process) for model, value, process in lines]
+
+
+def squares(groups):
+    return {(task.model, task.value): task.value**2 for group in groups for task in group.tasks}
+
+
+def test_each_model_has_one_process_and_its_gpus(tmp_path, address):
+    work, shown, checked = groups(Needs(1)), [], []
+    results = found(
+        work,
+        Squares(tmp_path / "begun"),
+        address,
+        check=lambda task, about: checked.append((task.model, about)),
+        show=shown.append,
+    )
+    assert {key: each["square"] for key, each in results.items()} == squares(work)
+    for model in ("model-0", "model-1"):
+        mine = [each for (name, _), each in results.items() if name == model]
+        assert len({each["process"] for each in mine}) == 1
+        assert {each["loaded in"] for each in mine} == {mine[0]["process"]}
+        assert len(mine[0]["gpus"].split(",")) == 1
+        assert checked.count((model, f"process {mine[0]['process']}")) == 1
+        assert [n for name, n, _ in begun(Squares(tmp_path / "begun")) if name == model] == [
+            *range(4)
+        ]
+    assert len(checked) == 2
+    # What every model is doing is shown together, from the beginning to the end.
+    assert shown[0] == [Working(f"model-{i}", "waiting", 0, 4) for i in range(2)]
+    doing = [each for states in shown for each in states if each.model == "model-0"]
+    assert [each.doing for each in dict.fromkeys(doing)] == [
+        *("waiting", "loading"),
+        *(f"square of {i}" for i in range(4)),
+    ]
+    assert [each.finished for each in dict.fromkeys(doing)] == [0, 0, 0, 1, 2, 3]
+    assert shown[-1] == []
+
+
+def test_a_killed_worker_repeats_its_task_alone(tmp_path, address):
+    work, job, checked = groups(Needs(0)), DyingOnce(tmp_path / "begun"), []
+    results = found(work, job, address, check=lambda task, about: checked.append(about))
+    assert {key: each["square"] for key, each in results.items()} == squares(work)
+    times = {key: 0 for key in squares(work)}
+    for model, value, _ in begun(job):
+        times[model, value] += 1
+    assert sorted(times.values()) == [1] * 7 + [2]
+    # The new process has loaded the model again, and is checked again.
+    assert len(checked) == 3
+
+
+def test_a_task_that_kills_every_worker_is_given_up(tmp_path, address, monkeypatch):
+    monkeypatch.setattr(workers, "RESTARTS", 1)
+    job, kept = DyingAlways(tmp_path / "begun"), []
+    with pytest.raises(CnaLensError, match=r"Ray gave up on square of 2, after up to 1 new"):
+        found(groups(Needs(0), n_models=1), job, address, lambda each: kept.append(each.result))
+    assert [each["square"] for each in kept] == [0, 1]
+    assert [value for _, value, _ in begun(job)] == [0, 1, 2, 2]
+
+
+def test_a_lost_machine_stops_no_other_model_and_loses_no_result(tmp_path, machines):
+    nodes = [machines.add_node(num_cpus=2) for _ in range(2)]
+    machines.wait_for_nodes()
+    work, job, lost, after = groups(Needs(0)), Squares(tmp_path / "begun", 0.2), [], []
+
+    def lose(each):
+        if not lost and each.task.value == 1:
+            node = next(n for n in nodes if n.node_id == each.result["machine"])
+            lost.append((each.task.model, node.node_id))
+            machines.remove_node(node, allow_graceful=False)
+        elif lost:
+            after.append(each)
+
+    results = found(work, job, machines.address, lose)
+    assert {key: each["square"] for key, each in results.items()} == squares(work)
+    ((model, gone),) = lost
+    mine = {value: each for (name, value), each in results.items() if name == model}
+    assert mine[1]["machine"] == gone
+    assert mine[3]["machine"] != gone
+    # The other model stayed in its process.
+    others = [each for (name, _), each in results.items() if name != model]
+    assert len({each["process"] for each in others}) == 1
+
+
+def test_on_smaller_machines_a_model_takes_what_there_is(tmp_path, machines):
+    big = machines.add_node(num_cpus=2)
+    small = machines.add_node(num_cpus=1)
+    machines.wait_for_nodes()
+    job = Squares(tmp_path / "begun", 0.1)
+
+    def lose(each):
+        if each.task.value == 1:
+            machines.remove_node(big, allow_graceful=False)
+
+    work = groups(Needs(0), n_models=1)
+    results = found(work, job, machines.address, lose)
+    places = [results["model-0", value]["machine"] for value in range(4)]
+    assert (places[0], places[-1]) == (big.node_id, small.node_id)
+
+
+def test_a_model_that_fits_on_no_machine_that_is_left_ends_the_run(tmp_path, machines):
+    big = machines.add_node(num_cpus=1, num_gpus=2)
+    machines.add_node(num_cpus=1, num_gpus=1)
+    machines.wait_for_nodes()
+    kept = []
+
+    def lose(each):
+        kept.append(each.result["square"])
+        if each.task.value == 1:
+            machines.remove_node(big, allow_graceful=False)
+
+    work = groups(Needs(2), n_models=1)
+    with pytest.raises(CnaLensError, match=r"was lost, and model-0 needs 1 CPUs, 2 GPUs, .* kept"):
+        found(work, Squares(tmp_path / "begun", 0.1), machines.address, lose)
+    assert kept[:2] == [0, 1]
+
+
+def test_versions_are_checked(tmp_path, address, monkeypatch):
+    monkeypatch.setattr(workers, "library_versions", lambda: (("torch", "0.4"),))
+    with pytest.raises(InputError, match=r"worker of model-0 has torch .*, and this process 0\.4"):
+        found(groups(Needs(0), 1), Squares(tmp_path / "begun"), address)
+    assert not (tmp_path / "begun").exists()
+
+
+def test_without_tasks_no_cluster_begins(tmp_path):
+    assert found([], Squares(tmp_path / "begun"), "nowhere") == {}
+
+
+# Where a model is placed
+
+
+@pytest.mark.parametrize(
+    ("needs", "machines", "asked"),
+    [
+        (Needs(1), [Machine(16, 8)], {"num_cpus": 1, "num_gpus": 1}),
+        (Needs(3, 165.0), [Machine(16, 8)], {"num_cpus": 1, "num_gpus": 3}),
+        # Without a GPU, models share the processors of all machines, each on one of them.
+        (Needs(1), [Machine(16)], {"num_cpus": 8}),
+        (Needs(0, 2.0), [Machine(16, 8, 4 * GIB)], {"num_cpus": 8, "memory": 2 * GIB}),
+        (Needs(1), [Machine(4), Machine(12), Machine()], {"num_cpus": 8}),
+        (Needs(1), [Machine(4), Machine(6)], {"num_cpus": 5}),
+        (Needs(1), [Machine(4)] * 9, {"num_cpus": 4}),
+        (Needs(1), [Machine(1)], {"num_cpus": 1}),
+        # The machine with more processors has too little memory.
+        (
+            Needs(0, 6.0),
+            [Machine(4, 0, 8 * GIB), Machine(16, 0, GIB)],
+            {"num_cpus": 4, "memory": 6 * GIB},
+        ),
+    ],
+)
+def test_a_model_takes_its_gpus_or_its_share_of_the_processors(needs, machines, asked):
+    assert resources("m", needs, machines, n_models=2) == asked
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (Needs(3), "m needs 1 CPUs, 3 GPUs, and no machine of the Ray cluster has as much; they"),
+        (Needs(0, 9.0), r"m needs 4 CPUs, 9.0 GiB, .* have 4 CPUs, 2 GPUs, 8.0 GiB; 4 CPUs"),
+    ],
+)
+def test_resources_that_no_machine_has_are_refused(needs, message):
+    machines = [Machine(4, 2, 8 * GIB), Machine(4, 0, 8 * GIB)]
+    with pytest.raises(InputError, match=message):
+        resources("m", needs, machines, n_models=2)
+
+
+@pytest.fixture(scope="module")
+def estimate():
+    return partial(requirements, "demo", new_tokens=12)
+
+
+def test_without_settings_the_memory_on_a_cpu_is_the_estimate(estimate):
+    needs = estimate(device="cpu")
+    asked = resources(
+        "m", Needs(estimate=lambda kind: estimate(device=kind)), [Machine(2, 0, 64 * GIB)], 1
+    )
+    most = max(needs.discovery, needs.generation)
+    assert asked == {"num_cpus": 2, "memory": most + int(PROCESS_GIB * GIB)}
+
+
+def test_without_settings_the_cards_are_those_of_the_estimate(estimate):
+    needs, sizes = estimate(device="cuda"), {}
+    for size in range(2**28, 64 * GIB, 2**25):
+        sizes.setdefault(needs.cards(size), size)
+    one, two = sizes[1], sizes[2]
+    asking = Needs(estimate=lambda kind: estimate(device=kind))
+
+    def cards(*machines):
+        return resources("m", asking, machines, n_models=1)["num_gpus"]
+
+    assert cards(Machine(4, 8, GIB, one)) == 1
+    assert cards(Machine(4, 8, GIB, two)) == 2
+    # Ray may choose either machine, so that the number has to do on both,
+    assert cards(Machine(4, 8, GIB, one), Machine(4, 8, GIB, two)) == 2
+    # and machines without so many GPUs are not chosen.
+    assert cards(Machine(4, 8, GIB, two), Machine(4, 1, GIB, two)) == 2
+    # One GPU where the memory is unknown; named numbers come first.
+    assert cards(Machine(4, 8, GIB)) == 1
+    assert (
+        resources("m", Needs(3, None, asking.estimate), [Machine(4, 8, GIB, two)], 1)["num_gpus"]
+        == 3
+    )
+    with pytest.raises(InputError, match=r"m needs 2 GPUs of .* GiB, .* 4 CPUs, 1 GPUs of .* GiB"):
+        cards(Machine(4, 1, GIB, two))
+    with pytest.raises(InputError, match=r"m needs more than any number of GPUs of 0\.2 GiB"):
+        cards(Machine(4, 8, GIB, 2**28))
+
+
+def test_machines_with_gpus_are_asked_for_their_memory_once(address, monkeypatch):
+    with connecting.cluster(address, []) as connected:
+        known = {}
+        (machine,) = connecting.machines_of(connected, known)
+        assert (machine.cpus, machine.gpus) == (2, 3)
+        # Here the machine may only claim to have GPUs.
+        assert list(known.values()) == [machine.gpu_bytes] == [connecting.smallest_gpu()]
+        known = dict.fromkeys(known, 5)
+        assert connecting.machines_of(connected, known)[0].gpu_bytes == 5
+
+
+def test_every_running_model_has_a_row(monkeypatch, capsys):
+    drawn = partial(showing.tqdm, ascii=True)
+    monkeypatch.setattr(showing, "tqdm", lambda **given: drawn(**{**given, "disable": False}))
+    states = [Working("one", "contrast", 2, 8), Working("two", "loading", 0, 3)]
+    with WorkerRows() as rows:
+        line = rows([*states, Working("three", "waiting", 0, 8)])
+        assert {name: row.n for name, row in rows._rows.items()} == {"one": 2, "two": 0}
+        assert rows(states[1:]) == "two 0/3 loading"
+        assert list(rows._rows) == ["two"]
+    assert not rows._rows
+    assert line == "one 2/8 contrast; two 0/3 loading; 1 waiting"
+    written = capsys.readouterr().err
+    assert "one: 2/8, contrast" in written
+    assert "two: 0/3, loading" in written

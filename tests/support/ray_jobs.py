@@ -1,0 +1,106 @@
+"""Jobs without a model; Ray's workers import them from this folder."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_results import scored
+
+from cna_lens.evidence.benchmark import Bench
+from cna_lens.evidence.known_truth import Found, Recovery
+from cna_lens.metrics import BEHAVIOURS
+from cna_lens.models import Job, planting
+
+
+@dataclass(frozen=True)
+class Number:
+    """A task: the square of a number, on a model."""
+
+    model: str
+    value: int
+
+    def __str__(self):
+        return f"square of {self.value}"
+
+
+@dataclass(frozen=True)
+class Squares(Job):
+    """Squares numbers, and writes down each task that begins, with its process and machine."""
+
+    begun: Path
+    seconds: float = 0.0
+
+    def load(self, task):
+        return os.getpid()
+
+    def about(self, loaded):
+        return f"process {loaded}"
+
+    def run(self, loaded, task):
+        with self.begun.open("a") as file:
+            file.write(f"{task.model} {task.value} {os.getpid()}\n")
+        self.happen(task)
+        time.sleep(self.seconds)
+        sys.stdout.write(f"task {task.value}\n")
+        import ray
+
+        return {
+            "square": task.value**2,
+            "loaded in": loaded,
+            "process": os.getpid(),
+            "machine": ray.get_runtime_context().get_node_id(),
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        }
+
+    def happen(self, task):
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class DyingOnce(Squares):
+    """The first process that is to square this number dies."""
+
+    number: int = 2
+
+    def happen(self, task):
+        mark = self.begun.with_suffix(".died")
+        if task.value == self.number and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DyingAlways(Squares):
+    """Every process that is to square this number dies."""
+
+    number: int = 2
+
+    def happen(self, task):
+        if task.value == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MadeUpModel:
+    """Stands for a planted model: results that follow from the names alone."""
+
+    def __init__(self, name):
+        self.name = name
+        self.behaviour = BEHAVIOURS[planting(name).behaviour]
+
+    def score(self, ranking, label):
+        odds = float(sum(map(ord, self.name + label)))
+        return scored((True, False, False, False), (odds,) * 6, self.name, label)
+
+    def half_samples(self, ranking, halves):
+        found = [Found(each[0] / 100, 0.2, 0.1) for each in halves]
+        return [Recovery(ranking.name, 3, 100, each, each, 0.03) for each in found]
+
+
+class MadeUpBench(Bench):
+    """Loads no model."""
+
+    def load(self, task):
+        return MadeUpModel(task.model)
