@@ -1,5 +1,6 @@
 """Tasks on real Ray clusters: what is placed where, and what survives a lost worker or machine."""
 
+from collections import Counter
 from contextlib import closing
 from functools import partial
 
@@ -112,9 +113,7 @@ def test_a_killed_worker_repeats_its_task_alone(tmp_path, address):
     work, job, checked = groups(Needs(0)), DyingOnce(tmp_path / "begun"), []
     results = found(work, job, address, check=lambda task, about: checked.append(about))
     assert {key: each["square"] for key, each in results.items()} == squares(work)
-    times = {key: 0 for key in squares(work)}
-    for model, value, _ in begun(job):
-        times[model, value] += 1
+    times = Counter((model, value) for model, value, _ in begun(job))
     assert sorted(times.values()) == [1] * 7 + [2]
     # The new process has loaded the model again, and is checked again.
     assert len(checked) == 3

@@ -32,7 +32,12 @@ def cluster(**resources):
     # `Cluster` notes its address there, wherever its own folder is.
     Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     common = {"object_store_memory": 2**27, "include_dashboard": False, "temp_dir": folder}
-    made = Cluster(initialize_head=True, head_node_args={**common, **resources})
+    # A machine that is lost is noticed within seconds.
+    watched = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
+    watched["health_check_failure_threshold"] = 3
+    made = Cluster(
+        initialize_head=True, head_node_args={**common, **resources, "_system_config": watched}
+    )
     try:
         yield made
     finally:

@@ -33,7 +33,7 @@ class Squares(Job):
     begun: Path
     seconds: float = 0.0
 
-    def load(self, task):
+    def load(self, _):
         return os.getpid()
 
     def about(self, loaded):
@@ -90,7 +90,7 @@ class MadeUpModel:
         self.name = name
         self.behaviour = BEHAVIOURS[planting(name).behaviour]
 
-    def score(self, ranking, label):
+    def score(self, _, label):
         odds = float(sum(map(ord, self.name + label)))
         return scored((True, False, False, False), (odds,) * 6, self.name, label)
 

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def machines_of(ray: Any, known: dict[str, int | None] | None = None) -> list[Ma
             for node in alive
             if node["Resources"].get("GPU") and node["NodeID"] not in known
         ]
-        known.update(zip(asked, _gpu_bytes(ray, asked), strict=True))
+        known.update(_gpu_bytes(ray, asked))
     return [
         Machine(
             node["Resources"].get("CPU", 0),
@@ -98,8 +98,9 @@ def machines_of(ray: Any, known: dict[str, int | None] | None = None) -> list[Ma
     ]
 
 
-def _gpu_bytes(ray: Any, nodes: Sequence[str]) -> list[int | None]:
+def _gpu_bytes(ray: Any, nodes: Sequence[str]) -> dict[str, int | None]:
     """Ask machines for the memory of their smallest GPU; takes no GPU from those at work."""
+    from ray.exceptions import RaySystemError, TaskUnschedulableError, WorkerCrashedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A worker without a GPU of its own would see none.
@@ -107,7 +108,13 @@ def _gpu_bytes(ray: Any, nodes: Sequence[str]) -> list[int | None]:
     # The process ends with its answer, since it would hold memory of a GPU.
     measure = ray.remote(num_cpus=0, max_calls=1, runtime_env=see_all)(smallest_gpu)
     places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    return ray.get([measure.options(scheduling_strategy=place).remote() for place in places])
+    asked = [measure.options(scheduling_strategy=place).remote() for place in places]
+    found: dict[str, int | None] = {}
+    for node, answer in zip(nodes, asked, strict=True):
+        # A machine that is lost meanwhile is not there when it is looked for again.
+        with suppress(RaySystemError, TaskUnschedulableError, WorkerCrashedError):
+            found[node] = ray.get(answer)
+    return found
 
 
 def smallest_gpu() -> int | None:

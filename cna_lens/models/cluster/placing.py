@@ -14,6 +14,7 @@ PROCESS_GIB = 0.75
 
 _GIB = 2**30
 
+Amount = int | float
 Estimate = Callable[[Literal["cuda", "cpu"]], Requirements]
 
 
@@ -50,12 +51,12 @@ class Machine:
         gpu_bytes: memory of its smallest GPU; None where it is unknown.
     """
 
-    cpus: float = 0
-    gpus: float = 0
-    memory: float = 0
+    cpus: Amount = 0
+    gpus: Amount = 0
+    memory: Amount = 0
     gpu_bytes: int | None = None
 
-    def has(self, asked: Mapping[str, float]) -> bool:
+    def has(self, asked: Mapping[str, Amount]) -> bool:
         """Whether the empty machine has as much, in Ray's words."""
         mine = {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
         return all(mine[name] >= amount for name, amount in asked.items())
@@ -69,7 +70,7 @@ class Machine:
 
 def resources(
     model: str, needs: Needs, machines: Sequence[Machine], n_models: int
-) -> dict[str, float]:
+) -> dict[str, Amount]:
     """Return the resources to request from Ray.
 
     On CPUs the models share the processors of the cluster evenly.
@@ -89,7 +90,7 @@ def resources(
     gpus = needs.gpus
     if gpus is None:
         gpus = _cards(model, needs.estimate, machines) if any(m.gpus for m in machines) else 0
-    asked: dict[str, float]
+    asked: dict[str, Amount]
     if gpus > 1 or (gpus and any(machine.gpus for machine in machines)):
         asked = {"num_cpus": 1, "num_gpus": gpus}
     else:
@@ -147,7 +148,7 @@ def _too_large(model: str, asked: str, machines: Sequence[Machine]) -> InputErro
     )
 
 
-def _amounts(of: Mapping[str, float], of_each_gpu: str = "") -> str:
+def _amounts(of: Mapping[str, Amount], of_each_gpu: str = "") -> str:
     words = {"num_cpus": "CPUs", "num_gpus": f"GPUs{of_each_gpu}"}
     parts = [f"{of[name]:g} {word}" for name, word in words.items() if name in of]
     return ", ".join([*parts, f"{of['memory'] / _GIB:.1f} GiB"] if "memory" in of else parts)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from cna_lens.errors import CnaLensError, InputError
 from cna_lens.models.cluster.connecting import cluster, machines_of
-from cna_lens.models.cluster.placing import Machine, Needs, resources
+from cna_lens.models.cluster.placing import Amount, Machine, Needs, resources
 from cna_lens.models.cluster.showing import LOADING, WAITING, Working
 from cna_lens.results.provenance import library_versions
 
@@ -132,10 +132,10 @@ class _Places:
     n_models: int
     machines: Callable[[], Sequence[Machine]]
 
-    def of(self, group: ModelTasks[Any]) -> dict[str, float]:
+    def of(self, group: ModelTasks[Any]) -> dict[str, Amount]:
         return resources(group.model, group.needs, self.machines(), self.n_models)
 
-    def fit(self, asked: Mapping[str, float]) -> bool:
+    def fit(self, asked: Mapping[str, Amount]) -> bool:
         return any(machine.has(asked) for machine in self.machines())
 
 
@@ -170,7 +170,7 @@ class _Worker:
     """The worker of one model, seen from this process."""
 
     def __init__(
-        self, ray: Any, group: ModelTasks[Any], job: Job[Any], asked: Mapping[str, float]
+        self, ray: Any, group: ModelTasks[Any], job: Job[Any], asked: Mapping[str, Amount]
     ) -> None:
         self.group = group
         self.finished = 0
@@ -178,7 +178,7 @@ class _Worker:
         self._ray, self._job = ray, job
         self.start(asked)
 
-    def start(self, asked: Mapping[str, float]) -> None:
+    def start(self, asked: Mapping[str, Amount]) -> None:
         """Ask for a process with these resources; what it repeats is its current task."""
         again = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         self.asked = asked

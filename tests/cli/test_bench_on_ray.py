@@ -93,7 +93,7 @@ def test_the_command_runs_the_bench_on_ray(run, asked, tmp_path, monkeypatch):
 
 def test_what_cannot_be_run_is_refused_before_a_cluster_begins(asked):
     with pytest.raises(InputError, match="'cuda:1'; Ray chooses which GPU"):
-        asked(ray="nowhere", **{"device": "cuda:1"})
+        asked(ray="nowhere", device="cuda:1")
     with pytest.raises(CnaLensError, match="there is no Ray cluster at 'nowhere'"):
         asked(ray="nowhere")
 
@@ -109,7 +109,7 @@ def test_needs_of_a_planted_model_come_from_its_estimate(asked, monkeypatch, dev
 
     monkeypatch.setattr(benchmark, "run_on_ray", run_on_ray)
     with pytest.raises(KeyError):
-        asked(ray="local", **{"device": device})
+        asked(ray="local", device=device)
     assert [each.model for each in given] == list(NAMES)
     needs = given[0].needs
     assert needs.gpus == (0 if device == "cpu" else None)
