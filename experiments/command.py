@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -228,7 +228,7 @@ class _Run:
     def _needs(self, cell: Cell) -> Needs:
         pair = self._subject(cell).pair
         gpus = 0 if self.device == "cpu" else pair.devices
-        return Needs(gpus, pair.memory_gib, partial(self._estimate, cell))
+        return Needs(gpus, pair.memory_gib, cache(partial(self._estimate, cell)))
 
     def _estimate(self, cell: Cell, device: Literal["cuda", "cpu"]) -> Requirements:
         return requirements(

@@ -11,6 +11,7 @@ from bench_results import scored
 
 from cna_lens.evidence.benchmark import Bench
 from cna_lens.evidence.known_truth import Found, Recovery
+from cna_lens.evidence.planted_model import PlantedModel
 from cna_lens.metrics import BEHAVIOURS
 from cna_lens.models import Job, planting
 
@@ -83,12 +84,11 @@ class DyingAlways(Squares):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MadeUpModel:
+class MadeUpModel(PlantedModel):
     """Stands for a planted model: results that follow from the names alone."""
 
     def __init__(self, name):
-        self.name = name
-        self.behaviour = BEHAVIOURS[planting(name).behaviour]
+        vars(self).update(name=name, behaviour=BEHAVIOURS[planting(name).behaviour])
 
     def score(self, _, label):
         odds = float(sum(map(ord, self.name + label)))

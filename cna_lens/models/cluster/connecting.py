@@ -57,11 +57,7 @@ def cluster(address: str, code: Sequence[Path]) -> Generator[Any]:
             ray.init(
                 address,
                 logging_level=logging.WARNING,
-                runtime_env={
-                    "py_modules": [str(folder) for folder in code],
-                    "excludes": ["__pycache__"],
-                    "env_vars": {"TQDM_DISABLE": "1"},
-                },
+                runtime_env={"env_vars": {"TQDM_DISABLE": "1"}, **_sent(code)},
                 **options,
             )
         except Exception as error:
@@ -69,6 +65,13 @@ def cluster(address: str, code: Sequence[Path]) -> Generator[Any]:
                 f"there is no Ray cluster at {address!r}, or none can be started: {error}"
             ) from error
         yield ray
+
+
+def _sent(code: Sequence[Path]) -> dict[str, Any]:
+    # Ray takes an empty list for a package without a name.
+    if not code:
+        return {}
+    return {"py_modules": [str(folder) for folder in code], "excludes": ["__pycache__"]}
 
 
 def machines_of(ray: Any, known: dict[str, int | None] | None = None) -> list[Machine]:
