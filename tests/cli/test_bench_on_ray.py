@@ -1,15 +1,16 @@
 """The bench on Ray: the same results and the same journal as in this process."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import ray_clusters
 from ray_jobs import MadeUpBench
 
-from cna_lens import CnaLensError, InputError, RandomScores
+from cna_lens import CnaLensError, InputError, RandomScores, requirements
 from cna_lens.cli.options import ranking_of
-from cna_lens.evidence import bench_rankings, benchmark
+from cna_lens.evidence import bench_rankings, benchmark, planted_model
 
 pytestmark = pytest.mark.ray
 
@@ -115,4 +116,5 @@ def test_needs_of_a_planted_model_come_from_its_estimate(asked, monkeypatch, dev
     assert needs.gpus == (0 if device == "cpu" else None)
     assert needs.memory_gib is None
     found = needs.estimate("cpu")
-    assert (found.model, found.device) == (NAMES[0], "cpu")
+    planted = requirements(NAMES[0], device="cpu", new_tokens=planted_model.MAX_NEW_TOKENS)
+    assert replace(found, model=NAMES[0]) == planted
