@@ -1,23 +1,19 @@
-"""Tasks on real Ray clusters: what is placed where, and what survives a lost worker or machine."""
+"""Tasks on a real Ray cluster: what is placed where, and what survives a killed worker."""
 
 from collections import Counter
-from contextlib import closing
 from functools import partial
 
 import pytest
-import ray
 import ray_clusters
-from ray_jobs import DyingAlways, DyingOnce, Number, Squares
+from ray_jobs import DyingAlways, DyingOnce, Squares, begun, found, groups, squares
 
 from cna_lens import CnaLensError, InputError, requirements
 from cna_lens.models import (
     Machine,
-    ModelTasks,
     Needs,
     WorkerRows,
     Working,
     resources,
-    run_on_ray,
 )
 from cna_lens.models.cluster import connecting, showing, workers
 from cna_lens.models.cluster.placing import PROCESS_GIB
@@ -38,44 +34,6 @@ def address(ray_settings):
     """A machine of two processors that claims to have three GPUs."""
     with ray_clusters.cluster(num_cpus=2, num_gpus=3) as cluster:
         yield cluster.address
-
-
-@pytest.fixture
-def machines(ray_settings, monkeypatch):
-    """A cluster whose first machine runs nothing, so that all others can be lost."""
-    monkeypatch.setattr(workers, "POLL_SECONDS", 0.2)
-    with ray_clusters.cluster(num_cpus=0) as cluster:
-        yield cluster
-
-
-def groups(needs, n_models=2, n_tasks=4):
-    return [
-        ModelTasks(name, [Number(name, i) for i in range(n_tasks)], needs)
-        for name in (f"model-{i}" for i in range(n_models))
-    ]
-
-
-def found(groups, job, address, seen=lambda _: None, **more):
-    """The results by model and number; each goes to `seen` as it comes."""
-    results = {}
-    with closing(run_on_ray(groups, job, address=address, **more)) as finished:
-        for each in finished:
-            assert (each.task.model, each.task.value) not in results
-            results[each.task.model, each.task.value] = each.result
-            assert each.shown == f"task {each.task.value}\n"
-            seen(each)
-    assert not ray.is_initialized()
-    return results
-
-
-def begun(job):
-    """Each task that began: model, number and process."""
-    lines = [line.split() for line in job.begun.read_text().splitlines()]
-    return [(model, int(value), process) for model, value, process in lines]
-
-
-def squares(groups):
-    return {(task.model, task.value): task.value**2 for group in groups for task in group.tasks}
 
 
 def test_each_model_has_one_process_and_its_gpus(tmp_path, address):
@@ -126,63 +84,6 @@ def test_a_task_that_kills_every_worker_is_given_up(tmp_path, address, monkeypat
         found(groups(Needs(0), n_models=1), job, address, lambda each: kept.append(each.result))
     assert [each["square"] for each in kept] == [0, 1]
     assert [value for _, value, _ in begun(job)] == [0, 1, 2, 2]
-
-
-def test_a_lost_machine_stops_no_other_model_and_loses_no_result(tmp_path, machines):
-    nodes = [machines.add_node(num_cpus=2) for _ in range(2)]
-    machines.wait_for_nodes()
-    work, job, lost, after = groups(Needs(0)), Squares(tmp_path / "begun", 0.2), [], []
-
-    def lose(each):
-        if not lost and each.task.value == 1:
-            node = next(n for n in nodes if n.node_id == each.result["machine"])
-            lost.append((each.task.model, node.node_id))
-            machines.remove_node(node, allow_graceful=False)
-        elif lost:
-            after.append(each)
-
-    results = found(work, job, machines.address, lose)
-    assert {key: each["square"] for key, each in results.items()} == squares(work)
-    ((model, gone),) = lost
-    mine = {value: each for (name, value), each in results.items() if name == model}
-    assert mine[1]["machine"] == gone
-    assert mine[3]["machine"] != gone
-    # The other model stayed in its process.
-    others = [each for (name, _), each in results.items() if name != model]
-    assert len({each["process"] for each in others}) == 1
-
-
-def test_on_smaller_machines_a_model_takes_what_there_is(tmp_path, machines):
-    big = machines.add_node(num_cpus=2)
-    small = machines.add_node(num_cpus=1)
-    machines.wait_for_nodes()
-    job = Squares(tmp_path / "begun", 0.1)
-
-    def lose(each):
-        if each.task.value == 1:
-            machines.remove_node(big, allow_graceful=False)
-
-    work = groups(Needs(0), n_models=1)
-    results = found(work, job, machines.address, lose)
-    places = [results["model-0", value]["machine"] for value in range(4)]
-    assert (places[0], places[-1]) == (big.node_id, small.node_id)
-
-
-def test_a_model_that_fits_on_no_machine_that_is_left_ends_the_run(tmp_path, machines):
-    big = machines.add_node(num_cpus=1, num_gpus=2)
-    machines.add_node(num_cpus=1, num_gpus=1)
-    machines.wait_for_nodes()
-    kept = []
-
-    def lose(each):
-        kept.append(each.result["square"])
-        if each.task.value == 1:
-            machines.remove_node(big, allow_graceful=False)
-
-    work = groups(Needs(2), n_models=1)
-    with pytest.raises(CnaLensError, match=r"was lost, and model-0 needs 1 CPUs, 2 GPUs, .* kept"):
-        found(work, Squares(tmp_path / "begun", 0.1), machines.address, lose)
-    assert kept[:2] == [0, 1]
 
 
 def test_versions_are_checked(tmp_path, address, monkeypatch):

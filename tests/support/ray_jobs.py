@@ -4,16 +4,18 @@ import os
 import signal
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 from bench_results import scored
 
 from cna_lens.evidence.benchmark import Bench
 from cna_lens.evidence.known_truth import Found, Recovery
 from cna_lens.evidence.planted_model import PlantedModel
 from cna_lens.metrics import BEHAVIOURS
-from cna_lens.models import Job, planting
+from cna_lens.models import Job, ModelTasks, planting, run_on_ray
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,6 @@ class Squares(Job):
         self.happen(task)
         time.sleep(self.seconds)
         sys.stdout.write(f"task {task.value}\n")
-        import ray
-
         return {
             "square": task.value**2,
             "loaded in": loaded,
@@ -82,6 +82,36 @@ class DyingAlways(Squares):
     def happen(self, task):
         if task.value == self.number:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def groups(needs, n_models=2, n_tasks=4):
+    return [
+        ModelTasks(name, [Number(name, i) for i in range(n_tasks)], needs)
+        for name in (f"model-{i}" for i in range(n_models))
+    ]
+
+
+def found(groups, job, address, seen=lambda _: None, **more):
+    """The results by model and number; each goes to `seen` as it comes."""
+    results = {}
+    with closing(run_on_ray(groups, job, address=address, **more)) as finished:
+        for each in finished:
+            assert (each.task.model, each.task.value) not in results
+            results[each.task.model, each.task.value] = each.result
+            assert each.shown == f"task {each.task.value}\n"
+            seen(each)
+    assert not ray.is_initialized()
+    return results
+
+
+def begun(job):
+    """Each task that began: model, number and process."""
+    lines = [line.split() for line in job.begun.read_text().splitlines()]
+    return [(model, int(value), process) for model, value, process in lines]
+
+
+def squares(groups):
+    return {(task.model, task.value): task.value**2 for group in groups for task in group.tasks}
 
 
 class MadeUpModel(PlantedModel):
