@@ -22,15 +22,13 @@ def machines(monkeypatch):
 def test_a_lost_machine_stops_no_other_model_and_loses_no_result(tmp_path, machines):
     nodes = [machines.add_node(num_cpus=2) for _ in range(2)]
     machines.wait_for_nodes()
-    work, job, lost, after = groups(Needs(0)), Squares(tmp_path / "begun", 0.2), [], []
+    work, job, lost = groups(Needs(0)), Squares(tmp_path / "begun", 0.2), []
 
     def lose(each):
         if not lost and each.task.value == 1:
             node = next(n for n in nodes if n.node_id == each.result["machine"])
             lost.append((each.task.model, node.node_id))
             machines.remove_node(node, allow_graceful=False)
-        elif lost:
-            after.append(each)
 
     results = found(work, job, machines.address, lose)
     assert {key: each["square"] for key, each in results.items()} == squares(work)
