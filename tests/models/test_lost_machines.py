@@ -10,6 +10,9 @@ from cna_lens.models.cluster import workers
 
 pytestmark = pytest.mark.ray
 
+SECONDS = 3.0
+"""Of each task after the loss: a process outlives its machine by one or two seconds."""
+
 
 @pytest.fixture
 def machines(monkeypatch):
@@ -22,7 +25,7 @@ def machines(monkeypatch):
 def test_a_lost_machine_stops_no_other_model_and_loses_no_result(tmp_path, machines):
     nodes = [machines.add_node(num_cpus=2) for _ in range(2)]
     machines.wait_for_nodes()
-    work, job, lost = groups(Needs(0)), Squares(tmp_path / "begun", 0.2), []
+    work, job, lost = groups(Needs(0)), Squares(tmp_path / "begun", SECONDS), []
 
     def lose(each):
         if not lost and each.task.value == 1:
@@ -45,7 +48,7 @@ def test_on_smaller_machines_a_model_takes_what_there_is(tmp_path, machines):
     big = machines.add_node(num_cpus=2)
     small = machines.add_node(num_cpus=1)
     machines.wait_for_nodes()
-    job = Squares(tmp_path / "begun", 0.1)
+    job = Squares(tmp_path / "begun", SECONDS)
 
     def lose(each):
         if each.task.value == 1:
@@ -70,5 +73,5 @@ def test_a_model_that_fits_on_no_machine_that_is_left_ends_the_run(tmp_path, mac
 
     work = groups(Needs(2), n_models=1)
     with pytest.raises(CnaLensError, match=r"was lost, and model-0 needs 1 CPUs, 2 GPUs, .* kept"):
-        found(work, Squares(tmp_path / "begun", 0.1), machines.address, lose)
+        found(work, Squares(tmp_path / "begun", SECONDS), machines.address, lose)
     assert kept[:2] == [0, 1]

@@ -31,7 +31,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Squares(Job):
-    """Squares numbers, and writes down each task that begins, with its process and machine."""
+    """Squares numbers, and writes down each task that begins.
+
+    Attributes:
+        begun: the file that takes model, number and process of each task.
+        seconds: that each number above 1 takes.
+    """
 
     begun: Path
     seconds: float = 0.0
@@ -46,7 +51,7 @@ class Squares(Job):
         with self.begun.open("a") as file:
             file.write(f"{task.model} {task.value} {os.getpid()}\n")
         self.happen(task)
-        time.sleep(self.seconds)
+        time.sleep(self.seconds if task.value > 1 else 0)
         sys.stdout.write(f"task {task.value}\n")
         return {
             "square": task.value**2,

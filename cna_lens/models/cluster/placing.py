@@ -101,7 +101,8 @@ def resources(
             asked["memory"] = memory
             # A machine with less memory may have more processors, and the other way round.
             able = [machine.cpus for machine in machines if machine.memory >= memory]
-            asked["num_cpus"] = max(1, min([asked["num_cpus"], *([max(able)] if able else [])]))
+            share = asked["num_cpus"]
+            asked["num_cpus"] = max(1, min(share, max(able, default=share)))
     if not any(machine.has(asked) for machine in machines):
         raise _too_large(model, _amounts(asked), machines)
     return asked
