@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from cna_lens import InputError
+from cna_lens import InputError, Requirements, requirements
+from cna_lens.models import Needs
 from cna_lens.report import write_report
 from cna_lens.results import Journal, write_atomically
 from experiments.catalogue import EXPERIMENTS
@@ -23,7 +26,7 @@ from experiments.study import paper
 from experiments.study.bench import Bench
 from experiments.study.cells import Cell
 from experiments.study.experiment import Experiment, Results
-from experiments.study.on_ray import Needs, OnRay
+from experiments.study.on_ray import OnRay
 from experiments.study.planning import show_plan
 from experiments.study.reporting import Report
 from experiments.study.running import RECORDS, OnBench, in_process, locked, open_journal, run_cells
@@ -216,13 +219,24 @@ class _Run:
                 self.folder,
                 device=self.device,
                 keep_text=self.keep_text,
+                # A worker sees the GPUs that it was given, whose number may be an estimate.
+                n_devices=torch.cuda.device_count() if self.ray and self.device != "cpu" else None,
                 show=tqdm.write,
             )
         )
 
     def _needs(self, cell: Cell) -> Needs:
         pair = self._subject(cell).pair
-        return Needs(0 if self.device == "cpu" else pair.devices, pair.memory_gib)
+        gpus = 0 if self.device == "cpu" else pair.devices
+        return Needs(gpus, pair.memory_gib, cache(partial(self._estimate, cell)))
+
+    def _estimate(self, cell: Cell, device: Literal["cuda", "cpu"]) -> Requirements:
+        return requirements(
+            self.sources.locate(cell.model),
+            dtype=getattr(torch, cell.dtype),
+            device=device,
+            new_tokens=self.study.max_new_tokens,
+        )
 
     def _subject(self, cell: Cell) -> Subject:
         return next(

@@ -23,6 +23,7 @@ from cna_lens.cli.options import (
     quiet_loading,
     ranking_of,
 )
+from cna_lens.errors import InputError
 
 if TYPE_CHECKING:
     from cna_lens.discovery.rankings.protocol import Ranking
@@ -76,6 +77,10 @@ def rankings(
             min=1, help="Processes, each with models of its own and about 2 GiB of memory."
         ),
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Run models side by side on Ray: local, or a cluster's address."),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the results; an interrupted run goes on from it.")
     ] = Path("out/bench"),
@@ -84,6 +89,7 @@ def rankings(
 ) -> None:
     """Score rankings on models whose behaviour was planted in known neurons."""
     import json
+    from contextlib import nullcontext
     from dataclasses import asdict
 
     from cna_lens.cli.render import console, print_json, progress_console
@@ -91,15 +97,19 @@ def rankings(
     from cna_lens.evidence.benchmark import checked
     from cna_lens.results.files import json_text, write_atomically
 
+    if ray is not None and jobs > 1:
+        raise InputError(f"--ray {ray} and --jobs {jobs} are two ways to run models; give one")
     check_folder(out)
-    asked = _Asked(tuple(ranking or RANKINGS), split, half_samples, out / split, device)
+    asked = _Asked(tuple(ranking or RANKINGS), split, half_samples, out / split, device, ray)
     chosen = asked.rankings()
     quiet_loading()
-    with progress_console.status("planted models") as status:
+    # On Ray each model has a row of its own.
+    with nullcontext() if ray else progress_console.status("planted models") as status:
+        said = status.update if status else _nothing
         if jobs > 1:
             names, _ = checked(chosen, split, model, half_samples)
-            _in_processes(asked, names, min(jobs, len(names)), status.update)
-        found = asked.league(chosen, model, status.update)
+            _in_processes(asked, names, min(jobs, len(names)), said)
+        found = asked.league(chosen, model, said)
     means = {
         ranking: {name: asdict(value) for name, value in figures.items()}
         for ranking, figures in found.means().items()
@@ -164,6 +174,7 @@ class _Asked:
     half_samples: int
     journal: Path
     device: str | None
+    ray: str | None = None
 
     def rankings(self) -> list[Ranking]:
         return [ranking_of(name) for name in self.names]
@@ -176,16 +187,24 @@ class _Asked:
     ) -> League:
         """Run what is not in the journal yet, and return all results."""
         from cna_lens.evidence.benchmark import bench_rankings
+        from cna_lens.models.cluster.showing import WorkerRows
 
-        return bench_rankings(
-            rankings,
-            split=self.split,
-            models=models,
-            n_half_samples=self.half_samples,
-            journal=self.journal,
-            device=self.device,
-            started=started,
-        )
+        with WorkerRows() as rows:
+            return bench_rankings(
+                rankings,
+                split=self.split,
+                models=models,
+                n_half_samples=self.half_samples,
+                journal=self.journal,
+                device=self.device,
+                started=started,
+                ray=self.ray,
+                show=rows,
+            )
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 def _in_processes(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from cna_lens.discovery.rankings.protocol import Ranking, described
 from cna_lens.errors import InputError
@@ -18,6 +20,10 @@ from cna_lens.evidence.league import League, Scored
 from cna_lens.evidence.planted_model import PlantedModel, has_metric
 from cna_lens.metrics.behaviours import BEHAVIOURS, Behaviour
 from cna_lens.metrics.first_token import LogOdds
+from cna_lens.models.cluster.placing import Needs
+from cna_lens.models.cluster.showing import Working
+from cna_lens.models.cluster.workers import Job, ModelTasks, run_on_ray
+from cna_lens.models.estimate import Requirements, requirements
 from cna_lens.models.loading.planted import Split, planted_models, planting, planting_sha256
 from cna_lens.results.journal import Journal
 from cna_lens.results.provenance import library_versions
@@ -33,6 +39,8 @@ def bench_rankings(
     seed: int = 0,
     device: str | None = None,
     started: Callable[[str], None] = lambda _: None,
+    ray: str | None = None,
+    show: Callable[[Sequence[Working]], object] = lambda _: None,
 ) -> League:
     """Run rankings on planted models, whose true neurons are known.
 
@@ -52,13 +60,19 @@ def bench_rankings(
             positive and a negative prompt, and all pairs of an item or none.
         seed: of the halves.
         device: as for `load_model`.
-        started: is told the name of each model and ranking before it runs.
+        started: is told the name of each model and ranking before it runs in this process.
+        ray: address of a Ray cluster on which models run side by side, "local" for one that begins
+            and ends with the run; None to run in this process. This process writes the journal. A
+            ranking of your own is sent to the workers; modules that it imports must be there.
+        show: is told what all workers on Ray are doing, whenever that changes; see `WorkerRows`.
 
     Raises:
         InputError: a model is of the other split or does not exist; a model or ranking is named
             twice; there is no ranking; there would be one half-sample, which has no spread; a
-            ranking has a metric of its own, which would ask for another behaviour; or the journal
-            is of another split, other versions or another bench.
+            ranking has a metric of its own, which would ask for another behaviour; the journal is
+            of another split, other versions or another bench; with Ray, also as for `run_on_ray`,
+            or the device is one certain GPU.
+        CnaLensError: with Ray, as for `run_on_ray`.
     """
     names, labels = checked(rankings, split, models, n_half_samples)
     depends_on = {
@@ -73,30 +87,123 @@ def bench_rankings(
         ),
         "code": _hash(Path(__file__).parent, Path(inspect.getfile(Behaviour))),
     }
-    scored: list[Scored] = []
+    entries: list[_Entry] = []
     for name in names:
         file = None if journal is None else journal / f"{name.rpartition('/')[2]}.jsonl"
         known = Journal(file, "bench", depends_on)
         on = f"{name} {planting_sha256(name)} {device} {_prompts_hash(name)}"
-        loaded = None
         for ranking, label in zip(rankings, labels, strict=True):
-            key = f"{on} {_key(ranking)}"
-            in_halves = f"{key} {n_half_samples} halves, seed {seed}"
-            if key not in known or (n_half_samples and in_halves not in known):
-                started(f"{name}: {label}")
-                loaded = loaded or PlantedModel.load(name, device)
-                if key not in known:
-                    known.add(key, loaded.score(ranking, label).record())
-                if n_half_samples and in_halves not in known:
-                    halves = _halves(loaded.behaviour, n_half_samples, seed)
-                    found = loaded.half_samples(ranking, halves)
-                    known.add(in_halves, {"halves": [asdict(each) for each in found]})
-            result = Scored.from_record(known[key])
+            task = BenchTask(f"{on} {_key(ranking)}", name, ranking, label, device)
+            entries.append(_Entry(known, task))
             if n_half_samples:
-                halves = tuple(map(Recovery.from_record, known[in_halves]["halves"]))
-                result = replace(result, half_samples=halves)
-            scored.append(result)
+                key = f"{task.key} {n_half_samples} halves, seed {seed}"
+                task = replace(task, key=key, n_half_samples=n_half_samples, seed=seed)
+                entries.append(_Entry(known, task))
+    missing = [each.task for each in entries if each.task.key not in each.known]
+    journals = {each.task.model: each.known for each in entries}
+    ran = _in_process(missing, started) if ray is None else _on_ray(missing, ray, device, show)
+    with closing(ran):
+        for task, record in ran:
+            journals[task.model].add(task.key, record)
+    scored: list[Scored] = []
+    for each in entries:
+        record = each.known[each.task.key]
+        if each.task.n_half_samples:
+            halves = tuple(map(Recovery.from_record, record["halves"]))
+            scored[-1] = replace(scored[-1], half_samples=halves)
+        else:
+            scored.append(Scored.from_record(record))
     return League(split, tuple(scored))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A task, and the journal that has its record or lacks it."""
+
+    known: Journal
+    task: BenchTask
+
+
+@dataclass(frozen=True)
+class BenchTask:
+    """One record of the bench: a ranking on a model, or the same in halves of the prompts.
+
+    Attributes:
+        key: the record's key in the journal of the model.
+        model: the planted model's name.
+        ranking: the ranking.
+        label: its name and settings.
+        device: as for `load_model`.
+        n_half_samples: number of halves; 0 to rank by all prompts and ablate.
+        seed: of the halves.
+    """
+
+    key: str
+    model: str
+    ranking: Ranking
+    label: str
+    device: str | None
+    n_half_samples: int = 0
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """One useful line."""
+        return f"{self.label}, half-samples" if self.n_half_samples else self.label
+
+
+class Bench(Job[BenchTask]):
+    """Loads planted models and runs the tasks of the bench."""
+
+    def load(self, task: BenchTask) -> PlantedModel:
+        """The model of a task, with the discovery prompts read."""
+        return PlantedModel.load(task.model, task.device)
+
+    def run(self, loaded: PlantedModel, task: BenchTask) -> dict[str, Any]:
+        """The record of a task."""
+        if not task.n_half_samples:
+            return loaded.score(task.ranking, task.label).record()
+        halves = _halves(loaded.behaviour, task.n_half_samples, task.seed)
+        return {"halves": [asdict(each) for each in loaded.half_samples(task.ranking, halves)]}
+
+
+Ran = Generator[tuple[BenchTask, dict[str, Any]]]
+
+
+def _in_process(tasks: Sequence[BenchTask], started: Callable[[str], None]) -> Ran:
+    job, name, loaded = Bench(), "", None
+    for task in tasks:
+        started(f"{task.model}: {task}")
+        if task.model != name:
+            # One model at a time in memory.
+            loaded = None
+            name, loaded = task.model, job.load(task)
+        yield task, job.run(cast("PlantedModel", loaded), task)
+
+
+def _on_ray(
+    tasks: Sequence[BenchTask],
+    address: str,
+    device: str | None,
+    show: Callable[[Sequence[Working]], object],
+) -> Ran:
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(f"device is {device!r}; Ray chooses which GPU: give 'cpu' or 'cuda'")
+    by_model: dict[str, list[BenchTask]] = {}
+    for task in tasks:
+        by_model.setdefault(task.model, []).append(task)
+    groups = [
+        ModelTasks(name, mine, Needs(0 if device == "cpu" else None, estimate=_estimate))
+        for name, mine in by_model.items()
+    ]
+    with closing(run_on_ray(groups, Bench(), address=address, show=show)) as finished:
+        for each in finished:
+            yield each.task, each.result
+
+
+@cache
+def _estimate(device: Literal["cuda", "cpu"]) -> Requirements:
+    # Behaviours are planted in the demo model, and change none of its shapes.
+    return requirements("demo", device=device, new_tokens=planted_model.MAX_NEW_TOKENS)
 
 
 def checked(

@@ -1,3 +1,11 @@
+from .cluster.placing import Machine as Machine, Needs as Needs, resources as resources
+from .cluster.showing import WorkerRows as WorkerRows, Working as Working
+from .cluster.workers import (
+    Finished as Finished,
+    Job as Job,
+    ModelTasks as ModelTasks,
+    run_on_ray as run_on_ray,
+)
 from .estimate import Requirements as Requirements, requirements as requirements
 from .hooked_model import HookedModel as HookedModel, model_name as model_name
 from .inside.expert_hooks import expert_hooks as expert_hooks
@@ -88,7 +96,12 @@ __all__ = [
     "AnswerLogProbs",
     "ChatSettings",
     "CompiledProgram",
+    "Finished",
     "HookedModel",
+    "Job",
+    "Machine",
+    "ModelTasks",
+    "Needs",
     "Planting",
     "Positions",
     "PromotedTokens",
@@ -99,6 +112,8 @@ __all__ = [
     "Split",
     "TokenActivations",
     "TokenIds",
+    "WorkerRows",
+    "Working",
     "answer_log_probs",
     "compiled_program",
     "compiled_programs",
@@ -126,6 +141,8 @@ __all__ = [
     "prompt_set",
     "read_prompts",
     "requirements",
+    "resources",
+    "run_on_ray",
     "shared_prefix_length",
     "stream",
     "token_activations",

@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cna_lens import planted_models
 from experiments.benchmarks import costs, cpu, generation, gpu, shapes
+from experiments.benchmarks.side_by_side import SideBySide
 from experiments.benchmarks.timing import Measure
 from experiments.shared.result_files import RESULTS, Folder, environment, write_record
 
@@ -47,6 +49,24 @@ def costs_command(
 ) -> None:
     """Learned rankings, integrated gradients and evidence on the demo model."""
     _report("costs", costs.run(repeats, only), out)
+
+
+@app.command("ray")
+def ray_command(
+    out: Out = Path("out/benchmarks"),
+    repeats: Repeats = 1,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Planted models of the split tuning; the first two by default."),
+    ] = None,
+    ranking: Annotated[
+        list[str] | None, typer.Option(help="Rankings; contrast and random by default.")
+    ] = None,
+) -> None:
+    """The bench in one process, and in two workers of one core each; needs two quiet cores."""
+    models = model or planted_models("tuning")[:2]
+    side_by_side = SideBySide(models, ranking or ("contrast", "random"), out / "ray", repeats)
+    _report("ray", side_by_side.run(), out)
 
 
 @app.command("shapes")

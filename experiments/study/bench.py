@@ -42,6 +42,7 @@ class Bench:
         weights_sha256: the hash of its weights.
         folder: takes activations that do not fit into memory, and texts.
         keep_text: also write prompts and answers to files of their own.
+        n_devices: number of GPUs to spread the model over; None for that of the settings.
         show: shows a text on the screen.
     """
 
@@ -54,10 +55,12 @@ class Bench:
         *,
         device: str | None = None,
         keep_text: bool = False,
+        n_devices: int | None = None,
         show: Callable[[str], object] = print,
     ) -> None:
         """Load the model."""
-        spread_over = {"n_devices": subject.pair.devices} if subject.pair.devices > 1 else {}
+        wanted = n_devices or subject.pair.devices or 1
+        spread_over = {"n_devices": wanted} if wanted > 1 else {}
         self.study = study
         self.sources = sources
         self.folder = folder

@@ -158,7 +158,7 @@ def _memory(study: Study, models: list[tuple[str, str]]) -> str:
     names = {model for model, _ in models}
     pairs = [pair for pair in study.pairs if {pair.instruct, pair.base} & names]
     unknown = [pair.name for pair in pairs if pair.memory_gib is None]
-    known = [(pair.memory_gib, pair.devices, pair.name) for pair in pairs if pair.memory_gib]
+    known = [(pair.memory_gib, pair.devices or 1, pair.name) for pair in pairs if pair.memory_gib]
     if not known:
         return f"Memory: not given for {', '.join(unknown)}" if unknown else "Memory: none"
     most, devices, name = max(known)

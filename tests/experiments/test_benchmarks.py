@@ -1,13 +1,15 @@
 """The benchmarks run on a CPU, so that they do not fail on a rented GPU."""
 
 import dataclasses
+import json
 import time
 from mmap import mmap
+from pathlib import Path
 
 import psutil
 import pytest
 
-from experiments.benchmarks import busy, generation, gpu, timing
+from experiments.benchmarks import busy, generation, gpu, side_by_side, timing
 from experiments.benchmarks.memory_watch import growth_mib
 
 
@@ -91,3 +93,30 @@ def test_neighbours_end_with_the_measured_process(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert set(children()) == before
+
+
+def test_both_ways_to_run_the_bench_are_timed_and_their_records_compared(tmp_path, monkeypatch):
+    calls = []
+
+    def python(threads, code, *arguments):
+        calls.append((threads, code, arguments))
+        if code == side_by_side.EMPTY:
+            return
+        folder = Path(arguments[arguments.index("--out") + 1])
+        folder.mkdir(parents=True)
+        # With two threads one sum has another last digit.
+        value = 0.3 + 1e-16 * (threads == 2)
+        scored = [
+            {"value": value, "cost": {"forward": 1.0, "seconds": len(calls)}},
+            {"value": 0.25, "cost": {"forward": 1.0, "seconds": len(calls)}},
+        ]
+        (folder / "tuning.json").write_text(json.dumps({"scored": scored}))
+
+    monkeypatch.setattr(side_by_side, "_python", python)
+    measures = side_by_side.SideBySide(("a", "b"), ("random",), tmp_path, 1).run()
+    assert [threads for threads, *_ in calls] == [1, 2, 1, 1]
+    assert ["local" in arguments for *_, arguments in calls] == [False, False, True, False]
+    assert calls[2][2][-8:] == (
+        *("--ranking", "random", "--model", "a", "--model", "b", "--ray", "local"),
+    )
+    assert [(each.value, each.unit) for each in measures[-2:]] == [(1, "of 2"), (2, "of 2")]

@@ -3,34 +3,31 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
-from pathlib import Path
 
 import harness_tasks
 import hub_mirror
 import psutil
 import pytest
 import ray
+import ray_clusters
 import ray_workers
-from ray.cluster_utils import Cluster
 from reproducing import PAIRS, records, reproduce, write_settings
 
 from cna_lens import CnaLensError, InputError
+from cna_lens.models import Needs
+from cna_lens.models.cluster import workers
 from cna_lens.results import Journal
-from experiments.study import on_ray, running
 from experiments.study.cells import Cell
-from experiments.study.on_ray import Needs, OnRay, resources
+from experiments.study.on_ray import OnRay
 from experiments.study.running import run_cells
 
 pytestmark = pytest.mark.ray
 
 CELLS = [Cell("answers", f"model-{i % 2}", "float32", block=i) for i in range(8)]
 ONE_MODEL = CELLS[::2]
-GIB = 2**30
 OF_THE_RUN = ("seconds", "finished", "threads")
 """Provenance that differs from run to run."""
 
@@ -43,37 +40,15 @@ def offline(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_settings():
-    """Keep Ray from writing a token into the home folder, and from lowering workers' priority."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_worker_niceness", "0")
+    with ray_clusters.settings():
         yield
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(ray_settings):
     """A cluster that outlives runs, and claims to have GPUs."""
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    # `Cluster` notes its address there, wherever its own folder is.
-    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(ray_workers.__file__).parent), *sys.path])
-        )
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 2,
-                "num_gpus": 3,
-                "object_store_memory": 2**27,
-                "include_dashboard": False,
-                "temp_dir": folder,
-            },
-        )
-    yield cluster.address
-    cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with ray_clusters.cluster(num_cpus=2, num_gpus=3) as cluster:
+        yield cluster.address
 
 
 def run(path, address, load, cells=CELLS, gpus=1):
@@ -108,7 +83,7 @@ def kill_a_measuring_worker():
     """Kill one worker that measures a cell; returns its process id."""
     for process in children():
         with contextlib.suppress(psutil.Error):
-            if "Worker.measure" in " ".join(process.cmdline()):
+            if "Remote.run" in " ".join(process.cmdline()):
                 process.kill()
                 return process.pid
     return None
@@ -157,7 +132,7 @@ def test_an_error_of_a_cell_is_raised_as_in_one_process(tmp_path, address):
 
 
 def test_a_cell_that_kills_every_worker_is_given_up(tmp_path, address, monkeypatch, capsys):
-    monkeypatch.setattr(on_ray, "RESTARTS", 1)
+    monkeypatch.setattr(workers, "RESTARTS", 1)
     path, deaths = tmp_path / "records.jsonl", tmp_path / "deaths"
     with pytest.raises(CnaLensError, match=r"Ray gave up on answers, model-0.*up to 1 new"):
         run(path, address, ray_workers.Deadly(4, deaths), ONE_MODEL)
@@ -185,7 +160,7 @@ def test_weights_and_libraries_of_workers_are_checked(tmp_path, address, monkeyp
     Journal(path, "study", {}).add(cell.key, {"cell": cell.record(), "provenance": known})
     with pytest.raises(InputError, match="the weights of model-0 are weights of"):
         run(path, address, ray_workers.Load(), others)
-    monkeypatch.setattr(running, "library_versions", lambda: {"torch": "0.4"})
+    monkeypatch.setattr(workers, "library_versions", lambda: (("torch", "0.4"),))
     with pytest.raises(InputError, match=r"the worker of model-0 has torch .*, and this process 0"):
         run(path, address, ray_workers.Load(), others)
 
@@ -199,38 +174,3 @@ def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(CnaLensError, match=r"pip install 'cna-lens\[ray\]'"):
         run(tmp_path / "records.jsonl", "local", ray_workers.Load())
-
-
-@pytest.mark.parametrize(
-    ("needs", "machines", "asked"),
-    [
-        (Needs(1), [{"CPU": 16, "GPU": 8}], {"num_cpus": 1, "num_gpus": 1}),
-        (Needs(3, 165.0), [{"CPU": 16, "GPU": 8}], {"num_cpus": 1, "num_gpus": 3}),
-        # Without a GPU, models share the processors of all machines, each on one of them.
-        (Needs(1), [{"CPU": 16}], {"num_cpus": 8}),
-        (
-            Needs(0, 2.0),
-            [{"CPU": 16, "GPU": 8, "memory": 4 * GIB}],
-            {"num_cpus": 8, "memory": 2 * GIB},
-        ),
-        (Needs(1), [{"CPU": 4}, {"CPU": 12}, {}], {"num_cpus": 8}),
-        (Needs(1), [{"CPU": 4}, {"CPU": 6}], {"num_cpus": 5}),
-        (Needs(1), [{"CPU": 4}] * 9, {"num_cpus": 4}),
-        (Needs(1), [{"CPU": 1}], {"num_cpus": 1}),
-    ],
-)
-def test_a_model_takes_its_gpus_or_its_share_of_the_processors(needs, machines, asked):
-    assert resources("m", needs, machines, n_models=2) == asked
-
-
-@pytest.mark.parametrize(
-    ("needs", "message"),
-    [
-        (Needs(3), "m needs 1 CPUs, 3 GPUs, and no machine of the Ray cluster has as much; they"),
-        (Needs(0, 9.0), r"m needs 4 CPUs, 9.0 GiB, .* have 4 CPUs, 2 GPUs, 8.0 GiB; 4 CPUs"),
-    ],
-)
-def test_resources_that_no_machine_has_are_refused(needs, message):
-    machines = [{"CPU": 4, "GPU": 2, "memory": 8 * GIB}, {"CPU": 4, "memory": 8 * GIB}]
-    with pytest.raises(InputError, match=message):
-        resources("m", needs, machines, n_models=2)
