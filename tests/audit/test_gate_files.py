@@ -1,7 +1,9 @@
 """Attestations as JUnit and SARIF: the parts that these formats require, and what they say."""
 
 import json
+import math
 from dataclasses import replace
+from pathlib import PureWindowsPath
 from xml.etree import ElementTree
 
 import pytest
@@ -9,6 +11,8 @@ from canary_models import CANARIES
 
 import cna_lens
 from cna_lens import audit
+from cna_lens.audit.attestations.gate_files import uri_from
+from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.metrics import Missing
 
 
@@ -121,6 +125,54 @@ def test_only_what_does_not_pass_is_a_sarif_result(matched, tampered):
     found = [each["ruleId"] for each in run["results"]]
     assert found == ["audit/verdict", *(f"audit/{name.replace(' ', '-')}" for name in speaking)]
     assert run["properties"]["limits"] == " ".join(tampered.limits)
+
+
+@pytest.mark.parametrize(("score", "written"), [(math.nan, "NaN"), (math.inf, "Infinity")])
+def test_a_score_that_is_no_finite_number_is_written_as_out_does(matched, score, written):
+    (run,) = json.loads(audit.sarif(replace(matched, score=score), "model.json"))["runs"]
+    assert run["properties"]["score"] == written
+
+
+def test_both_files_say_whether_the_models_signature_was_verified(matched, fingerprint):
+    lies, verified = ModelSignature("m/model.sig"), ModelSignature("m/model.sig", "key.pem", 3)
+    refuses = replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
+    served = audit.judge_refusals([True] * 16 + [False] * 16, refuses, model="served")
+    for found, signature, is_verified in (
+        (matched, "none found", "no"),
+        (served, "none found", "no"),
+        (replace(matched, signature=lies), str(lies), "no"),
+        (replace(matched, signature=verified), str(verified), "yes"),
+    ):
+        _, suite, _ = cases_of(found)
+        told = {each.get("name"): each.get("value") for each in suite.iter("property")}
+        (run,) = json.loads(audit.sarif(found, "model.json"))["runs"]
+        for properties in (told, run["properties"]):
+            assert properties["signature"] == signature
+            assert properties["signature_verified"] == is_verified
+
+
+def uri_of(found, fingerprint):
+    (run,) = json.loads(audit.sarif(found, fingerprint))["runs"]
+    (place,) = run["results"][0]["locations"]
+    return place["physicalLocation"]["artifactLocation"]["uri"]
+
+
+def test_a_place_is_relative_to_the_working_folder_or_a_file_uri(tampered, tmp_path, monkeypatch):
+    working = tmp_path / "of me"
+    (working / "audit").mkdir(parents=True)
+    monkeypatch.chdir(working)
+    for below in ("audit/model.json", working / "audit/model.json", "../of me/audit/model.json"):
+        assert uri_of(tampered, below) == "audit/model.json"
+    assert uri_of(tampered, "../model.json") == (tmp_path / "model.json").resolve().as_uri()
+    # A link in the repository stays the place.
+    (working / "model.json").symlink_to(tmp_path / "model.json")
+    assert uri_of(tampered, working / "model.json") == "model.json"
+
+
+def test_a_place_on_windows_has_forward_slashes():
+    working = PureWindowsPath(r"C:\work")
+    assert uri_from(PureWindowsPath(r"C:\work\audit\m.json"), working) == "audit/m.json"
+    assert uri_from(PureWindowsPath(r"D:\m.json"), working) == "file:///D:/m.json"
 
 
 def test_names_that_are_markup_stay_text(matched):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -309,6 +310,42 @@ def test_a_signature_that_cannot_be_written_is_an_error_with_a_fix(model, keys):
     (model / "model.sig").mkdir()
     with pytest.raises(InputError, match=r"model\.sig cannot be written"):
         audit.sign_model(model, keys / "own/private.pem")
+
+
+def test_one_path_for_both_keys_is_refused_and_loses_none(tmp_path):
+    (tmp_path / "here").mkdir()
+    for public in ("key.pem", "here/../key.pem"):
+        with pytest.raises(InputError, match="give two paths"):
+            audit.new_key(tmp_path / "key.pem", tmp_path / public)
+    assert [each.name for each in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("linked", ["private.pem", "public.pem"])
+def test_no_key_is_written_through_a_link(tmp_path, linked):
+    (tmp_path / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"{linked} exists; a key is never replaced"):
+        audit.new_key(tmp_path / "private.pem", tmp_path / "public.pem")
+    assert [each.name for each in tmp_path.iterdir()] == [linked]
+
+
+def test_a_private_key_is_never_readable_by_others(tmp_path, monkeypatch):
+    modes = []
+    before = os.open
+
+    def seen(path, flags, mode=0o777, **options):
+        modes.append((Path(path).name, mode))
+        return before(path, flags, mode, **options)
+
+    monkeypatch.setattr("os.open", seen)
+    audit.new_key(tmp_path / "private.pem", tmp_path / "public.pem")
+    assert modes == [("private.pem", 0o600), ("public.pem", 0o666)]
+
+
+def test_a_key_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        audit.new_key(tmp_path / "private.pem", tmp_path / "file/public.pem")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_models_are_not_signed_with_other_keys_or_from_nothing(model, keys, tmp_path):

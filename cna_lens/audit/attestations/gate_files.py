@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from cna_lens.audit.attestations.answers import AnswersAttestation
 from cna_lens.audit.attestations.attestation import EXIT_CODES, Attestation, Check
+from cna_lens.results.files import json_text
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.rendering.visible import visible
 
@@ -79,7 +79,7 @@ def junit(found: Attestation | AnswersAttestation) -> str:
         Path("audit.xml").write_text(audit.junit(found))
 
     A check that indicates tampering is a failure; one that cannot tell is an error. Verdict,
-    reason, limits and score are properties of the suite, and the verdict's case says them too.
+    reason, limits, score and the model's signature are properties of the suite.
     """
     asked = cases(found)
     counts = {
@@ -121,17 +121,18 @@ def sarif(found: Attestation | AnswersAttestation, fingerprint: str | Path) -> s
 
     Each check is a rule. Only what does not pass is a result, because code scanning of GitHub
     takes every result for an alert, whatever its `kind`. The numbers of all checks, the verdict,
-    its reason and its limits are the run's properties.
+    its reason, its limits and the model's signature are the run's properties.
 
     Args:
         found: the attestation.
-        fingerprint: the path of the fingerprint's file, at which the results are shown; relative
-            to the root of the repository, if it is in one.
+        fingerprint: the path of the fingerprint's file, at which the results are shown. Below the
+            working folder it is written relative to it, as code scanning expects of the root of a
+            repository; elsewhere as a file URI.
     """
     asked = cases(found)
     place = {
         "physicalLocation": {
-            "artifactLocation": {"uri": quote(Path(fingerprint).as_posix())},
+            "artifactLocation": {"uri": _uri(fingerprint)},
             "region": {"startLine": 1},
         }
     }
@@ -169,10 +170,13 @@ def sarif(found: Attestation | AnswersAttestation, fingerprint: str | Path) -> s
         "properties": {**_said(found), "checks": checks},
     }
     log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(log, indent=1, allow_nan=False) + "\n"
+    return json_text(log, indent=1, sort_keys=False) + "\n"
 
 
 def _said(found: Attestation | AnswersAttestation) -> dict[str, Any]:
+    # The files of a model behind an endpoint are not seen.
+    signature = found.signature if isinstance(found, Attestation) else None
+    is_verified = signature is not None and signature.verified_with is not None
     return {
         "verdict": found.verdict,
         "why": found.why,
@@ -180,7 +184,32 @@ def _said(found: Attestation | AnswersAttestation) -> dict[str, Any]:
         "model": found.model,
         "fingerprint": found.fingerprint_of,
         "score": found.score,
+        "signature": "none found" if signature is None else str(signature),
+        "signature_verified": "yes" if is_verified else "no",
     }
+
+
+def _uri(path: str | Path) -> str:
+    """The URI of a file, relative where it lies below the working folder."""
+    # A last link is kept: a repository has it at the place of the link.
+    path = Path(path)
+    return uri_from(path.parent.resolve() / path.name, Path.cwd().resolve())
+
+
+def uri_from(path: PurePath, working: PurePath) -> str:
+    """The URI of an absolute path, relative to a folder that it is below.
+
+    >>> from pathlib import PurePosixPath, PureWindowsPath
+    >>> uri_from(PurePosixPath("/work/audit/of m.json"), PurePosixPath("/work"))
+    'audit/of%20m.json'
+    >>> uri_from(PureWindowsPath("C:/work/audit/m.json"), PureWindowsPath("c:/Work"))
+    'audit/m.json'
+    >>> uri_from(PurePosixPath("/elsewhere/m.json"), PurePosixPath("/work"))
+    'file:///elsewhere/m.json'
+    """
+    if path.is_relative_to(working):
+        return quote(path.relative_to(working).as_posix())
+    return path.as_uri()
 
 
 def _rule(case: Case) -> str:

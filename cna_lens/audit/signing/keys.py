@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from cna_lens.errors import FingerprintError, InputError
-from cna_lens.results.files import write_atomically
 
 INSTALL: Final = "pip install 'cna-lens[audit]'"
 
@@ -27,7 +27,8 @@ def new_key(private: str | Path, public: str | Path, kind: KeyKind = "ed25519") 
         kind: "ed25519", or "p256" for signatures in OpenSSF's model-signing format.
 
     Raises:
-        InputError: one of the files exists already, or the kind is unknown.
+        InputError: one of the files exists already or cannot be written, both are one file, or the
+            kind is unknown.
         FingerprintError: the package `cryptography` is missing.
     """
     ed25519, ec, serialization = packages()
@@ -38,18 +39,22 @@ def new_key(private: str | Path, public: str | Path, kind: KeyKind = "ed25519") 
     if kind not in makers:
         raise InputError(f"kind is {kind!r}, expected one of {', '.join(makers)}")
     private, public = Path(private), Path(public)
+    if private.resolve() == public.resolve():
+        raise InputError(f"private and public are both {private}; give two paths")
     if existing := [path for path in (private, public) if path.exists()]:
-        raise InputError(f"{existing[0]} exists; a key is never replaced, give another path")
+        raise _existing(existing[0])
     key = makers[kind]()
     secret = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    private.parent.mkdir(parents=True, exist_ok=True)
-    private.touch(mode=0o600)
-    private.write_bytes(secret)
-    write_atomically(public, public_pem(key.public_key()).decode())
+    _create(private, secret, 0o600)
+    try:
+        _create(public, public_pem(key.public_key()), 0o666)
+    except InputError:
+        private.unlink()
+        raise
 
 
 def check_private_key(path: str | Path) -> None:
@@ -116,6 +121,28 @@ def public_pem(key: Any) -> bytes:
 def hint(key: Any) -> str:
     """The SHA-256 of a public key's PEM, by which a bundle names its key."""
     return hashlib.sha256(public_pem(key)).hexdigest()
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file with a mode, less the umask; what is there, also a link, is kept."""
+    is_new = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb", opener=partial(os.open, mode=mode)) as file:
+            is_new = True
+            file.write(content)
+    except OSError as error:
+        if is_new:
+            path.unlink()
+        if isinstance(error, FileExistsError) and path.parent.is_dir():
+            raise _existing(path) from error
+        raise InputError(
+            f"the key {path} cannot be written: {error.strerror}; give another path"
+        ) from error
+
+
+def _existing(path: Path) -> InputError:
+    return InputError(f"{path} exists; a key is never replaced, give another path")
 
 
 def _key(path: str | Path, kind: str, load: Callable[[bytes], Any], of: tuple[type, ...]) -> Any:
