@@ -28,10 +28,7 @@ SAFETY: Final = 3.0
 """The lead of each token must be more than so many times what drift takes from it."""
 
 TOLERANCE: Final = 6.0
-"""Log-probabilities may move so many times as far as under the drift by which canaries are chosen.
-
-On the demo model, weights in bfloat16 move them about twice as far as the stream in bfloat16.
-"""
+"""So many times as far as drift moves them, log-probabilities may move."""
 
 LEAST_TOLERANCE: Final = 1e-3
 """In nats; endpoints round the log-probabilities that they report."""
