@@ -209,7 +209,8 @@ class _Judged:
     """Judges answers, each sequence of them once."""
 
     def __init__(self, canaries: audit.SensitiveCanaries, by: By) -> None:
-        self._canaries, self._by = canaries, by
+        self._canaries = canaries
+        self._by: By = by
         self._known: dict[tuple[bool, ...], bool] = {}
 
     def alarm(self, changed: tuple[bool, ...]) -> bool:

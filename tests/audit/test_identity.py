@@ -191,6 +191,12 @@ def test_an_endpoint_that_refuses_log_probabilities_is_asked_without(server, can
     assert (within.compared, within.missing) == (4, {"budget spent": N - 4})
 
 
+def test_log_probabilities_behind_a_temperature_of_0_say_nothing(server, canaries, genuine):
+    server.script = lambda prompt, body: with_log_probs(genuine[prompt], [0.0] * N_TOKENS)
+    found = asked(server, canaries)
+    assert (found.verdict, found.by) == ("match", "text")
+
+
 def test_malformed_log_probabilities_are_none(server, canaries, genuine):
     server.script = lambda prompt, body: with_log_probs(genuine[prompt], [None] * N_TOKENS)
     assert asked(server, canaries).by == "text"

@@ -55,7 +55,7 @@ def attest_identity(
         endpoint: the endpoint; its temperature should be 0, its default.
         canaries: the canaries of the model as it should be.
         log_probs: whether to compare log-probabilities too; "auto" does so if the endpoint gives
-            them with every answer.
+            them with every answer, and they are not all 0, as behind a temperature of 0.
         false_alarm_rate: the largest probability of an alarm if the model is the same.
         max_requests: the largest number of requests, retries included; None asks all canaries.
         max_seconds: after so many seconds no canary is asked, and no reply is waited for.
@@ -77,9 +77,7 @@ def attest_identity(
     random.Random(secrets.randbits(64) if seed is None else seed).shuffle(order)
     with tqdm(total=len(order), desc="asking", unit="canary", disable=not progress) as bar:
         replies = _replies(endpoint, canaries, order, log_probs, budget, bar.update)
-    answers = [each for each in replies if isinstance(each, Completion)]
-    given = all(each.log_probs is not None for each in answers)
-    by: By = "log-probabilities" if log_probs is True or (log_probs and given) else "text"
+    by: By = "log-probabilities" if _compares_log_probs(log_probs, replies) else "text"
     changed = [
         reply
         if isinstance(reply, Missing)
@@ -93,6 +91,14 @@ def attest_identity(
         by=by,
         false_alarm_rate=false_alarm_rate,
     )
+
+
+def _compares_log_probs(wanted: UseLogProbs, replies: Sequence[Completion | Missing]) -> bool:
+    if wanted != "auto":
+        return wanted
+    given = [each.log_probs for each in replies if isinstance(each, Completion)]
+    # Behind a temperature of 0 every token has probability 1; some endpoints report that.
+    return None not in given and any(any(each or ()) for each in given)
 
 
 def _replies(
