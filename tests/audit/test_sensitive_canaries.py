@@ -9,7 +9,7 @@ import torch
 
 from cna_lens import InputError, audit
 from cna_lens.audit.identity.choosing import benign_pool
-from cna_lens.audit.identity.drift import DRIFTS, Condition, rounded_weight, under
+from cna_lens.audit.identity.drift import DRIFTS, Condition, rounded_to_bits, under
 from cna_lens.audit.identity.predicted import predicted
 from cna_lens.audit.identity.sensitivity import covering, flips, layer_sensitivity
 from cna_lens.errors import FingerprintError, ModelError
@@ -93,17 +93,17 @@ def test_what_is_chosen_covers_the_layers_nearly_as_well_as_the_best_choice():
 
 def test_rounding_is_to_whole_steps_of_each_row_and_of_groups_with_few_bits():
     weight = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
-    rounded = rounded_weight(weight, 8)
+    rounded = rounded_to_bits(weight, 8)
     step = weight.abs().amax(1, keepdim=True) / 127
     assert torch.allclose(rounded / step, (weight / step).round(), atol=1e-3)
-    groups = rounded_weight(weight, 4).reshape(-1, 32)
+    groups = rounded_to_bits(weight, 4).reshape(-1, 32)
     largest = weight.reshape(-1, 32).abs().amax(1)
     assert torch.allclose(groups.abs().amax(1), largest, rtol=1e-5)
     assert all(len(group.unique()) <= 15 for group in groups)
-    shifted = rounded_weight(weight, 8, shifted=True)
+    shifted = rounded_to_bits(weight, 8, shifted=True)
     assert float((shifted - weight).abs().max()) <= 0.501 * float(step.max())
     assert torch.allclose(shifted / step - 0.5, (shifted / step - 0.5).round(), atol=1e-3)
-    assert rounded_weight(torch.zeros(2, 3), 8).equal(torch.zeros(2, 3))
+    assert rounded_to_bits(torch.zeros(2, 3), 8).equal(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("condition", [each for pair in DRIFTS.values() for each in pair])
@@ -112,7 +112,7 @@ def test_a_drift_changes_the_model_within_its_context_alone(served, condition):
     before, hashed = predicted(served, texts), weights_hash(served)
     within = predicted(served, texts, condition)
     away = float(within.away(before).max())
-    if condition.at_once and condition.stream is None:
+    if condition.dtype is None:
         assert away < 1e-4
     else:
         assert away > 1e-4
@@ -127,17 +127,19 @@ def test_weights_are_restored_after_an_error(served):
         assert weights_hash(served) != hashed
         raise KeyError
 
-    with pytest.raises(KeyError), under(served, Condition(weights=4)):
+    with pytest.raises(KeyError), under(served, Condition(bits=4)):
         fail()
     assert weights_hash(served) == hashed
 
 
 def test_offloaded_weights_are_not_rounded(monkeypatch, served):
-    away = {"lm_head.weight": torch.zeros(2, 2, device="meta")}
-    monkeypatch.setattr("cna_lens.audit.identity.drift.named_weights", lambda _: away)
+    offloaded = torch.nn.Parameter(torch.zeros(2, 2, device="meta"))
+    monkeypatch.setattr(
+        torch.nn.Module, "named_parameters", lambda _: iter([("lm_head.weight", offloaded)])
+    )
     with (
         pytest.raises(ModelError, match=r"lm_head\.weight .* is offloaded"),
-        under(served, Condition(weights=8)),
+        under(served, Condition(bits=8)),
     ):
         pass
 
@@ -146,7 +148,7 @@ def test_margins_say_whether_greedy_answers_stay(served):
     ids = encode(served, POOL[:8]).ids
     texts = own_answers(served, ids, N_TOKENS)
     assert predicted(served, texts).kept.all()
-    with under(served, Condition(weights=3)):
+    with under(served, Condition(bits=3)):
         kept = predicted(served, texts).kept.tolist()
         now = own_answers(served, ids, N_TOKENS)
     assert kept == [a.ids == b.ids for a, b in zip(texts, now, strict=True)]
@@ -205,7 +207,7 @@ def test_a_small_change_of_the_weights_moves_the_chosen_ones_more_than_the_other
             for weight, original in zip(mlp_weights(served), before, strict=True):
                 weight.copy_(original)
     chosen, others = (moved / 10).tolist()
-    assert chosen > 2 * others
+    assert chosen > 1.5 * others
     assert chosen > 0.1
 
 
@@ -219,14 +221,17 @@ def test_no_chosen_answer_moves_under_the_drift_by_which_it_was_chosen(served, c
     assert len(canaries.prompts) < canaries.n_stable <= canaries.n_pool == len(POOL)
 
 
-def test_drift_is_counted_in_a_condition_by_which_no_canary_was_chosen(served):
+def test_drift_is_counted_in_a_condition_by_which_no_canary_was_chosen(served, monkeypatch):
+    conditions = (Condition(bits=8), Condition(bits=5))
+    monkeypatch.setattr("cna_lens.audit.identity.choosing.DRIFTS", {"int8": conditions})
     found = audit.sensitive_canaries(served, POOL, 20, n_tokens=N_TOKENS, drift=["int8"])
     texts = own_answers(served, encode(served, found.prompts).ids, N_TOKENS)
-    first, second = (predicted(served, texts, each).kept for each in DRIFTS["int8"])
+    first, second = (predicted(served, texts, each).kept for each in conditions)
     (counted,) = found.drifted
     assert first.all()
     assert counted.text == int((~second).sum()) > 0
     assert counted.log_probs >= counted.text
+    assert counted.drift == "int8"
     assert found.expected("text").value == counted.text / 20
 
 

@@ -62,7 +62,7 @@ def null_runs(
     for name, (batch_size, dtype) in tqdm(
         CONDITIONS.items(), desc="null spread", unit="condition", disable=not progress
     ):
-        with rounded_stream(model, dtype):
+        with _rounded(model, dtype):
             now = measure(model, canaries, position=position, batch_size=batch_size)
         found.append(NullRun(name, spread(reference, now), movement(reference, now)))
     return tuple(found)
@@ -92,7 +92,7 @@ def spread(
     return largest
 
 
-def rounded_stream(model: HookedModel, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+def _rounded(model: HookedModel, dtype: torch.dtype | None) -> AbstractContextManager[None]:
     """Round all that is written to the residual stream, as a model of that type would hold it."""
     if dtype is None:
         return nullcontext()

@@ -27,7 +27,7 @@ from cna_lens.results.provenance import library_versions
 SAFETY: Final = 3.0
 """The lead of each token must be more than so many times what drift takes from it."""
 
-TOLERANCE: Final = 6.0
+TOLERANCE: Final = 3.0
 """So many times as far as drift moves them, log-probabilities may move."""
 
 LEAST_TOLERANCE: Final = 1e-3
@@ -90,7 +90,8 @@ def sensitive_canaries(
         n: how many to choose, at least 10.
         n_tokens: tokens of each answer.
         drift: what counts as the same model: some of "batch size", "bfloat16", "int8" and "int4".
-            The last two round weights in place, and restore them.
+            All but the first compute in bfloat16; the
+            last two round the matrices before. The weights are restored.
         change: the relative change of the weights that canaries should show.
         key: the key of the answers' hashes, by default a random one.
         batch_size: prompts for each backward pass.
