@@ -147,6 +147,7 @@ def test_errors_time_outs_and_cut_answers_leave_a_canary_out_and_are_counted(
 
 def test_too_few_replies_give_no_verdict(server, canaries, genuine):
     server.script = answering(genuine)
+    canaries = replace(canaries, drifted=(audit.Drifted("a", 0, 0),))
     needed = 3
     rate = canaries.expected("text").high
     assert audit.judge_identity([True] * needed, canaries, model="m").verdict == "changed"

@@ -90,8 +90,8 @@ def sensitive_canaries(
         n: how many to choose, at least 10.
         n_tokens: tokens of each answer.
         drift: what counts as the same model: some of "batch size", "bfloat16", "int8" and "int4".
-            All but the first compute in bfloat16; the
-            last two round the matrices before. The weights are restored.
+            All but the first compute in bfloat16, and the last two round the matrices before. The
+            weights are restored.
         change: the relative change of the weights that canaries should show.
         key: the key of the answers' hashes, by default a random one.
         batch_size: prompts for each backward pass.
