@@ -56,6 +56,10 @@ def test_many_changed_answers_raise_the_alarm_soon():
     course = capitals([True] * 10, rate=0.07, n=50)
     assert next(at for at, capital in enumerate(course, 1) if capital >= 100) == 3
     assert least_changed(0.07, 50, 0.01) == 3
+    for rate in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4):
+        least = least_changed(rate, 50, 0.01)
+        before, after = capitals([True] * least, rate, 50)[-2:]
+        assert before < 100 <= after
     assert least_changed(0.07, 50, 0.001) == 4
     assert least_changed(0.07, 2, 0.01) is None
 

@@ -89,6 +89,8 @@ def test_what_is_chosen_covers_the_layers_nearly_as_well_as_the_best_choice():
         assert len(set(chosen)) == 3
         best = max(map(covered, combinations(range(8), 3)))
         assert covered(chosen) >= (1 - 1 / math.e) * best
+    alike = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.0, 0.5]]).double()
+    assert covering(alike, 2) == [0, 2]
 
 
 def test_rounding_is_to_whole_steps_of_each_row_and_of_groups_with_few_bits():
