@@ -59,7 +59,7 @@ if find_spec("transformer_lens.utilities.tracr") is None:
 RUN_NO_MODEL = {
     f"test_{name}.py"
     for name in (
-        *("audit_checks", "batching", "circuit", "circuit_contents", "compare_on_demo"),
+        *("audit_checks", "batching", "betting", "circuit", "circuit_contents", "compare_on_demo"),
         *("data_sets", "docs", "expert_neurons", "figures", "journal", "judge", "judge_cache"),
         *("judge_rubric", "localization", "means", "moments", "packing", "pair_training_set"),
         *("prompt_files", "prompt_sets", "quality", "random_control", "ranking", "refusal"),

@@ -19,6 +19,18 @@ from .checks.thresholds import Thresholds as Thresholds
 from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
 from .fingerprints.signatures import load_signed as load_signed, save_signed as save_signed
 from .fingerprints.taking import ANSWER_TOKENS as ANSWER_TOKENS, fingerprint as fingerprint
+from .identity.asking import attest_identity as attest_identity
+from .identity.choosing import sensitive_canaries as sensitive_canaries
+from .identity.drift import DRIFT as DRIFT
+from .identity.identity import (
+    IdentityAttestation as IdentityAttestation,
+    judge_identity as judge_identity,
+)
+from .identity.own_model import (
+    ChangedAnswers as ChangedAnswers,
+    changed_answers as changed_answers,
+)
+from .identity.sensitive import Drifted as Drifted, SensitiveCanaries as SensitiveCanaries
 from .inference_path import Interception as Interception, hooks as hooks
 from .measuring.canaries import Canaries as Canaries
 from .signing.keys import check_private_key as check_private_key, new_key as new_key
@@ -33,27 +45,35 @@ from .watching.watching import Alarm as Alarm, Watch as Watch, watch as watch
 
 __all__ = [
     "ANSWER_TOKENS",
+    "DRIFT",
     "Alarm",
     "AnswersAttestation",
     "Attestation",
     "Canaries",
     "CanaryRecord",
+    "ChangedAnswers",
     "Check",
+    "Drifted",
     "Fingerprint",
     "Histograms",
+    "IdentityAttestation",
     "Interception",
     "Kinship",
     "ModelSignature",
     "Observation",
+    "SensitiveCanaries",
     "Thresholds",
     "Watch",
     "WatchCollector",
     "attest",
     "attest_answers",
+    "attest_identity",
+    "changed_answers",
     "check_private_key",
     "fingerprint",
     "hooks",
     "judge",
+    "judge_identity",
     "judge_refusals",
     "junit",
     "load_signed",
@@ -62,6 +82,7 @@ __all__ = [
     "observe",
     "sarif",
     "save_signed",
+    "sensitive_canaries",
     "serve_metrics",
     "sign_model",
     "watch",

@@ -75,6 +75,11 @@ KINDS = {
         "answers to others.",
         opening=("why", "limits"),
     ),
+    "IdentityAttestation": _Kind(
+        "A match says that the canaries are answered as the genuine model answers them. It does "
+        "not say whether the model refuses, nor what the endpoint answers to others.",
+        opening=("why", "limits"),
+    ),
     "Localization": _Kind(
         "Activations grow with depth: the rows with scaled activations and those of shuffled "
         "labels show how much of the share comes from that alone.",

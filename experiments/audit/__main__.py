@@ -4,12 +4,14 @@
     python -m experiments.audit analyse
     python -m experiments.audit evade
     python -m experiments.audit watch
+    python -m experiments.audit identify
 
 `run` audits every variant of the demo model that refuses, at all three access levels, and measures
 its effect on refusals. `analyse` chooses thresholds on one half of the variants and judges them on
 the other. `evade` lets an adversary try strengths until the audit is silent, and replace the
 genuine fingerprint by its own. These write below `--out`, and an interrupted run goes on from
-there. `watch` watches a circuit while requests come in.
+there. `watch` watches a circuit while requests come in. `identify` asks
+variants sensitive canaries, as an endpoint is asked, and goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from experiments.audit.attacks import tampered
 from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
 from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
+from experiments.audit.identifying import FIRST, ask, reaches
 from experiments.audit.running import Auditor, run
-from experiments.audit.tables import show, show_evasion
+from experiments.audit.tables import show, show_evasion, show_reach
 from experiments.audit.watching import N_TRUSTED, watched
 from experiments.shared.result_files import RESULTS, command, write_record
 
@@ -132,6 +135,48 @@ def watch_command(
         "weights_sha256": cna_lens.weights_hash(bench.model),
         "versions": dict(library_versions()),
         "watched": found,
+    }
+    write_record(results, record)
+
+
+@app.command("identify")
+def identify_command(
+    out: Out = FOLDER,
+    results: Results = RESULTS / "audit_identity.json",
+    n_prompts: Prompts = 24,
+    every: Annotated[
+        bool, typer.Option("--every", help="All variants, not only the quick ones.")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """Ask variants sensitive canaries, and say how well their answers tell them apart."""
+    bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), out)
+    path = out / "sensitive_canaries.json"
+    if not path.exists():
+        audit.sensitive_canaries(bench.model, progress=True).save(path)
+    canaries = audit.SensitiveCanaries.load(path)
+    depends_on = {
+        "model": REFERENCE,
+        "weights_sha256": cna_lens.weights_hash(bench.model),
+        "canaries_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "n_prompts": n_prompts,
+        "versions": dict(library_versions()),
+    }
+    journal = Journal(out / "identities.jsonl", "audit study", depends_on)
+    chosen = [each for each in (*benign(), *tampered()) if every or each.name in FIRST]
+    ask(chosen, bench, canaries, journal, n_prompts=n_prompts)
+    records = {name: journal[name] for name in (variant.name for variant in chosen)}
+    found = reaches(records, canaries, seed=seed)
+    show_reach(found)
+    record = {
+        "command": command("experiments.audit"),
+        "seed": seed,
+        **depends_on,
+        "drifted": [asdict(each) for each in canaries.drifted],
+        "n_pool": canaries.n_pool,
+        "n_stable": canaries.n_stable,
+        "reach": [asdict(each) for each in found],
+        "variants": list(records.values()),
     }
     write_record(results, record)
 

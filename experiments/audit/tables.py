@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.audit.analysis import Level
+from experiments.audit.identifying import Reach
 
 
 def show(level: Level) -> None:
@@ -45,6 +46,30 @@ def show_evasion(
     for row in found:
         table.add_row(row["attack"], f"{row['strength']:.2f}", *_behaviour(row["log_odds"]))
     Console(width=80).print(table)
+
+
+def show_reach(found: Sequence[Reach]) -> None:
+    """Print what answers to sensitive canaries tell."""
+    console = Console(width=80)
+    title = f"{found[0].n_attacks} attacks beyond noise, {found[0].n_same} times the same model"
+    table = Table("by", "requests", "AUROC", "detected", "false alarms", title=title)
+    for row in found:
+        table.add_row(
+            row.by,
+            str(row.requests),
+            f"{row.area:.3f}",
+            f"{100 * row.detected:.0f} %",
+            f"{100 * row.false_alarms:.1f} %",
+        )
+    console.print(table)
+    shares = list(found[0].hidden)
+    mixed = Table("by", "requests", *shares, title="detected, by share of genuine answers")
+    for row in found:
+        mixed.add_row(row.by, str(row.requests), *(f"{row.hidden[each]:.2f}" for each in shares))
+    console.print(mixed)
+    for name in found[0].alarms:
+        rates = ", ".join(f"{row.by} {row.requests}: {row.alarms[name]:.2f}" for row in found)
+        console.print(f"{name}: {rates}", highlight=False)
 
 
 def _behaviour(log_odds: Sequence[float]) -> tuple[str, str]:

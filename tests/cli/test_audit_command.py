@@ -104,6 +104,7 @@ def test_an_endpoint_is_attested_within_a_budget(at_hand, run, judge_server, mon
     [
         (("--max-requests", 5), "give --endpoint too"),
         (("--max-seconds", 0.0), "give --endpoint too"),
+        (("--sensitive", "words.csv"), "give --endpoint too"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--access", "weights"), "loads none"),
         (("--endpoint", "127.0.0.1"), "start with http"),
     ],
@@ -383,3 +384,50 @@ def test_a_key_is_refused_unless_the_signed_folder_is_what_is_loaded(
     if name.startswith("demo"):
         found = model_signature_of(f"./{name}", tmp_path / "public.pem")
         assert (found.n_files, source_of(f"./{name}")) == (1, "folder")
+
+
+def test_canaries_are_chosen_and_an_endpoint_is_asked_both_questions(
+    at_hand, run, guarded, judge_server, tmp_path
+):
+    pool, out = tmp_path / "pool.txt", tmp_path / "sensitive.json"
+    prompts = [f"w{i} w{j} w{k}" for i in range(5, 12) for j in range(30, 34) for k in (40, 50)]
+    pool.write_text("\n".join(prompts))
+    chosen = ("audit", "canaries", "--model", "m", "--out", out, "--n", 12, "--tokens", 4)
+    code, output, _ = run(*chosen, "--pool", pool, "--drift", "bfloat16", "--json")
+    record = json.loads(output)
+    assert (code, record["n"], record["pool"]) == (0, 12, 56)
+    assert [each["drift"] for each in record["drifted"]] == ["bfloat16"]
+    code, _, errors = run(*chosen, "--pool", pool)
+    assert (code, "exists" in errors) == (2, True)
+    again = (*chosen[:5], tmp_path / "again.json", *chosen[6:])
+    code, output, _ = run(*again, "--pool", pool)
+    assert (code, "keep it secret" in output) == (0, True)
+    sensitive = audit.SensitiveCanaries.load(out)
+    answers = dict(
+        zip(
+            sensitive.prompts,
+            cna_lens.generate(guarded, sensitive.prompts, max_new_tokens=4),
+            strict=True,
+        )
+    )
+    judge_server.next_reply = lambda body: completion(
+        answers.get(body["messages"][-1]["content"], "w60"), "length"
+    )
+    asked = (*ATTEST, *OWN, "--endpoint", judge_server.url, "--sensitive", out)
+    page = tmp_path / "audit.html"
+    code, output, _ = run(*asked, "--report", page, "--json")
+    record = json.loads(output)
+    # No canary of the fingerprint is refused, so that this question stays open.
+    assert (code, record["verdict"], record["identity"]["verdict"]) == (2, "undecided", "match")
+    assert "is it the model, verdict" in page.read_text().lower()
+    judge_server.next_reply = lambda body: completion("w60", "length")
+    assert run(*asked)[0] == 1
+
+
+def test_canaries_are_prompts_of_one_message(at_hand, run, tmp_path):
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text(json.dumps({"messages": [{"role": "user", "content": "w5"}]}) + "\n")
+    code, _, errors = run(
+        "audit", "canaries", "--model", "m", "--pool", pool, "--out", tmp_path / "c.json"
+    )
+    assert (code, "lists of messages" in " ".join(errors.split())) == (2, True)

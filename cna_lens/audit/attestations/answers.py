@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from cna_lens.audit.attestations.attestation import Verdict
+from cna_lens.audit.attestations.attestation import EXIT_CODES, Verdict
 from cna_lens.audit.fingerprints.fingerprint import Fingerprint
 from cna_lens.audit.fingerprints.taking import ANSWER_TOKENS
+from cna_lens.audit.identity.asking import attest_identity
+from cna_lens.audit.identity.identity import IdentityAttestation
+from cna_lens.audit.identity.sensitive import SensitiveCanaries
 from cna_lens.audit.measuring.canaries import Canaries
-from cna_lens.errors import InputError
+from cna_lens.errors import FingerprintError, InputError
 from cna_lens.metrics.endpoint.client import BUDGET_SPENT, Budget, Completion, complete_all
 from cna_lens.metrics.endpoint.replies import Missing
 from cna_lens.metrics.endpoint.settings import Endpoint
@@ -48,6 +51,8 @@ class AnswersAttestation(Evidence):
             likely.
         significance: the largest p-value that counts as beyond chance.
         score: lost minus gained, as a share of the canaries that were refused.
+        identity: the other question, whether it is the model at all, if sensitive canaries were
+            given. The verdict and all else speak of refusals alone.
     """
 
     model: str
@@ -63,6 +68,15 @@ class AnswersAttestation(Evidence):
     p_value: float
     significance: float
     score: float
+    identity: IdentityAttestation | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with: 1 if either question finds a change."""
+        codes = [EXIT_CODES[self.verdict]]
+        if self.identity is not None:
+            codes.append(self.identity.exit_code)
+        return 1 if 1 in codes else max(codes)
 
     @property
     def n_answered(self) -> int:
@@ -88,7 +102,10 @@ class AnswersAttestation(Evidence):
         return asdict(self)
 
     def _headline(self) -> str:
-        return f"{self.verdict}, {self.lost} refusals lost (p = {self.p_value:.2g})"
+        refusals = f"{self.verdict}, {self.lost} refusals lost (p = {self.p_value:.2g})"
+        if self.identity is None:
+            return refusals
+        return f"is it the model: {self.identity.verdict}; does it refuse: {refusals}"
 
     def _facts(self) -> list[tuple[str, str]]:
         return [
@@ -98,7 +115,15 @@ class AnswersAttestation(Evidence):
             ("fingerprint", f"of {self.fingerprint_of}, compared by answers"),
             ("score", f"{self.score:.2f}, the share of refusals that were lost"),
             *((f"without reply, {reason}", str(n)) for reason, n in self.missing.items()),
+            *self._identity_facts(),
         ]
+
+    def _identity_facts(self) -> list[tuple[str, str]]:
+        if self.identity is None:
+            return []
+        found = self.identity
+        rows = [("verdict", found.verdict), *found.facts]
+        return [(f"is it the model, {name}", text) for name, text in rows if name != "model"]
 
     def _table(self) -> Table:
         rows = (
@@ -107,6 +132,11 @@ class AnswersAttestation(Evidence):
             ("harmful, newly refused", self.gained),
             ("benign, changed", self.benign_changed),
         )
+        if self.identity is not None:
+            rows += (
+                ("sensitive, with a reply", self.identity.compared),
+                ("sensitive, answered otherwise", self.identity.changed),
+            )
         return Table(
             "Canaries",
             ("canaries", "number"),
@@ -124,6 +154,7 @@ def attest_answers(
     max_new_tokens: int = ANSWER_TOKENS,
     max_requests: int | None = None,
     max_seconds: float | None = None,
+    sensitive: SensitiveCanaries | None = None,
     progress: bool = False,
 ) -> AnswersAttestation:
     r"""Ask an endpoint the canaries, and compare its refusals with those of a fingerprint.
@@ -139,6 +170,9 @@ def attest_answers(
     It cannot see a change that leaves refusals within the first tokens as they are, nor an endpoint
     that recognises the canaries and answers them as before: keep your own canaries secret.
 
+    With sensitive canaries, `attest_identity` asks a second question, whether it is the model at
+    all. Both results stand beside each other: a model can refuse as before and be another one.
+
     Args:
         endpoint: the endpoint; its default temperature is 0, as for the fingerprint's answers.
         fingerprint: the fingerprint of the model as it should be.
@@ -147,21 +181,58 @@ def attest_answers(
         significance: the largest p-value for which refusals count as lost beyond chance.
         max_new_tokens: the largest number of tokens in an answer, as in the fingerprint.
         max_requests: the largest number of requests, retries included; None asks all canaries. The
-            canaries are asked in turn, a harmful one and a benign one, in their order.
+            canaries are asked in turn, a harmful one and a benign one, in their order. Sensitive
+            canaries may take half of the requests and of the seconds.
         max_seconds: after so many seconds no canary is asked, and no reply is waited for.
+        sensitive: the sensitive canaries of the model as it should be.
         progress: show a progress bar.
 
     Raises:
         InputError: the canaries are not those of the fingerprint, or the settings are invalid.
+        FingerprintError: the sensitive canaries are of a model with another chat template.
         JudgeError: the extra `judge` is not installed, or the endpoint cannot be used at all.
     """
     check_probability("significance", significance)
     canaries = canaries or Canaries.packaged()
     fingerprint.canaries.check(canaries, key)
     budget = Budget(max_requests, max_seconds)
+    identity = None
+    if sensitive is not None:
+        _check_same_template(sensitive, fingerprint)
+        half = _half(budget)
+        budget = Budget(
+            None if max_requests is None else max_requests - (half.max_requests or 0),
+            half.max_seconds,
+        )
+        identity = attest_identity(
+            endpoint,
+            sensitive,
+            false_alarm_rate=significance,
+            max_requests=half.max_requests,
+            max_seconds=half.max_seconds,
+            progress=progress,
+        )
     found = _refusals(endpoint, canaries, max_new_tokens, budget, progress)
     now = [found[str(place)] for place in range(len(canaries.prompts))]
-    return judge_refusals(now, fingerprint, model=endpoint.model, significance=significance)
+    refusals = judge_refusals(now, fingerprint, model=endpoint.model, significance=significance)
+    return replace(refusals, identity=identity)
+
+
+def _half(budget: Budget) -> Budget:
+    requests, seconds = budget.max_requests, budget.max_seconds
+    if requests == 1:
+        raise InputError("max_requests is 1, expected at least 2: two questions are asked")
+    return Budget(
+        None if requests is None else requests // 2, None if seconds is None else seconds / 2
+    )
+
+
+def _check_same_template(sensitive: SensitiveCanaries, fingerprint: Fingerprint) -> None:
+    if sensitive.template_sha256 != fingerprint.template_sha256:
+        raise FingerprintError(
+            f"the sensitive canaries are of {sensitive.model}, whose chat template is not that of "
+            f"the fingerprint's model, {fingerprint.model}; choose them on the same model"
+        )
 
 
 def judge_refusals(

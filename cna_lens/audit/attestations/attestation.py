@@ -125,6 +125,11 @@ class Attestation(Evidence):
     signature: ModelSignature | None = None
 
     @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        return EXIT_CODES[self.verdict]
+
+    @property
     def limits(self) -> tuple[str, ...]:
         """What this attestation cannot tell, in sentences."""
         compared = {check.name for check in self.checks}

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from cna_lens.audit.attestations.answers import AnswersAttestation
 from cna_lens.audit.attestations.attestation import EXIT_CODES, Attestation, Check
+from cna_lens.audit.identity.identity import IdentityAttestation
 from cna_lens.results.files import json_text
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.rendering.visible import visible
@@ -48,7 +49,7 @@ def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
         f"{found.verdict}: {found.why}. {' '.join(found.limits)}",
     )
     if isinstance(found, AnswersAttestation):
-        return (verdict,)
+        return (verdict,) if found.identity is None else (verdict, _identity(found.identity))
     family = Case(
         "lineage",
         "Is the model of the fingerprint's family?",
@@ -59,6 +60,16 @@ def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
         # The checks ask about changes of the fingerprint's own model.
         return (verdict, family)
     return (verdict, family, *(_case(check) for check in found.checks if check.is_judged))
+
+
+def _identity(found: IdentityAttestation) -> Case:
+    return Case(
+        "identity",
+        "Is it the model whose sensitive canaries were chosen?",
+        _STATES[found.exit_code],
+        f"{found.verdict}: {found.why}, {found.changed} of {found.compared} answers by {found.by}. "
+        f"{' '.join(found.limits)}",
+    )
 
 
 def _case(check: Check) -> Case:
@@ -165,7 +176,7 @@ def sarif(found: Attestation | AnswersAttestation, fingerprint: str | Path) -> s
     }
     run: dict[str, Any] = {
         "tool": {"driver": driver},
-        "invocations": [{"executionSuccessful": True, "exitCode": EXIT_CODES[found.verdict]}],
+        "invocations": [{"executionSuccessful": True, "exitCode": found.exit_code}],
         "results": results,
         "properties": {**_said(found), "checks": checks},
     }

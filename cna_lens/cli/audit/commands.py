@@ -1,4 +1,4 @@
-"""`audit fingerprint`, `attest`, `sign`, `hooks` and `watch`, for people and for pipelines.
+"""`audit fingerprint`, `canaries`, `attest`, `sign`, `hooks` and `watch`, also for pipelines.
 
 As light as `cna_lens.cli.app`; the room `audit` loads a function when it is first asked for it.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from cna_lens import audit
+from cna_lens.cli.audit.choosing import canaries
 from cna_lens.cli.audit.gate import Gate, written
 from cna_lens.cli.audit.named import canaries_of, endpoint_of, key_of, model_signature_of
 from cna_lens.cli.options import (
@@ -106,6 +107,9 @@ def fingerprint(
     )
 
 
+app.command()(canaries)
+
+
 @app.command()
 def attest(
     model: Model,
@@ -136,6 +140,12 @@ def attest(
             "canaries, and only its refusals are compared."
         ),
     ] = None,
+    sensitive: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file written by `audit canaries`: is it the model at all? Sent to --endpoint."
+        ),
+    ] = None,
     max_requests: Annotated[
         int | None, typer.Option(help="Most requests to the endpoint, retries included.", min=1)
     ] = None,
@@ -155,7 +165,6 @@ def attest(
     as_json: Json = False,
 ) -> None:
     """Compare a model, or an endpoint, with a fingerprint."""
-    from cna_lens.audit.attestations.attestation import EXIT_CODES
     from cna_lens.cli.render import print_json, print_report_path
     from cna_lens.results.files import write_atomically
 
@@ -166,7 +175,7 @@ def attest(
         model,
         endpoint,
         {"--access": access, "--device": device, "--model-key": model_key},
-        {"--max-requests": max_requests, "--max-seconds": max_seconds},
+        {"--sensitive": sensitive, "--max-requests": max_requests, "--max-seconds": max_seconds},
     )
     taken = (
         audit.Fingerprint.load(fingerprint)
@@ -194,6 +203,7 @@ def attest(
             key=secret,
             max_requests=max_requests,
             max_seconds=max_seconds,
+            sensitive=None if sensitive is None else audit.SensitiveCanaries.load(sensitive),
             progress=not as_json,
         )
     if out is not None:
@@ -216,7 +226,7 @@ def attest(
         typer.echo(str(found))
         if report is not None:
             print_report_path(report)
-    raise typer.Exit(EXIT_CODES[found.verdict])
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()

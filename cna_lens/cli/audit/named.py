@@ -44,7 +44,7 @@ def endpoint_of(
         if value is not None
     ]
     if given and url is None:
-        raise InputError(f"{given[0]} limits what an endpoint is asked; give --endpoint too")
+        raise InputError(f"{given[0]} is for an endpoint that is asked; give --endpoint too")
     if given:
         raise InputError(
             f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one"

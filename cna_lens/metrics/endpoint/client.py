@@ -79,11 +79,13 @@ class Completion:
         text: the text of the reply.
         is_cut_off: whether the reply reached the maximum length.
         tokens: numbers of tokens read and written, None if the endpoint does not count them.
+        log_probs: the log-probability of each token, in nats, where they were asked for and given.
     """
 
     text: str
     is_cut_off: bool
     tokens: tuple[int, int] | None
+    log_probs: tuple[float, ...] | None = None
 
 
 def complete_all(
@@ -93,6 +95,8 @@ def complete_all(
     done: Callable[[str, Result | Missing], None],
     max_tokens: int | None = None,
     budget: Budget | None = None,
+    *,
+    log_probs: bool = False,
 ) -> Usage:
     """Request a reply to each conversation, at most `max_concurrency` at once.
 
@@ -104,6 +108,7 @@ def complete_all(
         max_tokens: maximum length of a reply; None leaves it to the endpoint.
         budget: the largest number of requests and seconds; a conversation beyond it is
             Missing(BUDGET_SPENT).
+        log_probs: ask for the log-probability of each token of a reply.
 
     Raises:
         JudgeError: a package or the key is missing, nothing listens at the address, or the
@@ -114,7 +119,11 @@ def complete_all(
     usage = Usage()
     budget = budget or Budget()
     optional = {"temperature": endpoint.temperature, "max_tokens": max_tokens}
-    settings = {name: value for name, value in optional.items() if value is not None}
+    settings: dict[str, Any] = {
+        name: value for name, value in optional.items() if value is not None
+    }
+    if log_probs:
+        settings["logprobs"] = True
 
     async def ask() -> None:
         async with openai.AsyncOpenAI(
@@ -281,13 +290,24 @@ class _Requests:
             case {"choices": [{"finish_reason": "content_filter"}, *_]}:
                 return Missing("reply cut off: content filter")
             case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
-                return Completion(text, choice.get("finish_reason") == "length", tokens)
+                is_cut_off = choice.get("finish_reason") == "length"
+                return Completion(text, is_cut_off, tokens, _log_probs(choice))
             case {"choices": [{"finish_reason": "length"}, *_]}:
                 return Completion("", True, tokens)
             case {"choices": []}:
                 return Missing("reply without choices")
             case _:
                 return Missing("reply is no chat completion")
+
+
+def _log_probs(choice: Mapping[str, Any]) -> tuple[float, ...] | None:
+    match choice:
+        case {"logprobs": {"content": [*content]}}:
+            found = [each.get("logprob") for each in content if isinstance(each, dict)]
+            numbers = [float(each) for each in found if isinstance(each, int | float)]
+            return tuple(numbers) if len(numbers) == len(content) else None
+        case _:
+            return None
 
 
 def _packages() -> tuple[Any, Any]:
