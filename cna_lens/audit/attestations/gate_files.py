@@ -220,7 +220,7 @@ def uri_from(path: PurePath, working: PurePath) -> str:
     """
     if path.is_relative_to(working):
         return quote(path.relative_to(working).as_posix())
-    return path.as_uri()
+    return f"file:///{quote(path.as_posix().lstrip('/'), safe='/:')}"
 
 
 def _rule(case: Case) -> str:
