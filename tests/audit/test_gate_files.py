@@ -11,7 +11,7 @@ from canary_models import CANARIES
 
 import cna_lens
 from cna_lens import audit
-from cna_lens.audit.attestations.gate_files import uri_from
+from cna_lens.audit.attestations.gate_files import uri_below
 from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.metrics import Missing
 
@@ -171,8 +171,8 @@ def test_a_place_is_relative_to_the_working_folder_or_a_file_uri(tampered, tmp_p
 
 def test_a_place_on_windows_has_forward_slashes():
     working = PureWindowsPath(r"C:\work")
-    assert uri_from(PureWindowsPath(r"C:\work\audit\m.json"), working) == "audit/m.json"
-    assert uri_from(PureWindowsPath(r"D:\m.json"), working) == "file:///D:/m.json"
+    assert uri_below(PureWindowsPath(r"C:\work\audit\m.json"), working) == "audit/m.json"
+    assert uri_below(PureWindowsPath(r"D:\m.json"), working) is None
 
 
 def test_names_that_are_markup_stay_text(matched):
