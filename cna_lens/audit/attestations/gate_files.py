@@ -204,23 +204,22 @@ def _uri(path: str | Path) -> str:
     """The URI of a file, relative where it lies below the working folder."""
     # A last link is kept: a repository has it at the place of the link.
     path = Path(path)
-    return uri_from(path.parent.resolve() / path.name, Path.cwd().resolve())
+    whole = path.parent.resolve() / path.name
+    return uri_below(whole, Path.cwd().resolve()) or whole.as_uri()
 
 
-def uri_from(path: PurePath, working: PurePath) -> str:
-    """The URI of an absolute path, relative to a folder that it is below.
+def uri_below(path: PurePath, working: PurePath) -> str | None:
+    """The URI of an absolute path, relative to a folder; None if it is not below that folder.
 
     >>> from pathlib import PurePosixPath, PureWindowsPath
-    >>> uri_from(PurePosixPath("/work/audit/of m.json"), PurePosixPath("/work"))
+    >>> uri_below(PurePosixPath("/work/audit/of m.json"), PurePosixPath("/work"))
     'audit/of%20m.json'
-    >>> uri_from(PureWindowsPath("C:/work/audit/m.json"), PureWindowsPath("c:/Work"))
+    >>> uri_below(PureWindowsPath("C:/work/audit/m.json"), PureWindowsPath("c:/Work"))
     'audit/m.json'
-    >>> uri_from(PurePosixPath("/elsewhere/m.json"), PurePosixPath("/work"))
-    'file:///elsewhere/m.json'
     """
-    if path.is_relative_to(working):
-        return quote(path.relative_to(working).as_posix())
-    return f"file:///{quote(path.as_posix().lstrip('/'), safe='/:')}"
+    if not path.is_relative_to(working):
+        return None
+    return quote(path.relative_to(working).as_posix())
 
 
 def _rule(case: Case) -> str:
