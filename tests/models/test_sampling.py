@@ -15,7 +15,9 @@ def sample(model, prompts, **options):
     return cna_lens.generate(model, prompts, **options)
 
 
-@settings(max_examples=20, deadline=None)
+# The same examples each time: about once in 100,000 draws, one lies within rounding of the border
+# between two tokens.
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(
     strategies.families,
     strategies.prompt_sets(max_length=6),

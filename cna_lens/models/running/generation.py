@@ -30,7 +30,8 @@ def generate(
     with their masks and a KV cache. A common prefix is computed once, and finished answers leave
     the batch. An answer ends before its first end-of-turn token. In float32, each answer is the
     same as if its prompt had run alone. This holds for sampling too, since each prompt has its own
-    random generator; repeated prompts get different samples.
+    random generator, except where a draw lies within rounding of the border between two tokens;
+    repeated prompts get different samples.
 
     The text has no special tokens, except those that mark reasoning (`REASONING_FORMATS`). Where
     the prompt ends inside reasoning, as some chat templates have it, the text begins with the
