@@ -362,6 +362,7 @@ def demo(
         Path | None, typer.Option(help="HTML file to write; by default report.html in the folder.")
     ] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     keep_text: KeepText = False,
     as_json: Json = False,
 ) -> None:
@@ -372,7 +373,14 @@ def demo(
     check_folder(out)
     check_file(report, "--report")
     result = run(
-        model, out, prompts, device, report=report, keep_text=keep_text, verbose=not as_json
+        model,
+        out,
+        prompts,
+        device,
+        dtype=dtype,
+        report=report,
+        keep_text=keep_text,
+        verbose=not as_json,
     )
     if as_json:
         print_json(result)

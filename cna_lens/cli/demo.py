@@ -16,7 +16,7 @@ from cna_lens.cli.conditions import (
     beside_control,
     command_line,
 )
-from cna_lens.cli.options import load_quietly
+from cna_lens.cli.options import Precision, load_quietly
 from cna_lens.cli.rates import cell_record, print_cells, print_files
 from cna_lens.cli.render import console, print_report_path
 from cna_lens.discovery.collection import collect
@@ -51,13 +51,14 @@ def run(
     n_prompts: int,
     device: str | None = None,
     *,
+    dtype: Precision = "float32",
     report: Path | None = None,
     keep_text: bool = False,
     verbose: bool = True,
 ) -> dict[str, Any]:
     """Run the demo, write circuits, labels, run and report to `out`, and print the result."""
     started = time.perf_counter()
-    loaded = load_quietly(model, device)
+    loaded = load_quietly(model, device, dtype)
     discovery, evaluation = prompt_set("refusal"), prompt_set("refusal_evaluation")
     sets = discovery.positive, discovery.negative
     circuit = find_circuit(loaded, *sets, hash_weights=True)
@@ -72,7 +73,7 @@ def run(
     }
     benign = collect(loaded, discovery.negative, progress=True)
     options: dict[str, Option] = {"model": model, "prompts": n_prompts, "out": out}
-    options |= {"device": device, "keep_text": keep_text}
+    options |= {"device": device, "dtype": dtype, "keep_text": keep_text}
     cells = answer_under_conditions(
         loaded,
         [

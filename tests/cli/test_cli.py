@@ -447,6 +447,17 @@ def test_the_demo_prints_its_answer_first_beside_controls_and_keeps_no_text(
     assert steered == [record.sha256 for record in expected.records]
 
 
+def test_the_demo_runs_in_the_precision_asked_for(run, tmp_path, monkeypatch):
+    def loaded(model, device, dtype):
+        raise cna_lens.InputError(f"{model} on {device} in {dtype}")
+
+    monkeypatch.setattr(demo_command, "load_quietly", loaded)
+    arguments = "demo", "--out", tmp_path, "--device", "cpu", "--dtype", "bfloat16"
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert "demo-refusal on cpu in bfloat16" in error
+
+
 def test_estimate_prints_the_requirements_of_a_configuration(run, folder):
     arguments = ["estimate", "--model", "a-name", "--config", folder / "config.json"]
     options = ["--dtype", "bfloat16", "--card", 24, "--tflops", 0.001, "--prompts", 10]

@@ -1,6 +1,7 @@
 """Attribution patching against finite differences, true ablations and completeness."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import reference
@@ -9,6 +10,8 @@ import torch
 
 import cna_lens
 from cna_lens import AttributionPatching, InputError, LogitDifference, LogOdds, score_neurons
+from cna_lens.discovery.rankings import gradients
+from cna_lens.models.trial import trial
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30, 31, 32], [40, 41], [50, 5, 51, 6, 52]]
 NEGATIVE = [[33, 34, 35], [36, 37], [38, 39, 40, 41, 42, 43]]
@@ -112,27 +115,73 @@ def test_near_the_mean_scores_are_the_true_effects_of_ablation():
     torch.testing.assert_close(scores, effects, rtol=1e-2, atol=2e-3 * float(effects.abs().max()))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_integrated_gradients_of_a_layer_sum_to_the_effect_of_setting_it_to_its_means(family):
+BEGINNING = [20, 21, 22, 23, 24]
+
+
+@pytest.mark.parametrize("beginning", [[], BEGINNING], ids=["", "after a common beginning"])
+@pytest.mark.parametrize(
+    ("family", "position"),
+    [("llama", -1), ("gemma3", -1), ("gpt2", -1), ("llama", -2), ("gemma3", -2), ("qwen2", 1)],
+)
+def test_integrated_gradients_of_a_layer_sum_to_the_effect_of_setting_it_to_its_means(
+    family, position, beginning
+):
     hf = exact(family)
-    baseline = reference.activations(hf, NEGATIVE).mean(0).split(tiny.WIDTH)
+    positive, negative = ([[*beginning, *ids] for ids in side] for side in (POSITIVE, NEGATIVE))
+    position += len(beginning) if position > 0 else 0
+    baseline = reference.activations(hf, negative, position).mean(0).split(tiny.WIDTH)
     effects = []
     for layer in range(2):
         effect = 0.0
-        for ids in POSITIVE:
-            activation = reference.activations(hf, [ids])[0].split(tiny.WIDTH)
+        for ids in positive:
+            activation = reference.activations(hf, [ids], position)[0].split(tiny.WIDTH)
             move = {layer: baseline[layer] - activation[layer]}
             before = log_odds(reference.logits(hf, ids)[-1])
-            effect += before - metric_after(hf, ids, at_place(-1, move), log_odds)
-        effects.append(effect / len(POSITIVE))
+            effect += before - metric_after(hf, ids, at_place(position, move), log_odds)
+        effects.append(effect / len(positive))
     model = tiny.bridge(family, dtype=torch.float64)
-    scores = score_neurons(
-        model, POSITIVE, NEGATIVE, AttributionPatching(metric=OPENINGS, steps=24)
+
+    def sums(steps):
+        ranking = AttributionPatching(metric=OPENINGS, steps=steps)
+        scores = score_neurons(model, positive, negative, ranking, position=position)
+        return [float(layer.sum()) for layer in scores.by_layer()]
+
+    assert sums(24) == pytest.approx(effects, rel=1e-4, abs=1e-5)
+    assert sums(0) != pytest.approx(effects, rel=1e-3)
+
+
+def test_integrated_gradients_compute_the_tokens_before_the_one_to_read_once(llama, monkeypatch):
+    ranking, computed = AttributionPatching(OPENINGS, steps=3), []
+    positive, negative = [[5, *ids] for ids in POSITIVE], NEGATIVE
+
+    def scored():
+        computed.clear()
+        with llama.hooks([("blocks.1.mlp.hook_post", lambda value, hook: count(value))]):
+            return score_neurons(llama, positive, negative, ranking).values
+
+    def count(value):
+        computed.append(value.shape[:2].numel())
+
+    quickly, few = scored(), sum(computed)
+    monkeypatch.setattr(gradients.GradientBatch, "from_read", lambda batch: [batch])
+    whole, many = scored(), sum(computed)
+    torch.testing.assert_close(quickly, whole, rtol=1e-4, atol=1e-6)
+    passes = 1 + 2 * (3 + 1)
+    before = sum(len(ids) - 1 for ids in positive)
+    longest = max(map(len, positive))
+    assert many - few == passes * len(positive) * (longest - 1) - before
+
+
+def test_a_model_without_a_cache_integrates_gradients_over_whole_prompts(monkeypatch):
+    ranking = AttributionPatching(OPENINGS, steps=3)
+    expected = score_neurons(tiny.bridge("llama"), POSITIVE, NEGATIVE, ranking).values
+    model = tiny.bridge("llama")
+    found = trial.tried(model)
+    monkeypatch.setattr(gradients, "tried", lambda _: replace(found, no_sharing="it forgets"))
+    monkeypatch.setattr(gradients, "forward_with_cache", None)
+    torch.testing.assert_close(
+        score_neurons(model, POSITIVE, NEGATIVE, ranking).values, expected, rtol=1e-4, atol=1e-6
     )
-    sums = [float(layer.sum()) for layer in scores.by_layer()]
-    assert sums == pytest.approx(effects, rel=1e-4, abs=1e-5)
-    plain = score_neurons(model, POSITIVE, NEGATIVE, AttributionPatching(metric=OPENINGS))
-    assert [float(layer.sum()) for layer in plain.by_layer()] != pytest.approx(effects, rel=0.01)
 
 
 def test_one_point_of_integrated_gradients_is_the_gradient_half_way():

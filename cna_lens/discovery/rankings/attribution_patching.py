@@ -64,7 +64,9 @@ class AttributionPatching(Ranking):
     gradients on activations: Sundararajan et al., arXiv 1703.01365, as Marks et al., arXiv
     2403.19647, use them for each submodule. Cost: one forward pass for each prompt, and one forward
     and one backward pass for each positive prompt; n steps add n + 1 of both for each layer and
-    positive prompt. Batches are sized so that the backward graph fits the memory.
+    positive prompt, of the tokens from the one that is read on: those before it do not change, and
+    their keys and values are computed once. A model that cannot continue from a cache computes them
+    each time. Batches are sized so that the backward graph fits the memory.
 
     Attributes:
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
@@ -145,10 +147,10 @@ def _integrated(
 
 
 class _Integrated(NamedTuple):
-    """Integrated gradients of one batch, and what they should sum to.
+    """Integrated gradients of prompts, and what they should sum to.
 
     Attributes:
-        sums: each neuron's scores, summed over prompts.
+        sums: each neuron's scores, summed over the prompts.
         attributed: the scores of each prompt, summed over the neurons of a layer.
         effects: by how much setting a whole layer to its means lowers the metric.
         noise: the rounding of all effects together.
@@ -163,33 +165,70 @@ class _Integrated(NamedTuple):
 def _along_lines(
     batch: GradientBatch, metric: Values, baseline: Float64[Tensor, " neuron"], steps: int
 ) -> _Integrated:
-    here = batch.run(metric)
+    found = [
+        # As many copies of a row as have no more tokens than the whole row, for the same memory.
+        _of_part(part, metric, baseline, steps, batch.ids.shape[1] // part.ids.shape[1])
+        for part in batch.from_read()
+    ]
+    return _Integrated(
+        sums=torch.stack([part.sums for part in found]).sum(0),
+        attributed=torch.cat([part.attributed for part in found], dim=1),
+        effects=torch.cat([part.effects for part in found], dim=1),
+        noise=sum(part.noise for part in found),
+    )
+
+
+def _of_part(
+    part: GradientBatch,
+    metric: Values,
+    baseline: Float64[Tensor, " neuron"],
+    steps: int,
+    at_once: int,
+) -> _Integrated:
+    here = part.run(metric)
     difference = here.activations - baseline
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    shares = torch.tensor(weights / 2)
+    shares = torch.tensor([*((nodes - 1) / 2), -1.0], dtype=torch.float64)
+    # The last share is the end of the line, of which the value alone is needed.
+    quadrature = torch.tensor([*(weights / 2), 0.0], dtype=torch.float64)
     scores: list[Tensor] = []
     effects: list[Tensor] = []
     start = 0
-    for layer, name in enumerate(mlp_hook_names(batch.model)):
+    for layer, name in enumerate(mlp_hook_names(part.model)):
         if name is None:
             continue
-        *found, at_means = [
-            batch.run(metric, [(name, _Move(batch.read, share, difference, start))], [layer])
-            for share in (*((nodes - 1) / 2).tolist(), -1.0)
+        found = [
+            _moved(part, metric, name, layer, some, difference[:, start:])
+            for some in shares.split(at_once)
         ]
-        at_nodes = torch.stack([each.gradients for each in found])
-        gradient = einsum(at_nodes, shares, "node prompt neuron, node -> prompt neuron")
+        gradients, values = (torch.cat(side, dim=1) for side in zip(*found, strict=True))
+        gradient = einsum(gradients, quadrature, "prompt node neuron, node -> prompt neuron")
         width = gradient.shape[-1]
         scores.append(gradient * difference[:, start : start + width])
-        effects.append(here.values - at_means.values)
+        effects.append(here.values - values[:, -1])
         start += width
-    precision = next(cast("Any", batch.model).parameters()).dtype
+    precision = next(cast("Any", part.model).parameters()).dtype
     return _Integrated(
         sums=torch.cat(scores, dim=-1).sum(0),
         attributed=torch.stack([layer.sum(-1) for layer in scores]),
         effects=torch.stack(effects),
         noise=float(torch.finfo(precision).eps * here.values.abs().sum() * len(effects)),
     )
+
+
+def _moved(
+    part: GradientBatch,
+    metric: Values,
+    name: str,
+    layer: int,
+    shares: Float64[Tensor, " node"],
+    difference: Float64[Tensor, "prompt later_neuron"],
+) -> tuple[Float64[Tensor, "prompt node neuron"], Float64[Tensor, "prompt node"]]:
+    """Gradients and metric where a layer is moved by shares of its difference, one a row."""
+    rows = part.repeated(len(shares))
+    found = rows.run(metric, [(name, _Move(rows.read, shares, difference))], [layer])
+    by_prompt = (len(part.ids), len(shares))
+    return found.gradients.unflatten(0, by_prompt), found.values.unflatten(0, by_prompt)
 
 
 def _check_completeness(missed: float, size: float, steps: int) -> None:
@@ -207,16 +246,16 @@ def _check_completeness(missed: float, size: float, steps: int) -> None:
 
 @dataclass(frozen=True)
 class _Move:
-    """Moves one layer's activations at the token to read by a share of their difference."""
+    """Moves a layer's activations at the token to read, in each row by another share."""
 
-    read: Int64[Tensor, " batch"]
-    share: float
-    difference: Float64[Tensor, "batch neuron"]
-    start: int
+    read: Int64[Tensor, " row"]
+    shares: Float64[Tensor, " node"]
+    difference: Float64[Tensor, "prompt later_neuron"]
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
-        move = self.share * self.difference[:, self.start : self.start + activation.shape[-1]]
+        difference = self.difference[:, : activation.shape[-1]]
+        moves = einsum(difference, self.shares, "prompt neuron, node -> prompt node neuron")
         moved = activation.clone()
-        rows = torch.arange(len(move), device=activation.device)
-        moved[rows, self.read.to(activation.device)] += move.to(activation)
+        rows = torch.arange(len(self.read), device=activation.device)
+        moved[rows, self.read.to(activation.device)] += moves.flatten(0, 1).to(activation)
         return moved

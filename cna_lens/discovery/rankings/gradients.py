@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,9 +18,15 @@ from cna_lens.metrics.first_token import Values
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.prompts.encoding import TokenIds
-from cna_lens.models.running.forward import SharedPrefix, forward_logits
+from cna_lens.models.running.forward import (
+    SharedPrefix,
+    forward_logits,
+    forward_with_cache,
+    sliding_window,
+)
 from cna_lens.models.running.memory import gradient_token_budget, run_in_batches
-from cna_lens.models.running.positions import prompt_lengths
+from cna_lens.models.running.positions import needs_whole_prompts, prompt_lengths
+from cna_lens.models.trial.trial import tried
 
 Result = TypeVar("Result")
 NamedHook = tuple[str, Callable[..., Any]]
@@ -152,6 +158,59 @@ class GradientBatch:
                 )
             found.append(Gradients(activations, gradients))
         return found
+
+    def from_read(self) -> list[GradientBatch]:
+        """The batch in parts, whose rows begin at the token to read.
+
+        A change at this token reaches no token before it, so the keys and values of those are
+        computed once, without a gradient. The rows of a part read at the same place. A batch of a
+        model that cannot continue from a cache is its own only part.
+        """
+        window = sliding_window(self.model)
+        if (
+            needs_whole_prompts()
+            or tried(self.model).no_sharing
+            or (window is not None and window < self.mask.shape[1])
+        ):
+            return [self]
+        return [self._from_place(int(place)) for place in self.read.unique()]
+
+    def _from_place(self, place: int) -> GradientBatch:
+        rows = (self.read == place).nonzero().flatten()
+        on_device = rows.to(self.ids.device)
+        n_prompt = [self.n_prompt[row] for row in rows.tolist()]
+        ids, mask = self.ids[on_device], self.mask[on_device]
+        prefix, before = self.prefix, self.prefix.length + place
+        if place:
+            with torch.no_grad(), prompt_lengths(n_prompt):
+                _, cache = forward_with_cache(
+                    self.model, ids[:, :place], mask[:, :before], prefix.expand(len(rows))
+                )
+            prefix = SharedPrefix(before, cache)
+        last = self.last[rows] - place
+        n_behind = int(last.max()) + 1
+        return GradientBatch(
+            model=self.model,
+            prompts=[self.prompts[row] for row in rows.tolist()],
+            ids=ids[:, place : place + n_behind],
+            mask=mask[:, : before + n_behind],
+            prefix=prefix,
+            n_prompt=n_prompt,
+            read=torch.zeros_like(last),
+            last=last,
+        )
+
+    def repeated(self, times: int) -> GradientBatch:
+        """The batch with each row several times, one after the other."""
+        return replace(
+            self,
+            prompts=[prompt for prompt in self.prompts for _ in range(times)],
+            ids=self.ids.repeat_interleave(times, dim=0),
+            mask=self.mask.repeat_interleave(times, dim=0),
+            n_prompt=[length for length in self.n_prompt for _ in range(times)],
+            read=self.read.repeat_interleave(times),
+            last=self.last.repeat_interleave(times),
+        )
 
     def _at_read(self, tensor: Float[Tensor, "batch pos d_mlp"]) -> Float64[Tensor, "prompt d_mlp"]:
         rows = torch.arange(len(self.ids), device=tensor.device)

@@ -27,11 +27,12 @@ MIN_SHARED_PREFIX = 4
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """The keys and values of the common beginning of all prompts, computed once.
+    """The keys and values of the beginning of several rows, computed once.
 
     Attributes:
         length: the number of tokens, 0 where nothing is shared.
-        cache: their keys and values for a batch of one, None where nothing is shared.
+        cache: their keys and values, None where nothing is shared: a batch of one where all rows
+            begin alike; otherwise of several, each of which begins as many successive rows.
         reason: why a common prefix is not shared, None otherwise.
     """
 
@@ -81,8 +82,8 @@ class SharedPrefix:
     def read_only(self) -> Any:
         """Give a cache for one forward pass of any batch, which does not change it.
 
-        It repeats the prefix for one layer at a time and keeps no later token, so a batch needs no
-        memory for the keys and values of all layers. None for no prefix.
+        It repeats the beginnings for one layer at a time and keeps no later token, so a batch needs
+        no memory for the keys and values of all layers. None for no prefix.
         """
         if self.cache is None:
             return None
@@ -119,15 +120,20 @@ class SharedPrefix:
 
 def _read_only(layer: Any) -> Any:
     def update(keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        batch = keys.shape[0]
         return (
-            torch.cat([layer.keys.expand(batch, -1, -1, -1), keys], dim=-2),
-            torch.cat([layer.values.expand(batch, -1, -1, -1), values], dim=-2),
+            torch.cat([_repeated(layer.keys, len(keys)), keys], dim=-2),
+            torch.cat([_repeated(layer.values, len(values)), values], dim=-2),
         )
 
     same = copy.copy(layer)
     same.update = update
     return same
+
+
+def _repeated(cached: Tensor, batch: int) -> Tensor:
+    if len(cached) == 1:
+        return cached.expand(batch, -1, -1, -1)
+    return cached.repeat_interleave(batch // len(cached), dim=0)
 
 
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
