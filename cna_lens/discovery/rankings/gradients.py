@@ -17,7 +17,9 @@ from cna_lens.errors import ActivationError, ModelError
 from cna_lens.metrics.first_token import Values
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
-from cna_lens.models.prompts.encoding import TokenIds
+from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
+from cna_lens.models.running.batching import pad
+from cna_lens.models.running.decoding import can_be_joined
 from cna_lens.models.running.forward import (
     SharedPrefix,
     forward_logits,
@@ -163,8 +165,9 @@ class GradientBatch:
         """The batch in parts, whose rows begin at the token to read.
 
         A change at this token reaches no token before it, so the keys and values of those are
-        computed once, without a gradient. The rows of a part read at the same place. A batch of a
-        model that cannot continue from a cache is its own only part.
+        computed once, without a gradient. Where padding before this token would change a row, rows
+        that read at other places are other parts. A batch of a model that cannot continue from a
+        cache is its own only part.
         """
         window = sliding_window(self.model)
         if (
@@ -173,32 +176,50 @@ class GradientBatch:
             or (window is not None and window < self.mask.shape[1])
         ):
             return [self]
-        return [self._from_place(int(place)) for place in self.read.unique()]
+        places = self.read.tolist()
+        # A row of padding alone would see no token, which not all attention can compute.
+        sees_tokens = self.prefix.length + min(places) > 0
+        if can_be_joined(self.model) and sees_tokens:
+            return [self._from_read(range(len(self.ids)))]
+        return [
+            self._from_read([row for row, own in enumerate(places) if own == place])
+            for place in sorted(set(places))
+        ]
 
-    def _from_place(self, place: int) -> GradientBatch:
-        rows = (self.read == place).nonzero().flatten()
-        on_device = rows.to(self.ids.device)
-        n_prompt = [self.n_prompt[row] for row in rows.tolist()]
-        ids, mask = self.ids[on_device], self.mask[on_device]
-        prefix, before = self.prefix, self.prefix.length + place
-        if place:
+    def _from_read(self, rows: Sequence[int]) -> GradientBatch:
+        read, last = (side[list(rows)] for side in (self.read, self.last))
+        n_prompt = [self.n_prompt[row] for row in rows]
+        of_row = [tuple(self.ids[row].tolist()) for row in rows]
+        before = [ids[:place] for ids, place in zip(of_row, read.tolist(), strict=True)]
+        behind = [
+            ids[place : end + 1]
+            for ids, place, end in zip(of_row, read.tolist(), last.tolist(), strict=True)
+        ]
+        prefix, seen = self.prefix, self.mask[list(rows), : self.prefix.length]
+        if any(before):
+            ids, seen = self._padded(before, seen)
             with torch.no_grad(), prompt_lengths(n_prompt):
-                _, cache = forward_with_cache(
-                    self.model, ids[:, :place], mask[:, :before], prefix.expand(len(rows))
-                )
-            prefix = SharedPrefix(before, cache)
-        last = self.last[rows] - place
-        n_behind = int(last.max()) + 1
+                _, cache = forward_with_cache(self.model, ids, seen, prefix.expand(len(rows)))
+            prefix = SharedPrefix(seen.shape[1], cache)
+        ids, mask = self._padded(behind, seen)
         return GradientBatch(
             model=self.model,
-            prompts=[self.prompts[row] for row in rows.tolist()],
-            ids=ids[:, place : place + n_behind],
-            mask=mask[:, : before + n_behind],
+            prompts=[self.prompts[row] for row in rows],
+            ids=ids,
+            mask=mask,
             prefix=prefix,
             n_prompt=n_prompt,
-            read=torch.zeros_like(last),
-            last=last,
+            read=torch.zeros_like(read),
+            last=last - read,
         )
+
+    def _padded(
+        self,
+        tokens: Sequence[TokenIds],
+        seen: Int64[Tensor, "batch seen_pos"],
+    ) -> tuple[Int64[Tensor, "batch pos"], Int64[Tensor, "batch whole_pos"]]:
+        ids, mask = pad(tokens, pad_token_id(self.model))
+        return ids.to(self.ids), torch.cat([seen, mask.to(seen)], dim=1)
 
     def repeated(self, times: int) -> GradientBatch:
         """The batch with each row several times, one after the other."""
