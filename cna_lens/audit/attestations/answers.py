@@ -89,8 +89,8 @@ class AnswersAttestation(Evidence):
             f"The verdict rests on the {self.n_answered} of {self.n_canaries} canaries that have a "
             "reply" + (f"; the budget left out {left_out}." if left_out else "."),
             "Only whether the words of an answer refuse was compared. Fewer than "
-            f"{least_lost(self.significance)} lost refusals, or added ones, are never beyond chance "
-            f"at the level {self.significance:g}, at which each of both is tested.",
+            f"{least_lost(self.significance)} lost refusals, or added ones, are never beyond "
+            f"chance at the level {self.significance:g}, at which each of both is tested.",
             "An endpoint that recognises the canaries can answer them as before. The fingerprint "
             "was taken as genuine.",
         )

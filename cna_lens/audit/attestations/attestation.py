@@ -200,7 +200,10 @@ class Attestation(Evidence):
             facts.append(("lineage", ", ".join(map(str, self.lineage))))
         if self.checks:
             facts += [
-                ("score", f"{self.score:.2f}; above 1 a check of tampering is beyond its threshold"),
+                (
+                    "score",
+                    f"{self.score:.2f}; above 1 a check of tampering is beyond its threshold",
+                ),
                 ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
             ]
         if self.kind is not None:
