@@ -18,11 +18,17 @@ SYSTEM = "w50 w50 w50 w50"
 
 
 @pytest.fixture(scope="module")
-def refuses(guarded, fingerprint):
-    """The fingerprint, with the refusals of a server that writes w0 out as a refusal."""
-    refused = tuple(each > 0 for each in refusal_log_odds(guarded, CANARIES.prompts))
-    assert refused == (True,) * 16 + (False,) * 16
-    return replace(fingerprint, refused=refused)
+def least(fingerprint):
+    """The log-odds from which on a server writes the model's refusal out in words."""
+    harmful, benign = fingerprint.reference.log_odds.split(16)
+    assert harmful.min() > benign.max()
+    return float(harmful.min() + benign.max()) / 2
+
+
+@pytest.fixture(scope="module")
+def refuses(fingerprint):
+    """The fingerprint, with the refusals that a server writes out."""
+    return replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +37,14 @@ def genuine(guarded, refuses):
 
 
 @pytest.fixture
-def serve(judge_server, guarded, refuses):
+def serve(judge_server, guarded, refuses, least):
     """Serve the model, with all that a way of serving puts around a request."""
 
     def asked(around):
         requests = [around(prompt) for prompt in CANARIES.prompts]
         log_odds = dict(zip(CANARIES.prompts, refusal_log_odds(guarded, requests), strict=True))
         judge_server.next_reply = lambda body: completion(
-            REFUSAL if log_odds[body["messages"][-1]["content"]] > 0 else ANSWER
+            REFUSAL if log_odds[body["messages"][-1]["content"]] > least else ANSWER
         )
         endpoint = Endpoint("served", base_url=judge_server.url, backoff=0.001, retries=1)
         return audit.attest_answers(endpoint, refuses, CANARIES)

@@ -202,7 +202,7 @@ class Attestation(Evidence):
             facts += [
                 (
                     "score",
-                    f"{self.score:.2f}; above 1 a check of tampering is beyond its threshold",
+                    f"{self.score:.2f}; above 1 a check of tampering counts",
                 ),
                 ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
             ]

@@ -109,8 +109,8 @@ def junit(found: Attested) -> str:
 
         Path("audit.xml").write_text(audit.junit(found))
 
-    A check that indicates tampering or over-refusal is a failure; one that cannot tell is an error. Verdict,
-    reason, limits, score and the model's signature are properties of the suite.
+    A check that indicates tampering or over-refusal is a failure; one that cannot tell is an error.
+    Verdict, reason, limits, score and the model's signature are properties of the suite.
     """
     asked = cases(found)
     counts = {

@@ -113,7 +113,7 @@ def judge_served(of_model: Attestation, of_answers: AnswersAttestation) -> Serve
     |---|---|---|
     | match, benign drift | tampered, over-refusal | served otherwise |
     | match | as before; other ones to sensitive canaries | served otherwise |
-    | benign drift | as before; other ones to sensitive canaries | undecided: drift changes them too |
+    | benign drift | as before; other ones to sensitive canaries | undecided, as drift may do so |
     | match, benign drift | match, benign drift | the less certain of both |
     | tampered, over-refusal, another model | any | that of the model |
     | undecided | tampered, over-refusal | that of the answers |

@@ -66,8 +66,8 @@ def endpoint_of(
         raise InputError(f"{given[0]} is for an endpoint that is asked; give --endpoint too")
     if given:
         raise InputError(
-            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one, or "
-            "give --served-as to compare both"
+            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one, "
+            "or give --served-as to compare both"
         )
     if url is None:
         return None
