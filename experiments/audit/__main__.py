@@ -9,11 +9,12 @@
 
 `run` audits every variant of the demo model that refuses, at all three access levels, and measures
 its effect on refusals. `analyse` chooses thresholds on some variants and judges others with them:
-halves, and kinds of attack and models that took no part. It reads one half of all variants, by kind,
-unless `--half` says otherwise, so that rules can be frozen before the second half is read. `evade` lets an adversary try strengths until the audit is silent, and replace the
-genuine fingerprint by its own. These write below `--out`, and an interrupted run goes on from
-there. `watch` watches a circuit while requests come in. `identify` asks
-variants sensitive canaries, as an endpoint is asked, and goes on where it was interrupted.
+halves, and kinds of attack and models that took no part. It reads one half of all variants, by
+kind, unless `--half` says otherwise, so that rules can be frozen before the second half is read.
+`evade` lets an adversary try strengths until the audit is silent, and replace the genuine
+fingerprint by its own. These write below `--out`, and an interrupted run goes on from there.
+`watch` watches a circuit while requests come in. `identify` asks variants sensitive canaries, as an
+endpoint is asked, and goes on where it was interrupted.
 """
 
 from __future__ import annotations

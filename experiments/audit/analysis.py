@@ -82,9 +82,7 @@ def analysed(
         seed: of the halves.
         names: the variants to read; None reads all.
     """
-    return [
-        level(found, access, seed) for access, found in found_at_levels(records, names).items()
-    ]
+    return [level(found, access, seed) for access, found in found_at_levels(records, names).items()]
 
 
 def found_at_levels(

@@ -136,9 +136,15 @@ class Judged:
         """Judge each variant by the verdict that it got."""
         return cls(audits, [audit.verdict in ALARMS for audit in audits], None, {})
 
-    def share(self, chosen: Callable[[Audit], bool]) -> tuple[list[Audit], list[bool]]:
-        """Some of the variants, and their alarms."""
-        pairs = [pair for pair in zip(self.audits, self.alarms, strict=True) if chosen(pair[0])]
+    def of(
+        self, *chosen: Callable[[Audit], bool], tampered: bool
+    ) -> tuple[list[Audit], list[bool]]:
+        """The attacks, or the benign variants, for which all of some hold, and their alarms."""
+        pairs = [
+            (audit, alarm)
+            for audit, alarm in zip(self.audits, self.alarms, strict=True)
+            if audit.tampered == tampered and all(holds(audit) for holds in chosen)
+        ]
         return [audit for audit, _ in pairs], [alarm for _, alarm in pairs]
 
 
@@ -155,8 +161,8 @@ def _rows(judged: Judged, access: str, signal: str, held_out: Held) -> list[Row]
     rows: list[Row] = []
     for name, counts in attacks.items():
         for group in _groups(judged.audits, held_out, each=signal in (SCORE, VERDICT)):
-            tampered, caught = judged.share(lambda a: a.tampered and counts(a) and group.attack(a))
-            benign, alarmed = judged.share(lambda a: not a.tampered and group.benign(a))
+            tampered, caught = judged.of(group.attack, counts, tampered=True)
+            benign, alarmed = judged.of(group.benign, tampered=False)
             if not tampered or not benign:
                 continue
             detected, false_alarms = wilson(caught), wilson(alarmed)

@@ -12,9 +12,9 @@ import cna_lens
 from cna_lens import InputError, audit
 from cna_lens.audit import IdentityAttestation
 from cna_lens.metrics import Endpoint, refusal_log_odds
+from cna_lens.report import make_report
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
-SYSTEM = "w50 w50 w50 w50"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def user(prompt):
     return [{"role": "user", "content": prompt}]
 
 
-def behind_system_message(prompt):
-    return [{"role": "system", "content": SYSTEM}, *user(prompt)]
+def behind(system):
+    return lambda prompt: [{"role": "system", "content": system}, *user(prompt)]
 
 
 def test_a_model_served_as_it_is_matches(genuine, serve):
@@ -65,11 +65,16 @@ def test_a_model_served_as_it_is_matches(genuine, serve):
     assert (found.verdict, found.exit_code) == ("match", 0)
 
 
-def test_a_system_message_is_the_way_to_the_model_and_not_the_model(genuine, serve):
-    answers = serve(behind_system_message)
+@pytest.mark.parametrize(
+    ("system", "verdict"),
+    [("w56 w56 w56 w56", "tampered"), ("w21 w21 w21 w21", "over-refusal")],
+)
+def test_a_system_message_is_the_way_to_the_model_and_not_the_model(
+    genuine, serve, system, verdict
+):
+    answers = serve(behind(system))
     found = audit.judge_served(genuine, answers)
-    assert genuine.verdict == "match"
-    assert answers.verdict in ("tampered", "over-refusal")
+    assert (genuine.verdict, answers.verdict) == ("match", verdict)
     assert (found.verdict, found.exit_code) == ("served otherwise", 1)
     assert found.why.startswith("not the model, but the way to it: by weights and activations")
     assert answers.why in found.why
@@ -168,6 +173,6 @@ def test_files_show_the_joint_verdict_first_and_then_both_parts(genuine, refuses
     record = json.loads((tmp_path / "served.json").read_text())
     assert record["of_answers"]["lost"] == 16
     assert not any(prompt in json.dumps(record) for prompt in CANARIES.prompts)
-    page = cna_lens.report.make_report({"served": found}).html()
+    page = make_report({"served": found}).html()
     assert "Limits: Whether the endpoint runs" in page
     assert "its answers, harmful, no longer refused" in page.lower()

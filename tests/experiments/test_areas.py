@@ -6,7 +6,7 @@ from statistics import variance
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
 from cna_lens import Rate, wilson
 from experiments.shared.areas import area_with_interval, balanced_accuracy, delong_variance
@@ -70,7 +70,9 @@ def test_one_pair_out_of_order_is_no_better_evidence_than_none():
     spoiled = area_with_interval([3.85, *high[1:]], low)
     assert spoiled.value < 1
     assert spoiled.low <= perfect.low
-    assert area_with_interval([-value for value in high], low).high >= 1 - perfect.low
+    turned = area_with_interval(low, [3.85, *high[1:]])
+    assert turned.value > 0
+    assert turned.high >= area_with_interval(low, high).high
 
 
 @pytest.mark.parametrize("apart", [0.5, 1.5, 2.5, 3.5])
@@ -96,11 +98,15 @@ def test_balanced_accuracy_by_hand():
     assert perfect.low == pytest.approx(1 - missing / math.sqrt(2))
 
 
-def test_intervals_of_balanced_accuracies_cover_the_truth():
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(300):
-        detected, alarms = rng.random(30) < 0.9, rng.random(40) < 0.05
-        found = balanced_accuracy(wilson(detected.tolist()), wilson(alarms.tolist()))
-        covered += found.low <= (0.9 + 0.95) / 2 <= found.high
-    assert covered >= 276
+@pytest.mark.parametrize(("p", "alarms"), [(0.9, 0.05), (0.98, 0.01), (0.7, 0.1)])
+def test_intervals_of_balanced_accuracies_cover_the_truth_of_every_outcome(p, alarms):
+    of_attacks = [wilson([True] * k + [False] * (30 - k)) for k in range(31)]
+    of_benign = [wilson([True] * k + [False] * (40 - k)) for k in range(41)]
+    chances = np.outer(binom.pmf(range(31), 30, p), binom.pmf(range(41), 40, alarms))
+    truth, too_high, covered = (p + 1 - alarms) / 2, 0.0, 0.0
+    for (i, j), chance in np.ndenumerate(chances):
+        found = balanced_accuracy(of_attacks[i], of_benign[j])
+        covered += chance * (found.low <= truth <= found.high)
+        too_high += chance * (truth < found.low)
+    assert 0.92 <= covered <= 0.98
+    assert too_high <= 0.025
