@@ -84,8 +84,8 @@ def balanced_accuracy(detected: Rate, false_alarms: Rate) -> Estimate:
     is the lower end, with $q$ one minus the rate of false alarms and $l$ the lower ends of both
     rates' intervals; the upper end is alike. Both rates are independent; see Newcombe (Statistics
     in Medicine 17, 1998, 873), method 10. With Wilson's intervals it is no point at 1. Of 30 and 40
-    variants, with rates of .5 to .99, it holds the truth with a probability of .925 to .96; where it
-    does not, the truth is mostly above it.
+    variants, with rates of .5 to .99, it holds the truth with a probability of .925 to .96; where
+    it does not, the truth is mostly above it.
     """
     p, q = detected.value, 1 - false_alarms.value
     below = math.hypot(p - detected.low, q - (1 - false_alarms.high)) / 2
