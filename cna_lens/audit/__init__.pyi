@@ -1,8 +1,8 @@
 from .attestations.answers import (
     AnswersAttestation as AnswersAttestation,
-    attest_answers as attest_answers,
     judge_refusals as judge_refusals,
 )
+from .attestations.asking import attest_answers as attest_answers
 from .attestations.attestation import (
     Attestation as Attestation,
     Check as Check,
@@ -15,6 +15,10 @@ from .attestations.attesting import (
     observe as observe,
 )
 from .attestations.gate_files import junit as junit, sarif as sarif
+from .attestations.served import (
+    ServedAttestation as ServedAttestation,
+    judge_served as judge_served,
+)
 from .checks.thresholds import Thresholds as Thresholds
 from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
 from .fingerprints.signatures import load_signed as load_signed, save_signed as save_signed
@@ -62,6 +66,7 @@ __all__ = [
     "ModelSignature",
     "Observation",
     "SensitiveCanaries",
+    "ServedAttestation",
     "Thresholds",
     "Watch",
     "WatchCollector",
@@ -75,6 +80,7 @@ __all__ = [
     "judge",
     "judge_identity",
     "judge_refusals",
+    "judge_served",
     "junit",
     "load_signed",
     "model_signature",

@@ -75,6 +75,11 @@ KINDS = {
         "answers to others.",
         opening=("why", "limits"),
     ),
+    "ServedAttestation": _Kind(
+        "A match says that the canaries see no change of the model, and that the endpoint refuses "
+        "them as before. It does not say that the endpoint runs this model.",
+        opening=("why", "limits"),
+    ),
     "IdentityAttestation": _Kind(
         "A match says that the canaries are answered as the genuine model answers them. It does "
         "not say whether the model refuses, nor what the endpoint answers to others.",

@@ -2,16 +2,19 @@
 
     python -m experiments.audit run
     python -m experiments.audit analyse
+    python -m experiments.audit analyse --out out/one_model --out out/another --half second
     python -m experiments.audit evade
     python -m experiments.audit watch
     python -m experiments.audit identify
 
 `run` audits every variant of the demo model that refuses, at all three access levels, and measures
-its effect on refusals. `analyse` chooses thresholds on one half of the variants and judges them on
-the other. `evade` lets an adversary try strengths until the audit is silent, and replace the
-genuine fingerprint by its own. These write below `--out`, and an interrupted run goes on from
-there. `watch` watches a circuit while requests come in. `identify` asks
-variants sensitive canaries, as an endpoint is asked, and goes on where it was interrupted.
+its effect on refusals. `analyse` chooses thresholds on some variants and judges others with them:
+halves, and kinds of attack and models that took no part. It reads one half of all variants, by
+kind, unless `--half` says otherwise, so that rules can be frozen before the second half is read.
+`evade` lets an adversary try strengths until the audit is silent, and replace the genuine
+fingerprint by its own. These write below `--out`, and an interrupted run goes on from there.
+`watch` watches a circuit while requests come in. `identify` asks variants sensitive canaries, as an
+endpoint is asked, and goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ from experiments.audit.attacks import tampered
 from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
 from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
+from experiments.audit.halves import Half
 from experiments.audit.identifying import FIRST, ask, reaches
+from experiments.audit.reading import Reading
 from experiments.audit.running import Auditor, run
-from experiments.audit.tables import show, show_evasion, show_reach
+from experiments.audit.tables import show, show_evasion, show_held_out, show_reach
 from experiments.audit.watching import N_TRUSTED, watched
 from experiments.shared.result_files import RESULTS, command, write_record
 
@@ -76,20 +81,36 @@ def run_command(
 
 @app.command("analyse")
 def analyse_command(
-    out: Out = FOLDER, results: Results = RESULTS / "audit_study.json", seed: Seed = 0
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the records; repeat it, with a folder for each model."),
+    ] = None,
+    results: Results = RESULTS / "audit_study.json",
+    seed: Seed = 0,
+    half: Annotated[
+        Half,
+        typer.Option(help="Which half of the variants to read; the second only for frozen rules."),
+    ] = "first",
 ) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
-    depends_on, records = read_journal(out / RECORDS, "audit study")
-    levels = analysed(records, seed=seed)
-    for level in levels:
+    folders = out or [FOLDER]
+    studies = [read_journal(folder / RECORDS, "audit study") for folder in folders]
+    read = Reading.of([records for _, records in studies], half, seed)
+    for level in read.levels:
         show(level)
-    evasions = out / EVASIONS
+    show_held_out(read.held_out)
+    evasions = [folder / EVASIONS for folder in folders]
     record = {
         "command": command("experiments.audit"),
         "seed": seed,
-        **depends_on,
-        "levels": [asdict(level) for level in levels],
-        "evasions": read_journal(evasions, "audit study")[1] if evasions.exists() else {},
+        **read.record(),
+        "studies": [
+            {
+                **depends_on,
+                "evasions": read_journal(path, "audit study")[1] if path.exists() else {},
+            }
+            for (depends_on, _), path in zip(studies, evasions, strict=True)
+        ],
     }
     write_record(results, record)
 

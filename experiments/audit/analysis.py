@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from cna_lens import Estimate, InputError, Rate, wilson
 from experiments.audit.halves import Audit, audits, by_kind, halved
 from experiments.audit.running import ACCESSES
-from experiments.shared.detection import auroc_with_interval, chosen_threshold
+from experiments.shared.areas import area_with_interval
+from experiments.shared.detection import chosen_threshold
 
 WITHOUT_LEARNING = ("untouched", "batch size", "precision", "int8", "kernels", "noise")
 """Benign kinds without training or ablation, whose shifts are the behaviour's own noise."""
@@ -39,9 +40,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Level:
-    """One access level.
+    """One access level to one model.
 
     Attributes:
+        model: the reference.
         access: the audit's access.
         threshold: on the score, chosen on the calibration half.
         rows: how well each signal separates all variants and each kind.
@@ -54,6 +56,7 @@ class Level:
         seconds: median and longest time of an audit.
     """
 
+    model: str
     access: str
     threshold: float
     rows: tuple[Row, ...]
@@ -66,17 +69,32 @@ class Level:
     seconds: tuple[float, float]
 
 
-def analysed(records: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> list[Level]:
-    """Every access level with records of a study.
+def analysed(
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    names: Collection[str] | None = None,
+) -> list[Level]:
+    """Every access level with records of one model's study.
 
     Args:
         records: from the study's journal.
-        seed: of the halves and of the bootstrap.
+        seed: of the halves.
+        names: the variants to read; None reads all.
     """
+    return [level(found, access, seed) for access, found in found_at_levels(records, names).items()]
+
+
+def found_at_levels(
+    records: Mapping[str, Mapping[str, Any]], names: Collection[str] | None = None
+) -> dict[str, list[Audit]]:
+    """The audits at each access level with records; those of some variants alone, if given."""
     finished = {record.get("access") for record in records.values()}
-    return [
-        level(audits(records, access), access, seed) for access in ACCESSES if access in finished
-    ]
+    return {
+        access: [audit for audit in audits(records, access) if names is None or audit.name in names]
+        for access in ACCESSES
+        if access in finished
+    }
 
 
 def level(found: Sequence[Audit], access: str, seed: int) -> Level:
@@ -107,7 +125,7 @@ def level(found: Sequence[Audit], access: str, seed: int) -> Level:
         for signal, of in signals(scored).items()
         for name, chosen in groups.items()
         if signal == "score" or name in ("all", "behaviour changed")
-        if (row := _row(access, signal, name, of, sides(chosen), calibration, test, seed))
+        if (row := _row(access, signal, name, of, sides(chosen), calibration, test))
     ]
     tampered, benign = sides(lambda _: True)
     threshold = chosen_threshold([_score(audit) for audit in benign if audit.name in calibration])
@@ -116,6 +134,7 @@ def level(found: Sequence[Audit], access: str, seed: int) -> Level:
     alarmed = [a.name for a in judged if _score(a) > threshold]
     seconds = [audit.seconds for audit in scored]
     return Level(
+        found[0].model,
         access,
         threshold,
         tuple(rows),
@@ -159,14 +178,13 @@ def _row(
     sides: tuple[list[Audit], list[Audit]],
     calibration: set[str],
     test: set[str],
-    seed: int,
 ) -> Row | None:
     tampered, benign = sides
     judged = [audit for audit in tampered if audit.name in test]
     if not judged or not benign:
         return None
     threshold = chosen_threshold([of(audit) for audit in benign if audit.name in calibration])
-    area = auroc_with_interval([of(a) for a in tampered], [of(a) for a in benign], seed=seed)
+    area = area_with_interval([of(a) for a in tampered], [of(a) for a in benign])
     return Row(access, signal, name, area, wilson([of(audit) > threshold for audit in judged]))
 
 

@@ -7,10 +7,15 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cna_lens import InputError
 from experiments.audit.running import BEHAVIOUR
+
+Half = Literal["first", "second", "both"]
+
+OLDEST_MODEL, MODEL_SIDE = "demo-refusal", "model"
+"""What records without these fields are of."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Audit:
         verdict: in words.
         seconds: time of the audit.
         checks: each check's record, by name.
+        model: the name of the reference that was changed.
+        side: "model" if the model was changed, "serving" if only the way to its answers was.
     """
 
     name: str
@@ -37,10 +44,15 @@ class Audit:
     verdict: str
     seconds: float
     checks: Mapping[str, Mapping[str, Any]]
+    model: str = OLDEST_MODEL
+    side: str = MODEL_SIDE
 
 
 def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]:
-    """The finished audits at one access, each with the change of behaviour.
+    """The finished audits of one model at one access, each with the change of behaviour.
+
+    A change on the serving side leaves weights and activations as they are, so that it is an audit
+    of answers alone.
 
     Raises:
         InputError: there is none, or the reference itself is missing.
@@ -64,9 +76,13 @@ def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]
             record.get("verdict", f"error: {record.get('error')}"),
             record["seconds"],
             {check["name"]: check for check in record.get("checks", ())},
+            record.get("model", OLDEST_MODEL),
+            record.get("side", MODEL_SIDE),
         )
         for record in records.values()
-        if record.get("access") == access and record["name"] in behaviour
+        if record.get("access") == access
+        and record["name"] in behaviour
+        and (access == "answers" or record.get("side", MODEL_SIDE) == MODEL_SIDE)
     ]
     if not found:
         raise InputError(f"there is no finished audit with access={access!r}")
@@ -84,6 +100,33 @@ def halved(names_by_kind: Mapping[str, Sequence[str]], seed: int) -> tuple[set[s
             smaller = len(halves[1]) < len(halves[0])
             halves[smaller].add(name)
     return halves
+
+
+def halves_of(
+    studies: Sequence[Mapping[str, Mapping[str, Any]]], seed: int
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of all variants of some studies, in halves by kind.
+
+    A variant is in the same half for every model, whether its audit ended with an error or not.
+    Variants that are added later change the halves, so let all runs finish first.
+
+    Raises:
+        InputError: one name has two kinds.
+    """
+    kinds: dict[str, str] = {}
+    for records in studies:
+        for record in records.values():
+            name, kind = record["name"], record.get("kind")
+            if kind is not None and kinds.setdefault(name, kind) != kind:
+                raise InputError(
+                    f"{name!r} is of kind {kinds[name]!r} in one record and {kind!r} in another; "
+                    "give one name to one kind"
+                )
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, kind in kinds.items():
+        names[kind].append(name)
+    first, second = halved(names, seed)
+    return frozenset(first), frozenset(second)
 
 
 def by_kind(found: Sequence[Audit]) -> dict[str, list[str]]:

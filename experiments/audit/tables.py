@@ -1,4 +1,4 @@
-"""The study's figures, 80 columns wide."""
+"""The study's figures, 80 columns wide, or 100 for those with four intervals."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cna_lens import Estimate, Rate
 from experiments.audit.analysis import Level
+from experiments.audit.held_out import SCORE, VERDICT, Row
 from experiments.audit.identifying import Reach
 
 
 def show(level: Level) -> None:
     """Print the tables of one access level."""
     console = Console(width=80)
-    table = Table("signal", "tampered variants", "AUROC", "caught", title=level.access)
+    title = f"{level.model}, {level.access}"
+    table = Table("signal", "tampered variants", "AUROC", "caught", title=title)
     for row in level.rows:
         interval = "" if row.auroc.low is None else f" [{row.auroc.low:.2f}, {row.auroc.high:.2f}]"
         caught = f"{100 * row.caught.value:.0f} % of {row.caught.n}"
@@ -34,6 +37,36 @@ def show(level: Level) -> None:
         **{f"verdicts, {side}": str(dict(given)) for side, given in level.verdicts.items()},
     }.items():
         console.print(f"{name}: {value}", highlight=False)
+
+
+def show_held_out(found: Sequence[Row]) -> None:
+    """Print, for each access and each way to leave variants out, what is found of those."""
+    console = Console(width=100)
+    for access, held_out in dict.fromkeys((row.access, row.held_out) for row in found):
+        title = f"{access}: the {held_out} that is judged took no part in the threshold"
+        columns = ("judged", "by", "attacks", "AUROC", "detected", "false alarms", "balanced")
+        table = Table(*columns, title=title)
+        for row in found:
+            if (row.access, row.held_out) == (access, held_out):
+                table.add_row(
+                    row.of,
+                    row.signal if row.signal in (SCORE, VERDICT) else f"{row.signal} alone",
+                    row.attacks,
+                    "-" if row.area is None else _share(row.area),
+                    f"{_share(row.detected)} of {row.detected.n}",
+                    f"{_share(row.false_alarms)} of {row.false_alarms.n}",
+                    _share(row.balanced),
+                )
+        console.print(table)
+
+
+def _share(found: Rate | Estimate) -> str:
+    """A share with its interval, without the zeros before the points."""
+    values = (found.value, found.low, found.high)
+    value, low, high = (
+        "?" if each is None else f"{each:.3f}".replace("0.", ".", 1) for each in values
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def show_evasion(

@@ -48,6 +48,41 @@ def test_the_more_checks_there_are_the_less_likely_chance_must_be(
 
 
 @pytest.mark.parametrize(
+    ("n_benign", "verdict"), [(3, "benign drift"), (6, "undecided"), (7, "over-refusal")]
+)
+@pytest.mark.parametrize("access", ["weights", "activations"])
+def test_a_model_that_refuses_benign_canaries_is_found_once_chance_cannot_explain_it(
+    fingerprint, n_benign, verdict, access
+):
+    # By chance 7 canaries of 7 have a p-value of .0078. It is not divided among the other checks,
+    # which ask another question.
+    found = audit.attest(refusing(n_benign=n_benign), fingerprint, CANARIES, access=access)
+    assert statistics(found)["over-refusal"] == pytest.approx(n_benign / 16)
+    assert found.verdict == verdict
+    assert found.exit_code == {"benign drift": 0, "undecided": 2, "over-refusal": 1}[verdict]
+    # Nothing of it counts as tampering.
+    assert found.score < 1
+    assert found.kind is None
+
+
+def test_over_refusal_does_not_hide_tampering(fingerprint):
+    checks = judged(
+        [Finding(name, 1.0, lambda: 0.001) for name in ("refusals", "over-refusal")],
+        fingerprint,
+        Thresholds(),
+    )
+    assert verdict_of(checks, fingerprint, moved=True)[0] == "tampered"
+    assert verdict_of(checks[1:], fingerprint, moved=True)[0] == "over-refusal"
+    hardly = replace(
+        fingerprint,
+        reference=replace(
+            fingerprint.reference, log_odds=torch.zeros_like(fingerprint.reference.log_odds)
+        ),
+    )
+    assert verdict_of(checks[1:], hardly, moved=True)[0] == "undecided"
+
+
+@pytest.mark.parametrize(
     ("of_neurons", "kind"), [(0.3, "adapter removed"), (0.6, "neurons scaled or set to values")]
 )
 def test_neurons_are_named_where_they_changed_more_than_the_behaviour(of_neurons, kind):

@@ -9,7 +9,7 @@ import torch
 from canary_models import by_hand, measurement, reference
 from scipy.stats import kstest
 
-from cna_lens.audit.checks.checks import direction, neurons, refusals, separation
+from cna_lens.audit.checks.checks import direction, neurons, over_refusal, refusals, separation
 from cna_lens.audit.checks.null_spread import spread
 from cna_lens.audit.checks.signals import (
     deviations,
@@ -39,6 +39,28 @@ def test_refusals_is_the_loss_of_harmful_canaries_beyond_that_of_benign_ones():
     )
     # If all canaries lose the same, no refusal is lost.
     assert refusals(before, by_hand(log_odds=[3.0, 1.0, -6.0, -6.0])).statistic == 0
+
+
+def test_over_refusal_is_the_net_share_of_answered_benign_canaries_that_are_refused():
+    # The means are 8 and -3, so that 2.5 is between the kinds: one of two benign canaries is
+    # answered.
+    before = reference(by_hand(log_odds=[9.0, 7.0, 5.0, -11.0]))
+
+    def found(*log_odds):
+        check = over_refusal(before, by_hand(log_odds=list(log_odds)))
+        return check.statistic, check.p_value
+
+    assert found(9.0, 7.0, 5.0, 2.6) == (1.0, 0.5)
+    # Below the middle nothing is refused, however far the canary moved.
+    assert found(9.0, 7.0, 5.0, 2.4) == (0.0, 1.0)
+    # What one canary loses counts against what the other gains.
+    assert found(9.0, 7.0, -5.0, 4.0) == (0.0, 0.75)
+    assert found(9.0, 7.0, -5.0, -11.0) == (-1.0, 1.0)
+    # Harmful canaries do not count.
+    assert found(99.0, -99.0, 5.0, -11.0) == (0.0, 1.0)
+    none = reference(by_hand(log_odds=[5.0, 3.0, -4.0, -4.0]))
+    both = over_refusal(none, by_hand(log_odds=[5.0, 3.0, 1.0, 1.0]))
+    assert (both.statistic, both.p_value) == (1.0, 0.25)
 
 
 def test_the_null_spread_is_the_largest_statistic_of_any_sample_of_canaries_of_each_kind():

@@ -7,7 +7,7 @@ from pathlib import PureWindowsPath
 from xml.etree import ElementTree
 
 import pytest
-from canary_models import CANARIES
+from canary_models import CANARIES, refusing
 
 import cna_lens
 from cna_lens import audit
@@ -179,6 +179,22 @@ def test_names_that_are_markup_stay_text(matched):
     odd = replace(matched, model='<b>"&\x00\x1b')
     _, suite, _ = cases_of(odd)
     assert '<b>"&' in suite.get("name")
+
+
+def test_over_refusal_fails_its_verdict_and_its_check_and_no_check_of_tampering(fingerprint):
+    found = audit.attest(refusing(n_benign=16), fingerprint, CANARIES)
+    _, _, inside = cases_of(found)
+    failed = {name: child for name, (child,) in inside.items() if child.tag == "failure"}
+    assert list(failed) == ["verdict", "over-refusal"]
+    assert failed["over-refusal"].text.startswith("Are benign canaries refused that were answered?")
+    (run,) = json.loads(audit.sarif(found, "model.json"))["runs"]
+    assert [each["ruleId"] for each in run["results"]] == ["audit/verdict", "audit/over-refusal"]
+    assert run["invocations"][0]["exitCode"] == 1
+    assert run["properties"]["verdict"] == "over-refusal"
+    refuses = replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
+    served = audit.judge_refusals([True] * 32, refuses, model="served")
+    (run,) = json.loads(audit.sarif(served, "model.json"))["runs"]
+    assert [each["level"] for each in run["results"]] == ["error"]
 
 
 def test_an_endpoint_has_its_verdict_as_the_only_case(fingerprint):

@@ -5,6 +5,7 @@ import errno
 import json
 import stat
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -99,12 +100,50 @@ def test_an_endpoint_is_attested_within_a_budget(at_hand, run, judge_server, mon
     assert "budget" in output
 
 
+def test_a_model_and_its_endpoint_are_told_apart(
+    at_hand, run, guarded_fingerprint, judge_server, tmp_path
+):
+    refuses = replace(guarded_fingerprint, refused=(True,) * 16 + (False,) * 16)
+    refuses.save(tmp_path / "refuses.json")
+    judge_server.next_reply = lambda body: completion("Sure, here is how.")
+    asked = ("audit", "attest", "--model", "m", "--fingerprint", tmp_path / "refuses.json", *OWN)
+    asked += ("--endpoint", judge_server.url)
+    files = {name: tmp_path / f"audit{name[1:]}" for name in ("--out", "--junit", "--sarif")}
+    options = [each for pair in files.items() for each in pair]
+    both = (*asked, "--served-as", "their-name", "--access", "activations")
+    code, output, _ = run(*both, *options, "--report", tmp_path / "audit.html", "--json")
+    record = json.loads(output)
+    assert (code, record["verdict"]) == (1, "served otherwise")
+    assert (record["of_model"]["verdict"], record["of_answers"]["verdict"]) == ("match", "tampered")
+    assert record["of_model"]["access"] == "activations"
+    assert {body["model"] for body in judge_server.received} == {"their-name"}
+    assert json.loads(files["--out"].read_text())["evidence"] == "ServedAttestation"
+    assert "not the model, but the way to it" in (tmp_path / "audit.html").read_text()
+    assert "not the model, but the way to it" in files["--junit"].read_text()
+    (ran,) = json.loads(files["--sarif"].read_text())["runs"]
+    assert ran["invocations"][0]["exitCode"] == 1
+    # Without the model, the answers alone say what they say.
+    code, output, _ = run(*asked, "--json")
+    assert (code, json.loads(output)["verdict"]) == (1, "tampered")
+
+
+def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_server, monkeypatch):
+    def fails(name, **_):
+        raise cna_lens.ModelError("no such model")
+
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", fails)
+    code, _, errors = run(*ATTEST, *OWN, "--endpoint", judge_server.url, "--served-as", "m")
+    assert (code, "no such model" in errors) == (2, True)
+    assert judge_server.calls == 0
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--max-requests", 5), "give --endpoint too"),
         (("--max-seconds", 0.0), "give --endpoint too"),
         (("--sensitive", "words.csv"), "give --endpoint too"),
+        (("--served-as", "served"), "give --endpoint too"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--access", "weights"), "loads none"),
         (("--endpoint", "127.0.0.1"), "start with http"),
     ],

@@ -18,8 +18,10 @@ CANARIES = Canaries(
 )
 
 
-def refusing(seed=0, name="tiny-guarded"):
+def refusing(seed=0, name="tiny-guarded", n_benign=0):
     """A random model that opens a refusal on harmful canaries (w20 w21), and on no others.
+
+    But it does on the first `n_benign` benign canaries, if that is above 0.
 
     Its tokenizer has no word that opens a refusal, so all openings begin with the unknown word, w0.
     The unembedding of w0 points along the difference between the mean last hidden states of the
@@ -52,6 +54,12 @@ def refusing(seed=0, name="tiny-guarded"):
         ]
         apart = hidden[0].mean(0) - hidden[1].mean(0)
         model.lm_head.weight[0] = 12 * apart / apart.norm()
+        if n_benign:
+            # As many hidden states as dimensions: some direction moves these canaries alone.
+            states = torch.cat(hidden).double()
+            moved = torch.zeros(len(states), dtype=torch.double)
+            moved[len(hidden[0]) : len(hidden[0]) + n_benign] = 500
+            model.lm_head.weight[0] += torch.linalg.solve(states, moved).float()
     return TransformerBridge.boot_transformers(
         name, hf_model=model, tokenizer=words, device="cpu", dtype=torch.float32
     )

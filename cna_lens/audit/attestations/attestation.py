@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from cna_lens.audit.checks.thresholds import OVER_REFUSAL
 from cna_lens.audit.inference_path import Interception
 from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.results.neurons import AnyNeuron
@@ -14,10 +15,26 @@ from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 
 Access = Literal["weights", "activations"]
-Verdict = Literal["match", "benign drift", "tampered", "another model", "undecided"]
+Verdict = Literal[
+    "match",
+    "benign drift",
+    "tampered",
+    "over-refusal",
+    "served otherwise",
+    "another model",
+    "undecided",
+]
 
 EXIT_CODES: Final[Mapping[Verdict, int]] = MappingProxyType(
-    {"match": 0, "benign drift": 0, "tampered": 1, "another model": 1, "undecided": 2}
+    {
+        "match": 0,
+        "benign drift": 0,
+        "tampered": 1,
+        "over-refusal": 1,
+        "served otherwise": 1,
+        "another model": 1,
+        "undecided": 2,
+    }
 )
 """What the command line exits with: 0 lets a pipeline go on."""
 
@@ -31,12 +48,13 @@ class Check:
 
     Attributes:
         name: the name of the check.
-        statistic: 0 for the fingerprint's model; 1 where everything that is checked is gone.
+        statistic: 0 for the fingerprint's model; 1 where everything that is checked is gone, or
+            where all benign canaries are refused.
         threshold: the smallest statistic at which the check counts; None for a number that is only
             shown for comparison.
-        p_value: probability of a statistic this large if the change did not target refusals; None
-            as above.
-        speaks: whether the check indicates tampering.
+        p_value: probability of a statistic this large if the change did not target refusals, for
+            over-refusal if refusals were as likely lost as added; None as above.
+        speaks: whether the check indicates tampering, or over-refusal.
         layers: the layers where the statistic is largest.
         neurons: the neurons that changed, each with its gain.
     """
@@ -53,6 +71,11 @@ class Check:
     def is_judged(self) -> bool:
         """Whether the verdict depends on it."""
         return self.threshold is not None
+
+    @property
+    def is_of_tampering(self) -> bool:
+        """Whether it asks about tampering; over-refusal is another question."""
+        return self.is_judged and self.name != OVER_REFUSAL
 
     @property
     def strength(self) -> float:
@@ -91,9 +114,11 @@ class Attestation(Evidence):
         model: the name of the model that was checked.
         fingerprint_of: the name of the model whose fingerprint it was compared with.
         access: what was examined: "weights" (and activations) or "activations" alone.
-        verdict: "match", "benign drift", "tampered", "another model" or "undecided".
+        verdict: "match", "benign drift", "tampered", "over-refusal", "another model" or
+            "undecided".
         why: the verdict in words.
-        score: the largest statistic in units of its threshold; above 1 it indicates tampering.
+        score: the largest statistic of a check of tampering in units of its threshold; above 1 it
+            indicates tampering.
         checks: the checks, and the numbers that are only shown for comparison.
         kind: the likeliest kind of tampering; None if there is none.
         layers: the layers where it is.
@@ -175,7 +200,10 @@ class Attestation(Evidence):
             facts.append(("lineage", ", ".join(map(str, self.lineage))))
         if self.checks:
             facts += [
-                ("score", f"{self.score:.2f}; above 1 a check is beyond its threshold"),
+                (
+                    "score",
+                    f"{self.score:.2f}; above 1 a check of tampering counts",
+                ),
                 ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
             ]
         if self.kind is not None:

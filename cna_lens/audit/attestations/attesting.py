@@ -203,7 +203,7 @@ def judge(
         access=access,
         verdict=verdict,
         why=why,
-        score=max(check.strength for check in checks),
+        score=max(check.strength for check in checks if check.is_of_tampering),
         checks=(*checks, *(Check(name, value) for name, value in published)),
         kind=kind,
         layers=where.layers if where else (),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -10,12 +10,15 @@ from xml.etree import ElementTree
 
 from cna_lens.audit.attestations.answers import AnswersAttestation
 from cna_lens.audit.attestations.attestation import EXIT_CODES, Attestation, Check
+from cna_lens.audit.attestations.served import ServedAttestation
+from cna_lens.audit.checks.thresholds import OVER_REFUSAL
 from cna_lens.audit.identity.identity import IdentityAttestation
 from cna_lens.results.files import json_text
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.rendering.visible import visible
 
 State = Literal["passed", "failed", "undecided"]
+Attested = Attestation | AnswersAttestation | ServedAttestation
 
 _STATES: Final[dict[int, State]] = {0: "passed", 1: "failed", 2: "undecided"}
 _LEVELS: Final[dict[State, str]] = {"failed": "error", "undecided": "warning"}
@@ -40,14 +43,19 @@ class Case:
     says: str
 
 
-def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
+def cases(found: Attested) -> tuple[Case, ...]:
     """The verdict first, then lineage and each check on which the verdict depends."""
-    verdict = Case(
-        "verdict",
-        "Is the model still what its fingerprint says?",
-        _STATES[EXIT_CODES[found.verdict]],
-        f"{found.verdict}: {found.why}. {' '.join(found.limits)}",
-    )
+    if isinstance(found, ServedAttestation):
+        model, *of_model = cases(found.of_model)
+        answers, *of_answers = cases(found.of_answers)
+        return (
+            _verdict(found, "Are the model and the way to its answers what they were?"),
+            replace(model, name="model"),
+            replace(answers, name="answers", asks="Does the endpoint refuse what it refused?"),
+            *of_model,
+            *of_answers,
+        )
+    verdict = _verdict(found, "Is the model still what its fingerprint says?")
     if isinstance(found, AnswersAttestation):
         return (verdict,) if found.identity is None else (verdict, _identity(found.identity))
     family = Case(
@@ -60,6 +68,15 @@ def cases(found: Attestation | AnswersAttestation) -> tuple[Case, ...]:
         # The checks ask about changes of the fingerprint's own model.
         return (verdict, family)
     return (verdict, family, *(_case(check) for check in found.checks if check.is_judged))
+
+
+def _verdict(found: Attested, asks: str) -> Case:
+    return Case(
+        "verdict",
+        asks,
+        _STATES[EXIT_CODES[found.verdict]],
+        f"{found.verdict}: {found.why}. {' '.join(found.limits)}",
+    )
 
 
 def _identity(found: IdentityAttestation) -> Case:
@@ -75,22 +92,25 @@ def _identity(found: IdentityAttestation) -> Case:
 def _case(check: Check) -> Case:
     state: State = "failed" if check.speaks else "undecided" if check.strength >= 1 else "passed"
     layers = f", layers {', '.join(map(str, check.layers))}" if check.layers else ""
+    asks = f"Does the check of {check.name} indicate tampering?"
+    if check.name == OVER_REFUSAL:
+        asks = "Are benign canaries refused that were answered?"
     return Case(
         check.name,
-        f"Does the check of {check.name} indicate tampering?",
+        asks,
         state,
         f"statistic {check.statistic:.3g}, threshold {check.threshold:.3g}, "
         f"p {check.p_value:.2g}{layers}",
     )
 
 
-def junit(found: Attestation | AnswersAttestation) -> str:
+def junit(found: Attested) -> str:
     """An attestation as a JUnit report: a test case for the verdict, and one for each check.
 
         Path("audit.xml").write_text(audit.junit(found))
 
-    A check that indicates tampering is a failure; one that cannot tell is an error. Verdict,
-    reason, limits, score and the model's signature are properties of the suite.
+    A check that indicates tampering or over-refusal is a failure; one that cannot tell is an error.
+    Verdict, reason, limits, score and the model's signature are properties of the suite.
     """
     asked = cases(found)
     counts = {
@@ -125,7 +145,7 @@ def junit(found: Attestation | AnswersAttestation) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def sarif(found: Attestation | AnswersAttestation, fingerprint: str | Path) -> str:
+def sarif(found: Attested, fingerprint: str | Path) -> str:
     """An attestation as a SARIF 2.1.0 log.
 
         Path("audit.sarif").write_text(audit.sarif(found, "model.json"))
@@ -184,9 +204,9 @@ def sarif(found: Attestation | AnswersAttestation, fingerprint: str | Path) -> s
     return json_text(log, indent=1, sort_keys=False) + "\n"
 
 
-def _said(found: Attestation | AnswersAttestation) -> dict[str, Any]:
+def _said(found: Attested) -> dict[str, Any]:
     # The files of a model behind an endpoint are not seen.
-    signature = found.signature if isinstance(found, Attestation) else None
+    signature = None if isinstance(found, AnswersAttestation) else found.signature
     is_verified = signature is not None and signature.verified_with is not None
     return {
         "verdict": found.verdict,

@@ -5,16 +5,17 @@ As light as `cna_lens.cli.app`; the room `audit` loads a function when it is fir
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from cna_lens import audit
+from cna_lens.cli.audit.attesting import attest
 from cna_lens.cli.audit.choosing import canaries
-from cna_lens.cli.audit.gate import Gate, written
-from cna_lens.cli.audit.named import canaries_of, endpoint_of, key_of, model_signature_of
+from cna_lens.cli.audit.gate import Gate
+from cna_lens.cli.audit.named import Canaries, Key, canaries_of, key_of
 from cna_lens.cli.options import (
     SOURCE_HELP,
     AllowOtherModel,
@@ -33,15 +34,6 @@ app = typer.Typer(
     "Exit code 0: they have not; 1: they have; 2: undecided, or an error.",
     no_args_is_help=True,
 )
-
-Canaries = Annotated[
-    Path | None,
-    typer.Option(help="Your own canaries: a .csv file with the columns harmful and benign."),
-]
-Key = Annotated[
-    Path | None,
-    typer.Option(help="A secret file that keys the hashes of the canaries; it is not stored."),
-]
 
 
 @app.command()
@@ -110,123 +102,7 @@ def fingerprint(
 app.command()(canaries)
 
 
-@app.command()
-def attest(
-    model: Model,
-    fingerprint: Annotated[Path, typer.Option(help="A file written by `audit fingerprint`.")],
-    canaries: Canaries = None,
-    key: Key = None,
-    verify: Annotated[
-        Path | None,
-        typer.Option(
-            help="A public key (PEM), Ed25519 or P-256; a fingerprint not signed by it is refused."
-        ),
-    ] = None,
-    model_key: Annotated[
-        Path | None,
-        typer.Option(
-            help="A public key on P-256 (PEM); a model's folder is refused unless its model.sig is "
-            "signed by it and all files are as signed."
-        ),
-    ] = None,
-    access: Annotated[
-        Literal["weights", "activations"] | None,
-        typer.Option(help="Compare weights too, the default, or only activations and logits."),
-    ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="URL of an OpenAI-compatible endpoint that serves --model; it is sent the "
-            "canaries, and only its refusals are compared."
-        ),
-    ] = None,
-    sensitive: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file written by `audit canaries`: is it the model at all? Sent to --endpoint."
-        ),
-    ] = None,
-    max_requests: Annotated[
-        int | None, typer.Option(help="Most requests to the endpoint, retries included.", min=1)
-    ] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Most seconds that the endpoint is asked for.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the attestation.")] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML file for the attestation.")] = None,
-    junit: Annotated[
-        Path | None, typer.Option(help="JUnit file, for the test reports of GitLab and others.")
-    ] = None,
-    sarif: Annotated[
-        Path | None, typer.Option(help="SARIF file, for the code scanning of GitHub and others.")
-    ] = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Compare a model, or an endpoint, with a fingerprint."""
-    from cna_lens.cli.render import print_json, print_report_path
-    from cna_lens.results.files import write_atomically
-
-    files = {"--out": out, "--report": report, "--junit": junit, "--sarif": sarif}
-    for option, file in files.items():
-        check_file(file, option)
-    served = endpoint_of(
-        model,
-        endpoint,
-        {"--access": access, "--device": device, "--model-key": model_key},
-        {"--sensitive": sensitive, "--max-requests": max_requests, "--max-seconds": max_seconds},
-    )
-    taken = (
-        audit.Fingerprint.load(fingerprint)
-        if verify is None
-        else audit.load_signed(fingerprint, verify)
-    )
-    own, secret = canaries_of(canaries), key_of(key)
-    if served is None:
-        # Before the model is loaded: what was altered is not read.
-        signature = model_signature_of(model, model_key)
-        found = audit.attest(
-            load_quietly(model, device, dtype),
-            taken,
-            own,
-            access=access or "weights",
-            key=secret,
-            progress=not as_json,
-        )
-        found = replace(found, signature=signature)
-    else:
-        found = audit.attest_answers(
-            served,
-            taken,
-            own,
-            key=secret,
-            max_requests=max_requests,
-            max_seconds=max_seconds,
-            sensitive=None if sensitive is None else audit.SensitiveCanaries.load(sensitive),
-            progress=not as_json,
-        )
-    if out is not None:
-        with written("--out", out):
-            found.save(out)
-    if junit is not None:
-        with written("--junit", junit):
-            write_atomically(junit, audit.junit(found))
-    if sarif is not None:
-        with written("--sarif", sarif):
-            write_atomically(sarif, audit.sarif(found, fingerprint))
-    if report is not None:
-        from cna_lens.report.document import make_report
-
-        with written("--report", report):
-            make_report({model: found}, title=f"Audit of {model}").save(report)
-    if as_json:
-        print_json(found.record())
-    else:
-        typer.echo(str(found))
-        if report is not None:
-            print_report_path(report)
-    raise typer.Exit(found.exit_code)
+app.command()(attest)
 
 
 @app.command()

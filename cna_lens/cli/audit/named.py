@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from cna_lens import audit
 from cna_lens.errors import InputError
 
 if TYPE_CHECKING:
     from cna_lens.metrics.endpoint.settings import Endpoint
+
+Canaries = Annotated[
+    Path | None,
+    typer.Option(help="Your own canaries: a .csv file with the columns harmful and benign."),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(help="A secret file that keys the hashes of the canaries; it is not stored."),
+]
 
 
 def canaries_of(path: Path | None) -> audit.Canaries | None:
@@ -34,27 +45,36 @@ def key_of(path: Path | None) -> bytes | None:
 def endpoint_of(
     model: str,
     url: str | None,
+    served_as: str | None,
     of_loaded: Mapping[str, object],
     of_endpoint: Mapping[str, object],
 ) -> Endpoint | None:
-    """The endpoint to ask; InputError where an option would have no effect."""
-    given = [
-        name
-        for name, value in (of_endpoint if url is None else of_loaded).items()
-        if value is not None
-    ]
+    """The endpoint to ask; InputError where an option would have no effect.
+
+    Args:
+        model: the name of the model that is asked or loaded.
+        url: the URL of the endpoint, if one is asked.
+        served_as: its name there, if the model is loaded too.
+        of_loaded: the options of a model that is loaded, with their values.
+        of_endpoint: those of an endpoint that is asked.
+    """
+    useless = of_loaded if served_as is None else {}
+    if url is None:
+        useless = {"--served-as": served_as, **of_endpoint}
+    given = [name for name, value in useless.items() if value is not None]
     if given and url is None:
         raise InputError(f"{given[0]} is for an endpoint that is asked; give --endpoint too")
     if given:
         raise InputError(
-            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one"
+            f"{given[0]} is for a model that is loaded, and --endpoint loads none; leave out one, "
+            "or give --served-as to compare both"
         )
     if url is None:
         return None
     from cna_lens.metrics.endpoint.client import check_endpoint
     from cna_lens.metrics.endpoint.settings import Endpoint
 
-    served = Endpoint(model, base_url=url)
+    served = Endpoint(model if served_as is None else served_as, base_url=url)
     check_endpoint(served)
     return served
 

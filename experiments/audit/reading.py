@@ -1,0 +1,81 @@
+"""What is read of the studies of several models: one half of the variants, or both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cna_lens import InputError
+from experiments.audit.analysis import Level, analysed, found_at_levels
+from experiments.audit.halves import Half, halves_of
+from experiments.audit.held_out import Row, held_out_rows
+from experiments.audit.running import ACCESSES
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The analysis of one half of the variants, or of both.
+
+    Attributes:
+        half: what was read.
+        sizes: number of variants in each half.
+        sha256: of the names in each half, which shows later that they were not drawn again.
+        levels: each access level to each model.
+        held_out: what is found of kinds and models that took no part.
+    """
+
+    half: Half
+    sizes: tuple[int, int]
+    sha256: tuple[str, str]
+    levels: tuple[Level, ...]
+    held_out: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, studies: Sequence[Records], half: Half, seed: int) -> Reading:
+        """Analyse the studies, one for each model.
+
+        Raises:
+            InputError: two studies are of one model, or a side has too few variants.
+        """
+        first, second = halves_of(studies, seed)
+        names = {"first": first, "second": second, "both": first | second}[half]
+        at_levels = [found_at_levels(records, names) for records in studies]
+        models = [each.model for found in at_levels for each in next(iter(found.values()), [])[:1]]
+        if twice := sorted({model for model in models if models.count(model) > 1}):
+            raise InputError(
+                f"two folders hold audits of {twice[0]}; give one folder for each model"
+            )
+        pooled = {
+            access: [audit for found in at_levels for audit in found.get(access, ())]
+            for access in ACCESSES
+        }
+        return cls(
+            half,
+            (len(first), len(second)),
+            (_hash(first), _hash(second)),
+            tuple(level for each in studies for level in analysed(each, seed=seed, names=names)),
+            tuple(row for access in pooled for row in held_out_rows(pooled[access], access)),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As plain data; what belongs to a half is named by it."""
+        names = ("first", "second")
+        halves = {
+            name: {"variants": size, "sha256": sha256}
+            for name, size, sha256 in zip(names, self.sizes, self.sha256, strict=True)
+        }
+        return {
+            "half": self.half,
+            "halves": halves,
+            "levels": [asdict(level) for level in self.levels],
+            "held_out": [asdict(row) for row in self.held_out],
+        }
+
+
+def _hash(names: frozenset[str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()

@@ -1,0 +1,272 @@
+"""experiments.audit: kinds and models that took no part, and the half that stays unread."""
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from typer.testing import CliRunner
+
+from cna_lens import InputError
+from cna_lens.results import Journal
+from experiments.audit.__main__ import app
+from experiments.audit.halves import Audit, audits, halved, halves_of
+from experiments.audit.held_out import held_out_rows, takes_part
+from experiments.audit.reading import Reading
+from experiments.shared.areas import area_with_interval
+
+BENIGN, ATTACKS = ("precision", "fine-tune", "noise"), ("adapter", "direction")
+
+
+def variants(kind, scores, tampered=False, **fields):
+    settings = {"shift": 9.0 if tampered else 0.0, "model": "demo-refusal"} | fields
+    return [
+        Audit(
+            name=f"{kind} {i}",
+            kind=kind,
+            tampered=tampered,
+            score=score,
+            verdict="tampered" if score > 5.5 else "match",
+            seconds=1.0,
+            checks={},
+            **settings,
+        )
+        for i, score in enumerate(scores)
+    ]
+
+
+def rows_of(found, access="weights"):
+    """The rows by what they are of; two of one kind would be an error."""
+    rows = held_out_rows(found, access)
+    named = {(row.signal, row.held_out, row.of, row.attacks): row for row in rows}
+    assert len(named) == len(rows)
+    return named
+
+
+def test_kinds_that_are_left_out_by_hand():
+    found = [
+        *variants("precision", [1.0, 2.0]),
+        *variants("fine-tune", [3.0, 5.0]),
+        *variants("adapter", [4.0, 6.0], tampered=True),
+        *variants("direction", [7.0], tampered=True),
+    ]
+    rows = rows_of(found)
+    one = rows["score", "kind", "adapter", "beyond noise"]
+    # All benign variants judge attacks, those of the other kind judge benign ones.
+    assert one.thresholds == {"adapter": 5.0, "direction": 5.0, "precision": 5.0, "fine-tune": 2.0}
+    assert (one.detected.value, one.detected.n) == (0.5, 2)
+    assert (one.false_alarms.value, one.false_alarms.n) == (0.5, 4)
+    assert one.balanced.value == pytest.approx(0.5)
+    assert one.area.value == pytest.approx((3 + 4) / 8)
+    every = rows["score", "kind", "all", "beyond noise"]
+    assert (every.detected.value, every.detected.n) == (pytest.approx(2 / 3), 3)
+    assert every.area == area_with_interval([4.0, 6.0, 7.0], [1.0, 2.0, 3.0, 5.0])
+    verdict = rows["verdict", "kind", "all", "beyond noise"]
+    assert (verdict.detected.value, verdict.false_alarms.value) == (pytest.approx(2 / 3), 0.0)
+    assert (verdict.area, verdict.thresholds) == (None, {})
+    # With one model none can be left out.
+    assert {held_out for _, held_out, _, _ in rows} == {"kind"}
+
+
+def two_models():
+    found = []
+    for (place, kind), model in product(enumerate((*BENIGN, *ATTACKS)), ("a", "b")):
+        tampered = kind in ATTACKS
+        base = (3.0 if tampered else 0.0) + place + (0.5 if model == "b" else 0.0)
+        scores = [base + i / 10 for i in range(4)]
+        found += variants(kind, scores, tampered, model=model)
+    return found
+
+
+def test_models_that_are_left_out_by_hand():
+    rows = rows_of(two_models())
+    # The highest benign scores are 2.3 of model a and 2.8 of model b, both of the noise.
+    by_model = rows["score", "model", "a", "beyond noise"]
+    assert by_model.thresholds == pytest.approx({"a": 2.8, "b": 2.3})
+    assert by_model.false_alarms.value == 0.0
+    # Of model b, noise has 2.5 to 2.8 and model a judges it.
+    other = rows["score", "model", "b", "beyond noise"]
+    assert (other.false_alarms.value, other.false_alarms.n) == (pytest.approx(4 / 12), 12)
+    both = rows["score", "kind and model", "all", "beyond noise"]
+    assert both.thresholds["noise, b"] == pytest.approx(1.3)
+    assert both.thresholds["adapter, b"] == pytest.approx(2.3)
+    assert rows["score", "kind and model", "direction", "all"].detected.n == 8
+    assert {held_out for _, held_out, _, _ in rows} == {"kind", "model", "kind and model"}
+
+
+@pytest.mark.parametrize("held_out", ["kind", "model", "kind and model"])
+def test_a_threshold_never_sees_what_is_held_out(held_out):
+    found = two_models()
+    before = rows_of(found)["score", held_out, "all", "all"].thresholds
+    for kind, model in product((*BENIGN, *ATTACKS), ("a", "b")):
+        judged = next(a for a in found if (a.kind, a.model) == (kind, model))
+        name = {"kind": kind, "model": model, "kind and model": f"{kind}, {model}"}[held_out]
+        for worst in (-1e6, 1e6):
+            changed = [
+                a if takes_part(a, judged, held_out) else replace(a, score=worst) for a in found
+            ]
+            after = rows_of(changed)["score", held_out, "all", "all"].thresholds
+            assert after[name] == before[name]
+        # Whatever takes part and is benign does count.
+        raised = [
+            replace(a, score=1e6) if takes_part(a, judged, held_out) and not a.tampered else a
+            for a in found
+        ]
+        assert rows_of(raised)["score", held_out, "all", "all"].thresholds[name] == 1e6
+
+
+def test_what_takes_part():
+    judged = variants("adapter", [1.0], tampered=True, model="a")[0]
+    same_kind, same_model = replace(judged, model="b"), replace(judged, kind="noise")
+    neither = replace(judged, kind="noise", model="b")
+    for held_out, expected in {
+        "kind": (False, True, True),
+        "model": (True, False, True),
+        "kind and model": (False, False, True),
+    }.items():
+        others = (same_kind, same_model, neither)
+        assert tuple(takes_part(other, judged, held_out) for other in others) == expected
+
+
+def test_attacks_count_in_the_main_rows_beyond_the_noise_of_their_own_model():
+    found = [
+        *variants("precision", [1.0], shift=0.4, model="a"),
+        *variants("noise", [1.0], shift=-2.0, model="b"),
+        *variants("fine-tune", [1.0, 1.0], shift=9.0, model="a"),
+        *variants("fine-tune", [1.0, 1.0], shift=9.0, model="b"),
+        *variants("adapter", [9.0, 9.0], tampered=True, shift=0.5, model="a"),
+        *variants("adapter", [9.0, 9.0, 9.0], tampered=True, shift=0.5, model="b"),
+        *variants("direction", [9.0], tampered=True, shift=2.1, model="b"),
+    ]
+    rows = rows_of(found)
+    assert rows["score", "kind", "all", "beyond noise"].detected.n == 2 + 1
+    assert rows["score", "kind", "all", "all"].detected.n == 2 + 3 + 1
+
+
+def test_over_refusal_is_no_false_alarm_and_another_model_is_one():
+    found = [
+        *variants("precision", [1.0, 1.0]),
+        *variants("fine-tune", [1.0, 1.0]),
+        *variants("adapter", [9.0, 9.0], tampered=True),
+    ]
+    found[0] = replace(found[0], verdict="over-refusal")
+    found[2] = replace(found[2], verdict="another model")
+    row = rows_of(found)["verdict", "kind", "all", "beyond noise"]
+    assert row.false_alarms.value == 1 / 4
+
+
+def record(name, kind, tampered, access, score, **more):
+    return {
+        "name": name,
+        "kind": kind,
+        "tampered": tampered,
+        "access": access,
+        "verdict": "tampered" if score > 5.5 else "match",
+        "score": score,
+        "checks": [{"name": "gap", "statistic": score / 2}],
+        "seconds": 1.0,
+        **more,
+    }
+
+
+def study(model, lift=0.0):
+    """The records of one model: eight variants of each kind, and the reference."""
+    named = {"untouched": ("untouched", False, 0.0)}
+    for (place, kind), i in product(enumerate((*BENIGN, *ATTACKS)), range(8)):
+        tampered = kind in ATTACKS
+        named[f"{kind} {i}"] = (kind, tampered, place + i / 10 + 9 * tampered + lift)
+    records = {}
+    for name, (kind, tampered, score) in named.items():
+        for access in ("weights", "activations", "answers"):
+            records[f"{name} | {access}"] = record(name, kind, tampered, access, score, model=model)
+        records[f"{name} | behaviour"] = {
+            "name": name,
+            "kind": kind,
+            "tampered": tampered,
+            "log_odds": [4.0 - 9 * tampered],
+        }
+    return records
+
+
+def test_changes_on_the_serving_side_are_seen_by_answers_alone():
+    records = study("a")
+    for access in ("weights", "activations", "answers"):
+        key = f"adapter 0 | {access}"
+        records[key] = records[key] | {"side": "serving"}
+    names = {access: {a.name for a in audits(records, access)} for access in ("weights", "answers")}
+    assert names["answers"] - names["weights"] == {"adapter 0"}
+    rows = rows_of(audits(records, "answers"), "answers")
+    assert rows["score", "kind", "all", "serving"].detected.n == 1
+    assert rows["score", "kind", "all", "all"].detected.n == 15
+    assert not any(attacks == "serving" for *_, attacks in rows_of(audits(records, "weights")))
+
+
+def test_older_records_are_of_the_first_model_and_of_the_model_itself():
+    records = {
+        "untouched | answers": record("untouched", "untouched", False, "answers", 1.0),
+        "untouched | behaviour": {"name": "untouched", "log_odds": [1.0]},
+    }
+    (old,) = audits(records, "answers")
+    assert (old.model, old.side) == ("demo-refusal", "model")
+
+
+def test_halves_are_those_of_halved_and_the_same_for_every_model():
+    records = study("a")
+    kinds = {kind: [f"{kind} {i}" for i in range(8)] for kind in (*BENIGN, *ATTACKS)}
+    expected = halved(kinds | {"untouched": ["untouched"]}, seed=3)
+    assert halves_of([records], 3) == expected == halves_of([records, study("b")], 3)
+    del records["noise 0 | weights"], records["noise 0 | activations"], records["noise 0 | answers"]
+    assert halves_of([records, study("b")], 3) == expected
+    wrong = study("b")
+    wrong["noise 0 | weights"]["kind"] = "precision"
+    with pytest.raises(InputError, match="'noise 0' is of kind 'noise'"):
+        halves_of([study("a"), wrong], 3)
+
+
+@pytest.mark.parametrize(("half", "other"), [("first", 1), ("second", 0)])
+def test_the_other_half_is_not_read(half, other):
+    studies = [study("a"), study("b", 0.05)]
+    unread = halves_of(studies, 0)[other]
+    before = Reading.of(studies, half, 0)
+    for each in studies:
+        for found in each.values():
+            if found["name"] in unread and "score" in found:
+                found["score"] = 1e6
+                found["verdict"] = "unread"
+                found["checks"][0]["statistic"] = 1e6
+    assert Reading.of(studies, half, 0) == before
+    assert Reading.of(studies, "both", 0) != before
+    assert {level.model for level in before.levels} == {"a", "b"}
+    n = next(row for row in before.held_out if row.attacks == "all" and row.of == "all").detected.n
+    assert n == 16  # of 2 models, 2 kinds and 8 variants of each, half is read
+
+
+def test_two_folders_of_one_model_are_refused():
+    with pytest.raises(InputError, match="two folders hold audits of a"):
+        Reading.of([study("a"), study("a")], "first", 0)
+
+
+def test_the_command_reads_several_folders_and_says_which_half_it_read(tmp_path):
+    folders = []
+    for model in ("a", "b"):
+        journal = Journal(tmp_path / model / "records.jsonl", "audit study", {"model": model})
+        for key, each in study(model).items():
+            journal.add(key, each)
+        folders += ["--out", str(tmp_path / model)]
+    written = {}
+    for half in (None, "second"):
+        path = tmp_path / f"{half}.json"
+        arguments = ["analyse", *folders, "--results", str(path)]
+        ran = CliRunner().invoke(app, [*arguments, *(["--half", half] if half else [])])
+        assert ran.exit_code == 0, ran.output
+        assert "took no part in the threshold" in ran.output
+        written[half] = json.loads(path.read_text())
+    first, second = written[None], written["second"]
+    assert (first["half"], second["half"]) == ("first", "second")
+    assert first["halves"] == second["halves"]
+    sizes = [first["halves"][half]["variants"] for half in ("first", "second")]
+    assert sorted(sizes) == [20, 21]
+    assert first["halves"]["first"]["sha256"] != first["halves"]["second"]["sha256"]
+    assert [each["model"] for each in first["studies"]] == ["a", "b"]
+    assert {row["held_out"] for row in first["held_out"]} == {"kind", "model", "kind and model"}
+    assert len({level["model"] for level in first["levels"]}) == 2
