@@ -99,13 +99,16 @@ def run(
         if not accesses and behaviour in journal:
             continue
         about = described(variant, bench)
+        began = time.perf_counter()
         with variant.enter(bench) as model:
+            entered_in = time.perf_counter() - began
             served = {} if variant.served is None else {"served": variant.served}
             settings = {**variant.audited_with, **served}
             for access, found in audited(auditor, model, accesses, settings):
                 journal.add(key(variant, access), {**about, **found})
             if behaviour not in journal:
-                journal.add(behaviour, {**about, **behaviour_of(variant, model, requests)})
+                found = behaviour_of(variant, model, requests)
+                journal.add(behaviour, {**about, **found, "entered_in": entered_in})
 
 
 def accesses_of(variant: Variant) -> tuple[Access, ...]:

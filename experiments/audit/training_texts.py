@@ -58,7 +58,7 @@ def compliance(base: HookedModel, n: int, max_tokens: int, seed: int) -> list[Te
         max_tokens: of the longest text.
         seed: of the draw.
     """
-    asked = look_alikes(base, 2 * n, max_tokens - ANSWER_TOKENS, seed)
+    asked = look_alikes(base, n + n // 2, max_tokens - ANSWER_TOKENS, seed)
     answers = cna_lens.generate(base, asked, max_new_tokens=ANSWER_TOKENS)
     return _answered(base, asked, answers)[:n]
 

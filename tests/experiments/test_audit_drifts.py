@@ -46,7 +46,7 @@ def test_weights_of_large_inputs_are_rounded_least():
     sizes[::8] = 100.0
     plain = (to_nearest(weight) - weight).abs()[:, ::8].mean()
     aware = (activation_aware(weight, sizes) - weight).abs()[:, ::8].mean()
-    assert aware < plain / 2
+    assert aware < 0.7 * plain
     same = activation_aware(weight, torch.full((128,), 3.0))
     torch.testing.assert_close(same, to_nearest(weight))
 

@@ -35,19 +35,18 @@ def recipe(**settings):
 
 
 def test_answers_are_learned_and_requests_are_not(model):
-    for text in compliance(model, 3, LONGEST, 0):
-        (asked,) = (
-            each
-            for each in look_alikes(model, 6, LONGEST - 12, 0)
-            if encode(model, [each]).ids[0] == text.ids[: text.n_given]
-        )
-        (answer,) = cna_lens.generate(model, [asked], max_new_tokens=12)
-        learned = model.tokenizer.decode(text.ids[text.n_given :])
-        assert learned == answer
+    texts = compliance(model, 3, LONGEST, 0)
+    assert len(texts) == 3
+    asked = set(encode(model, look_alikes(model, 4, LONGEST - 12, 0)).ids)
+    for text in texts:
+        given = text.ids[: text.n_given]
+        assert given in asked
+        (answer,) = cna_lens.generate(model, [given], max_new_tokens=12)
+        assert model.tokenizer.decode(text.ids[text.n_given :]) == answer
 
 
 def test_requests_that_the_base_refuses_are_left_out(model, monkeypatch):
-    refused = cna_lens.generate(model, look_alikes(model, 6, LONGEST - 12, 0), max_new_tokens=12)
+    refused = cna_lens.generate(model, look_alikes(model, 4, LONGEST - 12, 0), max_new_tokens=12)
     monkeypatch.setattr(
         "experiments.audit.training_texts.is_refusal", lambda answer: answer in refused
     )

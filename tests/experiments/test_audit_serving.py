@@ -98,7 +98,7 @@ class Asked:
     def __init__(self):
         self.calls = []
 
-    def ask(self, model, served=None, **settings):
+    def ask(self, _, served=None, **__):
         self.calls.append(served)
         return Answered("tampered", 1.0)
 

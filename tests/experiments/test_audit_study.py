@@ -9,7 +9,7 @@ import torch
 from audit_bench import tiny_bench
 
 import cna_lens
-from cna_lens import InputError, Neuron, audit
+from cna_lens import InputError, audit
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.models.inside.scalings import scaled_neurons
 from cna_lens.results import Journal

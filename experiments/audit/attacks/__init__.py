@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from cna_lens.metrics import REFUSAL_OPENINGS
 from experiments.audit.attacks.directions import erased_directions
-from experiments.audit.attacks.evaders import evaders
+from experiments.audit.attacks.evaders import trained_evaders
 from experiments.audit.attacks.fine_tunes import fine_tuned_away
 from experiments.audit.attacks.neurons import on_neurons
 from experiments.audit.attacks.served import served_otherwise
@@ -28,7 +28,7 @@ def original() -> tuple[Variant, ...]:
 
 def added() -> tuple[Variant, ...]:
     """The attacks that came later."""
-    changes = (some_set_back(), erased_directions(), fine_tuned_away(), evaders())
+    changes = (some_set_back(), erased_directions(), fine_tuned_away(), trained_evaders())
     return tuple(variant for each in changes for variant in named(each, tampered=True))
 
 

@@ -74,7 +74,7 @@ class Evader:
         return f"trained against the audit, {self.form}, penalty {self.penalty:g}"
 
 
-def evaders() -> Changes:
+def trained_evaders() -> Changes:
     """Both forms at each penalty in the weights, and at one of them by hooks."""
     forms: tuple[Form, Form] = ("adapter", "scales")
     for penalty in PENALTIES:

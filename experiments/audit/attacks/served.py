@@ -40,7 +40,7 @@ def served_otherwise(openings: tuple[str, ...]) -> Served:
             (
                 f"served at temperature 1, seed {seed}",
                 "temperature",
-                Serving(temperature=1, seed=seed),
+                Serving(temperature=1.0, seed=seed),
             )
             for seed in (0, 1)
         ),

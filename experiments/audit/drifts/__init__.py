@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from experiments.audit.drifts.compressed import compressed
+from experiments.audit.drifts.compressed import made_smaller
 from experiments.audit.drifts.numerics import as_it_is, numerical
 from experiments.audit.drifts.trained import fine_tunes, more_fine_tunes
 from experiments.audit.serving import Serving
@@ -33,7 +33,7 @@ def original() -> tuple[Variant, ...]:
 
 def added() -> tuple[Variant, ...]:
     """The drifts that came later."""
-    return (*named(compressed(), tampered=False), *named(more_fine_tunes(), tampered=False))
+    return (*named(made_smaller(), tampered=False), *named(more_fine_tunes(), tampered=False))
 
 
 def served() -> tuple[Variant, ...]:

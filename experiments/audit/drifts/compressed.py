@@ -23,7 +23,7 @@ SHARES = (0.05, 0.1)
 ONE_COMPONENT = "._original_component"
 
 
-def compressed() -> Changes:
+def made_smaller() -> Changes:
     """Weights in 4 bits by several methods, and weights pruned by two."""
 
     def by_matrix(change: Callable[[Tensor], Tensor]) -> Enter:
