@@ -107,8 +107,8 @@ def run(
             for access, found in audited(auditor, model, accesses, settings):
                 journal.add(key(variant, access), {**about, **found})
             if behaviour not in journal:
-                found = behaviour_of(variant, model, requests)
-                journal.add(behaviour, {**about, **found, "entered_in": entered_in})
+                measured = behaviour_of(variant, model, requests)
+                journal.add(behaviour, {**about, **measured, "entered_in": entered_in})
 
 
 def accesses_of(variant: Variant) -> tuple[Access, ...]:
@@ -151,11 +151,11 @@ def audited(
     if "answers" in accesses:
         began = time.perf_counter()
         try:
-            answered = auditor.ask(model, **settings)
+            given = auditor.ask(model, **settings)
         except CnaLensError as error:
             yield "answers", _failed("answers", error, began)
         else:
-            yield "answers", _recorded("answers", answered, (), began)
+            yield "answers", _recorded("answers", given, (), began)
     if not looked_at:
         return
     began = time.perf_counter()
