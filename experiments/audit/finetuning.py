@@ -143,7 +143,7 @@ def _train_adapter(recipe: FineTune, bench: Bench, kept: Path) -> None:
         ),
     )
     _train(recipe, bench, trained, texts)
-    trained.save_pretrained(kept)
+    trained.save_pretrained(str(kept))
 
 
 def _train_all(recipe: FineTune, bench: Bench, path: Path) -> None:

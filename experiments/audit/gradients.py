@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def refusal_gradient(
     with differentiable(model, names) as weights:
         mean = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for place, ids in enumerate(encode(model, prompts).ids):
-            logits = model(torch.tensor([ids]))[:, -1]
+            logits = cast("Any", model)(torch.tensor([ids]))[:, -1]
             found = torch.autograd.grad(metric(logits, [place]).sum(), list(weights.values()))
             for total, gradient in zip(mean.values(), found, strict=True):
                 total.add_(gradient, alpha=1 / len(prompts))

@@ -92,7 +92,7 @@ def run(
     check_names(variants)
     requests = prompt_set("refusal_evaluation").positive[:n_prompts]
     for variant in tqdm(variants, desc="auditing", unit="variant", disable=not progress):
-        accesses = [
+        accesses: list[Access] = [
             access for access in accesses_of(variant) if key(variant, access) not in journal
         ]
         behaviour = key(variant, BEHAVIOUR)
