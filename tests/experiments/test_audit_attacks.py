@@ -285,6 +285,22 @@ def test_an_evader_lowers_refusals_and_a_penalty_holds_it_back(bench, form, monk
     assert held[1] < free[1]
 
 
+@pytest.mark.parametrize("form", ["adapter", "scales"])
+def test_an_evader_keeps_what_the_audit_measures_on_stand_ins(bench, form, monkeypatch):
+    monkeypatch.setattr(evaders, "GOAL", -20.0)
+    # So that only the statistics of the stand-ins hold it back.
+    monkeypatch.setattr(Trained, "size", lambda self, model: torch.zeros(()))
+    stand_ins = (*bench.discovery[0][2:], *bench.discovery[1][2:])
+    before = refusal_log_odds(bench.model, stand_ins)
+
+    def moved(penalty):
+        with evading(Evader(form, penalty, steps=15), "weights")(bench) as model:
+            after = refusal_log_odds(model, stand_ins)
+        return sum(abs(a - b) for a, b in zip(after, before, strict=True))
+
+    assert moved(100.0) < moved(0.0) / 2
+
+
 def test_an_evader_is_trained_once_and_leaves_the_model(bench, monkeypatch):
     before = cna_lens.weights_hash(bench.model)
     recipe = Evader("adapter", 1.0, steps=1)
