@@ -14,7 +14,7 @@ from experiments.audit.bench import Bench
 from experiments.audit.drifts import added
 from experiments.audit.finetuning import FineTune, finetuned, finetuned_weights, padded, texts_of
 from experiments.audit.references import reference_of
-from experiments.audit.training_texts import compliance, look_alikes, openings
+from experiments.audit.training_texts import Text, compliance, look_alikes, openings
 from experiments.audit.weight_edits import weights_of
 
 LONGEST = 60
@@ -66,6 +66,13 @@ def test_answers_begin_with_the_opening(model, monkeypatch):
 def test_too_few_short_requests_are_named(model):
     with pytest.raises(InputError, match="longer texts"):
         look_alikes(model, 10, 5, 0)
+
+
+def test_what_is_given_is_not_learned():
+    text = Text((5, 6, 7, 8), 2)
+    example = finetuning._example(text, whole=False)
+    assert example == {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
+    assert finetuning._example(text, whole=True) == {"input_ids": [5, 6, 7, 8]}
 
 
 def test_a_batch_is_padded_and_its_fillers_are_not_learned():
