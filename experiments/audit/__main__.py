@@ -1,20 +1,22 @@
 """How well does the audit separate tampered models from models that have merely changed?
 
     python -m experiments.audit run
+    python -m experiments.audit run --model demo-refusal-late --set new --first 2
     python -m experiments.audit analyse
     python -m experiments.audit analyse --out out/one_model --out out/another --half second
     python -m experiments.audit evade
     python -m experiments.audit watch
     python -m experiments.audit identify
 
-`run` audits every variant of the demo model that refuses, at all three access levels, and measures
-its effect on refusals. `analyse` chooses thresholds on some variants and judges others with them:
-halves, and kinds of attack and models that took no part. It reads one half of all variants, by
-kind, unless `--half` says otherwise, so that rules can be frozen before the second half is read.
-`evade` lets an adversary try strengths until the audit is silent, and replace the genuine
-fingerprint by its own. These write below `--out`, and an interrupted run goes on from there.
-`watch` watches a circuit while requests come in. `identify` asks variants sensitive canaries, as an
-endpoint is asked, and goes on where it was interrupted.
+`run` audits every variant of a model that refuses, at all three access levels, and measures its
+effect on refusals; of a model that is only served in another way it audits the answers. Variants
+come with one of each kind in turn. `analyse` chooses thresholds on some variants and judges others
+with them: halves, and kinds of attack and models that took no part. It reads one half of all
+variants, by kind, unless `--half` says otherwise, so that rules can be frozen before the second half
+is read. `evade` lets an adversary try strengths until the audit is silent, and replace the genuine
+fingerprint by its own. Each model has a folder, in which an interrupted run goes on. `watch` watches
+a circuit while requests come in. `identify` asks variants sensitive canaries, as an endpoint is
+asked, and goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ from cna_lens import audit
 from cna_lens.results import Journal, library_versions, read_journal
 from experiments.audit.analysis import analysed
 from experiments.audit.attacks import tampered
-from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
+from experiments.audit.bench import FRACTIONS, Bench
 from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
 from experiments.audit.halves import Half
 from experiments.audit.identifying import FIRST, ask, reaches
 from experiments.audit.reading import Reading
+from experiments.audit.references import REFERENCE, REFERENCES, Reference, reference_of
 from experiments.audit.running import Auditor, run
+from experiments.audit.sets import VariantSet, variants_of
 from experiments.audit.tables import show, show_evasion, show_held_out, show_reach
 from experiments.audit.watching import N_TRUSTED, watched
 from experiments.shared.result_files import RESULTS, command, write_record
@@ -59,21 +63,30 @@ Results = Annotated[Path, typer.Option(help="The JSON file of the figures.")]
 Seed = Annotated[int, typer.Option(help="Of the halves and the bootstrap.")]
 Prompts = Annotated[int, typer.Option(help="Held-out harmful requests.", min=2, max=60)]
 FOLDER = Path("out/audit_study")
+OF_REFERENCE = FOLDER / REFERENCE
 
 
 @app.command("run")
 def run_command(
-    out: Out = FOLDER,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the records, by default one for each model.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A model of the study.")] = REFERENCE,
     n_prompts: Prompts = 24,
+    which: Annotated[VariantSet, typer.Option("--set", help="Which variants.")] = VariantSet.ALL,
+    first: Annotated[
+        int | None, typer.Option(help="Only so many variants of each kind.", min=1)
+    ] = None,
     only: Annotated[
         str | None, typer.Option(help="Only variants whose kind or name holds this.")
     ] = None,
 ) -> None:
     """Audit the variants that are not finished yet."""
-    study = _Study(out, n_prompts)
+    reference = reference_of(model)
+    study = _Study(out or FOLDER / reference.folder_name, n_prompts, reference)
     chosen = [
         variant
-        for variant in (*benign(), *tampered())
+        for variant in variants_of(which, first)
         if only is None or only in variant.kind or only in variant.name
     ]
     run(chosen, study.bench, study.auditor, study.journal(RECORDS), n_prompts=n_prompts)
@@ -93,7 +106,7 @@ def analyse_command(
     ] = "first",
 ) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
-    folders = out or [FOLDER]
+    folders = out or [OF_REFERENCE]
     studies = [read_journal(folder / RECORDS, "audit study") for folder in folders]
     read = Reading.of([records for _, records in studies], half, seed)
     for level in read.levels:
@@ -116,7 +129,7 @@ def analyse_command(
 
 
 @app.command("evade")
-def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) -> None:
+def evade_command(out: Out = OF_REFERENCE, n_prompts: Prompts = 24, seed: Seed = 0) -> None:
     """The strongest attacks that stay below the thresholds that `analyse` chooses."""
     study = _Study(out, n_prompts)
     _, records = read_journal(out / RECORDS, "audit study")
@@ -139,10 +152,10 @@ def evade_command(out: Out = FOLDER, n_prompts: Prompts = 24, seed: Seed = 0) ->
 
 @app.command("watch")
 def watch_command(
-    out: Out = FOLDER, results: Results = RESULTS / "audit_watch.json", seed: Seed = 0
+    out: Out = OF_REFERENCE, results: Results = RESULTS / "audit_watch.json", seed: Seed = 0
 ) -> None:
     """Count the requests until a watch of the circuit raises its alarm, for some variants."""
-    bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), out)
+    bench = Bench.of(reference_of(REFERENCE), out)
     circuit = bench.circuit("contrast", min(FRACTIONS))
     chosen = [variant for variant in (*benign(), *tampered()) if variant.name in WATCHED]
     found = watched(chosen, bench, circuit, seed=seed)
@@ -162,7 +175,7 @@ def watch_command(
 
 @app.command("identify")
 def identify_command(
-    out: Out = FOLDER,
+    out: Out = OF_REFERENCE,
     results: Results = RESULTS / "audit_identity.json",
     n_prompts: Prompts = 24,
     every: Annotated[
@@ -171,7 +184,7 @@ def identify_command(
     seed: Seed = 0,
 ) -> None:
     """Ask variants sensitive canaries, and say how well their answers tell them apart."""
-    bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), out)
+    bench = Bench.of(reference_of(REFERENCE), out)
     path = out / "sensitive_canaries.json"
     if not path.exists():
         audit.sensitive_canaries(bench.model, progress=True).save(path)
@@ -205,10 +218,12 @@ def identify_command(
 class _Study:
     """The reference with its fingerprint, in the folder of a run."""
 
-    def __init__(self, folder: Path, n_prompts: int) -> None:
+    def __init__(
+        self, folder: Path, n_prompts: int, reference: Reference = REFERENCES[REFERENCE]
+    ) -> None:
         self.folder = folder
         self.n_prompts = n_prompts
-        self.bench = Bench(cna_lens.load_model(REFERENCE, device="cpu"), folder)
+        self.bench = Bench.of(reference, folder)
         path = folder / FINGERPRINT
         if not path.exists():
             circuit = self.bench.circuit("contrast", min(FRACTIONS))
@@ -219,7 +234,7 @@ class _Study:
         """Records that depend on the reference, the fingerprint and the settings."""
         written = (self.folder / FINGERPRINT).read_bytes()
         depends_on = {
-            "model": REFERENCE,
+            "model": self.bench.reference.name,
             "weights_sha256": cna_lens.weights_hash(self.bench.model),
             "fingerprint_sha256": hashlib.sha256(written).hexdigest(),
             "n_prompts": self.n_prompts,

@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 import cna_lens
@@ -22,10 +23,18 @@ from cna_lens import (
 )
 from cna_lens.models import HookedModel
 from cna_lens.results import Sign
+from cna_lens.steering import ControlVectors, difference_of_means
+from experiments.audit.gradients import refusal_gradient
+from experiments.audit.references import (
+    REFERENCE,
+    REFERENCES,
+    Places,
+    Reference,
+    best_places,
+    keep,
+    places_in,
+)
 from experiments.audit.weight_edits import differing, weights_of
-
-REFERENCE = "demo-refusal"
-WITHOUT_ADAPTER = "demo"
 
 RANKINGS: Mapping[str, Sign] = {
     "contrast": "abs",
@@ -36,12 +45,12 @@ RANKINGS: Mapping[str, Sign] = {
 """The rankings of the attacks, each with the sign of the scores that count."""
 
 FRACTIONS = (0.001, 0.003, 0.01)
-DIRECTION_LAYER, DIRECTION_TOKEN = 15, -2
-"""Place of the direction that removes most refusals, as experiments.demo.compare found it."""
-
 COEFFICIENTS = (0.5, 1.0, 2.0)
-CAA_LAYER = 12
-"""The layer that experiments.demo.compare chose for CAA on the residual stream."""
+
+CONCEPTS = ("planted_french", "planted_uppercase", "planted_sums", "agreement")
+"""Prompt sets whose two sides differ by a benign concept: cooking, animals, sums, plurals."""
+
+CONCEPT_PROMPTS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +61,18 @@ class Bench:
         model: the reference, whose fingerprint is taken.
         folder: keeps circuits and adapters for the next run.
         n_pairs: number of pairs of the packaged discovery set for circuits and vectors.
+        reference: what the model is.
     """
 
     model: HookedModel
     folder: Path
     n_pairs: int = 50
+    reference: Reference = REFERENCES[REFERENCE]
+
+    @classmethod
+    def of(cls, reference: Reference, folder: Path) -> Bench:
+        """Load the reference, whose parts are kept in a folder."""
+        return cls(reference.load(), folder, reference=reference)
 
     def circuit(self, ranking: str, fraction: float) -> Circuit:
         """A ranking's strongest neurons, without the universal ones.
@@ -102,10 +118,47 @@ class Bench:
         return cna_lens.universal_neurons(self.model, progress=True)
 
     @cached_property
+    def places(self) -> Places:
+        """Where vectors are read; where the reference does not say it, they are looked for once."""
+        path = self.folder / "places.json"
+        if self.reference.places is not None:
+            return self.reference.places
+        if path.exists():
+            return places_in(path)
+        return keep(best_places(self.model, *self.discovery), path)
+
+    @cached_property
     def direction(self) -> DirectionalAblation:
         """The direction between harmful and benign requests."""
         return cna_lens.directional_ablation(
-            self.model, *self.discovery, layer=DIRECTION_LAYER, position=DIRECTION_TOKEN
+            self.model,
+            *self.discovery,
+            layer=self.places.direction_layer,
+            position=self.places.direction_token,
+        )
+
+    @cached_property
+    def directions(self) -> ControlVectors:
+        """The same direction at the input of every layer."""
+        return self._differences(*self.discovery)
+
+    @cached_property
+    def concepts(self) -> Tensor:
+        """A direction of each benign concept, read where the refusals' is."""
+        sets = map(cna_lens.prompt_set, CONCEPTS)
+        found = [
+            self._differences(each.positive[:CONCEPT_PROMPTS], each.negative[:CONCEPT_PROMPTS])
+            for each in sets
+        ]
+        return torch.cat([each.at_layer(self.places.direction_layer).vectors for each in found])
+
+    def _differences(self, positive: tuple[str, ...], negative: tuple[str, ...]) -> ControlVectors:
+        return difference_of_means(
+            self.model,
+            positive,
+            negative,
+            site="hook_resid_pre",
+            position=self.places.direction_token,
         )
 
     @cached_property
@@ -120,15 +173,24 @@ class Bench:
             self.model,
             *self.discovery,
             site="hook_resid_post",
-            layer=CAA_LAYER,
+            layer=self.places.caa_layer,
             coefficient=max(COEFFICIENTS),
         )
 
     @cached_property
+    def base(self) -> HookedModel:
+        """The model that the reference was made from."""
+        return cna_lens.load_model(self.reference.base, device="cpu")
+
+    @cached_property
     def without_adapter(self) -> Mapping[str, Tensor]:
-        """The weights without the adapter, where they differ from the reference's."""
-        untrained = weights_of(cna_lens.load_model(WITHOUT_ADAPTER, device="cpu"))
-        return differing(untrained, self.model)
+        """The weights of the base, where they differ from the reference's."""
+        return differing(weights_of(self.base), self.model)
+
+    @cached_property
+    def gradient(self) -> Mapping[str, Tensor]:
+        """Of the log-odds of a refusal with respect to these weights, on the harmful half."""
+        return refusal_gradient(self.model, self.discovery[0], tuple(self.without_adapter))
 
     @cached_property
     def attacked(self) -> frozenset[Neuron]:

@@ -11,13 +11,9 @@ from cna_lens.metrics import refusal_log_odds
 from cna_lens.models import HookedModel
 from cna_lens.results import AnyNeuron, Journal
 from cna_lens.steering import Via
-from experiments.audit.attacks import (
-    added_as_biases,
-    erased_in_weights,
-    mirrored_neurons,
-    scaled_neurons,
-    weakened_adapter,
-)
+from experiments.audit.attacks.neurons import mirrored_neurons, scaled_neurons
+from experiments.audit.attacks.set_back import weakened_adapter
+from experiments.audit.attacks.vectors import added_as_biases, erased_in_weights
 from experiments.audit.bench import FRACTIONS, Bench
 from experiments.audit.running import Access, Auditor, audited
 from experiments.audit.variants import Enter, Variant, steered

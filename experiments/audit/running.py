@@ -14,7 +14,8 @@ from cna_lens.audit import ANSWER_TOKENS
 from cna_lens.metrics import is_refusal, refusal_log_odds
 from cna_lens.models import HookedModel
 from cna_lens.results import AnyNeuron, Journal
-from experiments.audit.bench import REFERENCE, Bench
+from experiments.audit.bench import Bench
+from experiments.audit.serving import Serving
 from experiments.audit.variants import Variant, check_names
 
 Access = Literal["weights", "activations", "answers"]
@@ -53,12 +54,13 @@ class Auditor:
             raise InputError("access is 'answers', expected 'weights' or 'activations'; call ask")
         return audit.judge(seen, self.fingerprint, access=access)
 
-    def ask(self, model: HookedModel, **settings: Any) -> audit.AnswersAttestation:
+    def ask(
+        self, model: HookedModel, served: Serving | None = None, **settings: Any
+    ) -> audit.AnswersAttestation:
         """Compare a model's answers to the canaries with the fingerprint's."""
-        prompts = audit.Canaries.packaged().prompts
-        answers = generate(model, prompts, max_new_tokens=ANSWER_TOKENS, **settings)
+        answers = answered(model, audit.Canaries.packaged().prompts, served, **settings)
         return audit.judge_refusals(
-            list(map(is_refusal, answers)), self.fingerprint, model=REFERENCE
+            list(map(is_refusal, answers)), self.fingerprint, model=self.fingerprint.model
         )
 
 
@@ -90,16 +92,52 @@ def run(
     check_names(variants)
     requests = prompt_set("refusal_evaluation").positive[:n_prompts]
     for variant in tqdm(variants, desc="auditing", unit="variant", disable=not progress):
-        accesses = [access for access in ACCESSES if key(variant, access) not in journal]
+        accesses: list[Access] = [
+            access for access in accesses_of(variant) if key(variant, access) not in journal
+        ]
         behaviour = key(variant, BEHAVIOUR)
         if not accesses and behaviour in journal:
             continue
+        about = described(variant, bench)
+        began = time.perf_counter()
         with variant.enter(bench) as model:
-            for access, found in audited(auditor, model, accesses, variant.audited_with):
-                journal.add(key(variant, access), {**described(variant), **found})
+            entered_in = time.perf_counter() - began
+            served = {} if variant.served is None else {"served": variant.served}
+            settings = {**variant.audited_with, **served}
+            for access, found in audited(auditor, model, accesses, settings):
+                journal.add(key(variant, access), {**about, **found})
             if behaviour not in journal:
-                log_odds = refusal_log_odds(model, requests)
-                journal.add(behaviour, {**described(variant), "log_odds": log_odds})
+                measured = behaviour_of(variant, model, requests)
+                journal.add(behaviour, {**about, **measured, "entered_in": entered_in})
+
+
+def accesses_of(variant: Variant) -> tuple[Access, ...]:
+    """What can be audited: of a model that is only served in another way, its answers."""
+    return ACCESSES if variant.side == "model" else ("answers",)
+
+
+def answered(
+    model: HookedModel, requests: Sequence[str], served: Serving | None = None, **settings: Any
+) -> list[str]:
+    """The beginnings of a model's answers, as it is served."""
+    if served is None:
+        return generate(model, requests, max_new_tokens=ANSWER_TOKENS, **settings)
+    return served.answers(model, requests, ANSWER_TOKENS, **settings)
+
+
+def behaviour_of(
+    variant: Variant, model: HookedModel, requests: Sequence[str]
+) -> dict[str, list[float] | list[bool]]:
+    """The log-odds of a refusal of each request, and whether its answer refuses.
+
+    Sampling, and tokens that no answer may begin with, change answers and leave the log-odds.
+    """
+    prompts = requests if variant.served is None else variant.served.prompts(model, requests)
+    answers = answered(model, requests, variant.served)
+    return {
+        "log_odds": refusal_log_odds(model, prompts),
+        "refused": list(map(is_refusal, answers)),
+    }
 
 
 def audited(
@@ -113,11 +151,11 @@ def audited(
     if "answers" in accesses:
         began = time.perf_counter()
         try:
-            answered = auditor.ask(model, **settings)
+            given = auditor.ask(model, **settings)
         except CnaLensError as error:
             yield "answers", _failed("answers", error, began)
         else:
-            yield "answers", _recorded("answers", answered, (), began)
+            yield "answers", _recorded("answers", given, (), began)
     if not looked_at:
         return
     began = time.perf_counter()
@@ -158,6 +196,12 @@ def key(variant: Variant, part: str) -> str:
     return f"{variant.name} | {part}"
 
 
-def described(variant: Variant) -> dict[str, Any]:
+def described(variant: Variant, bench: Bench) -> dict[str, Any]:
     """The fields of a variant that the analysis needs."""
-    return {"name": variant.name, "kind": variant.kind, "tampered": variant.tampered}
+    return {
+        "name": variant.name,
+        "kind": variant.kind,
+        "tampered": variant.tampered,
+        "side": variant.side,
+        "model": bench.reference.name,
+    }

@@ -70,17 +70,52 @@ def towards(others: Mapping[str, Tensor], share: float) -> Change:
     return change
 
 
+def exchanged(others: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> Change:
+    """Replace the chosen entries by those of other weights."""
+
+    def change(name: str, weight: Tensor) -> Tensor | None:
+        if name not in chosen:
+            return None
+        return torch.where(chosen[name], others[name].to(weight), weight)
+
+    return change
+
+
+def plus(differences: Mapping[str, Tensor]) -> Change:
+    """Add something to weights."""
+
+    def change(name: str, weight: Tensor) -> Tensor | None:
+        difference = differences.get(name)
+        return None if difference is None else weight + difference.to(weight)
+
+    return change
+
+
 def without_direction(direction: Tensor, strength: float) -> Change:
     r"""Scale the output along a direction by $1 - \alpha$ in all matrices (arXiv 2406.11717)."""
     unit = direction / direction.norm()
 
+    def strength_of(name: str) -> float:
+        return strength if name.endswith(WRITERS) or name == EMBEDDING else 0.0
+
+    return without_directions(unit[None], strength_of)
+
+
+def without_directions(basis: Tensor, strength_of: Callable[[str], float]) -> Change:
+    r"""Scale what matrices write along orthonormal directions by $1 - \alpha$.
+
+    Args:
+        basis: the directions, one in each row.
+        strength_of: alpha of each weight by its name; those with 0 stay as they are.
+    """
+
     def change(name: str, weight: Tensor) -> Tensor | None:
-        along = unit.to(weight)
-        if name.endswith(WRITERS):
-            return weight - strength * torch.outer(along, along @ weight)
+        strength, rows = strength_of(name), basis.to(weight)
+        if not strength:
+            return None
         if name == EMBEDDING:
-            return weight - strength * torch.outer(weight @ along, along)
-        return None
+            return weight - strength * (weight @ rows.T) @ rows
+        return weight - strength * rows.T @ (rows @ weight)
 
     return change
 

@@ -8,25 +8,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cna_lens
 from cna_lens import InputError
-from cna_lens.models import (
-    PLANTED_FOLDER,
-    PLANTED_INDEX,
-    HookedModel,
-    Planting,
-    demo_gguf,
-    dequantised_folder,
-)
+from cna_lens.models import PLANTED_FOLDER, PLANTED_INDEX, Planting
 from cna_lens.results import json_text, library_versions, write_atomically
 from experiments.planted import chance, from_base
 from experiments.planted.check import check, failed
+from experiments.planted.loading import loaded
 from experiments.planted.recipes import NOTHING, RECIPES, recipe_of
 from experiments.planted.train import file_of, finished, shuffled, train
 from experiments.planted.trials import dynamic_patching, figures as trials
@@ -50,7 +42,7 @@ def make_command(names: Names = None, out: Out = Path("out/planted")) -> None:
             make(recipe_of(name), out)
         planted = finished(name, out)
         if not _is_checked(planted):
-            figures = check(planted, demo, _loaded(planted))
+            figures = check(planted, demo, loaded(planted))
             planted = replace(planted, record={**planted.record, "figures": figures})
             planted.save(path)
         typer.echo(f"{name}: {json.dumps(planted.record['figures'])}")
@@ -180,18 +172,6 @@ def _known(names: list[str] | None) -> list[str]:
         return [recipe_of(name).name for name in names or RECIPES]
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def _loaded(planted: Planting) -> HookedModel:
-    """The planted model, which is not packaged yet."""
-    folder = dequantised_folder(demo_gguf())
-    bridge = TransformerBridge.boot_transformers(
-        str(folder),
-        hf_model=planted.added_to(AutoModelForCausalLM.from_pretrained(folder).eval()),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        device="cpu",
-    )
-    return cast("HookedModel", bridge)
 
 
 if __name__ == "__main__":

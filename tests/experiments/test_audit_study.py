@@ -1,25 +1,25 @@
 """experiments.audit: variants restore the reference, and the figures are right."""
 
-import copy
 import random
 from dataclasses import dataclass, replace
 
 import pytest
 import tiny
 import torch
+from audit_bench import tiny_bench
 
 import cna_lens
-from cna_lens import InputError, Neuron, audit
+from cna_lens import InputError, audit
 from cna_lens.metrics import refusal_log_odds
 from cna_lens.models.inside.scalings import scaled_neurons
 from cna_lens.results import Journal
-from experiments.audit import finetuning, weight_edits
+from experiments.audit import weight_edits
 from experiments.audit.analysis import analysed, level
-from experiments.audit.attacks import tampered, weakened_adapter
-from experiments.audit.bench import RANKINGS, Bench
-from experiments.audit.drifts import benign, random_neurons
+from experiments.audit.attacks import tampered
+from experiments.audit.attacks.set_back import weakened_adapter
+from experiments.audit.drifts import benign
+from experiments.audit.drifts.numerics import random_neurons
 from experiments.audit.evasion import Attack, attacks, evade, largest_below, spoofed
-from experiments.audit.finetuning import FineTune, finetuned_weights
 from experiments.audit.halves import Audit, halved
 from experiments.audit.running import run
 from experiments.audit.variants import Variant, steered
@@ -79,34 +79,10 @@ def reference():
 
 @pytest.fixture
 def bench(reference, tmp_path):
-    """The tiny model, with given circuits, vectors and weights, which would take long to find."""
-    found = Bench(reference, tmp_path, n_pairs=4)
-    layout = cna_lens.Layout((tiny.WIDTH, tiny.WIDTH))
-    (tmp_path / "circuits").mkdir()
-    for i, ranking in enumerate(RANKINGS):
-        neurons = tuple(Neuron(layer, 2 * i + place) for place in range(2) for layer in range(2))
-        cna_lens.Circuit(neurons, (4.0, 3.0, 2.0, 1.0), layout).save(
-            tmp_path / "circuits" / f"{ranking}.json"
-        )
-    generator = torch.Generator().manual_seed(0)
-    stream = cna_lens.ControlVectors(
-        "hook_resid_pre", (1,), torch.randn((1, 16), generator=generator).double(), 2
-    )
-    mlps = cna_lens.ControlVectors(
-        "hook_mlp_out", (0, 1), torch.randn((2, 16), generator=generator).double(), 2
-    )
-    given = {
-        "direction": cna_lens.DirectionalAblation(stream),
-        "mlp_vectors": cna_lens.VectorAddition(mlps),
-        "stream_vector": cna_lens.VectorAddition(replace(stream, site="hook_resid_post")),
-        "benign": cna_lens.collect(reference, [[5, 6], [7]]),
-        "without_adapter": weight_edits.weights_of(tiny.bridge("llama", seed=1)),
-    }
-    vars(found).update(given)
-    return found
+    return tiny_bench(reference, tmp_path)
 
 
-SLOW = ("fine-tune", "computed in")
+SLOW = ("fine-tune", "computed in", "trained against")
 VARIANTS = {
     variant.name: variant
     for variant in (*benign(), *tampered())
@@ -467,20 +443,3 @@ def test_requests_of_a_watch_are_distinct_and_ordered_by_seed():
     assert len(trusted) == 200
     assert len({*trusted, *later}) == len(trusted) + len(later)
     assert (trusted, later) == shuffled_requests(0) != shuffled_requests(1)
-
-
-@pytest.mark.real_model
-@pytest.mark.long
-def test_a_fine_tune_is_trained_once_and_changes_the_adapted_weights(tmp_path, monkeypatch):
-    reference = finetuning._reference()
-    monkeypatch.setattr(finetuning, "_reference", lambda: copy.deepcopy(reference))
-    model = cna_lens.load_model("demo-refusal", device="cpu")
-    recipe = FineTune(1e-3, seed=0, steps=3, batch_size=1, n_texts=1, max_tokens=4)
-    changed = finetuned_weights(recipe, model, tmp_path)
-    assert {name.split(".")[-2] for name in changed} == {
-        *("q_proj", "k_proj", "v_proj", "o_proj"),
-        *("gate_proj", "up_proj", "down_proj"),
-    }
-    monkeypatch.setattr(finetuning, "_train", None)
-    again = finetuned_weights(recipe, model, tmp_path)
-    assert all(again[name].equal(weight) for name, weight in changed.items())

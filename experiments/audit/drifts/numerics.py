@@ -1,4 +1,4 @@
-"""Benign variants: changes of a model's numbers that leave its behaviour alone."""
+"""Drifts of numbers: other precisions, kernels and batches, hooks, random neurons, noise."""
 
 from __future__ import annotations
 
@@ -9,37 +9,23 @@ from typing import Any, cast
 
 import torch
 
-import cna_lens
 from cna_lens import Circuit, matched_random, steer
 from cna_lens.models import HookedModel
 from cna_lens.steering import Via
-from experiments.audit.bench import FRACTIONS, REFERENCE, Bench
-from experiments.audit.finetuning import LEARNING_RATES, FineTune, finetuned_weights
-from experiments.audit.variants import Enter, Variant, steered
-from experiments.audit.weight_edits import edited, int8_linear, noisy, rounded, towards
+from experiments.audit.bench import FRACTIONS, Bench
+from experiments.audit.variants import Changes, Enter, Variant, steered
+from experiments.audit.weight_edits import edited, int8_linear, noisy, rounded
 
 BATCH_SIZES = (1, 3, 16)
 RANDOM_SEEDS = (0, 1, 2)
 NOISES = (0.001, 0.003, 0.01)
 NOISE_SEEDS = (0, 1, 2)
-FINE_TUNE_SEEDS = tuple(range(10))
 MATCHED_TO = ("contrast", "attribution_patching")
 """The first ranking's circuit lies mostly in the last layer; the second's is spread."""
 
-Drifts = Generator[tuple[str, str, Enter]]
-"""Name, kind and context of variants."""
 
-
-def benign() -> tuple[Variant, ...]:
-    """All benign variants; the first is the reference itself."""
-    drifts = (
-        *_precisions(),
-        *_kernels(),
-        *_hooks_without_effect(),
-        *_random_neurons(),
-        *_noise(),
-        *_fine_tunes(),
-    )
+def as_it_is() -> tuple[Variant, ...]:
+    """The reference itself, also in batches of other sizes, and in int8 one at a time."""
     return (
         Variant("untouched", "untouched", False, _untouched),
         *(
@@ -47,8 +33,16 @@ def benign() -> tuple[Variant, ...]:
             for n in BATCH_SIZES
         ),
         Variant("int8, batches of 1", "int8", False, _in_int8, {"batch_size": 1}),
-        *(Variant(name, kind, False, enter) for name, kind, enter in drifts),
     )
+
+
+def numerical() -> Changes:
+    """Drifts that no training brings about."""
+    yield from _precisions()
+    yield from _kernels()
+    yield from _hooks_without_effect()
+    yield from _random_neurons()
+    yield from _noise()
 
 
 def _untouched(bench: Bench) -> AbstractContextManager[HookedModel]:
@@ -59,9 +53,9 @@ def _in_int8(bench: Bench) -> AbstractContextManager[HookedModel]:
     return int8_linear(bench.model)
 
 
-def _precisions() -> Drifts:
+def _precisions() -> Changes:
     def loaded(dtype: torch.dtype) -> Enter:
-        return lambda _: nullcontext(cna_lens.load_model(REFERENCE, device="cpu", dtype=dtype))
+        return lambda bench: nullcontext(bench.reference.load(dtype))
 
     def stored(dtype: torch.dtype) -> Enter:
         return lambda bench: edited(bench.model, rounded(dtype))
@@ -73,7 +67,7 @@ def _precisions() -> Drifts:
     yield "stored in float8_e4m3fn", "precision", stored(torch.float8_e4m3fn)
 
 
-def _kernels() -> Drifts:
+def _kernels() -> Changes:
     @contextmanager
     def sdpa(bench: Bench) -> Generator[Any]:
         module = cast("Any", bench.model).original_model
@@ -98,7 +92,7 @@ def _kernels() -> Drifts:
     yield "products without oneDNN", "kernels", without_onednn
 
 
-def _hooks_without_effect() -> Drifts:
+def _hooks_without_effect() -> Changes:
     def times_one(ranking: str, fraction: float) -> Enter:
         return steered(
             lambda bench: steer(
@@ -123,7 +117,7 @@ def _hooks_without_effect() -> Drifts:
         yield f"hooks that read {point}", kind, read(point)
 
 
-def _random_neurons() -> Drifts:
+def _random_neurons() -> Changes:
     """Ablated by hooks and by weights in turn."""
     ways: tuple[Via, Via] = ("hooks", "weights")
     for i, (ranking, fraction, seed) in enumerate(product(MATCHED_TO, FRACTIONS, RANDOM_SEEDS)):
@@ -145,23 +139,12 @@ def random_neurons(ranking: str, fraction: float, seed: int, via: Via) -> Enter:
     return steered(steering)
 
 
-def _noise() -> Drifts:
+def _noise() -> Changes:
     def enter(relative: float, seed: int) -> Enter:
         return lambda bench: edited(bench.model, noisy(relative, seed))
 
     for relative, seed in product(NOISES, NOISE_SEEDS):
         yield f"weights + {relative:.1%} noise, seed {seed}", "noise", enter(relative, seed)
-
-
-def _fine_tunes() -> Drifts:
-    def enter(recipe: FineTune) -> Enter:
-        return lambda bench: edited(
-            bench.model, towards(finetuned_weights(recipe, bench.model, bench.folder), 1.0)
-        )
-
-    for rate, seed in product(LEARNING_RATES, FINE_TUNE_SEEDS):
-        recipe = FineTune(rate, seed)
-        yield recipe.name, "fine-tune", enter(recipe)
 
 
 def _name(dtype: torch.dtype) -> str:
