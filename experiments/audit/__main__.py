@@ -12,11 +12,11 @@
 effect on refusals; of a model that is only served in another way it audits the answers. Variants
 come with one of each kind in turn. `analyse` chooses thresholds on some variants and judges others
 with them: halves, and kinds of attack and models that took no part. It reads one half of all
-variants, by kind, unless `--half` says otherwise, so that rules can be frozen before the second half
-is read. `evade` lets an adversary try strengths until the audit is silent, and replace the genuine
-fingerprint by its own. Each model has a folder, in which an interrupted run goes on. `watch` watches
-a circuit while requests come in. `identify` asks variants sensitive canaries, as an endpoint is
-asked, and goes on where it was interrupted.
+variants, by kind, unless `--half` says otherwise, so that rules can be frozen before the second
+half is read. `evade` lets an adversary try strengths until the audit is silent, and replace the
+genuine fingerprint by its own. Each model has a folder, in which an interrupted run goes on.
+`watch` watches a circuit while requests come in. `identify` asks variants sensitive canaries, as an
+endpoint is asked, and goes on where it was interrupted.
 """
 
 from __future__ import annotations
