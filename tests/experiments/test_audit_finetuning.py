@@ -160,7 +160,7 @@ def test_names_tell_all_that_differs_and_the_first_study_keeps_its_names():
     assert len(set(names)) == len(names)
     hidden = [each for each in RECIPES if each.kl]
     assert all("KL 1" in each.name for each in hidden)
-    assert {each.steps for each in RECIPES} == {10, 50, 200}
+    assert {each.steps for each in RECIPES} == {10, 50, 100, 200}
     assert sum(each.kind == "merge with a fine-tune" for each in added()) == 4
 
 

@@ -13,7 +13,7 @@ LONGER = ((64, (0, 1, 2)), (200, (0, 1)))
 """Numbers of steps, each with its seeds."""
 
 LONGER_RATE, ALL_RATE = 2e-4, 2e-5
-MORE_TEXTS = 20
+MORE_TEXTS, ALL_STEPS = 20, 32
 
 
 def fine_tunes() -> Changes:
@@ -30,7 +30,7 @@ def more_fine_tunes() -> Changes:
             recipe = FineTune(LONGER_RATE, seed, steps, n_texts=MORE_TEXTS)
             yield recipe.name, "longer fine-tune", finetuned(recipe)
     for seed in (0, 1):
-        recipe = FineTune(ALL_RATE, seed, LONGER[0][0], n_texts=MORE_TEXTS, parameters="all")
+        recipe = FineTune(ALL_RATE, seed, ALL_STEPS, n_texts=MORE_TEXTS, parameters="all")
         yield recipe.name, "fine-tune of all weights", finetuned(recipe)
     for seed in MERGED_SEEDS:
         recipe = FineTune(max(LEARNING_RATES), seed)
