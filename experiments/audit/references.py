@@ -85,8 +85,11 @@ class Reference:
             dequantised_folder(demo_gguf()), dtype=torch.float32
         )
         if self.name in ADAPTER_SHA256:
-            return merge_adapter(model, self.name)
-        return (self._made() or planting(self.name)).added_to(model)
+            made = merge_adapter(model, self.name)
+        else:
+            made = (self._made() or planting(self.name)).added_to(model)
+        # Merging an adapter leaves the weights frozen.
+        return made.requires_grad_(True)
 
     def _made(self) -> Planting | None:
         """The planted model below `MADE`; None for a packaged model.

@@ -178,3 +178,10 @@ def test_the_demo_model_is_fine_tuned_once(tmp_path, monkeypatch, data):
     monkeypatch.setattr(finetuning, "_train", None)
     again = finetuned_weights(chosen, bench)
     assert all(again[name].equal(weight) for name, weight in changed.items())
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", ["demo-refusal", "planted/refusal-138-all-0"])
+def test_every_weight_of_a_reference_can_be_trained(name):
+    model = reference_of(name).hugging_face()
+    assert all(weight.requires_grad for weight in model.parameters())
