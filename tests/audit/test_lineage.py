@@ -279,3 +279,9 @@ def test_fine_tunes_of_the_demo_model_are_of_its_family_and_random_weights_are_n
     now = measure(random, canaries)
     found = agreements(taken, now, Matrices.of(random, now.layout))
     assert not any(each.shows_kinship for each in found)
+
+
+@pytest.mark.parametrize(("p_value", "told"), [(0.0, "p < 1e-300"), (0.00052, "p = 0.00052")])
+def test_no_probability_is_told_as_zero(p_value, told):
+    kinship = audit.Kinship("refusal directions", 1.0, p_value, shown=True)
+    assert str(kinship) == f"refusal directions 1.00 ({told})"

@@ -103,7 +103,9 @@ class Kinship:
 
     def __str__(self) -> str:
         """One line of a report."""
-        return f"{self.name} {self.statistic:.2f} (p = {self.p_value:.2g})"
+        # Below the smallest number a probability is stored as 0, which no probability is.
+        p = f"p = {self.p_value:.2g}" if self.p_value else "p < 1e-300"
+        return f"{self.name} {self.statistic:.2f} ({p})"
 
 
 @dataclass(frozen=True)
