@@ -43,7 +43,8 @@ class Row:
         detected: share of the attacks above their threshold.
         false_alarms: share of the benign variants above theirs.
         balanced: the mean of detection and one minus false alarms.
-        thresholds: those that were used, by what took no part.
+        thresholds: those that were used, by what took no part; given where all attacks of all kinds
+            and models are judged.
     """
 
     access: str
@@ -170,6 +171,7 @@ def _rows(judged: Judged, access: str, signal: str, held_out: Held) -> list[Row]
             if (score := judged.score) is not None:
                 area = area_with_interval(list(map(score, tampered)), list(map(score, benign)))
             balanced = balanced_accuracy(detected, false_alarms)
+            every = name == ALL and group.name == "all"
             rows.append(
                 Row(
                     access,
@@ -181,7 +183,7 @@ def _rows(judged: Judged, access: str, signal: str, held_out: Held) -> list[Row]
                     detected,
                     false_alarms,
                     balanced,
-                    judged.thresholds,
+                    judged.thresholds if every else {},
                 )
             )
     return rows

@@ -53,7 +53,9 @@ def test_kinds_that_are_left_out_by_hand():
     rows = rows_of(found)
     one = rows["score", "kind", "adapter", "beyond noise"]
     # All benign variants judge attacks, those of the other kind judge benign ones.
-    assert one.thresholds == {"adapter": 5.0, "direction": 5.0, "precision": 5.0, "fine-tune": 2.0}
+    thresholds = rows["score", "kind", "all", "all"].thresholds
+    assert thresholds == {"adapter": 5.0, "direction": 5.0, "precision": 5.0, "fine-tune": 2.0}
+    assert one.thresholds == {}
     assert (one.detected.value, one.detected.n) == (0.5, 2)
     assert (one.false_alarms.value, one.false_alarms.n) == (0.5, 4)
     assert one.balanced.value == pytest.approx(0.5)
@@ -82,12 +84,13 @@ def test_models_that_are_left_out_by_hand():
     rows = rows_of(two_models())
     # The highest benign scores are 2.3 of model a and 2.8 of model b, both of the noise.
     by_model = rows["score", "model", "a", "beyond noise"]
-    assert by_model.thresholds == pytest.approx({"a": 2.8, "b": 2.3})
+    thresholds = rows["score", "model", "all", "all"].thresholds
+    assert thresholds == pytest.approx({"a": 2.8, "b": 2.3})
     assert by_model.false_alarms.value == 0.0
     # Of model b, noise has 2.5 to 2.8 and model a judges it.
     other = rows["score", "model", "b", "beyond noise"]
     assert (other.false_alarms.value, other.false_alarms.n) == (pytest.approx(4 / 12), 12)
-    both = rows["score", "kind and model", "all", "beyond noise"]
+    both = rows["score", "kind and model", "all", "all"]
     assert both.thresholds["noise, b"] == pytest.approx(1.3)
     assert both.thresholds["adapter, b"] == pytest.approx(2.3)
     assert rows["score", "kind and model", "direction", "all"].detected.n == 8
