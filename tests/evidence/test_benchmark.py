@@ -230,8 +230,8 @@ def test_tokens_are_counted_forward_and_backward(llama):
     # Both sets once, then the positive half forward and backward.
     plain = cost(AttributionPatching(metric=metric))
     assert (plain.forward, plain.backward) == (1.5, 0.5)
-    # Both sets, and the positive half's tokens before the last. Then each last token as it is, and in
-    # two layers at two points and at the means, of which the second begins inside the last block.
+    # Both sets, and the positive half's tokens before the last. Then each last token as it is, and
+    # in two layers at two points and at the means; the second begins inside the last block.
     two = cost(AttributionPatching(metric=metric, steps=2))
     last = (1 + 2 * 3) * 2 / 12
     assert two.forward == pytest.approx(1 + 4 / 12 + last)
