@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from audit_bench import tiny_bench
+from audit_bench import logits, tiny_bench
 
 import cna_lens
 from cna_lens import InputError, directional_ablation
@@ -27,13 +27,7 @@ from experiments.audit.references import (
 )
 from experiments.audit.weight_edits import edited, exchanged, weights_of
 
-IDS = torch.tensor([[5, 6, 7, 8]])
 UP = "model.layers.0.mlp.up_proj.weight"
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS)
 
 
 @pytest.fixture(scope="module")

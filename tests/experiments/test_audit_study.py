@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import tiny
 import torch
-from audit_bench import tiny_bench
+from audit_bench import logits, tiny_bench
 
 import cna_lens
 from cna_lens import InputError, audit
@@ -25,8 +25,6 @@ from experiments.audit.running import run
 from experiments.audit.variants import Variant, steered
 from experiments.audit.watching import shuffled_requests, watched
 from experiments.shared.detection import auroc, auroc_with_interval, chosen_threshold
-
-IDS = torch.tensor([[5, 6, 7, 8]])
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,6 @@ class ByLogits:
 
     def ask(self, model, **_):
         return Answered("match", 2 * self.observe(model))
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS)
 
 
 @pytest.fixture(scope="module")
@@ -379,8 +372,8 @@ def test_an_adversary_is_audited_at_the_given_access(bench, monkeypatch):
     monkeypatch.setattr("experiments.audit.evasion.refusal_log_odds", lambda model, prompts: [2.0])
     auditor = ByLogits(logits(bench.model))
     strengths = []
-    # Answers score twice as much: 0.6 is their equivalent of 0.3 for the weights.
-    for access, threshold in (("weights", 0.3), ("answers", 0.6), ("answers", 0.3)):
+    # Answers score twice as much: 1.0 is their equivalent of 0.5 for the weights.
+    for access, threshold in (("weights", 0.5), ("answers", 1.0), ("answers", 0.5)):
         journal = Journal(None, "audit study", {})
         attack = Attack("adapter", weakened_adapter)
         (found,) = evade([attack], bench, auditor, access, threshold, journal)

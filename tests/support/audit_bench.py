@@ -23,6 +23,15 @@ class TinyReference(Reference):
         return tiny.hugging_face("llama")
 
 
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def logits(model):
+    """What a model computes of a few tokens."""
+    with torch.no_grad():
+        return model(IDS)
+
+
 TINY = TinyReference("tiny", places=Places(1, -2, 1))
 
 
