@@ -251,15 +251,16 @@ def quietly(run, *given):
         return run(*given)
 
 
-def test_targets_and_foils_may_differ_from_prompt_to_prompt(llama):
+@pytest.mark.parametrize("steps", [0, 3])
+def test_targets_and_foils_may_differ_from_prompt_to_prompt(llama, steps):
     targets, foils = (5, 6, 7, 8), ("w9", 10, "w3", 12)
-    together = score_neurons(
-        llama, POSITIVE, NEGATIVE, AttributionPatching(LogitDifference(targets, foils))
-    ).values
-    alone = [
-        score_neurons(llama, [ids], NEGATIVE, AttributionPatching(LogitDifference(t, f))).values
-        for ids, t, f in zip(POSITIVE, targets, foils, strict=True)
-    ]
+
+    def scored(prompts, target, foil):
+        ranking = AttributionPatching(LogitDifference(target, foil), steps=steps)
+        return score_neurons(llama, prompts, NEGATIVE, ranking).values
+
+    together = scored(POSITIVE, targets, foils)
+    alone = [scored([ids], t, f) for ids, t, f in zip(POSITIVE, targets, foils, strict=True)]
     torch.testing.assert_close(together, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-5)
 
 
