@@ -171,12 +171,15 @@ def test_integrated_gradients_compute_the_tokens_before_the_one_to_read_once(lla
     assert many - few == (passes - 1) * padded
 
 
-def test_a_model_without_a_cache_integrates_gradients_over_whole_prompts(monkeypatch):
+@pytest.mark.parametrize("window", [None, 6], ids=["no cache", "a short window"])
+def test_a_model_without_a_cache_integrates_gradients_over_whole_prompts(monkeypatch, window):
     ranking = AttributionPatching(OPENINGS, steps=3)
     expected = score_neurons(tiny.bridge("llama"), POSITIVE, NEGATIVE, ranking).values
     model = tiny.bridge("llama")
     found = trial.tried(model)
-    monkeypatch.setattr(gradients, "tried", lambda _: replace(found, no_sharing="it forgets"))
+    reason = "it forgets" if window is None else None
+    monkeypatch.setattr(gradients, "tried", lambda _: replace(found, no_sharing=reason))
+    monkeypatch.setattr(gradients, "sliding_window", lambda _: window)
     monkeypatch.setattr(gradients, "forward_with_cache", None)
     torch.testing.assert_close(
         score_neurons(model, POSITIVE, NEGATIVE, ranking).values, expected, rtol=1e-4, atol=1e-6
