@@ -15,6 +15,11 @@ from .attestations.attesting import (
     observe as observe,
 )
 from .attestations.gate_files import junit as junit, sarif as sarif
+from .attestations.sampled import (
+    SampledAttestation as SampledAttestation,
+    attest_sampled_answers as attest_sampled_answers,
+    judge_sampled_answers as judge_sampled_answers,
+)
 from .attestations.served import (
     ServedAttestation as ServedAttestation,
     judge_served as judge_served,
@@ -65,6 +70,7 @@ __all__ = [
     "Kinship",
     "ModelSignature",
     "Observation",
+    "SampledAttestation",
     "SensitiveCanaries",
     "ServedAttestation",
     "Thresholds",
@@ -73,6 +79,7 @@ __all__ = [
     "attest",
     "attest_answers",
     "attest_identity",
+    "attest_sampled_answers",
     "changed_answers",
     "check_private_key",
     "fingerprint",
@@ -80,6 +87,7 @@ __all__ = [
     "judge",
     "judge_identity",
     "judge_refusals",
+    "judge_sampled_answers",
     "judge_served",
     "junit",
     "load_signed",

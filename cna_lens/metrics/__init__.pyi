@@ -26,6 +26,10 @@ from .likelihood import (
     perplexity as perplexity,
     text_perplexity as text_perplexity,
 )
+from .openings import (
+    opening_log_odds as opening_log_odds,
+    refusal_openings as refusal_openings,
+)
 from .outcome_table import (
     OutcomeRow as OutcomeRow,
     OutcomeTable as OutcomeTable,
@@ -75,9 +79,11 @@ __all__ = [
     "mmlu",
     "ngram_quality",
     "no_answer",
+    "opening_log_odds",
     "outcomes",
     "perplexity",
     "refusal_log_odds",
+    "refusal_openings",
     "run_lm_eval",
     "save_labels",
     "text_perplexity",

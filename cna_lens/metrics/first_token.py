@@ -183,7 +183,7 @@ def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]
     """
     if not openings:
         raise InputError("openings is empty; give at least one way in which an answer begins")
-    return tuple(dict.fromkeys(_ids(model, opening, "the opening")[0] for opening in openings))
+    return tuple(dict.fromkeys(token_ids(model, opening, "the opening")[0] for opening in openings))
 
 
 def log_odds(
@@ -215,7 +215,7 @@ def _one_for_each(
 
 def _token(model: HookedModel, token: Token, name: str) -> int:
     if isinstance(token, str):
-        ids = _ids(model, token, f"the {name}")
+        ids = token_ids(model, token, f"the {name}")
         if len(ids) > 1:
             raise InputError(
                 f"the {name} {token!r} has {len(ids)} tokens, expected 1; a word often is one "
@@ -228,7 +228,17 @@ def _token(model: HookedModel, token: Token, name: str) -> int:
     return token
 
 
-def _ids(model: HookedModel, text: str, what: str) -> list[int]:
+def token_ids(model: HookedModel, text: str, what: str) -> list[int]:
+    """The token ids of a text, without special tokens.
+
+    Args:
+        model: the model, for its tokenizer.
+        text: the text.
+        what: how an error names it.
+
+    Raises:
+        InputError: the model has no tokenizer, or the text has no tokens.
+    """
     if model.tokenizer is None:
         raise InputError(f"the model has no tokenizer; {what} {text!r} cannot be encoded")
     ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -75,6 +75,11 @@ KINDS = {
         "answers to others.",
         opening=("why", "limits"),
     ),
+    "SampledAttestation": _Kind(
+        "A match says that harmful canaries are refused as often as chance allows. It does not say "
+        "what the endpoint answers to others, nor whether it refuses too much.",
+        opening=("why", "limits"),
+    ),
     "ServedAttestation": _Kind(
         "A match says that the canaries see no change of the model, and that the endpoint refuses "
         "them as before. It does not say that the endpoint runs this model.",

@@ -34,6 +34,7 @@ class Audit:
         checks: each check's record, by name.
         model: the name of the reference that was changed.
         side: "model" if the model was changed, "serving" if only the way to its answers was.
+        refused: how many of the harmful requests it refuses; None in older records.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Audit:
     checks: Mapping[str, Mapping[str, Any]]
     model: str = OLDEST_MODEL
     side: str = MODEL_SIDE
+    refused: int | None = None
 
 
 def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]:
@@ -57,10 +59,12 @@ def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]
     Raises:
         InputError: there is none, or the reference itself is missing.
     """
+    measured = {
+        record["name"]: record for key, record in records.items() if key.endswith(f" | {BEHAVIOUR}")
+    }
     behaviour = {
-        record["name"]: math.fsum(record["log_odds"]) / len(record["log_odds"])
-        for key, record in records.items()
-        if key.endswith(f" | {BEHAVIOUR}")
+        name: math.fsum(record["log_odds"]) / len(record["log_odds"])
+        for name, record in measured.items()
     }
     if "untouched" not in behaviour:
         raise InputError(
@@ -78,6 +82,7 @@ def audits(records: Mapping[str, Mapping[str, Any]], access: str) -> list[Audit]
             {check["name"]: check for check in record.get("checks", ())},
             record.get("model", OLDEST_MODEL),
             record.get("side", MODEL_SIDE),
+            sum(refused) if (refused := measured[record["name"]].get("refused")) else None,
         )
         for record in records.values()
         if record.get("access") == access

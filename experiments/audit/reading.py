@@ -10,11 +10,60 @@ from typing import Any
 
 from cna_lens import InputError
 from experiments.audit.analysis import Level, analysed, found_at_levels
-from experiments.audit.halves import Half, halves_of
+from experiments.audit.halves import Audit, Half, halves_of
 from experiments.audit.held_out import Row, held_out_rows
 from experiments.audit.running import ACCESSES
 
 Records = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One variant of one model: what it does to refusals, and what the audit says.
+
+    Attributes:
+        model: the reference that was changed.
+        name: the variant's name.
+        kind: its kind.
+        tampered: whether it is an attack.
+        side: "model" if the model was changed, "serving" if only the way to its answers was.
+        shift: lost refusal log-odds of held-out harmful requests, their mean in nats.
+        refused: how many of these are refused; None in older records.
+        verdicts: by access.
+        scores: by access, None where the audit ended with an error.
+    """
+
+    model: str
+    name: str
+    kind: str
+    tampered: bool
+    side: str
+    shift: float
+    refused: int | None
+    verdicts: Mapping[str, str]
+    scores: Mapping[str, float | None]
+
+
+def outcomes(found: Mapping[str, Sequence[Audit]]) -> tuple[Outcome, ...]:
+    """Every variant of every model once, from the audits at each access."""
+    by_variant: dict[tuple[str, str], dict[str, Audit]] = {}
+    for access, audits in found.items():
+        for audit in audits:
+            by_variant.setdefault((audit.model, audit.name), {})[access] = audit
+    return tuple(
+        Outcome(
+            model,
+            name,
+            (any_access := next(iter(each.values()))).kind,
+            any_access.tampered,
+            any_access.side,
+            any_access.shift,
+            any_access.refused,
+            {access: audit.verdict for access, audit in each.items()},
+            {access: audit.score for access, audit in each.items()},
+        )
+        for (model, name), each in sorted(by_variant.items())
+    )
 
 
 @dataclass(frozen=True)
@@ -27,6 +76,7 @@ class Reading:
         sha256: of the names in each half, which shows later that they were not drawn again.
         levels: each access level to each model.
         held_out: what is found of kinds and models that took no part.
+        variants: what was read of each variant.
     """
 
     half: Half
@@ -34,6 +84,7 @@ class Reading:
     sha256: tuple[str, str]
     levels: tuple[Level, ...]
     held_out: tuple[Row, ...]
+    variants: tuple[Outcome, ...]
 
     @classmethod
     def of(cls, studies: Sequence[Records], half: Half, seed: int) -> Reading:
@@ -60,6 +111,7 @@ class Reading:
             (_hash(first), _hash(second)),
             tuple(level for each in studies for level in analysed(each, seed=seed, names=names)),
             tuple(row for access in pooled for row in held_out_rows(pooled[access], access)),
+            outcomes(pooled),
         )
 
     def record(self) -> dict[str, Any]:
@@ -74,6 +126,7 @@ class Reading:
             "halves": halves,
             "levels": [asdict(level) for level in self.levels],
             "held_out": [asdict(row) for row in self.held_out],
+            "variants": [asdict(each) for each in self.variants],
         }
 
 

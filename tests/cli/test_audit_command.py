@@ -9,7 +9,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from canary_models import CANARIES
+from canary_models import CANARIES, with_chances
 from judge_server import completion
 
 import cna_lens
@@ -127,6 +127,22 @@ def test_a_model_and_its_endpoint_are_told_apart(
     assert (code, json.loads(output)["verdict"]) == (1, "tampered")
 
 
+def test_an_endpoint_that_samples_is_asked_at_temperature_1(
+    at_hand, run, guarded_fingerprint, judge_server, tmp_path
+):
+    with_chances(guarded_fingerprint, [0.9] * 16).save(tmp_path / "chances.json")
+    judge_server.next_reply = lambda body: completion("Sure, here is how.")
+    asked = ("audit", "attest", "--model", "m", "--fingerprint", tmp_path / "chances.json", *OWN)
+    asked += ("--endpoint", judge_server.url, "--samples", 2)
+    report = tmp_path / "audit.html"
+    code, output, _ = run(*asked, "--report", report, "--json")
+    record = json.loads(output)
+    assert (code, record["verdict"]) == (1, "tampered")
+    assert (record["compared"], record["refused"]) == (32, 0)
+    assert {body["temperature"] for body in judge_server.received} == {1.0}
+    assert "fewer answers to harmful canaries refuse" in report.read_text()
+
+
 def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_server, monkeypatch):
     def fails(name, **_):
         raise cna_lens.ModelError("no such model")
@@ -146,6 +162,11 @@ def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_se
         (("--served-as", "served"), "give --endpoint too"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--access", "weights"), "loads none"),
         (("--endpoint", "127.0.0.1"), "start with http"),
+        (("--samples", 2), "give --endpoint too"),
+        (
+            ("--samples", 2, "--endpoint", "http://127.0.0.1:9/v1", "--served-as", "m"),
+            "--served-as needs greedy answers",
+        ),
     ],
 )
 def test_options_without_effect_are_refused(at_hand, run, more, message):

@@ -273,3 +273,24 @@ def test_the_command_reads_several_folders_and_says_which_half_it_read(tmp_path)
     assert [each["model"] for each in first["studies"]] == ["a", "b"]
     assert {row["held_out"] for row in first["held_out"]} == {"kind", "model", "kind and model"}
     assert len({level["model"] for level in first["levels"]}) == 2
+
+
+def test_every_variant_is_listed_once_with_what_each_access_says():
+    records = study("a")
+    records["adapter 0 | behaviour"]["refused"] = [True, False, True]
+    records["adapter 0 | weights"] |= {"verdict": "match", "score": 0.5}
+    del records["noise 1 | answers"]
+    listed = Reading.of([records, study("b")], "both", 0).variants
+    assert len(listed) == len({(each.model, each.name) for each in listed}) == 2 * 41
+    found = {(each.model, each.name): each for each in listed}
+    adapter = found["a", "adapter 0"]
+    assert (adapter.kind, adapter.tampered, adapter.refused) == ("adapter", True, 2)
+    assert adapter.shift == 9.0
+    assert adapter.verdicts == {
+        "weights": "match",
+        "activations": "tampered",
+        "answers": "tampered",
+    }
+    assert adapter.scores == {"weights": 0.5, "activations": 12.0, "answers": 12.0}
+    assert found["b", "adapter 0"].refused is None
+    assert set(found["a", "noise 1"].verdicts) == {"weights", "activations"}

@@ -1,5 +1,8 @@
 """A tiny model that refuses, canaries of its words, and measurements by hand."""
 
+from dataclasses import replace
+from math import log
+
 import tiny
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -111,3 +114,19 @@ def watched(layout, chosen, control):
 def reference(found, chosen=(0,), control=(1,), matrices=None):
     """The reference of a measurement, with these neurons and this control."""
     return Reference.of(found, watched(found.layout, list(chosen), list(control)), matrices)
+
+
+OPENING = "I'm sorry, but I can't"
+
+
+def with_chances(fingerprint, chances, null=None):
+    """The fingerprint of a model whose answers to harmful canaries refuse with these chances."""
+    log_odds = torch.tensor(
+        [log(p / (1 - p)) for p in [*chances, *[0.001] * len(CANARIES.benign)]]
+    ).double()
+    reference = replace(fingerprint.reference, openings=(OPENING,), opening_log_odds=log_odds)
+    runs = tuple(
+        replace(run, opening_log_odds=None if null is None else tuple((log_odds - null).tolist()))
+        for run in fingerprint.null
+    )
+    return replace(fingerprint, reference=reference, null=runs)

@@ -124,6 +124,7 @@ def observe(
     now = measure(
         model,
         canaries,
+        openings=reference.openings,
         position=fingerprint.position,
         batch_size=batch_size,
         progress=progress,

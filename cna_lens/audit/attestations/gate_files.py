@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from cna_lens.audit.attestations.answers import AnswersAttestation
 from cna_lens.audit.attestations.attestation import EXIT_CODES, Attestation, Check
+from cna_lens.audit.attestations.sampled import SampledAttestation
 from cna_lens.audit.attestations.served import ServedAttestation
 from cna_lens.audit.checks.thresholds import OVER_REFUSAL
 from cna_lens.audit.identity.identity import IdentityAttestation
@@ -18,7 +19,8 @@ from cna_lens.results.provenance import library_versions
 from cna_lens.results.rendering.visible import visible
 
 State = Literal["passed", "failed", "undecided"]
-Attested = Attestation | AnswersAttestation | ServedAttestation
+OfAnswers = AnswersAttestation | SampledAttestation
+Attested = Attestation | OfAnswers | ServedAttestation
 
 _STATES: Final[dict[int, State]] = {0: "passed", 1: "failed", 2: "undecided"}
 _LEVELS: Final[dict[State, str]] = {"failed": "error", "undecided": "warning"}
@@ -56,6 +58,8 @@ def cases(found: Attested) -> tuple[Case, ...]:
             *of_answers,
         )
     verdict = _verdict(found, "Is the model still what its fingerprint says?")
+    if isinstance(found, SampledAttestation):
+        return (verdict,)
     if isinstance(found, AnswersAttestation):
         return (verdict,) if found.identity is None else (verdict, _identity(found.identity))
     family = Case(
@@ -206,7 +210,7 @@ def sarif(found: Attested, fingerprint: str | Path) -> str:
 
 def _said(found: Attested) -> dict[str, Any]:
     # The files of a model behind an endpoint are not seen.
-    signature = None if isinstance(found, AnswersAttestation) else found.signature
+    signature = None if isinstance(found, OfAnswers) else found.signature
     is_verified = signature is not None and signature.verified_with is not None
     return {
         "verdict": found.verdict,

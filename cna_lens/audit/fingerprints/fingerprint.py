@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.signals import deviations
@@ -66,6 +67,8 @@ class CanaryRecord:
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
     """The numbers that `cna_lens.audit.fingerprint` takes of a model, without any canary's text.
+
+    Of answers it keeps the beginnings of refusals that several canaries share.
 
     Attributes:
         model: the name of the model.
@@ -129,7 +132,7 @@ class Fingerprint:
             "refused": self.refused,
             "harmful_refused": asdict(self.harmful_refused),
             "benign_refused": asdict(self.benign_refused),
-            "null": [asdict(each) for each in self.null],
+            "null": list(map(_null_record, self.null)),
             "versions": self.versions,
         }
         # So that a fingerprint taken at the last token has the same bytes as before.
@@ -175,14 +178,31 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         refused=tuple(map(bool, body["refused"])),
         harmful_refused=Rate(**body["harmful_refused"]),
         benign_refused=Rate(**body["benign_refused"]),
-        null=tuple(NullRun(**each) for each in body["null"]),
+        null=tuple(map(_null_run, body["null"])),
         versions=tuple(map(tuple, body["versions"])),
         position=body.get("position", -1),
     )
 
 
+def _null_record(run: NullRun) -> dict[str, Any]:
+    # So that a fingerprint without openings has the same bytes as before.
+    return {name: value for name, value in asdict(run).items() if value is not None}
+
+
+def _null_run(record: Mapping[str, Any]) -> NullRun:
+    openings = record.get("opening_log_odds")
+    return NullRun(**{**record, "opening_log_odds": _given(tuple, openings)})
+
+
 def _reference_record(reference: Reference) -> dict[str, Any]:
     watched = reference.watched
+    openings: dict[str, Any] = {}
+    # So that a fingerprint without openings has the same bytes as before.
+    if reference.opening_log_odds is not None:
+        openings = {
+            "openings": reference.openings,
+            "opening_log_odds": reference.opening_log_odds.tolist(),
+        }
     return {
         "widths": reference.layout.widths,
         "experts": reference.layout.experts,
@@ -199,6 +219,7 @@ def _reference_record(reference: Reference) -> dict[str, Any]:
         "explained": reference.explained,
         "summed": reference.summed,
         "probes": _given(_tensors, reference.probes),
+        **openings,
     }
 
 
@@ -209,7 +230,7 @@ def _reference(record: Mapping[str, Any]) -> Reference:
     return Reference(
         layout=layout,
         n_harmful=int(record["n_harmful"]),
-        log_odds=torch.tensor(record["log_odds"], dtype=torch.float64),
+        log_odds=_float64(record["log_odds"]),
         stream=_restored(Axes, record["stream"]),
         mlp=_restored(Axes, record["mlp"]),
         watched=Watched(layout, sets, torch.tensor(record["control"])),
@@ -220,7 +241,13 @@ def _reference(record: Mapping[str, Any]) -> Reference:
         explained=tuple(map(bool, record["explained"])),
         summed=tuple(map(bool, record["summed"])),
         probes=_given(partial(_restored, Probes), record["probes"]),
+        openings=tuple(record.get("openings", ())),
+        opening_log_odds=_given(_float64, record.get("opening_log_odds")),
     )
+
+
+def _float64(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _tensors(value: Axes | Probes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cna_lens.audit.measuring.reference import Reference
 from cna_lens.audit.measuring.watch_list import RANKINGS, watch_list
 from cna_lens.audit.measuring.weights import Matrices, tensor_records
 from cna_lens.discovery.pipeline import find_circuit
+from cna_lens.metrics.openings import refusal_openings
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.matching import check_circuit
@@ -89,13 +90,19 @@ def fingerprint(
         batch_size=batch_size,
         progress=progress,
     )
-    reference = Reference.of(measured, watched, Matrices.of(model, measured.layout))
     answers = generate(
         model,
         measured.encoded.ids,
         max_new_tokens=ANSWER_TOKENS,
         batch_size=batch_size,
         progress=progress,
+    )
+    openings = tuple(refusal_openings(model, answers))
+    reference = Reference.of(
+        measured.with_openings(model, openings),
+        watched,
+        Matrices.of(model, measured.layout),
+        openings,
     )
     refused = tuple(map(is_refusal, answers))
     n_harmful = len(canaries.harmful)

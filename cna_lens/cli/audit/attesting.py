@@ -19,6 +19,7 @@ from cna_lens.cli.audit.named import (
     model_signature_of,
 )
 from cna_lens.cli.options import Device, Dtype, Json, Model, check_file, load_quietly
+from cna_lens.errors import InputError
 
 if TYPE_CHECKING:
     from cna_lens.metrics.endpoint.settings import Endpoint
@@ -66,6 +67,14 @@ def attest(
             help="A file written by `audit canaries`: is it the model at all? Sent to --endpoint."
         ),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Answers to each harmful canary, sampled at temperature 1, for an --endpoint that "
+            "gives no greedy answers; how many refuse is compared.",
+            min=1,
+        ),
+    ] = None,
     max_requests: Annotated[
         int | None, typer.Option(help="Most requests to the endpoint, retries included.", min=1)
     ] = None,
@@ -96,8 +105,16 @@ def attest(
         endpoint,
         served_as,
         {"--access": access, "--device": device, "--model-key": model_key},
-        {"--sensitive": sensitive, "--max-requests": max_requests, "--max-seconds": max_seconds},
+        {
+            "--sensitive": sensitive,
+            "--samples": samples,
+            "--max-requests": max_requests,
+            "--max-seconds": max_seconds,
+        },
     )
+    for option, other in {"--served-as": served_as, "--sensitive": sensitive}.items():
+        if samples is not None and other is not None:
+            raise InputError(f"{option} needs greedy answers; leave out it or --samples")
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None
@@ -133,6 +150,17 @@ def attest(
 
     if served is None:
         found = of_model()
+    elif samples is not None:
+        found = audit.attest_sampled_answers(
+            replace(served, temperature=1.0),
+            taken,
+            own,
+            samples=samples,
+            key=secret,
+            max_requests=max_requests,
+            max_seconds=max_seconds,
+            progress=not as_json,
+        )
     elif served_as is None:
         found = of_answers(served)
     else:
