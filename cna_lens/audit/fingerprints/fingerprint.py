@@ -190,8 +190,12 @@ def _null_record(run: NullRun) -> dict[str, Any]:
 
 
 def _null_run(record: Mapping[str, Any]) -> NullRun:
-    openings = record.get("opening_log_odds")
-    return NullRun(**{**record, "opening_log_odds": _given(tuple, openings)})
+    return NullRun(
+        record["condition"],
+        record["statistics"],
+        record["movement"],
+        _given(tuple, record.get("opening_log_odds")),
+    )
 
 
 def _reference_record(reference: Reference) -> dict[str, Any]:
