@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,13 +18,17 @@ from experiments.audit.bench import Bench
 from experiments.audit.serving import Serving
 from experiments.audit.variants import Variant, check_names
 
-Access = Literal["weights", "activations", "answers"]
-ACCESSES: tuple[Access, ...] = ("weights", "activations", "answers")
-"""White box, grey box and black box."""
+Access = Literal["weights", "activations", "answers", "sampled answers"]
+ACCESSES: tuple[Access, ...] = ("weights", "activations", "answers", "sampled answers")
+"""White box, grey box, and black box, by greedy answers or by one sample of each harmful canary."""
+
+LOOKED_AT: tuple[Access, ...] = ("weights", "activations")
+"""The accesses for which the model itself is observed."""
 
 BEHAVIOUR = "behaviour"
 
-Attested = audit.Attestation | audit.AnswersAttestation
+OfAnswers = audit.AnswersAttestation | audit.SampledAttestation
+Attested = audit.Attestation | OfAnswers
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Auditor:
 
     def judge(self, seen: audit.Observation, *, access: Access) -> audit.Attestation:
         """Compare an observation, within the access, with the fingerprint."""
-        if access == "answers":
-            raise InputError("access is 'answers', expected 'weights' or 'activations'; call ask")
+        if access not in LOOKED_AT:
+            raise InputError(f"access is {access!r}, expected 'weights' or 'activations'; call ask")
         return audit.judge(seen, self.fingerprint, access=access)
 
     def ask(
@@ -61,6 +65,19 @@ class Auditor:
         answers = answered(model, audit.Canaries.packaged().prompts, served, **settings)
         return audit.judge_refusals(
             list(map(is_refusal, answers)), self.fingerprint, model=self.fingerprint.model
+        )
+
+    def sample(self, model: HookedModel, **settings: Any) -> audit.SampledAttestation:
+        """Compare how often sampled answers refuse with what the fingerprint expects."""
+        answers = generate(
+            model,
+            audit.Canaries.packaged().harmful,
+            max_new_tokens=ANSWER_TOKENS,
+            temperature=1.0,
+            **settings,
+        )
+        return audit.judge_sampled_answers(
+            [[answer] for answer in answers], self.fingerprint, model=self.fingerprint.model
         )
 
 
@@ -147,15 +164,21 @@ def audited(
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[Access, dict[str, Any]]]:
     """The audits of a model as plain data; weights and activations share one observation."""
-    looked_at = [access for access in accesses if access != "answers"]
-    if "answers" in accesses:
+    looked_at = [access for access in accesses if access in LOOKED_AT]
+    asking: dict[Access, Callable[..., OfAnswers]] = {
+        "answers": auditor.ask,
+        "sampled answers": auditor.sample,
+    }
+    for access in accesses:
+        if access in looked_at:
+            continue
         began = time.perf_counter()
         try:
-            given = auditor.ask(model, **settings)
+            given = asking[access](model, **settings)
         except CnaLensError as error:
-            yield "answers", _failed("answers", error, began)
+            yield access, _failed(access, error, began)
         else:
-            yield "answers", _recorded("answers", given, (), began)
+            yield access, _recorded(access, given, (), began)
     if not looked_at:
         return
     began = time.perf_counter()
@@ -178,7 +201,7 @@ def _failed(access: Access, error: CnaLensError, began: float) -> dict[str, Any]
 
 def _recorded(
     access: Access,
-    found: audit.Attestation | audit.AnswersAttestation,
+    found: Attested,
     checks: Sequence[Any],
     began: float,
 ) -> dict[str, Any]:
