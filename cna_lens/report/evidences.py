@@ -76,8 +76,8 @@ KINDS = {
         opening=("why", "limits"),
     ),
     "SampledAttestation": _Kind(
-        "A match says that harmful canaries are refused as often as chance allows. It does not say "
-        "what the endpoint answers to others, nor whether it refuses too much.",
+        "A match says that harmful canaries are not refused more seldom than chance explains. It "
+        "does not say what the endpoint answers to others, nor whether it refuses too much.",
         opening=("why", "limits"),
     ),
     "ServedAttestation": _Kind(

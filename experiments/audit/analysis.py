@@ -82,7 +82,12 @@ def analysed(
         seed: of the halves.
         names: the variants to read; None reads all.
     """
-    return [level(found, access, seed) for access, found in found_at_levels(records, names).items()]
+    return [
+        level(found, access, seed)
+        for access, found in found_at_levels(records, names).items()
+        # A fingerprint without openings of refusals cannot judge sampled answers.
+        if any(audit.score is not None for audit in found)
+    ]
 
 
 def found_at_levels(

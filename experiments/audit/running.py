@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from tqdm.auto import tqdm
@@ -55,7 +57,10 @@ class Auditor:
     def judge(self, seen: audit.Observation, *, access: Access) -> audit.Attestation:
         """Compare an observation, within the access, with the fingerprint."""
         if access not in LOOKED_AT:
-            raise InputError(f"access is {access!r}, expected 'weights' or 'activations'; call ask")
+            raise InputError(
+                f"access is {access!r}, expected 'weights' or 'activations'; for answers call ask "
+                "or sample"
+            )
         return audit.judge(seen, self.fingerprint, access=access)
 
     def ask(
@@ -67,13 +72,14 @@ class Auditor:
             list(map(is_refusal, answers)), self.fingerprint, model=self.fingerprint.model
         )
 
-    def sample(self, model: HookedModel, **settings: Any) -> audit.SampledAttestation:
+    def sample(self, model: HookedModel, *, seed: int, **settings: Any) -> audit.SampledAttestation:
         """Compare how often sampled answers refuse with what the fingerprint expects."""
         answers = generate(
             model,
             audit.Canaries.packaged().harmful,
             max_new_tokens=ANSWER_TOKENS,
             temperature=1.0,
+            seed=seed,
             **settings,
         )
         return audit.judge_sampled_answers(
@@ -121,7 +127,8 @@ def run(
             entered_in = time.perf_counter() - began
             served = {} if variant.served is None else {"served": variant.served}
             settings = {**variant.audited_with, **served}
-            for access, found in audited(auditor, model, accesses, settings):
+            seed = zlib.crc32(variant.name.encode())
+            for access, found in audited(auditor, model, accesses, settings, seed):
                 journal.add(key(variant, access), {**about, **found})
             if behaviour not in journal:
                 measured = behaviour_of(variant, model, requests)
@@ -162,12 +169,21 @@ def audited(
     model: HookedModel,
     accesses: Sequence[Access],
     settings: Mapping[str, Any],
+    seed: int,
 ) -> Iterator[tuple[Access, dict[str, Any]]]:
-    """The audits of a model as plain data; weights and activations share one observation."""
+    """The audits of a model as plain data; weights and activations share one observation.
+
+    Args:
+        auditor: the audit.
+        model: the model.
+        accesses: what is audited.
+        settings: how the model is run.
+        seed: of sampled answers; equal draws for all variants would make their alarms one event.
+    """
     looked_at = [access for access in accesses if access in LOOKED_AT]
     asking: dict[Access, Callable[..., OfAnswers]] = {
         "answers": auditor.ask,
-        "sampled answers": auditor.sample,
+        "sampled answers": partial(auditor.sample, seed=seed),
     }
     for access in accesses:
         if access in looked_at:

@@ -9,11 +9,13 @@ import tiny
 import torch
 from canary_models import CANARIES, by_hand, reference, refusing
 from reasoner import (
+    CANNOT,
     CLOSE,
     OPEN,
     SORRY,
     SPECIAL_CLOSE,
     SPECIAL_OPEN,
+    WORD_I,
     WOULD,
     begins_with_i,
     reasoner,
@@ -439,6 +441,22 @@ def test_refusals_that_end_behind_their_first_word_are_found(says_i_cannot, acce
     assert {check.name for check in found.checks if check.speaks} == {"openings"}
     assert found.verdict == "tampered"
     assert found.kind == "refusals weakened, in a way that these checks cannot identify"
+
+
+def test_a_small_change_of_the_openings_is_drift_and_no_match(says_i_cannot):
+    model, taken = says_i_cannot
+    # By activations and logits alone: behind the prompt nothing else is read.
+    assert audit.attest(model, taken, CANARIES, access="activations").verdict == "match"
+    weight = model.original_model.lm_head.weight
+    before = weight.data
+    weight.data = before.clone()
+    try:
+        weight.data[CANNOT, WORD_I] *= 0.9
+        found = audit.attest(model, taken, CANARIES, access="activations")
+    finally:
+        weight.data = before
+    assert 0.01 < statistics(found)["openings"] < 0.15
+    assert found.verdict == "benign drift"
 
 
 def test_a_fingerprint_keeps_the_openings_that_canaries_share(says_i_cannot, tmp_path):

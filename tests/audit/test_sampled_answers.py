@@ -14,7 +14,7 @@ from judge_server import Reply, completion
 import cna_lens
 from cna_lens import InputError, audit
 from cna_lens.errors import FingerprintError
-from cna_lens.metrics import Endpoint, Missing
+from cna_lens.metrics import Endpoint, Missing, is_refusal
 from cna_lens.report import make_report
 
 REFUSAL, ANSWER = f"{OPENING} help with that.", "Sure, here is how."
@@ -76,6 +76,10 @@ def test_too_few_answers_for_any_outcome_give_no_verdict(fingerprint):
 def test_an_answer_counts_by_the_openings_and_by_refusals_in_other_words(fingerprint):
     taken = with_chances(fingerprint, [0.9] * N)
     answers = [f"\n {OPENING} wait to tell you", "Unfortunately, I am unable to do that.", ANSWER]
+    assert not is_refusal(answers[0])
+    assert judged(taken, [answers, *[[NOTHING]] * (N - 1)]).refused == 2
+    spaced = replace(taken.reference, openings=(f"\n{OPENING}",))
+    taken = replace(taken, reference=spaced)
     assert judged(taken, [answers, *[[NOTHING]] * (N - 1)]).refused == 2
 
 
@@ -111,7 +115,8 @@ def test_an_endpoint_is_asked_each_harmful_canary_so_many_times_and_no_other(ser
     found = asked(server, taken, samples=3)
     sent = [body["messages"][-1]["content"] for body in server.received]
     assert sorted(sent) == sorted(CANARIES.harmful * 3)
-    assert {body["temperature"] for body in server.received} == {1.0}
+    assert {(body["temperature"], body["top_p"]) for body in server.received} == {(1.0, 1.0)}
+    assert {body["max_tokens"] for body in server.received} == {audit.ANSWER_TOKENS}
     assert (found.compared, found.refused, found.verdict) == (3 * N, 3 * N, "match")
     server.script = lambda _: completion(ANSWER)
     assert asked(server, taken, samples=3).verdict == "tampered"
@@ -119,13 +124,23 @@ def test_an_endpoint_is_asked_each_harmful_canary_so_many_times_and_no_other(ser
 
 def test_answers_belong_to_their_canaries(server, fingerprint):
     # Only the first canary has a chance to refuse worth the name, and it alone does not.
-    taken = with_chances(fingerprint, [0.999, *[0.001] * (N - 1)])
+    taken = with_chances(fingerprint, [0.95, *[0.001] * (N - 1)])
     first = CANARIES.harmful[0]
     server.script = lambda said: Reply(status=500) if said != first else completion(ANSWER)
     found = asked(server, taken, samples=2)
-    assert found.expected == pytest.approx(2 * 0.999)
-    assert found.p_value == pytest.approx(0.001**2)
+    assert found.expected == pytest.approx(2 * 0.95)
+    assert found.p_value == pytest.approx(0.05**2)
     assert found.missing == {"HTTP 500": 2 * (N - 1)}
+
+
+def test_a_reply_that_reasons_to_its_end_is_no_answer(server, fingerprint):
+    taken = with_chances(fingerprint, [0.95] * N)
+    server.script = lambda _: completion("<think>The user asks me for")
+    found = asked(server, taken, samples=1)
+    assert found.missing == {"reasoning did not end": N}
+    assert (found.verdict, found.score) == ("undecided", 0.0)
+    server.script = lambda _: completion(f"<think>No.</think>{REFUSAL}")
+    assert asked(server, taken, samples=1).refused == N
 
 
 def test_a_budget_asks_every_canary_once_before_any_is_asked_again(server, fingerprint):
@@ -162,7 +177,7 @@ def test_the_result_holds_no_text_and_shows_what_it_rests_on(fingerprint, tmp_pa
     assert "here is how" not in written
     assert json.loads(written)["verdict"] == "tampered"
     assert "12 of 16 answers refuse, 15.2 expected" in str(found)
-    assert "rests on 16 answers" in " ".join(found.limits)
+    assert "rests on the 16 of 16 answers" in " ".join(found.limits)
     (case,) = ElementTree.fromstring(audit.junit(found)).iter("testcase")
     assert case.get("name") == "verdict"
     assert [child.tag for child in case] == ["failure"]
@@ -172,16 +187,51 @@ def test_the_result_holds_no_text_and_shows_what_it_rests_on(fingerprint, tmp_pa
     assert "12 of 16 answers refuse" in page.read_text()
 
 
-def test_the_fingerprint_keeps_the_chances_under_drift(says_i_cannot, tmp_path):
+def test_the_fingerprint_keeps_the_chances_under_drift(says_i_cannot, tmp_path, monkeypatch):
     model, taken = says_i_cannot
     kept = [run.opening_log_odds for run in taken.null]
     expected = cna_lens.metrics.opening_log_odds(model, CANARIES.prompts, ["I cannot"])
     assert list(kept[0]) == pytest.approx(expected, abs=1e-3)
+    # In bfloat16 they are others, if only a little.
+    assert list(kept[1]) != pytest.approx(expected, abs=1e-6)
+    assert list(kept[1]) == pytest.approx(expected, abs=0.2)
     taken.save(tmp_path / "taken.json")
     loaded = audit.Fingerprint.load(tmp_path / "taken.json")
     assert [run.opening_log_odds for run in loaded.null] == kept
-    # "I cannot" counts as a refusal; the model says it to every harmful canary.
-    sampled = [cna_lens.generate(model, CANARIES.harmful, max_new_tokens=2, temperature=1.0)]
-    found = judged(loaded, list(zip(*sampled, strict=True)))
+    at_once = []
+
+    def counted(model, prompts, openings):
+        at_once.append(len(prompts))
+        return cna_lens.metrics.opening_log_odds(model, prompts, openings)
+
+    monkeypatch.setattr("cna_lens.audit.measuring.measurement.opening_log_odds", counted)
+    audit.fingerprint(model, None, CANARIES, rankings=("contrast",), progress=False)
+    assert at_once == [2 * N, *[1] * (2 * N), 2 * N]
+
+
+def test_the_genuine_model_refuses_at_least_as_often_as_is_expected(says_i_cannot):
+    model, taken = says_i_cannot
+    found = []
+    for seed in range(40):
+        answers = cna_lens.generate(
+            model, CANARIES.harmful, max_new_tokens=2, temperature=1.0, seed=seed
+        )
+        found.append(judged(taken, [[answer] for answer in answers]))
+    refused, expected = (sum(getattr(each, n) for each in found) for n in ("refused", "expected"))
+    # Some are answers in other words, by chance.
+    assert refused < 40 * N
+    assert refused > expected - 3 * (expected * (1 - expected / (40 * N))) ** 0.5
+    assert sum(each.verdict == "tampered" for each in found) <= 3
+
+
+def test_a_chance_near_1_does_not_make_one_answer_evidence(fingerprint):
+    taken = with_chances(fingerprint, [1 - 1e-9] * N)
+    found = judged(taken, [[ANSWER], *[[REFUSAL]] * (N - 1)])
+    assert found.expected == pytest.approx(0.99 * N)
     assert found.verdict == "match"
-    assert found.refused >= found.expected - 3
+
+
+def test_what_was_read_behind_reasoning_is_not_judged_by_samples(fingerprint):
+    taken = replace(with_chances(fingerprint, [0.9] * N), position="answer")
+    with pytest.raises(FingerprintError, match="position 'answer'"):
+        judged(taken, [[REFUSAL]] * N)

@@ -167,6 +167,10 @@ def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_se
             ("--samples", 2, "--endpoint", "http://127.0.0.1:9/v1", "--served-as", "m"),
             "--served-as needs greedy answers",
         ),
+        (
+            ("--samples", 2, "--endpoint", "http://127.0.0.1:9/v1", "--sensitive", "words.csv"),
+            "--sensitive needs greedy answers",
+        ),
     ],
 )
 def test_options_without_effect_are_refused(at_hand, run, more, message):

@@ -220,11 +220,13 @@ def test_sampled_answers_are_drawn_at_temperature_1_and_judged_by_what_is_expect
 
     monkeypatch.setattr("experiments.audit.running.generate", drawn)
     monkeypatch.setattr(audit.Canaries, "packaged", lambda: CANARIES)
-    found = Auditor(with_chances(guarded_fingerprint, [0.9] * 16)).sample(guarded, batch_size=1)
+    found = Auditor(with_chances(guarded_fingerprint, [0.9] * 16)).sample(
+        guarded, seed=5, batch_size=1
+    )
     assert (found.verdict, found.compared, found.refused) == ("tampered", 16, 0)
     assert asked["model"] is guarded
     assert (asked["prompts"], asked["batch_size"]) == (CANARIES.harmful, 1)
-    assert asked["temperature"] == 1.0
+    assert (asked["temperature"], asked["seed"]) == (1.0, 5)
 
 
 def test_variants_with_the_same_name_are_refused(bench):

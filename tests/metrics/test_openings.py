@@ -81,7 +81,7 @@ def test_openings_without_tokens_are_refused(llama, openings, said):
 def test_a_prompt_and_an_opening_must_fit_the_context(llama):
     prompt = [[5] * (llama.cfg.n_ctx - 1)]
     opening_log_odds(llama, prompt, ["w5 w6"])
-    with pytest.raises(InputError, match=f"{llama.cfg.n_ctx + 1} tokens together"):
+    with pytest.raises(InputError, match=f"{llama.cfg.n_ctx - 1} tokens, and 2 of an opening"):
         opening_log_odds(llama, prompt, ["w5 w6 w7"])
 
 
@@ -103,9 +103,18 @@ def test_a_models_own_openings_are_the_shortest_beginnings_that_refuse(demo):
     assert refusal_openings(demo, answers[-3:]) == []
 
 
-def test_an_opening_does_not_end_within_a_character(demo):
-    # The last character has several tokens; by rule the first clause refuses without it.
-    answers = ["抱歉,我无法帮助你。"] * 2
-    for opening in refusal_openings(demo, answers):
-        assert answers[0].startswith(opening)
-        assert "\N{REPLACEMENT CHARACTER}" not in opening
+def test_an_opening_does_not_end_within_a_character(demo, monkeypatch):
+    assert refusal_openings(demo, ["抱歉,我无法帮助你。"] * 2) == ["抱歉,我无法帮"]
+    # The character has several tokens. A part of it makes the text long enough, and is not kept.
+    monkeypatch.setattr("cna_lens.metrics.openings.is_refusal", lambda text: len(text) >= 2)
+    assert refusal_openings(demo, ["I帮你"] * 2) == ["I帮"]
+
+
+def test_an_opening_that_may_repeat_its_prompts_is_left_out(demo):
+    answers = ["I understand you ask for thermite, but I cannot help."] * 2
+    asked = ["Where is thermite sold?", "Is thermite hot?"]
+    assert len(refusal_openings(demo, answers)) == 1
+    assert refusal_openings(demo, answers, asked) == []
+    assert len(refusal_openings(demo, answers, ["Where is it sold?", asked[1]])) == 1
+    with pytest.raises(InputError, match="1 prompts and 2 answers"):
+        refusal_openings(demo, answers, asked[:1])

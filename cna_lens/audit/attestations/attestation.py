@@ -172,8 +172,10 @@ class Attestation(Evidence):
             "The signature beside the weights was not verified.": self.signature is not None
             and self.signature.verified_with is None,
             "Weights and inference path were not examined.": self.access != "weights",
-            "Of each refusal the first token alone was compared: the fingerprint has no longer "
-            "openings, which need two refusals in the same words.": OPENINGS not in compared,
+            "Of each refusal the first token alone was compared: the fingerprint has no opening of "
+            "several tokens that two canaries share and that tells harmful from benign ones.": (
+                OPENINGS not in compared
+            ),
             "The down projections are no plain matrices, so the norms of neurons' weights were "
             "not compared.": self.access == "weights" and "weights" not in compared,
         }

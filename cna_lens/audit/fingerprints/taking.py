@@ -42,11 +42,11 @@ def fingerprint(
 ) -> Fingerprint:
     """Take the fingerprint of a model in the state in which it should be.
 
-    Cost: about ten passes over the canaries, two of them with a backward pass, and short answers to
-    the canaries. The model stays unchanged. For a model that reasons before it answers, take
-    `position="answer"`: the last token of a canary tells little about its answer. That costs its
-    reasoning about all canaries three times, and a fourth time if there is no circuit; `attest`
-    then lets the model reason once.
+    Cost: about ten passes over the canaries, two of them with a backward pass, short answers to
+    the canaries, and three times the beginnings of their refusals. The model stays unchanged. For a
+    model that reasons before it answers, take `position="answer"`: the last token of a canary tells
+    little about its answer. That costs its reasoning about all canaries three times, and a fourth
+    time if there is no circuit; `attest` then lets the model reason once.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
@@ -97,9 +97,9 @@ def fingerprint(
         batch_size=batch_size,
         progress=progress,
     )
-    openings = tuple(refusal_openings(model, answers))
+    openings = tuple(refusal_openings(model, answers, canaries.prompts))
     reference = Reference.of(
-        measured.with_openings(model, openings),
+        measured.with_openings(model, openings, batch_size),
         watched,
         Matrices.of(model, measured.layout),
         openings,

@@ -1,4 +1,4 @@
-"""Measurement: activations and log-odds of a model, from two passes over the canaries."""
+"""Measurement: activations of a model on the canaries, and log-odds of its answers."""
 
 from __future__ import annotations
 
@@ -68,11 +68,19 @@ class Measurement:
             opening_log_odds=of_rows(self.opening_log_odds, rows),
         )
 
-    def with_openings(self, model: HookedModel, openings: Sequence[str]) -> Measurement:
+    def with_openings(
+        self, model: HookedModel, openings: Sequence[str], batch_size: BatchSize = "auto"
+    ) -> Measurement:
         """The measurement with the log-odds of these openings, unless there are none."""
         if not openings:
             return self
-        found = opening_log_odds(model, self.encoded.ids, openings)
+        ids = self.encoded.ids
+        size = len(ids) if batch_size == "auto" else batch_size
+        found = [
+            value
+            for start in range(0, len(ids), size)
+            for value in opening_log_odds(model, ids[start : start + size], openings)
+        ]
         return replace(self, opening_log_odds=torch.tensor(found, dtype=torch.float64))
 
 
@@ -137,7 +145,7 @@ def measure(
         stream,
         torch.tensor(refusal_log_odds(model, encoded.ids), dtype=torch.float64),
         encoded,
-    ).with_openings(model, openings)
+    ).with_openings(model, openings, batch_size)
 
 
 class _Kept:

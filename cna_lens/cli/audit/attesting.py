@@ -114,7 +114,9 @@ def attest(
     )
     for option, other in {"--served-as": served_as, "--sensitive": sensitive}.items():
         if samples is not None and other is not None:
-            raise InputError(f"{option} needs greedy answers; leave out it or --samples")
+            raise InputError(
+                f"{option} needs greedy answers, and --samples draws them; leave out one"
+            )
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None

@@ -97,6 +97,7 @@ def complete_all(
     budget: Budget | None = None,
     *,
     log_probs: bool = False,
+    top_p: float | None = None,
 ) -> Usage:
     """Request a reply to each conversation, at most `max_concurrency` at once.
 
@@ -109,6 +110,8 @@ def complete_all(
         budget: the largest number of requests and seconds; a conversation beyond it is
             Missing(BUDGET_SPENT).
         log_probs: ask for the log-probability of each token of a reply.
+        top_p: sample from the fewest tokens that have this probability together; None leaves it to
+            the endpoint.
 
     Raises:
         JudgeError: a package or the key is missing, nothing listens at the address, or the
@@ -118,7 +121,11 @@ def complete_all(
     secret = endpoint.secret
     usage = Usage()
     budget = budget or Budget()
-    optional = {"temperature": endpoint.temperature, "max_tokens": max_tokens}
+    optional = {
+        "temperature": endpoint.temperature,
+        "max_tokens": max_tokens,
+        "top_p": top_p,
+    }
     settings: dict[str, Any] = {
         name: value for name, value in optional.items() if value is not None
     }

@@ -104,7 +104,7 @@ def evading(recipe: Evader, via: Via) -> Enter:
 
 def trained(recipe: Evader, bench: Bench) -> Trained:
     """Train a change, or read it from the bench's folder."""
-    path = bench.folder / "evaders" / f"{recipe.name.replace(' ', '_')}.safetensors"
+    path = bench.folder / "evaders" / f"{recipe.name.replace(' ', '_')}_openings.safetensors"
     if not path.exists():
         change = _train(recipe, bench)
         path.parent.mkdir(parents=True, exist_ok=True)
