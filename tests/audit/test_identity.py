@@ -95,6 +95,23 @@ def test_other_answers_are_another_model(server, canaries, genuine):
     assert "after" in dict(found.facts)["evidence"]
 
 
+def test_asking_can_stop_at_the_alarm(server, canaries, genuine):
+    server.script = lambda prompt, body: completion("w60 w60 w60 w60", "length")
+    whole = asked(server, canaries, seed=3)
+    sent = len(server.received)
+    endpoint = Endpoint("served", base_url=server.url, backoff=0.001, max_concurrency=2)
+    found = attest_identity(endpoint, canaries, seed=3, stop_at_alarm=True)
+    # The first is asked alone, then two at a time.
+    assert found.alarm_after == whole.alarm_after
+    assert found.compared - found.alarm_after in (0, 1)
+    assert found.missing == {"not asked after the alarm": N - found.compared}
+    assert len(server.received) - sent == found.compared < sent
+    assert found.verdict == "changed"
+    server.script = answering(genuine)
+    found = attest_identity(endpoint, canaries, stop_at_alarm=True)
+    assert (found.verdict, found.compared, found.missing) == ("match", N, {})
+
+
 def test_as_many_changes_as_drift_makes_are_drift(server, canaries, genuine):
     server.script = answering(genuine, canaries.prompts[:2])
     found = asked(server, canaries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
 from tqdm.auto import tqdm
@@ -23,6 +23,7 @@ from cna_lens.metrics.endpoint.settings import Endpoint
 from cna_lens.results.statistics import check_probability
 
 UseLogProbs = Literal["auto"] | bool
+ALARM_RAISED: Final = "not asked after the alarm"
 _NOT_OFFERED: Final = ("HTTP 400", "HTTP 422")
 
 
@@ -34,6 +35,7 @@ def attest_identity(
     false_alarm_rate: float = FALSE_ALARM_RATE,
     max_requests: int | None = None,
     max_seconds: float | None = None,
+    stop_at_alarm: bool = False,
     seed: int | None = None,
     progress: bool = False,
 ) -> IdentityAttestation:
@@ -59,6 +61,10 @@ def attest_identity(
         false_alarm_rate: the largest probability of an alarm if the model is the same.
         max_requests: the largest number of requests, retries included; None asks all canaries.
         max_seconds: after so many seconds no canary is asked, and no reply is waited for.
+        stop_at_alarm: ask no more once the alarm is raised, as its rate holds at any time. Canaries
+            are then asked in rounds of `endpoint.max_concurrency`, and the first replies say
+            whether log-probabilities are compared. The other canaries stay secret, and the share of
+            changed answers is known less well.
         seed: of the order; None takes a new one each time, which nobody can know before.
         progress: show a progress bar.
 
@@ -75,22 +81,30 @@ def attest_identity(
         )
     order = list(range(len(canaries.prompts)))
     random.Random(secrets.randbits(64) if seed is None else seed).shuffle(order)
+    size = endpoint.max_concurrency if stop_at_alarm else len(order)
+
+    def judged(replies: Sequence[Completion | Missing]) -> IdentityAttestation:
+        by: By = "log-probabilities" if _compares_log_probs(log_probs, replies[:size]) else "text"
+        changed = [
+            reply
+            if isinstance(reply, Missing)
+            else canaries.is_changed(
+                place, reply.text, reply.log_probs, by=by, is_cut=reply.is_cut_off
+            )
+            for place, reply in zip(order, replies, strict=False)
+        ]
+        return judge_identity(
+            changed, canaries, model=endpoint.model, by=by, false_alarm_rate=false_alarm_rate
+        )
+
+    replies: list[Completion | Missing] = []
     with tqdm(total=len(order), desc="asking", unit="canary", disable=not progress) as bar:
-        replies = _replies(endpoint, canaries, order, log_probs, budget, bar.update)
-    by: By = "log-probabilities" if _compares_log_probs(log_probs, replies) else "text"
-    changed = [
-        reply
-        if isinstance(reply, Missing)
-        else canaries.is_changed(place, reply.text, reply.log_probs, by=by, is_cut=reply.is_cut_off)
-        for place, reply in zip(order, replies, strict=True)
-    ]
-    return judge_identity(
-        changed,
-        canaries,
-        model=endpoint.model,
-        by=by,
-        false_alarm_rate=false_alarm_rate,
-    )
+        for some in _rounds(endpoint, canaries, order, size, log_probs, budget, bar.update):
+            replies += some
+            if stop_at_alarm and judged(replies).alarm_after is not None:
+                break
+    replies += [Missing(ALARM_RAISED)] * (len(order) - len(replies))
+    return judged(replies)
 
 
 def _compares_log_probs(wanted: UseLogProbs, replies: Sequence[Completion | Missing]) -> bool:
@@ -101,17 +115,19 @@ def _compares_log_probs(wanted: UseLogProbs, replies: Sequence[Completion | Miss
     return None not in given and any(any(each or ()) for each in given)
 
 
-def _replies(
+def _rounds(
     endpoint: Endpoint,
     canaries: SensitiveCanaries,
     order: Sequence[int],
+    size: int,
     log_probs: UseLogProbs,
     budget: Budget,
     update: Callable[[], object],
-) -> list[Completion | Missing]:
-    """The replies in the order of asking; the first one shows whether there are log-probabilities.
+) -> Iterator[list[Completion | Missing]]:
+    """Yield the replies in the order of asking, in rounds of some size after the first one.
 
-    An endpoint that does not offer them may refuse a request for them, and then every request.
+    The first reply shows whether there are log-probabilities. An endpoint that does not offer them
+    may refuse a request for them, and then every request.
     """
     found: dict[int, Completion | Missing] = {}
     used = 0
@@ -151,5 +167,9 @@ def _replies(
     offered = not (isinstance(reply, Missing) and reply.reason in _NOT_OFFERED)
     if log_probs == "auto" and not offered:
         ask(first, False)
-    ask(rest, log_probs is True or (log_probs == "auto" and offered))
-    return [found[place] for place in order]
+    yield [found[first[0]]]
+    with_log_probs = log_probs is True or (log_probs == "auto" and offered)
+    for start in range(0, len(rest), size):
+        places = rest[start : start + size]
+        ask(places, with_log_probs)
+        yield [found[place] for place in places]
