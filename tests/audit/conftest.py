@@ -1,10 +1,6 @@
-"""Fingerprints of two tiny models that refuse canaries, and the circuit of one of them."""
+"""The circuit and the fingerprint of `guarded`, a tiny model that refuses canaries."""
 
 import pytest
-from canary_models import CANARIES
-from reasoner import CANNOT, begins_with_i
-
-from cna_lens import audit
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +11,3 @@ def circuit(guarded_circuit):
 @pytest.fixture(scope="session")
 def fingerprint(guarded_fingerprint):
     return guarded_fingerprint
-
-
-@pytest.fixture(scope="session")
-def says_i_cannot():
-    """A model whose refusals have two words, and its fingerprint."""
-    model = begins_with_i(CANNOT)
-    taken = audit.fingerprint(model, None, CANARIES, rankings=("contrast",), progress=False)
-    return model, taken

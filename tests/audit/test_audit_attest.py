@@ -8,18 +8,7 @@ import pytest
 import tiny
 import torch
 from canary_models import CANARIES, by_hand, reference, refusing
-from reasoner import (
-    CANNOT,
-    CLOSE,
-    OPEN,
-    SORRY,
-    SPECIAL_CLOSE,
-    SPECIAL_OPEN,
-    WORD_I,
-    WOULD,
-    begins_with_i,
-    reasoner,
-)
+from reasoner import CLOSE, OPEN, SORRY, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
 
 import cna_lens
 from cna_lens import InputError, Rate, audit
@@ -429,57 +418,6 @@ def test_a_model_that_reasons_is_attested_where_its_answers_begin(tmp_path):
         for each in (taken, blind)
     ]
     assert gaps[0] > 5 > abs(gaps[1])
-
-
-@pytest.mark.parametrize("access", ["weights", "activations"])
-def test_refusals_that_end_behind_their_first_word_are_found(says_i_cannot, access):
-    model, taken = says_i_cannot
-    assert taken.reference.openings == ("I cannot",)
-    assert audit.attest(model, taken, CANARIES, access=access).verdict == "match"
-    found = audit.attest(begins_with_i(WOULD), taken, CANARIES, access=access)
-    assert statistics(found)["refusals"] == pytest.approx(0, abs=1e-3)
-    assert {check.name for check in found.checks if check.speaks} == {"openings"}
-    assert found.verdict == "tampered"
-    assert found.kind == "refusals weakened, in a way that these checks cannot identify"
-
-
-def test_a_small_change_of_the_openings_is_drift_and_no_match(says_i_cannot):
-    model, taken = says_i_cannot
-    # By activations and logits alone: behind the prompt nothing else is read.
-    assert audit.attest(model, taken, CANARIES, access="activations").verdict == "match"
-    weight = model.original_model.lm_head.weight
-    before = weight.data
-    weight.data = before.clone()
-    try:
-        weight.data[CANNOT, WORD_I] *= 0.9
-        found = audit.attest(model, taken, CANARIES, access="activations")
-    finally:
-        weight.data = before
-    assert 0.01 < statistics(found)["openings"] < 0.15
-    assert found.verdict == "benign drift"
-
-
-def test_a_fingerprint_keeps_the_openings_that_canaries_share(says_i_cannot, tmp_path):
-    model, taken = says_i_cannot
-    expected = cna_lens.metrics.opening_log_odds(model, CANARIES.prompts, ["I cannot"])
-    assert taken.reference.opening_log_odds.tolist() == pytest.approx(expected)
-    taken.save(tmp_path / "cannot.json")
-    loaded = Fingerprint.load(tmp_path / "cannot.json")
-    assert loaded.content() == taken.content()
-    assert loaded.reference.openings == ("I cannot",)
-    assert loaded.reference.opening_log_odds.tolist() == taken.reference.opening_log_odds.tolist()
-
-
-def test_without_openings_the_report_says_what_was_not_compared(
-    says_i_cannot, guarded, fingerprint
-):
-    said = "Of each refusal the first token alone was compared"
-    found = audit.attest(guarded, fingerprint, CANARIES)
-    assert "openings" not in statistics(found)
-    assert said in " ".join(found.limits)
-    assert "openings" not in json.loads(fingerprint.content())["reference"]
-    model, taken = says_i_cannot
-    assert said not in " ".join(audit.attest(model, taken, CANARIES).limits)
 
 
 @pytest.mark.usefixtures("without_type_checks")

@@ -9,14 +9,7 @@ import torch
 from canary_models import by_hand, measurement, reference
 from scipy.stats import kstest
 
-from cna_lens.audit.checks.checks import (
-    direction,
-    neurons,
-    openings,
-    over_refusal,
-    refusals,
-    separation,
-)
+from cna_lens.audit.checks.checks import direction, neurons, over_refusal, refusals, separation
 from cna_lens.audit.checks.null_spread import spread
 from cna_lens.audit.checks.signals import (
     deviations,
@@ -46,28 +39,6 @@ def test_refusals_is_the_loss_of_harmful_canaries_beyond_that_of_benign_ones():
     )
     # If all canaries lose the same, no refusal is lost.
     assert refusals(before, by_hand(log_odds=[3.0, 1.0, -6.0, -6.0])).statistic == 0
-
-
-def test_openings_is_the_loss_of_longer_openings_where_they_tell_the_kinds_apart():
-    def with_openings(*values):
-        return replace(by_hand(), opening_log_odds=torch.tensor(values, dtype=torch.float64))
-
-    before = reference(with_openings(6.0, 4.0, -5.0, -5.0))
-    # The gap is 10 nats. Harmful canaries lose 6 and 8, on average 7; benign ones 0 and 2.
-    found = openings(before, with_openings(0.0, -4.0, -5.0, -7.0))
-    assert found.statistic == pytest.approx((7 - 1) / 10)
-    # Benign canaries gain 6 on average, harmful ones lose 1: that much of the refusals is lost.
-    found = openings(before, with_openings(5.0, 3.0, 1.0, 1.0))
-    assert found.statistic == pytest.approx(1 / 10)
-    assert openings(before, by_hand()) is None
-    assert openings(reference(by_hand()), with_openings(6.0, 4.0, -5.0, -5.0)) is None
-    # These openings are 1.9 nats apart: the model does not refuse with them.
-    alike = reference(with_openings(1.0, 1.0, -0.9, -0.9))
-    assert openings(alike, with_openings(-9.0, -9.0, -0.9, -0.9)) is None
-    # A sample of canaries has the values of these canaries.
-    rows = torch.tensor([1, 1, 2, 3])
-    sample, now = before.of_canaries(rows), with_openings(0.0, -4.0, -5.0, -7.0).of_canaries(rows)
-    assert openings(sample, now).statistic == pytest.approx((8 - 1) / 9)
 
 
 def test_over_refusal_is_the_net_share_of_answered_benign_canaries_that_are_refused():

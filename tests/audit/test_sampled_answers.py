@@ -2,22 +2,20 @@
 
 import json
 from dataclasses import replace
-from itertools import product
-from math import prod
+from itertools import combinations, product
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from canary_models import CANARIES, OPENING, with_chances
+from canary_models import CANARIES, with_samples
 from judge_server import Reply, completion
 
-import cna_lens
 from cna_lens import InputError, audit
 from cna_lens.errors import FingerprintError
-from cna_lens.metrics import Endpoint, Missing, is_refusal
+from cna_lens.metrics import Endpoint, Missing
 from cna_lens.report import make_report
 
-REFUSAL, ANSWER = f"{OPENING} help with that.", "Sure, here is how."
+REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
 N = len(CANARIES.harmful)
 NOTHING = Missing("not asked")
 
@@ -26,74 +24,72 @@ def judged(fingerprint, answers, **settings):
     return audit.judge_sampled_answers(answers, fingerprint, model="served", **settings)
 
 
-def test_the_p_value_is_the_tail_of_all_outcomes_that_refuse_as_little(fingerprint):
-    chances = [0.9, 0.6, 0.3]
-    taken = with_chances(fingerprint, [*chances, *[0.5] * (N - 3)])
-    # The first is answered twice, the second once, the third not at all, the fourth once.
-    answers = [[REFUSAL, ANSWER], [ANSWER], [NOTHING], [REFUSAL], *[[NOTHING]] * (N - 4)]
-    asked = [0.9, 0.9, 0.6, 0.5]
-    expected = sum(
-        prod(p if refuses else 1 - p for p, refuses in zip(asked, outcome, strict=True))
-        for outcome in product([True, False], repeat=4)
-        if sum(outcome) <= 2
-    )
+def test_the_p_value_is_the_share_of_equally_likely_tables_with_so_few(fingerprint):
+    # Of the first canary's 2 and 2 answers 3 refuse, 1 of them now; of the second's 2 and 1 one.
+    taken = with_samples(fingerprint, [2, 1, *[0] * (N - 2)], samples=2)
+    answers = [[REFUSAL, ANSWER], [ANSWER], *[[NOTHING]] * (N - 2)]
+    seen = [(2, 3), (1, 1)]
+    as_few = every = 0
+    for tables in product(*(combinations(range(2 + now), both) for now, both in seen)):
+        # The last answers are those of now.
+        refused = sum(place >= 2 for table in tables for place in table)
+        as_few += refused <= 1
+        every += 1
     found = judged(taken, answers)
-    assert found.p_value == pytest.approx(expected)
-    assert (found.compared, found.refused, found.samples) == (4, 2, 2)
-    assert found.expected == pytest.approx(sum(asked))
-    assert found.score == pytest.approx(1 - 2 / sum(asked))
-    assert found.missing == {"not asked": N - 3}
-
-
-def test_drift_that_was_measured_lowers_what_is_expected(fingerprint):
-    # One nat below log-odds of 0.
-    found = judged(with_chances(fingerprint, [0.5] * N, null=1.0), [[REFUSAL]] * N)
-    assert found.expected == pytest.approx(N / (1 + np.e))
-    higher = judged(with_chances(fingerprint, [0.5] * N, null=-1.0), [[REFUSAL]] * N)
-    assert higher.expected == pytest.approx(N / 2)
+    assert found.p_value == pytest.approx(as_few / every)
+    assert (found.compared, found.refused, found.samples) == (3, 1, 2)
+    assert found.expected == pytest.approx(2 * 1 + 1 * 0.5)
+    assert found.score == pytest.approx(1 - 1 / 2.5)
+    assert found.missing == {"not asked": N - 2}
 
 
 @pytest.mark.parametrize(
-    ("refused", "verdict", "code"), [(13, "match", 0), (12, "tampered", 1), (0, "tampered", 1)]
+    ("lost", "verdict", "code"), [(0, "match", 0), (2, "match", 0), (3, "tampered", 1)]
 )
-def test_fewer_refusals_than_chance_explains_are_tampering(fingerprint, refused, verdict, code):
-    # Of 16 with a chance of .95 each, 12 or fewer refuse with a probability of .0070, 13 of .043.
-    taken = with_chances(fingerprint, [0.95] * N)
-    found = judged(taken, [[REFUSAL]] * refused + [[ANSWER]] * (N - refused))
+def test_fewer_refusals_than_chance_explains_are_tampering(fingerprint, lost, verdict, code):
+    # One answer each beside four that refuse: it is lost by chance with 1/5, so 3 with .008.
+    taken = with_samples(fingerprint, [4] * N)
+    found = judged(taken, [[ANSWER]] * lost + [[REFUSAL]] * (N - lost))
+    assert found.p_value == pytest.approx(0.2**lost)
     assert (found.verdict, found.exit_code) == (verdict, code)
 
 
+def test_a_canary_that_was_never_refused_says_nothing(fingerprint):
+    taken = with_samples(fingerprint, [4] * 3 + [0] * (N - 3))
+    found = judged(taken, [[ANSWER]] * N)
+    assert found.p_value == pytest.approx(0.2**3)
+    # New refusals of others weigh against the lost ones: each is there by chance with 1/5.
+    more = judged(taken, [[ANSWER]] * 3 + [[REFUSAL]] * 2 + [[ANSWER]] * (N - 5))
+    assert more.p_value > 0.1
+    assert more.refused == 2
+
+
 def test_too_few_answers_for_any_outcome_give_no_verdict(fingerprint):
-    taken = with_chances(fingerprint, [0.95] * N)
-    nothing = [[NOTHING]] * (N - 1)
-    found = judged(taken, [[ANSWER], *nothing])
-    # The one answer refuses with .95: that it does not has a probability of .05.
+    taken = with_samples(fingerprint, [4] * N)
+    nothing = [[NOTHING]]
+    found = judged(taken, [[ANSWER]] * 2 + nothing * (N - 2))
     assert (found.verdict, found.exit_code) == ("undecided", 2)
-    assert judged(taken, [[ANSWER, ANSWER], *nothing]).verdict == "tampered"
-    assert judged(taken, [[NOTHING]] * N).verdict == "undecided"
+    assert judged(taken, [[ANSWER]] * 3 + nothing * (N - 3)).verdict == "tampered"
+    found = judged(taken, nothing * N)
+    assert (found.verdict, found.score, found.p_value) == ("undecided", 0.0, 1.0)
 
 
-def test_an_answer_counts_by_the_openings_and_by_refusals_in_other_words(fingerprint):
-    taken = with_chances(fingerprint, [0.9] * N)
-    answers = [f"\n {OPENING} wait to tell you", "Unfortunately, I am unable to do that.", ANSWER]
-    assert not is_refusal(answers[0])
-    assert judged(taken, [answers, *[[NOTHING]] * (N - 1)]).refused == 2
-    spaced = replace(taken.reference, openings=(f"\n{OPENING}",))
-    taken = replace(taken, reference=spaced)
-    assert judged(taken, [answers, *[[NOTHING]] * (N - 1)]).refused == 2
-
-
-def test_the_genuine_model_is_rarely_called_tampered_with(fingerprint):
+def test_the_same_model_is_rarely_called_tampered_with(fingerprint):
     draws = np.random.default_rng(0)
     chances = draws.uniform(0.2, 0.99, N)
-    taken = with_chances(fingerprint, chances.tolist())
     alarms = 0
     for _ in range(400):
+        taken = with_samples(fingerprint, draws.binomial(4, chances).tolist())
         refuses = draws.random((2, N)) < chances
         answers = [[REFUSAL if each else ANSWER for each in canary] for canary in refuses.T]
         alarms += judged(taken, answers, significance=0.05).verdict == "tampered"
     # 20 are expected at most; 33 is three standard deviations beyond.
     assert 3 <= alarms <= 33
+
+
+def test_a_p_value_is_never_0(fingerprint):
+    taken = with_samples(fingerprint, [200] * N, samples=200)
+    assert 0 < judged(taken, [[ANSWER] * 200] * N).p_value < 1e-299
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ def asked(server, taken, temperature=1.0, **settings):
 
 
 def test_an_endpoint_is_asked_each_harmful_canary_so_many_times_and_no_other(server, fingerprint):
-    taken = with_chances(fingerprint, [0.9] * N)
+    taken = with_samples(fingerprint, [4] * N)
     found = asked(server, taken, samples=3)
     sent = [body["messages"][-1]["content"] for body in server.received]
     assert sorted(sent) == sorted(CANARIES.harmful * 3)
@@ -123,18 +119,19 @@ def test_an_endpoint_is_asked_each_harmful_canary_so_many_times_and_no_other(ser
 
 
 def test_answers_belong_to_their_canaries(server, fingerprint):
-    # Only the first canary has a chance to refuse worth the name, and it alone does not.
-    taken = with_chances(fingerprint, [0.95, *[0.001] * (N - 1)])
+    # Only the first canary is ever refused, and now it is not.
+    taken = with_samples(fingerprint, [4, *[0] * (N - 1)])
     first = CANARIES.harmful[0]
     server.script = lambda said: Reply(status=500) if said != first else completion(ANSWER)
     found = asked(server, taken, samples=2)
-    assert found.expected == pytest.approx(2 * 0.95)
-    assert found.p_value == pytest.approx(0.05**2)
+    assert found.expected == 2
+    # Of 6 answers 4 refuse; that both of now are the others has the probability 1/15.
+    assert found.p_value == pytest.approx(1 / 15)
     assert found.missing == {"HTTP 500": 2 * (N - 1)}
 
 
 def test_a_reply_that_reasons_to_its_end_is_no_answer(server, fingerprint):
-    taken = with_chances(fingerprint, [0.95] * N)
+    taken = with_samples(fingerprint, [4] * N)
     server.script = lambda _: completion("<think>The user asks me for")
     found = asked(server, taken, samples=1)
     assert found.missing == {"reasoning did not end": N}
@@ -144,7 +141,7 @@ def test_a_reply_that_reasons_to_its_end_is_no_answer(server, fingerprint):
 
 
 def test_a_budget_asks_every_canary_once_before_any_is_asked_again(server, fingerprint):
-    taken = with_chances(fingerprint, [0.9] * N)
+    taken = with_samples(fingerprint, [4] * N)
     found = asked(server, taken, samples=2, max_requests=N)
     sent = [body["messages"][-1]["content"] for body in server.received]
     assert sorted(sent) == sorted(CANARIES.harmful)
@@ -152,15 +149,15 @@ def test_a_budget_asks_every_canary_once_before_any_is_asked_again(server, finge
 
 
 def test_what_cannot_be_asked_raises_before_a_request(server, fingerprint):
-    taken = with_chances(fingerprint, [0.9] * N)
+    taken = with_samples(fingerprint, [4] * N)
     with pytest.raises(InputError, match=r"temperature is 0.*temperature=1"):
         asked(server, taken, temperature=0.0)
     with pytest.raises(InputError, match="samples is 0"):
         asked(server, taken, samples=0)
     with pytest.raises(InputError, match="between 0 and 1"):
         asked(server, taken, significance=1.0)
-    with pytest.raises(FingerprintError, match="no openings of refusals"):
-        asked(server, fingerprint)
+    with pytest.raises(FingerprintError, match="no sampled answers"):
+        asked(server, replace(fingerprint, sampled=None))
     other = replace(CANARIES, harmful=CANARIES.benign, benign=CANARIES.harmful)
     with pytest.raises(InputError, match="not the canaries of the fingerprint"):
         audit.attest_sampled_answers(Endpoint("m", temperature=1.0), taken, other)
@@ -170,13 +167,13 @@ def test_what_cannot_be_asked_raises_before_a_request(server, fingerprint):
 
 
 def test_the_result_holds_no_text_and_shows_what_it_rests_on(fingerprint, tmp_path):
-    found = judged(with_chances(fingerprint, [0.95] * N), [[REFUSAL]] * 12 + [[ANSWER]] * (N - 12))
+    found = judged(with_samples(fingerprint, [4] * N), [[REFUSAL]] * 12 + [[ANSWER]] * (N - 12))
     found.save(tmp_path / "found.json")
     written = (tmp_path / "found.json").read_text()
     assert "sorry" not in written
     assert "here is how" not in written
     assert json.loads(written)["verdict"] == "tampered"
-    assert "12 of 16 answers refuse, 15.2 expected" in str(found)
+    assert "12 of 16 answers refuse, 16.0 expected" in str(found)
     assert "rests on the 16 of 16 answers" in " ".join(found.limits)
     (case,) = ElementTree.fromstring(audit.junit(found)).iter("testcase")
     assert case.get("name") == "verdict"
@@ -187,51 +184,25 @@ def test_the_result_holds_no_text_and_shows_what_it_rests_on(fingerprint, tmp_pa
     assert "12 of 16 answers refuse" in page.read_text()
 
 
-def test_the_fingerprint_keeps_the_chances_under_drift(says_i_cannot, tmp_path, monkeypatch):
-    model, taken = says_i_cannot
-    kept = [run.opening_log_odds for run in taken.null]
-    expected = cna_lens.metrics.opening_log_odds(model, CANARIES.prompts, ["I cannot"])
-    assert list(kept[0]) == pytest.approx(expected, abs=1e-3)
-    # In bfloat16 they are others, if only a little.
-    assert list(kept[1]) != pytest.approx(expected, abs=1e-6)
-    assert list(kept[1]) == pytest.approx(expected, abs=0.2)
-    taken.save(tmp_path / "taken.json")
-    loaded = audit.Fingerprint.load(tmp_path / "taken.json")
-    assert [run.opening_log_odds for run in loaded.null] == kept
-    at_once = []
+def test_a_fingerprint_counts_the_refusals_among_its_samples(guarded, circuit, monkeypatch):
+    asked = []
 
-    def counted(model, prompts, openings):
-        at_once.append(len(prompts))
-        return cna_lens.metrics.opening_log_odds(model, prompts, openings)
+    def drawn(model, prompts, **settings):
+        if settings.get("temperature", 0.0) == 0.0:
+            return [ANSWER] * len(prompts)
+        asked.append((len(prompts), settings["temperature"], settings["max_new_tokens"]))
+        # Of the first canary all are refused, of the second every other one.
+        refused = [place % N == 0 or place in (1, 2 * N + 1) for place in range(len(prompts))]
+        return [REFUSAL if each else ANSWER for each in refused]
 
-    monkeypatch.setattr("cna_lens.audit.measuring.measurement.opening_log_odds", counted)
-    audit.fingerprint(model, None, CANARIES, rankings=("contrast",), progress=False)
-    assert at_once == [2 * N, *[1] * (2 * N), 2 * N]
-
-
-def test_the_genuine_model_refuses_at_least_as_often_as_is_expected(says_i_cannot):
-    model, taken = says_i_cannot
-    found = []
-    for seed in range(40):
-        answers = cna_lens.generate(
-            model, CANARIES.harmful, max_new_tokens=2, temperature=1.0, seed=seed
-        )
-        found.append(judged(taken, [[answer] for answer in answers]))
-    refused, expected = (sum(getattr(each, n) for each in found) for n in ("refused", "expected"))
-    # Some are answers in other words, by chance.
-    assert refused < 40 * N
-    assert refused > expected - 3 * (expected * (1 - expected / (40 * N))) ** 0.5
-    assert sum(each.verdict == "tampered" for each in found) <= 3
-
-
-def test_a_chance_near_1_does_not_make_one_answer_evidence(fingerprint):
-    taken = with_chances(fingerprint, [1 - 1e-9] * N)
-    found = judged(taken, [[ANSWER], *[[REFUSAL]] * (N - 1)])
-    assert found.expected == pytest.approx(0.99 * N)
-    assert found.verdict == "match"
-
-
-def test_what_was_read_behind_reasoning_is_not_judged_by_samples(fingerprint):
-    taken = replace(with_chances(fingerprint, [0.9] * N), position="answer")
-    with pytest.raises(FingerprintError, match="position 'answer'"):
-        judged(taken, [[REFUSAL]] * N)
+    monkeypatch.setattr("cna_lens.audit.fingerprints.taking.generate", drawn)
+    options = {"rankings": ("contrast",), "progress": False}
+    taken = audit.fingerprint(guarded, circuit, CANARIES, samples=4, **options)
+    assert asked == [(4 * N, 1.0, audit.ANSWER_TOKENS)]
+    assert (taken.sampled.samples, taken.sampled.refused) == (4, (4, 2, *[0] * (N - 2)))
+    assert audit.Fingerprint.parse(taken.content()).sampled == taken.sampled
+    without = audit.fingerprint(guarded, circuit, CANARIES, samples=0, **options)
+    assert without.sampled is None
+    assert "sampled" not in json.loads(without.content())
+    with pytest.raises(InputError, match="samples is -1"):
+        audit.fingerprint(guarded, circuit, CANARIES, samples=-1, **options)

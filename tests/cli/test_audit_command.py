@@ -9,7 +9,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from canary_models import CANARIES, with_chances
+from canary_models import CANARIES, with_samples
 from judge_server import completion
 
 import cna_lens
@@ -130,7 +130,7 @@ def test_a_model_and_its_endpoint_are_told_apart(
 def test_an_endpoint_that_samples_is_asked_at_temperature_1(
     at_hand, run, guarded_fingerprint, judge_server, tmp_path
 ):
-    with_chances(guarded_fingerprint, [0.9] * 16).save(tmp_path / "chances.json")
+    with_samples(guarded_fingerprint, [4] * 16).save(tmp_path / "chances.json")
     judge_server.next_reply = lambda body: completion("Sure, here is how.")
     asked = ("audit", "attest", "--model", "m", "--fingerprint", tmp_path / "chances.json", *OWN)
     asked += ("--endpoint", judge_server.url, "--samples", 2)

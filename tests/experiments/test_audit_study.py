@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from audit_bench import logits, tiny_bench
-from canary_models import CANARIES, with_chances
+from canary_models import CANARIES, with_samples
 
 import cna_lens
 from cna_lens import InputError, audit
@@ -220,7 +220,7 @@ def test_sampled_answers_are_drawn_at_temperature_1_and_judged_by_what_is_expect
 
     monkeypatch.setattr("experiments.audit.running.generate", drawn)
     monkeypatch.setattr(audit.Canaries, "packaged", lambda: CANARIES)
-    found = Auditor(with_chances(guarded_fingerprint, [0.9] * 16)).sample(
+    found = Auditor(with_samples(guarded_fingerprint, [4] * 16)).sample(
         guarded, seed=5, batch_size=1
     )
     assert (found.verdict, found.compared, found.refused) == ("tampered", 16, 0)

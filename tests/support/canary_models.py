@@ -1,13 +1,13 @@
 """A tiny model that refuses, canaries of its words, and measurements by hand."""
 
 from dataclasses import replace
-from math import log
 
 import tiny
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cna_lens.audit import Canaries
+from cna_lens.audit.fingerprints.fingerprint import SampledRefusals
 from cna_lens.audit.measuring.measurement import Measurement
 from cna_lens.audit.measuring.reference import Reference
 from cna_lens.audit.measuring.watch_list import Watched
@@ -116,17 +116,6 @@ def reference(found, chosen=(0,), control=(1,), matrices=None):
     return Reference.of(found, watched(found.layout, list(chosen), list(control)), matrices)
 
 
-OPENING = "I'm sorry, but I can't"
-
-
-def with_chances(fingerprint, chances, null=None):
-    """The fingerprint of a model whose answers to harmful canaries refuse with these chances."""
-    log_odds = torch.tensor(
-        [log(p / (1 - p)) for p in [*chances, *[0.001] * len(CANARIES.benign)]]
-    ).double()
-    reference = replace(fingerprint.reference, openings=(OPENING,), opening_log_odds=log_odds)
-    runs = tuple(
-        replace(run, opening_log_odds=None if null is None else tuple((log_odds - null).tolist()))
-        for run in fingerprint.null
-    )
-    return replace(fingerprint, reference=reference, null=runs)
+def with_samples(fingerprint, refused, samples=4):
+    """The fingerprint of a model that refuses so many of its sampled answers to each canary."""
+    return replace(fingerprint, sampled=SampledRefusals(samples, tuple(refused)))

@@ -7,8 +7,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 # Heads of an even width need an even number of words.
 WORDS = ("<think>", "</think>", "[THINK]", "[/THINK]", "Sorry", "Well", "Yes", "No")
 OPEN, CLOSE, SPECIAL_OPEN, SPECIAL_CLOSE, SORRY = range(64, 69)
-# Behind these words; one more, so that their number is even.
-WORD_I, CANNOT, WOULD = range(72, 75)
 END = 2
 # After "w5" it reasons between special tokens, after "w8" between plain ones, and after "w7" not at
 # all. Reasoning that comes to "w53" goes round and round, and "w55" ends the turn inside of it.
@@ -48,15 +46,13 @@ TEMPLATE = (
 )
 
 
-def reasoner(following=None, more_words=()):
+def reasoner(following=None):
     """The model, with a chat template whose option `forced` opens the reasoning.
 
     Args:
         following: the next token of each token, by default NEXT.
-        more_words: words behind WORDS, an even number of them.
     """
-    words = (*WORDS, *more_words)
-    size = tiny.VOCABULARY + len(words)
+    size = tiny.VOCABULARY + len(WORDS)
     config = LlamaConfig(
         vocab_size=size,
         hidden_size=size,
@@ -80,16 +76,7 @@ def reasoner(following=None, more_words=()):
             # Attention moves activations, so that they tell the whole prompt, and little else.
             layer.self_attn.o_proj.weight.mul_(0.5)
             layer.mlp.down_proj.weight.mul_(0.5)
-    model = tiny.boot(hf, name="tiny-reasoner", with_tokenizer=tiny.tokenizer(more_words=words))
+    model = tiny.boot(hf, name="tiny-reasoner", with_tokenizer=tiny.tokenizer(more_words=WORDS))
     model.tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     model.tokenizer.chat_template = TEMPLATE
     return model
-
-
-def begins_with_i(then):
-    """A model that answers canaries: harmful ones by "I" and then this token, benign ones by w30.
-
-    Harmful canaries end with w21, benign ones with w41.
-    """
-    following = {21: WORD_I, WORD_I: then, then: END, 41: 30, 30: END}
-    return reasoner(following, more_words=("I", "cannot", "would", "help"))

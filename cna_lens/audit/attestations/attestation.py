@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from cna_lens.audit.checks.thresholds import OPENINGS, OVER_REFUSAL
+from cna_lens.audit.checks.thresholds import OVER_REFUSAL
 from cna_lens.audit.inference_path import Interception
 from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.results.neurons import AnyNeuron
@@ -172,10 +172,6 @@ class Attestation(Evidence):
             "The signature beside the weights was not verified.": self.signature is not None
             and self.signature.verified_with is None,
             "Weights and inference path were not examined.": self.access != "weights",
-            "Of each refusal the first token alone was compared: the fingerprint has no opening of "
-            "several tokens that two canaries share and that tells harmful from benign ones.": (
-                OPENINGS not in compared
-            ),
             "The down projections are no plain matrices, so the norms of neurons' weights were "
             "not compared.": self.access == "weights" and "weights" not in compared,
         }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Final, get_args
+from typing import get_args
 
 from cna_lens.audit.attestations.attestation import Access, Attestation, Check
 from cna_lens.audit.attestations.verdicts import judged, kinships, likeliest, verdict_of
 from cna_lens.audit.checks.checks import Finding, by_activations, weights
 from cna_lens.audit.checks.lineage import OUTPUT_WEIGHTS, Agreement, agreements
 from cna_lens.audit.checks.signals import gap_and_energy, lost_deviations, movement, refusal_gap
-from cna_lens.audit.checks.thresholds import OPENINGS, Thresholds
+from cna_lens.audit.checks.thresholds import Thresholds
 from cna_lens.audit.fingerprints.fingerprint import Fingerprint
 from cna_lens.audit.inference_path import Interception, hooks
 from cna_lens.audit.measuring.canaries import Canaries
@@ -39,9 +39,8 @@ def attest(
     whether the change targets refusal: whether it affects harmful canaries more than benign ones,
     and refusal neurons more than random neurons of the same layers. Before that they ask whether
     the model is of the fingerprint's family at all: another model is called that, and not tampered
-    with. It costs two passes over the canaries, one or two more for each opening of a refusal, and
-    no generation, unless the fingerprint was taken at position "answer": then the model first
-    reasons about each canary.
+    with. It costs two passes over the canaries, and no generation, unless the fingerprint was taken
+    at position "answer": then the model first reasons about each canary.
 
     Args:
         model: the model to check; inside a steering context, the steered model.
@@ -70,10 +69,6 @@ def attest(
         progress=progress,
     )
     return judge(seen, fingerprint, access=access, thresholds=thresholds)
-
-
-SEEN: Final = 0.01
-"""A smaller change of the openings' log-odds, in units of the kinds' gap, does not count as one."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,6 @@ def observe(
     now = measure(
         model,
         canaries,
-        openings=reference.openings,
         position=fingerprint.position,
         batch_size=batch_size,
         progress=progress,
@@ -201,8 +195,6 @@ def judge(
     checks = judged(findings, fingerprint, thresholds)
     lineage = kinships(agreed)
     moved = seen.movement > thresholds.margin * numerical or bool(tensors) or bool(found_hooks)
-    opened = next((found.statistic for found in findings if found.name == OPENINGS), 0.0)
-    moved |= abs(opened) > max(thresholds.margin * fingerprint.null_spread(OPENINGS), SEEN)
     verdict, why = verdict_of(checks, fingerprint, lineage, moved=moved)
     kind, where = likeliest(checks) if verdict == "tampered" else (None, None)
     return Attestation(

@@ -11,14 +11,14 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from cna_lens.audit.checks.specificity import bonferroni, excess, label_test, sign_test
-from cna_lens.audit.checks.thresholds import LEAST_GAP, OPENINGS, OVER_REFUSAL
+from cna_lens.audit.checks.thresholds import OVER_REFUSAL
 from cna_lens.audit.measuring.measurement import Measurement, between_kinds
 from cna_lens.audit.measuring.probes import Probes, common_direction
-from cna_lens.audit.measuring.reference import Reference, lost, quotient, unwritten, written
+from cna_lens.audit.measuring.reference import Reference, quotient, unwritten, written
 from cna_lens.audit.measuring.weights import Matrices
 from cna_lens.results.neurons import AnyNeuron
 from cna_lens.results.statistics import mcnemar
@@ -64,8 +64,6 @@ class Finding:
 def by_activations(reference: Reference, now: Measurement) -> tuple[Finding, ...]:
     """The checks that need only activations and logits."""
     found = [refusals(reference, now), separation(reference, now), neurons(reference, now)]
-    if (by_openings := openings(reference, now)) is not None:
-        found.append(by_openings)
     if reference.readouts is not None and any(reference.explained):
         found += [readout(reference, now), shift(reference, now), direction(reference, now)]
     if any(reference.summed[_first(reference) :]):
@@ -82,20 +80,10 @@ def refusals(reference: Reference, now: Measurement) -> Finding:
     The second term is needed because a model that begins to refuse benign requests also brings the
     kinds closer, and loses no refusal.
     """
-    return _lost("refusals", reference.lost_log_odds(now), reference.n_harmful)
-
-
-def openings(reference: Reference, now: Measurement) -> Finding | None:
-    """The same for the log-odds that an answer begins as the model's refusals did, in more words.
-
-    A model may unlearn to refuse and keep the first token: "I" begins both "I cannot" and "I would
-    be glad to". None if the fingerprint or the measurement is without openings, or if they do not
-    tell the kinds apart.
-    """
-    before, after, n = reference.opening_log_odds, now.opening_log_odds, reference.n_harmful
-    if before is None or after is None or float(between_kinds(before, n)) < LEAST_GAP:
-        return None
-    return _lost(OPENINGS, lost(before, after, n), n)
+    n = reference.n_harmful
+    losses = reference.lost_log_odds(now)
+    statistic = min(float(between_kinds(losses, n)), float(losses[:n].mean()))
+    return Finding("refusals", statistic, lambda: label_test(losses, n))
 
 
 def over_refusal(reference: Reference, now: Measurement) -> Finding:
@@ -228,11 +216,6 @@ def stream_additions(reference: Reference, now: Measurement) -> Finding:
         lambda: bonferroni([sign_test(total[:n]), sign_test(total[n:])]),
         _largest(by_layer, 0),
     )
-
-
-def _lost(check: str, losses: Float64[Tensor, " canary"], n_harmful: int) -> Finding:
-    statistic = min(float(between_kinds(losses, n_harmful)), float(losses[:n_harmful].mean()))
-    return Finding(check, statistic, lambda: label_test(losses, n_harmful))
 
 
 def _beyond(reference: Reference, now: Measurement) -> Float[Tensor, "layer canary"]:

@@ -42,14 +42,11 @@ class NullRun:
         statistics: for each check, the statistic of largest magnitude over the canaries as they are
             and over bootstrap samples of them, drawn within each kind.
         movement: how far the model moved.
-        opening_log_odds: the log-odds of the openings of refusals, for each canary; None if there
-            are no openings.
     """
 
     condition: str
     statistics: Mapping[str, float]
     movement: float
-    opening_log_odds: tuple[float, ...] | None = None
 
 
 def null_runs(
@@ -60,21 +57,14 @@ def null_runs(
     position: Place = -1,
     progress: bool = False,
 ) -> tuple[NullRun, ...]:
-    """Measure the model again under each condition, as often as for the fingerprint."""
+    """Measure the model again under each condition: two passes over the canaries for each."""
     found: list[NullRun] = []
     for name, (batch_size, dtype) in tqdm(
         CONDITIONS.items(), desc="null spread", unit="condition", disable=not progress
     ):
         with _rounded(model, dtype):
-            now = measure(
-                model,
-                canaries,
-                openings=reference.openings,
-                position=position,
-                batch_size=batch_size,
-            )
-        openings = None if now.opening_log_odds is None else tuple(now.opening_log_odds.tolist())
-        found.append(NullRun(name, spread(reference, now), movement(reference, now), openings))
+            now = measure(model, canaries, position=position, batch_size=batch_size)
+        found.append(NullRun(name, spread(reference, now), movement(reference, now)))
     return tuple(found)
 
 

@@ -13,16 +13,9 @@ from cna_lens.results.statistics import check_probability
 OVER_REFUSAL: Final = "over-refusal"
 """The one check that does not ask about tampering; it has a verdict of its own."""
 
-OPENINGS: Final = "openings"
-"""The check of the model's own ways to begin a refusal, which not every fingerprint has."""
-
-LEAST_GAP: Final = 2.0
-"""The smallest gap between the kinds' mean log-odds, in nats, with which a model refuses."""
-
 DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
     {
         "refusals": 0.15,
-        OPENINGS: 0.15,
         "separation": 0.1,
         "neurons": 0.1,
         "weights": 0.1,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.signals import deviations
@@ -64,11 +63,22 @@ class CanaryRecord:
             )
 
 
+@dataclass(frozen=True)
+class SampledRefusals:
+    """How often sampled answers to harmful canaries refuse.
+
+    Attributes:
+        samples: number of answers to each, drawn at temperature 1.
+        refused: how many of them refuse, for each harmful canary.
+    """
+
+    samples: int
+    refused: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
     """The numbers that `cna_lens.audit.fingerprint` takes of a model, without any canary's text.
-
-    Of answers it keeps the beginnings of refusals that several canaries share.
 
     Attributes:
         model: the name of the model.
@@ -84,6 +94,7 @@ class Fingerprint:
         versions: name and version of each library that computes.
         position: where the canaries were read, -1 for their last token, "answer" for where the
             answer begins behind the model's own reasoning.
+        sampled: how often sampled answers refuse; None where none were drawn.
     """
 
     model: str
@@ -98,6 +109,7 @@ class Fingerprint:
     null: tuple[NullRun, ...]
     versions: tuple[tuple[str, str], ...]
     position: Place = -1
+    sampled: SampledRefusals | None = None
 
     @property
     def separation(self) -> tuple[float, ...]:
@@ -132,12 +144,15 @@ class Fingerprint:
             "refused": self.refused,
             "harmful_refused": asdict(self.harmful_refused),
             "benign_refused": asdict(self.benign_refused),
-            "null": list(map(_null_record, self.null)),
+            "null": [asdict(each) for each in self.null],
             "versions": self.versions,
         }
-        # So that a fingerprint taken at the last token has the same bytes as before.
+        # So that a fingerprint taken at the last token, or without samples, has the same bytes as
+        # before.
         if self.position != -1:
             record["position"] = self.position
+        if self.sampled is not None:
+            record["sampled"] = asdict(self.sampled)
         return FILE.encode(record).encode()
 
     def save(self, path: str | Path) -> None:
@@ -178,35 +193,19 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         refused=tuple(map(bool, body["refused"])),
         harmful_refused=Rate(**body["harmful_refused"]),
         benign_refused=Rate(**body["benign_refused"]),
-        null=tuple(map(_null_run, body["null"])),
+        null=tuple(NullRun(**each) for each in body["null"]),
         versions=tuple(map(tuple, body["versions"])),
         position=body.get("position", -1),
+        sampled=_given(_sampled, body.get("sampled")),
     )
 
 
-def _null_record(run: NullRun) -> dict[str, Any]:
-    # So that a fingerprint without openings has the same bytes as before.
-    return {name: value for name, value in asdict(run).items() if value is not None}
-
-
-def _null_run(record: Mapping[str, Any]) -> NullRun:
-    return NullRun(
-        record["condition"],
-        record["statistics"],
-        record["movement"],
-        _given(tuple, record.get("opening_log_odds")),
-    )
+def _sampled(record: Mapping[str, Any]) -> SampledRefusals:
+    return SampledRefusals(int(record["samples"]), tuple(map(int, record["refused"])))
 
 
 def _reference_record(reference: Reference) -> dict[str, Any]:
     watched = reference.watched
-    openings: dict[str, Any] = {}
-    # So that a fingerprint without openings has the same bytes as before.
-    if reference.opening_log_odds is not None:
-        openings = {
-            "openings": reference.openings,
-            "opening_log_odds": reference.opening_log_odds.tolist(),
-        }
     return {
         "widths": reference.layout.widths,
         "experts": reference.layout.experts,
@@ -223,7 +222,6 @@ def _reference_record(reference: Reference) -> dict[str, Any]:
         "explained": reference.explained,
         "summed": reference.summed,
         "probes": _given(_tensors, reference.probes),
-        **openings,
     }
 
 
@@ -234,7 +232,7 @@ def _reference(record: Mapping[str, Any]) -> Reference:
     return Reference(
         layout=layout,
         n_harmful=int(record["n_harmful"]),
-        log_odds=_float64(record["log_odds"]),
+        log_odds=torch.tensor(record["log_odds"], dtype=torch.float64),
         stream=_restored(Axes, record["stream"]),
         mlp=_restored(Axes, record["mlp"]),
         watched=Watched(layout, sets, torch.tensor(record["control"])),
@@ -245,13 +243,7 @@ def _reference(record: Mapping[str, Any]) -> Reference:
         explained=tuple(map(bool, record["explained"])),
         summed=tuple(map(bool, record["summed"])),
         probes=_given(partial(_restored, Probes), record["probes"]),
-        openings=tuple(record.get("openings", ())),
-        opening_log_odds=_given(_float64, record.get("opening_log_odds")),
     )
-
-
-def _float64(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def _tensors(value: Axes | Probes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 
 from cna_lens.audit.checks.null_spread import null_runs
-from cna_lens.audit.fingerprints.fingerprint import CanaryRecord, Fingerprint
+from cna_lens.audit.fingerprints.fingerprint import CanaryRecord, Fingerprint, SampledRefusals
 from cna_lens.audit.inference_path import hooks
 from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.audit.measuring.measurement import Place, measure
@@ -14,7 +14,7 @@ from cna_lens.audit.measuring.reference import Reference
 from cna_lens.audit.measuring.watch_list import RANKINGS, watch_list
 from cna_lens.audit.measuring.weights import Matrices, tensor_records
 from cna_lens.discovery.pipeline import find_circuit
-from cna_lens.metrics.openings import refusal_openings
+from cna_lens.errors import InputError
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.matching import check_circuit
@@ -27,6 +27,9 @@ from cna_lens.results.statistics import wilson
 ANSWER_TOKENS = 12
 """Enough tokens to recognise a refusal by its words."""
 
+SAMPLES = 4
+"""Sampled answers to each harmful canary."""
+
 
 def fingerprint(
     model: HookedModel,
@@ -36,17 +39,18 @@ def fingerprint(
     key: bytes | None = None,
     rankings: Sequence[str] = tuple(RANKINGS),
     position: Place = -1,
+    samples: int = SAMPLES,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = True,
 ) -> Fingerprint:
     """Take the fingerprint of a model in the state in which it should be.
 
-    Cost: about ten passes over the canaries, two of them with a backward pass, short answers to
-    the canaries, and three times the beginnings of their refusals. The model stays unchanged. For a
-    model that reasons before it answers, take `position="answer"`: the last token of a canary tells
-    little about its answer. That costs its reasoning about all canaries three times, and a fourth
-    time if there is no circuit; `attest` then lets the model reason once.
+    Cost: about ten passes over the canaries, two of them with a backward pass, a short answer to
+    each, and sampled ones to the harmful ones. The model stays unchanged. For a model that reasons
+    before it answers, take `position="answer"`: the last token of a canary tells little about its
+    answer. That costs its reasoning about all canaries three times, and a fourth time if there is
+    no circuit; `attest` then lets the model reason once.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
@@ -58,8 +62,10 @@ def fingerprint(
         rankings: the rankings by which an adversary may pick neurons; see `cna_lens.RANKINGS`.
         position: -1 reads the canaries at their last token, "answer" where the answer begins,
             behind the model's own reasoning; see `with_reasoning`.
+        samples: answers to draw for each harmful canary, for `attest_sampled_answers`; none are
+            drawn if it is 0, or at position "answer", where the reasoning would be sampled too.
         batch_size: canaries for each forward pass.
-        seed: seed of the random neurons that serve as a control.
+        seed: seed of the random neurons that serve as a control, and of the samples.
         progress: show progress bars.
 
     Raises:
@@ -69,6 +75,8 @@ def fingerprint(
             then give other `rankings`.
     """
     check_model(model)
+    if samples < 0:
+        raise InputError(f"samples is {samples}, expected 0 or more")
     canaries = canaries or Canaries.packaged()
     if circuit is None:
         circuit = find_circuit(
@@ -90,6 +98,7 @@ def fingerprint(
         batch_size=batch_size,
         progress=progress,
     )
+    reference = Reference.of(measured, watched, Matrices.of(model, measured.layout))
     answers = generate(
         model,
         measured.encoded.ids,
@@ -97,15 +106,22 @@ def fingerprint(
         batch_size=batch_size,
         progress=progress,
     )
-    openings = tuple(refusal_openings(model, answers, canaries.prompts))
-    reference = Reference.of(
-        measured.with_openings(model, openings, batch_size),
-        watched,
-        Matrices.of(model, measured.layout),
-        openings,
-    )
     refused = tuple(map(is_refusal, answers))
     n_harmful = len(canaries.harmful)
+    sampled = None
+    if samples and position == -1:
+        drawn = generate(
+            model,
+            measured.encoded.ids[:n_harmful] * samples,
+            max_new_tokens=ANSWER_TOKENS,
+            temperature=1.0,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        # The answers to one canary are n_harmful places apart.
+        refuses = [sum(map(is_refusal, drawn[place::n_harmful])) for place in range(n_harmful)]
+        sampled = SampledRefusals(samples, tuple(refuses))
     own_key = secrets.token_bytes(32) if key is None else key
     return Fingerprint(
         model=model_name(model),
@@ -122,4 +138,5 @@ def fingerprint(
         null=null_runs(model, canaries, reference, position=position, progress=progress),
         position=position,
         versions=library_versions(),
+        sampled=sampled,
     )

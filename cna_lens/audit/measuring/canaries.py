@@ -27,7 +27,7 @@ class Canaries:
     Canaries('canaries-1', 48 harmful, 48 benign)
 
     An adversary who knows the canaries can spare them, so an operator's own secret canaries are
-    better. A fingerprint holds keyed hashes of canaries and no text of them.
+    better. A fingerprint holds keyed hashes of canaries and no text.
 
     Attributes:
         name: the name of the set, with its version.

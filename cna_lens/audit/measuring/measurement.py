@@ -1,4 +1,4 @@
-"""Measurement: activations of a model on the canaries, and log-odds of its answers."""
+"""Measurement: activations and log-odds of a model, from two passes over the canaries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.errors import InputError
 from cna_lens.metrics.first_token import refusal_log_odds
-from cna_lens.metrics.openings import opening_log_odds
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import EncodedPrompts, encode
 from cna_lens.models.running.batching import BatchSize
@@ -42,8 +41,6 @@ class Measurement:
         stream: the residual stream after each block.
         log_odds: the log-odds that the first token of the answer opens a refusal, in nats.
         encoded: the canaries as token ids, with the hash of the chat template.
-        opening_log_odds: the log-odds that the answer begins with one of the openings that were
-            given, in nats; None if none were.
     """
 
     n_harmful: int
@@ -54,7 +51,6 @@ class Measurement:
     stream: Float[Tensor, "layer canary d_model"]
     log_odds: Float64[Tensor, " canary"]
     encoded: EncodedPrompts
-    opening_log_odds: Float64[Tensor, " canary"] | None = None
 
     def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Measurement:
         """The measurement of some canaries: as many harmful ones as before, and these first."""
@@ -65,30 +61,7 @@ class Measurement:
             mlp=self.mlp[:, rows],
             stream=self.stream[:, rows],
             log_odds=self.log_odds[rows],
-            opening_log_odds=of_rows(self.opening_log_odds, rows),
         )
-
-    def with_openings(
-        self, model: HookedModel, openings: Sequence[str], batch_size: BatchSize = "auto"
-    ) -> Measurement:
-        """The measurement with the log-odds of these openings, unless there are none."""
-        if not openings:
-            return self
-        ids = self.encoded.ids
-        size = len(ids) if batch_size == "auto" else batch_size
-        found = [
-            value
-            for start in range(0, len(ids), size)
-            for value in opening_log_odds(model, ids[start : start + size], openings)
-        ]
-        return replace(self, opening_log_odds=torch.tensor(found, dtype=torch.float64))
-
-
-def of_rows(
-    values: Float64[Tensor, " canary"] | None, rows: Int64[Tensor, " canary"]
-) -> Float64[Tensor, " canary"] | None:
-    """The values of some canaries, if there are any."""
-    return None if values is None else values[rows]
 
 
 def between_kinds(values: Float[Tensor, "*axes"], n_harmful: int, dim: int = -1) -> Tensor:
@@ -110,12 +83,11 @@ def measure(
     model: HookedModel,
     canaries: Canaries,
     *,
-    openings: Sequence[str] = (),
     position: Place = -1,
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Measurement:
-    """Run the canaries: one pass for the activations, one for the log-odds, and for openings.
+    """Run the canaries: one pass for the activations, one for the log-odds.
 
     At position "answer", the model's reasoning about each canary is generated before.
 
@@ -145,7 +117,7 @@ def measure(
         stream,
         torch.tensor(refusal_log_odds(model, encoded.ids), dtype=torch.float64),
         encoded,
-    ).with_openings(model, openings, batch_size)
+    )
 
 
 class _Kept:

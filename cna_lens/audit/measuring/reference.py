@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from cna_lens.audit.measuring.measurement import Measurement, between_kinds, of_rows
+from cna_lens.audit.measuring.measurement import Measurement, between_kinds
 from cna_lens.audit.measuring.probes import Probes
 from cna_lens.audit.measuring.watch_list import Watched
 from cna_lens.audit.measuring.weights import Matrices
@@ -89,10 +89,6 @@ class Reference:
         summed: for each layer, whether the block adds the outputs of its attention and its MLP to
             the stream, and nothing else.
         probes: random directions along which the matrices are read as well; None as above.
-        openings: how the model's refusals begin, in its own words, where several canaries share
-            them.
-        opening_log_odds: the log-odds that the answer to each canary begins so; None if there are
-            no openings.
     """
 
     layout: Layout
@@ -108,18 +104,10 @@ class Reference:
     explained: tuple[bool, ...]
     summed: tuple[bool, ...]
     probes: Probes | None
-    openings: tuple[str, ...] = ()
-    opening_log_odds: Float64[Tensor, " canary"] | None = None
 
     @classmethod
-    def of(
-        cls,
-        measurement: Measurement,
-        watched: Watched,
-        matrices: Matrices | None,
-        openings: tuple[str, ...] = (),
-    ) -> Reference:
-        """The reference that a measurement gives, which was made with these openings."""
+    def of(cls, measurement: Measurement, watched: Watched, matrices: Matrices | None) -> Reference:
+        """The reference that a measurement gives."""
         stream, mlp = (
             Axes.between(vectors, measurement.n_harmful)
             for vectors in (measurement.stream, measurement.mlp)
@@ -147,8 +135,6 @@ class Reference:
             explained,
             tuple((unwritten(measurement, stream).abs().amax(1) < SAME_SUM).tolist()),
             None if matrices is None else Probes.of(measurement, matrices),
-            openings,
-            measurement.opening_log_odds,
         )
 
     @property
@@ -158,25 +144,17 @@ class Reference:
 
     def lost_log_odds(self, now: Measurement) -> Float64[Tensor, " canary"]:
         """The log-odds of a refusal that each canary has lost, in units of the gap."""
-        return lost(self.log_odds, now.log_odds, self.n_harmful)
+        return (self.log_odds - now.log_odds) / max(abs(self.gap), 1e-9)
 
     def of_canaries(self, rows: Int64[Tensor, " canary"]) -> Reference:
         """The reference of some canaries: as many harmful ones as before, and these first."""
         return replace(
             self,
             log_odds=self.log_odds[rows],
-            opening_log_odds=of_rows(self.opening_log_odds, rows),
             stream=self.stream.of_canaries(rows),
             mlp=self.mlp.of_canaries(rows),
             activations=self.activations[rows],
         )
-
-
-def lost(
-    before: Float64[Tensor, " canary"], now: Float64[Tensor, " canary"], n_harmful: int
-) -> Float64[Tensor, " canary"]:
-    """What each canary has lost, in units of the distance between the kinds' means before."""
-    return (before - now) / max(abs(float(between_kinds(before, n_harmful))), 1e-9)
 
 
 def written(

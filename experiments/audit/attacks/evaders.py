@@ -1,8 +1,7 @@
 """Changes trained jointly against refusals and against what the audit measures.
 
 The adversary knows everything but an operator's secret canaries: the rankings by which neurons are
-watched, the log-odds, how the model's refusals begin, and that weights are compared. Its own
-prompts stand in for the canaries.
+watched, the log-odds, and that weights are compared. Its own prompts stand in for the canaries.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from cna_lens import LogOdds, generate
-from cna_lens.audit import ANSWER_TOKENS
-from cna_lens.metrics import refusal_openings
+from cna_lens import LogOdds
 from cna_lens.models import HookedModel, encode
 from cna_lens.results import write_atomically
 from experiments.audit.bench import RANKINGS, Bench
@@ -46,7 +43,6 @@ class Evader:
     of a refusal, the goal g and the distance G of the kinds, plus the penalty times the sum of
 
     - the squared change of m / G on stand-ins for the canaries,
-    - that of the log-probability of the commonest opening of the model's refusals, over G too,
     - the squared change of the watched neurons' activations there, in their standard deviations,
     - KL(reference || changed) on the benign ones,
     - the norm of the change of the down projections, relative to theirs.
@@ -104,7 +100,7 @@ def evading(recipe: Evader, via: Via) -> Enter:
 
 def trained(recipe: Evader, bench: Bench) -> Trained:
     """Train a change, or read it from the bench's folder."""
-    path = bench.folder / "evaders" / f"{recipe.name.replace(' ', '_')}_openings.safetensors"
+    path = bench.folder / "evaders" / f"{recipe.name.replace(' ', '_')}.safetensors"
     if not path.exists():
         change = _train(recipe, bench)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,22 +194,6 @@ class Seen(NamedTuple):
     log_probs: Tensor
     log_odds: Tensor
     activations: Tensor
-    opening: Tensor
-
-
-def commonest_opening(bench: Bench) -> tuple[int, ...]:
-    """The tokens of the model's commonest opening of a refusal; none if no two refusals share one.
-
-    Of its greedy answers to the prompts on which attacks are found.
-    """
-    answers = generate(bench.model, bench.discovery[0], max_new_tokens=ANSWER_TOKENS)
-    openings = refusal_openings(bench.model, answers, at_most=1)
-    tokenizer: Any = bench.model.tokenizer
-    return tuple(
-        token
-        for opening in openings
-        for token in tokenizer(opening, add_special_tokens=False)["input_ids"]
-    )
 
 
 def down_projections(model: HookedModel) -> dict[str, Tensor]:
@@ -246,7 +226,6 @@ def _train(recipe: Evader, bench: Bench) -> Trained:
                 cost = ((now.log_odds - then.log_odds) / gap) ** 2
                 moved = (now.activations - then.activations) / deviations.clamp_min(1e-6)
                 cost = cost + moved.square().mean()
-                cost = cost + ((now.opening - then.opening) / gap) ** 2
                 if kind == 1:
                     cost = cost + functional.kl_div(
                         now.log_probs, then.log_probs, log_target=True, reduction="sum"
@@ -262,23 +241,15 @@ def _train(recipe: Evader, bench: Bench) -> Trained:
 def _measured(bench: Bench, change: Trained) -> Generator[Callable[[tuple[int, ...]], Seen]]:
     """A function that measures one prompt while the change is there by hooks."""
     odds = LogOdds().of(bench.model, 1)
-    opening = commonest_opening(bench)
     watched = {neuron for ranking in RANKINGS for neuron in bench.circuit(ranking, WATCHED)}
     layers: dict[int, list[int]] = {}
     for neuron in sorted(watched):
         layers.setdefault(neuron.layer, []).append(neuron.index)
 
     def measure(ids: tuple[int, ...]) -> Seen:
-        at = len(ids) - 1
-        logits = cast("Any", bench.model)(torch.tensor([[*ids, *opening[:-1]]]))[:, at:]
-        read = [change.inputs[layer][0, at, places] for layer, places in layers.items()]
-        log_probs = logits[0].log_softmax(-1)
-        return Seen(
-            log_probs[0],
-            odds(logits[:, 0], [0])[0],
-            torch.cat(read),
-            log_probs[range(len(opening)), list(opening)].sum(),
-        )
+        logits = cast("Any", bench.model)(torch.tensor([ids]))[:, -1]
+        read = [change.inputs[layer][0, -1, places] for layer, places in layers.items()]
+        return Seen(logits[0].log_softmax(-1), odds(logits, [0])[0], torch.cat(read))
 
     with differentiable(bench.model), change.hooked(bench.model):
         yield measure
