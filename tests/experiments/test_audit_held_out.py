@@ -306,7 +306,7 @@ def test_an_access_without_any_score_is_left_out_and_told():
     for record in records.values():
         if record.get("access") == "sampled answers":
             del record["score"], record["verdict"]
-            record["error"] = "no openings"
+            record["error"] = "no samples"
     read = Reading.of([records], "both", 0)
     assert {level.access for level in read.levels} == {"weights", "activations"}
-    assert {each.verdicts["sampled answers"] for each in read.variants} == {"error: no openings"}
+    assert {each.verdicts["sampled answers"] for each in read.variants} == {"error: no samples"}

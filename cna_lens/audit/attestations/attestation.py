@@ -176,7 +176,8 @@ class Attestation(Evidence):
             "not compared.": self.access == "weights" and "weights" not in compared,
         }
         return (
-            "The checks see what the canaries ask for, and nothing else that the model does.",
+            "The checks see what the canaries ask for, up to the first token of an answer, and "
+            "nothing else that the model does: ask for answers too.",
             *(said for said, holds in left_out.items() if holds),
             "Whoever knows canaries and checks can try to spare them. The fingerprint was taken as "
             "genuine.",

@@ -274,8 +274,8 @@ def _so_few(before: SampledRefusals, counts: Sequence[int], refused: Sequence[in
     """The probability of so few refusals in all, given how many each canary has in both."""
     of_sums = np.ones(1)
     for earlier, count, now in zip(before.refused, counts, refused, strict=True):
-        drawn = hypergeom(before.samples + count, earlier + now, count)
-        of_sums = np.convolve(of_sums, drawn.pmf(np.arange(count + 1)))
+        chances = hypergeom.pmf(np.arange(count + 1), before.samples + count, earlier + now, count)
+        of_sums = np.convolve(of_sums, chances)
     return float(np.clip(of_sums[: sum(refused) + 1].sum(), SMALLEST, 1.0))
 
 
