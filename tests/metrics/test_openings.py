@@ -25,7 +25,7 @@ def probability(model, prompt, opening):
 
 
 def test_they_are_those_of_the_sum_of_products_of_predictions(model):
-    openings = ["w5 w8", "w5 w9 w3", "w40", "w5 w9 w4"]
+    openings = ["w5 w8", "w5 w9 w3", "w40", "w5 w9 w4", "w7 w3"]
     found = opening_log_odds(model, PROMPTS, openings, chat=False)
     for value, prompt in zip(found, PROMPTS, strict=True):
         p = sum(probability(model, prompt, opening) for opening in openings)
