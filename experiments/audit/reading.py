@@ -115,8 +115,12 @@ class Reading:
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain data; what belongs to a half is named by it."""
+        """As plain data; what belongs to a half is named by it.
+
+        Rows of single kinds are left out: what is said of each variant tells more.
+        """
         names = ("first", "second")
+        kept = {"all", *(level.model for level in self.levels)}
         halves = {
             name: {"variants": size, "sha256": sha256}
             for name, size, sha256 in zip(names, self.sizes, self.sha256, strict=True)
@@ -125,7 +129,7 @@ class Reading:
             "half": self.half,
             "halves": halves,
             "levels": [asdict(level) for level in self.levels],
-            "held_out": [asdict(row) for row in self.held_out],
+            "held_out": [asdict(row) for row in self.held_out if row.of in kept],
             "variants": [asdict(each) for each in self.variants],
         }
 
