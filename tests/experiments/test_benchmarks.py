@@ -21,6 +21,7 @@ def test_the_gpu_benchmark_runs_through_with_small_shapes_on_a_cpu():
     assert all(measure.value > 0 or "extrapolated" in measure.name for measure in measures)
 
 
+@pytest.mark.long
 def test_the_generation_benchmark_compares_equal_answers():
     measures = generation.GenerationBench(repeats=1, sizes=(4,), new_tokens=3).run()
     assert len({measure.name for measure in measures}) == len(measures) == 10
