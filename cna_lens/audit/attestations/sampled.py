@@ -142,7 +142,7 @@ def attest_sampled_answers(
     canary i, $a_i$ refuse. Of $n_i$ answers of the endpoint, $b_i$ do. If both refuse with the same
     probability, whatever it is, then given $a_i + b_i$
 
-    $$p = P\Big(X \leq \sum_i b_i\Big), \quad X = \sum_i H_i, \quad
+    $$p = P(X \leq \sum_i b_i), \quad X = \sum_i H_i, \quad
     H_i \sim \mathrm{Hypergeometric}(m + n_i,\; a_i + b_i,\; n_i)$$
 
     which is the exact test of stratified tables with two rows (Mantel and Haenszel 1959). Its rate
