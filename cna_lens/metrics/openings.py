@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -83,13 +82,7 @@ def opening_log_odds(
     return (log_p - torch.log1p(-log_p.exp())).tolist()
 
 
-def refusal_openings(
-    model: HookedModel,
-    answers: Sequence[str],
-    prompts: Sequence[str] | None = None,
-    *,
-    at_most: int = 8,
-) -> list[str]:
+def refusal_openings(model: HookedModel, answers: Sequence[str], *, at_most: int = 8) -> list[str]:
     """The commonest ways in which a model's answers begin to refuse.
 
     Of each answer that refuses (`is_refusal`), the opening is its shortest beginning that does. It
@@ -101,35 +94,20 @@ def refusal_openings(
     Args:
         model: the model, for its tokenizer.
         answers: texts of the model.
-        prompts: what each answers. Then an opening is left out if all prompts that it answers share
-            one of its longer words, because it may repeat what they ask for.
         at_most: the number of openings, the commonest first.
 
     Returns:
         The openings; none if no two answers refuse in the same words.
 
     Raises:
-        InputError: the model has no tokenizer, or there is not one prompt for each answer.
+        InputError: the model has no tokenizer.
     """
-    if prompts is not None and len(prompts) != len(answers):
-        raise InputError(
-            f"there are {len(prompts)} prompts and {len(answers)} answers; give each answer its "
-            "prompt"
-        )
-    answered: dict[str, list[str]] = defaultdict(list)
-    for answer, prompt in zip(answers, prompts or [""] * len(answers), strict=True):
-        if is_refusal(answer) and (opening := _refusing_beginning(model, answer)) is not None:
-            answered[opening].append(prompt)
-    shared = [
+    found = Counter(
         opening
-        for opening, asked in sorted(answered.items(), key=lambda pair: -len(pair[1]))
-        if len(asked) > 1 and not _longer_words(opening).intersection(*map(_longer_words, asked))
-    ]
-    return shared[:at_most]
-
-
-def _longer_words(text: str) -> set[str]:
-    return set(re.findall(r"\w{5,}", text.lower()))
+        for answer in answers
+        if is_refusal(answer) and (opening := _refusing_beginning(model, answer)) is not None
+    )
+    return [opening for opening, count in found.most_common(at_most) if count > 1]
 
 
 def _refusing_beginning(model: HookedModel, answer: str) -> str | None:

@@ -108,13 +108,3 @@ def test_an_opening_does_not_end_within_a_character(demo, monkeypatch):
     # The character has several tokens. A part of it makes the text long enough, and is not kept.
     monkeypatch.setattr("cna_lens.metrics.openings.is_refusal", lambda text: len(text) >= 2)
     assert refusal_openings(demo, ["I帮你"] * 2) == ["I帮"]
-
-
-def test_an_opening_that_may_repeat_its_prompts_is_left_out(demo):
-    answers = ["I understand you ask for thermite, but I cannot help."] * 2
-    asked = ["Where is thermite sold?", "Is thermite hot?"]
-    assert len(refusal_openings(demo, answers)) == 1
-    assert refusal_openings(demo, answers, asked) == []
-    assert len(refusal_openings(demo, answers, ["Where is it sold?", asked[1]])) == 1
-    with pytest.raises(InputError, match="1 prompts and 2 answers"):
-        refusal_openings(demo, answers, asked[:1])
