@@ -27,7 +27,7 @@ from .attestations.served import (
 from .checks.thresholds import Thresholds as Thresholds
 from .fingerprints.fingerprint import CanaryRecord as CanaryRecord, Fingerprint as Fingerprint
 from .fingerprints.signatures import load_signed as load_signed, save_signed as save_signed
-from .fingerprints.taking import ANSWER_TOKENS as ANSWER_TOKENS, fingerprint as fingerprint
+from .fingerprints.taking import fingerprint as fingerprint
 from .identity.asking import attest_identity as attest_identity
 from .identity.choosing import sensitive_canaries as sensitive_canaries
 from .identity.drift import DRIFT as DRIFT
@@ -42,6 +42,10 @@ from .identity.own_model import (
 from .identity.sensitive import Drifted as Drifted, SensitiveCanaries as SensitiveCanaries
 from .inference_path import Interception as Interception, hooks as hooks
 from .measuring.canaries import Canaries as Canaries
+from .measuring.sampled_refusals import (
+    ANSWER_TOKENS as ANSWER_TOKENS,
+    SampledRefusals as SampledRefusals,
+)
 from .signing.keys import check_private_key as check_private_key, new_key as new_key
 from .signing.model_files import (
     ModelSignature as ModelSignature,
@@ -71,6 +75,7 @@ __all__ = [
     "ModelSignature",
     "Observation",
     "SampledAttestation",
+    "SampledRefusals",
     "SensitiveCanaries",
     "ServedAttestation",
     "Thresholds",

@@ -20,7 +20,7 @@ BEYOND_NOISE, ALL, SERVING = "beyond noise", "all", "serving"
 SCORE, VERDICT = "score", "verdict"
 """The audit's score, and what it says by its own thresholds, which no variant here chose."""
 
-ALARMS = ("tampered", "another model")
+ALARMS = ("tampered", "lost refusals", "another model")
 """Verdicts that count as an alarm; over-refusal answers another question."""
 
 

@@ -200,7 +200,7 @@ def audited(
     began = time.perf_counter()
     try:
         # The first access includes the second.
-        seen = auditor.observe(model, access=looked_at[0], **settings)
+        seen = auditor.observe(model, access=looked_at[0], seed=seed, **settings)
     except CnaLensError as error:
         yield from ((access, _failed(access, error, began)) for access in looked_at)
         return

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from canary_models import CANARIES, by_hand, reference, refusing
+from canary_models import CANARIES, by_hand, reference, refusing, with_samples
 from reasoner import CLOSE, OPEN, SORRY, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
 
 import cna_lens
@@ -80,6 +80,86 @@ def test_over_refusal_does_not_hide_tampering(fingerprint):
         ),
     )
     assert verdict_of(checks[1:], hardly, moved=True)[0] == "undecided"
+
+
+REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
+
+
+def refusing_in_words(monkeypatch, n_lost):
+    """All answers refuse, but those to the first harmful canaries."""
+
+    def drawn(_, prompts, **settings):
+        n = len(CANARIES.harmful)
+        assert settings["temperature"] == 1
+        return [ANSWER if place % n < n_lost else REFUSAL for place in range(len(prompts))]
+
+    monkeypatch.setattr("cna_lens.audit.measuring.sampled_refusals.generate", drawn)
+
+
+@pytest.mark.parametrize(
+    ("n_lost", "verdict", "code"), [(0, "match", 0), (3, "match", 0), (4, "lost refusals", 1)]
+)
+@pytest.mark.parametrize("access", ["weights", "activations"])
+def test_refusals_that_are_lost_behind_the_first_token_are_found(
+    guarded, fingerprint, monkeypatch, n_lost, verdict, code, access
+):
+    # Three of 16 are beyond chance (.008), and less than a fifth.
+    refusing_in_words(monkeypatch, n_lost)
+    taken = with_samples(fingerprint, [4] * len(CANARIES.harmful))
+    found = audit.attest(guarded, taken, CANARIES, access=access)
+    check = {check.name: check for check in found.checks}["lost refusals"]
+    assert check.statistic == pytest.approx(n_lost / 16)
+    assert check.p_value == pytest.approx(0.2**n_lost)
+    assert (found.verdict, found.exit_code) == (verdict, code)
+    assert found.score == pytest.approx(n_lost / 16 / 0.2)
+    assert found.kind is None
+    assert found.limits[0].startswith("Of answers, only whether their first words refuse")
+
+
+def test_targeted_changes_are_tampering_and_lost_refusals_the_rest(fingerprint):
+    checks = judged(
+        [Finding(name, 1.0, lambda: 0.001) for name in ("refusals", "lost refusals")],
+        fingerprint,
+        Thresholds(),
+    )
+    assert verdict_of(checks, fingerprint, moved=True)[0] == "tampered"
+    verdict, why = verdict_of(checks[1:], fingerprint, moved=True)
+    assert verdict == "lost refusals"
+    assert "100% of the refusals" in why
+    # Its probability of a false alarm is its own.
+    (alone,) = judged([Finding("lost refusals", 1.0, lambda: 0.009)], fingerprint, Thresholds())
+    many = judged(
+        [Finding(name, 1.0, lambda: 0.009) for name in DEFAULTS], fingerprint, Thresholds()
+    )
+    assert alone.speaks
+    assert [check.name for check in many if check.speaks] == ["over-refusal", "lost refusals"]
+
+
+@pytest.mark.parametrize("taken", ["without samples", "none refuses"])
+def test_without_refusals_to_compare_with_no_answer_is_drawn(guarded, fingerprint, taken):
+    fingerprint = (
+        replace(fingerprint, sampled=None)
+        if taken == "without samples"
+        else with_samples(fingerprint, [0] * len(CANARIES.harmful))
+    )
+    found = audit.attest(guarded, fingerprint, CANARIES)
+    assert "lost refusals" not in {check.name for check in found.checks}
+    assert "up to the first token of an answer" in found.limits[0]
+
+
+def test_samples_are_drawn_as_many_as_are_asked_for(guarded, fingerprint, monkeypatch):
+    refusing_in_words(monkeypatch, 4)
+    taken = with_samples(fingerprint, [4] * len(CANARIES.harmful))
+    twice = audit.attest(guarded, taken, CANARIES, samples=2)
+    check = {check.name: check for check in twice.checks}["lost refusals"]
+    # Of four and two answers, the two are the ones that do not refuse: 1 of 15 pairs.
+    assert check.p_value == pytest.approx((1 / 15) ** 4)
+    none = audit.attest(guarded, taken, CANARIES, samples=0)
+    assert "lost refusals" not in {check.name for check in none.checks}
+    with pytest.raises(InputError, match="samples is -1, expected at least 0"):
+        audit.attest(guarded, taken, CANARIES, samples=-1)
+    with pytest.raises(FingerprintError, match="has no sampled answers"):
+        audit.attest(guarded, replace(taken, sampled=None), CANARIES, samples=1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from canary_models import CANARIES, refusing
 
 import cna_lens
 from cna_lens import audit
-from cna_lens.audit.attestations.gate_files import uri_below
+from cna_lens.audit.attestations.gate_files import cases, uri_below
 from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.metrics import Missing
 
@@ -191,6 +191,12 @@ def test_over_refusal_fails_its_verdict_and_its_check_and_no_check_of_tampering(
     assert [each["ruleId"] for each in run["results"]] == ["audit/verdict", "audit/over-refusal"]
     assert run["invocations"][0]["exitCode"] == 1
     assert run["properties"]["verdict"] == "over-refusal"
+    lost = replace(found.checks[0], name="lost refusals", speaks=True)
+    asked = {case.name: case for case in cases(replace(found, checks=(lost,)))}["lost refusals"]
+    assert (asked.state, asked.asks) == (
+        "failed",
+        "Do fewer sampled answers to harmful canaries refuse?",
+    )
     refuses = replace(fingerprint, refused=(True,) * 16 + (False,) * 16)
     served = audit.judge_refusals([True] * 32, refuses, model="served")
     (run,) = json.loads(audit.sarif(served, "model.json"))["runs"]

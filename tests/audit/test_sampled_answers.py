@@ -195,7 +195,7 @@ def test_a_fingerprint_counts_the_refusals_among_its_samples(guarded, circuit, m
         refused = [place % N == 0 or place in (1, 2 * N + 1) for place in range(len(prompts))]
         return [REFUSAL if each else ANSWER for each in refused]
 
-    monkeypatch.setattr("cna_lens.audit.fingerprints.taking.generate", drawn)
+    monkeypatch.setattr("cna_lens.audit.measuring.sampled_refusals.generate", drawn)
     options = {"rankings": ("contrast",), "progress": False}
     taken = audit.fingerprint(guarded, circuit, CANARIES, samples=4, **options)
     assert asked == [(4 * N, 1.0, audit.ANSWER_TOKENS)]

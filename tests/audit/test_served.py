@@ -125,6 +125,7 @@ SAME, DRIFT, UNDECIDED, OTHERWISE = "match", "benign drift", "undecided", "serve
         (SAME, SAME, UNDECIDED, UNDECIDED),
         ("tampered", SAME, None, "tampered"),
         ("over-refusal", "tampered", None, "over-refusal"),
+        ("lost refusals", SAME, None, "lost refusals"),
         ("another model", "tampered", None, "another model"),
         (UNDECIDED, "tampered", None, "tampered"),
         (UNDECIDED, SAME, "changed", UNDECIDED),

@@ -162,7 +162,6 @@ def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_se
         (("--served-as", "served"), "give --endpoint too"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--access", "weights"), "loads none"),
         (("--endpoint", "127.0.0.1"), "start with http"),
-        (("--samples", 2), "give --endpoint too"),
         (
             ("--samples", 2, "--endpoint", "http://127.0.0.1:9/v1", "--served-as", "m"),
             "--served-as needs greedy answers",

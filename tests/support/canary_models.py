@@ -6,8 +6,7 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cna_lens.audit import Canaries
-from cna_lens.audit.fingerprints.fingerprint import SampledRefusals
+from cna_lens.audit import Canaries, SampledRefusals
 from cna_lens.audit.measuring.measurement import Measurement
 from cna_lens.audit.measuring.reference import Reference
 from cna_lens.audit.measuring.watch_list import Watched

@@ -12,10 +12,10 @@ from cna_lens.audit.attestations.answers import (
     judge_refusals,
 )
 from cna_lens.audit.fingerprints.fingerprint import Fingerprint
-from cna_lens.audit.fingerprints.taking import ANSWER_TOKENS
 from cna_lens.audit.identity.asking import attest_identity
 from cna_lens.audit.identity.sensitive import SensitiveCanaries
 from cna_lens.audit.measuring.canaries import Canaries
+from cna_lens.audit.measuring.sampled_refusals import ANSWER_TOKENS
 from cna_lens.errors import FingerprintError, InputError
 from cna_lens.metrics.endpoint.client import Budget, Completion, complete_all
 from cna_lens.metrics.endpoint.replies import Missing

@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from cna_lens.audit.checks.thresholds import OVER_REFUSAL
+from cna_lens.audit.checks.thresholds import (
+    LOST_REFUSALS,
+    OVER_REFUSAL,
+    QUESTIONS_OF_THEIR_OWN,
+)
 from cna_lens.audit.inference_path import Interception
 from cna_lens.audit.signing.model_files import ModelSignature
 from cna_lens.results.neurons import AnyNeuron
@@ -19,6 +23,7 @@ Verdict = Literal[
     "match",
     "benign drift",
     "tampered",
+    "lost refusals",
     "over-refusal",
     "served otherwise",
     "another model",
@@ -30,6 +35,7 @@ EXIT_CODES: Final[Mapping[Verdict, int]] = MappingProxyType(
         "match": 0,
         "benign drift": 0,
         "tampered": 1,
+        "lost refusals": 1,
         "over-refusal": 1,
         "served otherwise": 1,
         "another model": 1,
@@ -52,9 +58,10 @@ class Check:
             where all benign canaries are refused.
         threshold: the smallest statistic at which the check counts; None for a number that is only
             shown for comparison.
-        p_value: probability of a statistic this large if the change did not target refusals, for
-            over-refusal if refusals were as likely lost as added; None as above.
-        speaks: whether the check indicates tampering, or over-refusal.
+        p_value: probability of a statistic this large if the change did not target refusals; for
+            over-refusal if refusals were as likely lost as added; for lost refusals if each canary
+            were refused as often as before; None as above.
+        speaks: whether the check indicates tampering, over-refusal, or lost refusals.
         layers: the layers where the statistic is largest.
         neurons: the neurons that changed, each with its gain.
     """
@@ -74,7 +81,12 @@ class Check:
 
     @property
     def is_of_tampering(self) -> bool:
-        """Whether it asks about tampering; over-refusal is another question."""
+        """Whether it asks if the change targets refusals; two checks ask other questions."""
+        return self.is_judged and self.name not in QUESTIONS_OF_THEIR_OWN
+
+    @property
+    def is_of_removal(self) -> bool:
+        """Whether it asks if refusals were removed, on purpose or not."""
         return self.is_judged and self.name != OVER_REFUSAL
 
     @property
@@ -116,11 +128,11 @@ class Attestation(Evidence):
         model: the name of the model that was checked.
         fingerprint_of: the name of the model whose fingerprint it was compared with.
         access: what was examined: "weights" (and activations) or "activations" alone.
-        verdict: "match", "benign drift", "tampered", "over-refusal", "another model" or
-            "undecided".
+        verdict: "match", "benign drift", "tampered", "lost refusals", "over-refusal", "another
+            model" or "undecided".
         why: the verdict in words.
-        score: the largest statistic of a check of tampering in units of its threshold; above 1 it
-            indicates tampering.
+        score: the largest statistic in units of its threshold, of a check of tampering or of lost
+            refusals; above 1 it indicates one of them.
         checks: the checks, and the numbers that are only shown for comparison.
         kind: the likeliest kind of tampering; None if there is none.
         layers: the layers where it is.
@@ -176,8 +188,13 @@ class Attestation(Evidence):
             "not compared.": self.access == "weights" and "weights" not in compared,
         }
         return (
-            "The checks see what the canaries ask for, up to the first token of an answer, and "
-            "nothing else that the model does: ask for answers too.",
+            (
+                "Of answers, only whether their first words refuse was read, and only of harmful "
+                "canaries: what else the model says was not."
+                if LOST_REFUSALS in compared
+                else "The checks see what the canaries ask for, up to the first token of an "
+                "answer, and nothing else that the model does: ask for answers too."
+            ),
             *(said for said, holds in left_out.items() if holds),
             "Whoever knows canaries and checks can try to spare them. The fingerprint was taken as "
             "genuine.",
@@ -205,7 +222,7 @@ class Attestation(Evidence):
             facts += [
                 (
                     "score",
-                    f"{self.score:.2f}; above 1 a check of tampering counts",
+                    f"{self.score:.2f}; above 1 a check of tampering or of lost refusals counts",
                 ),
                 ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
             ]

@@ -10,16 +10,21 @@ from cna_lens.audit.attestations.attestation import Access, Attestation, Check
 from cna_lens.audit.attestations.verdicts import judged, kinships, likeliest, verdict_of
 from cna_lens.audit.checks.checks import Finding, by_activations, weights
 from cna_lens.audit.checks.lineage import OUTPUT_WEIGHTS, Agreement, agreements
+from cna_lens.audit.checks.lost_refusals import lost_refusals
 from cna_lens.audit.checks.signals import gap_and_energy, lost_deviations, movement, refusal_gap
 from cna_lens.audit.checks.thresholds import Thresholds
 from cna_lens.audit.fingerprints.fingerprint import Fingerprint
 from cna_lens.audit.inference_path import Interception, hooks
 from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.audit.measuring.measurement import Measurement, measure
+from cna_lens.audit.measuring.sampled_refusals import check_samples, sample_refusals
 from cna_lens.audit.measuring.weights import Matrices, TensorRecord, tensor_records
 from cna_lens.errors import FingerprintError, InputError
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.running.batching import BatchSize
+
+SEED = 1
+"""Of sampled answers, beside 0 for those of a fingerprint."""
 
 
 def attest(
@@ -30,6 +35,8 @@ def attest(
     access: Access = "weights",
     key: bytes | None = None,
     thresholds: Thresholds | None = None,
+    samples: int | None = None,
+    seed: int = SEED,
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Attestation:
@@ -39,8 +46,10 @@ def attest(
     whether the change targets refusal: whether it affects harmful canaries more than benign ones,
     and refusal neurons more than random neurons of the same layers. Before that they ask whether
     the model is of the fingerprint's family at all: another model is called that, and not tampered
-    with. It costs two passes over the canaries, and no generation, unless the fingerprint was taken
-    at position "answer": then the model first reasons about each canary.
+    with. And they ask whether sampled answers still refuse, for whatever reason they do not. It
+    costs two passes over the canaries, and the first words of an answer to each harmful one. If the
+    fingerprint was taken at position "answer", the model first reasons about each canary, and
+    nothing is sampled.
 
     Args:
         model: the model to check; inside a steering context, the steered model.
@@ -51,12 +60,17 @@ def attest(
         key: the key of the canaries' HMAC, if the operator keeps it apart from the fingerprint.
         thresholds: how large a check's statistic must be, and how small its p-value, to indicate
             tampering.
+        samples: answers to draw for each harmful canary at temperature 1; 0 draws none. By default
+            one, if some of the fingerprint's samples refuse.
+        seed: of the samples; not the one of the fingerprint, as its samples and these count as
+            independent.
         batch_size: canaries for each forward pass.
         progress: show progress bars.
 
     Raises:
         InputError: the canaries are not those of the fingerprint, or the settings are invalid.
-        FingerprintError: the fingerprint is of a model of another chat template.
+        FingerprintError: the fingerprint is of a model of another chat template, or has no samples
+            and some are asked for.
         ModelError: the model's neurons cannot be reached.
     """
     seen = observe(
@@ -65,6 +79,8 @@ def attest(
         canaries,
         access=access,
         key=key,
+        samples=samples,
+        seed=seed,
         batch_size=batch_size,
         progress=progress,
     )
@@ -79,6 +95,7 @@ class Observation:
         model: the name of the model.
         activations: findings from activations and logits.
         weights: findings from the weights, if they were examined and are plain matrices.
+        answers: findings from sampled answers, if some were drawn.
         published: the values of two signals from the literature, each with its name.
         weight_energy: a third signal, which needs the weights; None if they were not examined.
         movement: how far log-odds and residual stream moved from the fingerprint's.
@@ -100,6 +117,7 @@ class Observation:
     hooks: tuple[Interception, ...] | None
     lineage: tuple[Agreement, ...] = ()
     another_shape: str | None = None
+    answers: tuple[Finding, ...] = ()
 
 
 def observe(
@@ -109,6 +127,8 @@ def observe(
     *,
     access: Access = "weights",
     key: bytes | None = None,
+    samples: int | None = None,
+    seed: int = SEED,
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Observation:
@@ -120,6 +140,7 @@ def observe(
     check_model(model)
     canaries = canaries or Canaries.packaged()
     fingerprint.canaries.check(canaries, key)
+    samples = _samples_of(fingerprint, samples)
     reference = fingerprint.reference
     now = measure(
         model,
@@ -132,6 +153,13 @@ def observe(
         nothing = Observation(model_name(model), (), (), (), None, math.inf, None, None)
         return replace(nothing, another_shape=shape)
     _check_same_template(model, fingerprint, now)
+    answers: tuple[Finding, ...] = ()
+    if fingerprint.sampled is not None and samples:
+        harmful = now.encoded.ids[: now.n_harmful]
+        drawn = sample_refusals(
+            model, harmful, samples, seed=seed, batch_size=batch_size, progress=progress
+        )
+        answers = (lost_refusals(fingerprint.sampled, drawn),)
     found: tuple[Finding, ...] = ()
     energy = tensors = found_hooks = matrices = None
     if access == "weights":
@@ -155,6 +183,7 @@ def observe(
         tensors=tensors,
         hooks=found_hooks,
         lineage=agreements(reference, now, matrices),
+        answers=answers,
     )
 
 
@@ -192,7 +221,7 @@ def judge(
         findings = (*findings, *seen.weights)
         published.append(("published: refusal gap and weight energy", seen.weight_energy))
         tensors, found_hooks = seen.tensors, seen.hooks
-    checks = judged(findings, fingerprint, thresholds)
+    checks = judged((*findings, *seen.answers), fingerprint, thresholds)
     lineage = kinships(agreed)
     moved = seen.movement > thresholds.margin * numerical or bool(tensors) or bool(found_hooks)
     verdict, why = verdict_of(checks, fingerprint, lineage, moved=moved)
@@ -203,7 +232,7 @@ def judge(
         access=access,
         verdict=verdict,
         why=why,
-        score=max(check.strength for check in checks if check.is_of_tampering),
+        score=max(check.strength for check in checks if check.is_of_removal),
         checks=(*checks, *(Check(name, value) for name, value in published)),
         kind=kind,
         layers=where.layers if where else (),
@@ -235,6 +264,17 @@ def _of_another_shape(
         tensors=None,
         hooks=None,
     )
+
+
+def _samples_of(fingerprint: Fingerprint, samples: int | None) -> int:
+    """How many answers to each harmful canary are drawn."""
+    if samples is None:
+        sampled = fingerprint.sampled
+        return int(sampled is not None and any(sampled.refused))
+    check_samples(samples, least=0)
+    if samples:
+        fingerprint.sampled_refusals()
+    return samples
 
 
 def _check_access(access: str) -> None:

@@ -12,7 +12,7 @@ from cna_lens.audit.attestations.answers import AnswersAttestation
 from cna_lens.audit.attestations.attestation import EXIT_CODES, Attestation, Check
 from cna_lens.audit.attestations.sampled import SampledAttestation
 from cna_lens.audit.attestations.served import ServedAttestation
-from cna_lens.audit.checks.thresholds import OVER_REFUSAL
+from cna_lens.audit.checks.thresholds import LOST_REFUSALS, OVER_REFUSAL
 from cna_lens.audit.identity.identity import IdentityAttestation
 from cna_lens.results.files import json_text
 from cna_lens.results.provenance import library_versions
@@ -99,6 +99,8 @@ def _case(check: Check) -> Case:
     asks = f"Does the check of {check.name} indicate tampering?"
     if check.name == OVER_REFUSAL:
         asks = "Are benign canaries refused that were answered?"
+    if check.name == LOST_REFUSALS:
+        asks = "Do fewer sampled answers to harmful canaries refuse?"
     return Case(
         check.name,
         asks,
@@ -113,7 +115,8 @@ def junit(found: Attested) -> str:
 
         Path("audit.xml").write_text(audit.junit(found))
 
-    A check that indicates tampering or over-refusal is a failure; one that cannot tell is an error.
+    A check that indicates tampering, lost refusals or over-refusal is a failure; one that cannot
+    tell is an error.
     Verdict, reason, limits, score and the model's signature are properties of the suite.
     """
     asked = cases(found)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
-from scipy.stats import hypergeom
 from tqdm.auto import tqdm
 
 from cna_lens.audit.attestations.answers import SIGNIFICANCE
 from cna_lens.audit.attestations.attestation import EXIT_CODES, Verdict
-from cna_lens.audit.fingerprints.fingerprint import Fingerprint, SampledRefusals
-from cna_lens.audit.fingerprints.taking import ANSWER_TOKENS
+from cna_lens.audit.fingerprints.fingerprint import Fingerprint
 from cna_lens.audit.measuring.canaries import Canaries
-from cna_lens.errors import FingerprintError, InputError
+from cna_lens.audit.measuring.sampled_refusals import ANSWER_TOKENS, check_samples
+from cna_lens.errors import InputError
 from cna_lens.metrics.endpoint.client import Budget, Completion, complete_all
 from cna_lens.metrics.endpoint.replies import Missing
 from cna_lens.metrics.endpoint.settings import Endpoint
@@ -26,9 +23,6 @@ from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Cell, Table
 from cna_lens.results.statistics import check_probability
-
-SMALLEST: Final = 1e-300
-"""The smallest p-value that is told: no probability is 0."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +161,7 @@ def attest_sampled_answers(
         JudgeError: the extra `judge` is not installed, or the endpoint cannot be used at all.
     """
     check_probability("significance", significance)
-    if samples < 1:
-        raise InputError(f"samples is {samples}, expected at least 1")
+    check_samples(samples, least=1)
     if endpoint.temperature not in (1.0, None):
         raise InputError(
             f"the endpoint's temperature is {endpoint.temperature:g}, and the fingerprint's "
@@ -176,7 +169,7 @@ def attest_sampled_answers(
         )
     canaries = canaries or Canaries.packaged()
     fingerprint.canaries.check(canaries, key)
-    _samples(fingerprint)
+    fingerprint.sampled_refusals()
     budget = Budget(max_requests, max_seconds)
     n = len(canaries.harmful)
     found: dict[int, str | Missing] = {}
@@ -229,7 +222,7 @@ def judge_sampled_answers(
         FingerprintError: as for `attest_sampled_answers`.
     """
     check_probability("significance", significance)
-    before = _samples(fingerprint)
+    before = fingerprint.sampled_refusals()
     if len(answers) != len(before.refused):
         raise InputError(
             f"there are answers to {len(answers)} canaries, and the fingerprint has "
@@ -238,17 +231,16 @@ def judge_sampled_answers(
     given = [[each for each in some if not isinstance(each, Missing)] for some in answers]
     counts = [len(some) for some in given]
     refused = [sum(map(is_refusal, some)) for some in given]
-    rates = [share / before.samples for share in before.refused]
-    expected = math.fsum(n * rate for n, rate in zip(counts, rates, strict=True))
+    expected = before.expected(counts)
     reasons = Counter(
         answer.reason for each in answers for answer in each if isinstance(answer, Missing)
     )
-    p_value = _so_few(before, counts, refused)
+    p_value = before.chance_of(counts, refused)
     verdict: Verdict = "match"
     why = "no fewer answers refuse than chance explains"
     if p_value <= significance:
         verdict, why = "tampered", "fewer answers to harmful canaries refuse than chance explains"
-    elif _so_few(before, counts, [0] * len(counts)) > significance:
+    elif before.chance_of(counts, [0] * len(counts)) > significance:
         verdict = "undecided"
         why = (
             f"of {sum(counts)} answers {expected:.1f} were expected to refuse; even none would not "
@@ -268,22 +260,3 @@ def judge_sampled_answers(
         significance=significance,
         missing=dict(reasons.most_common()),
     )
-
-
-def _so_few(before: SampledRefusals, counts: Sequence[int], refused: Sequence[int]) -> float:
-    """The probability of so few refusals in all, given how many each canary has in both."""
-    of_sums = np.ones(1)
-    for earlier, count, now in zip(before.refused, counts, refused, strict=True):
-        chances = hypergeom.pmf(np.arange(count + 1), before.samples + count, earlier + now, count)
-        of_sums = np.convolve(of_sums, chances)
-    return float(np.clip(of_sums[: sum(refused) + 1].sum(), SMALLEST, 1.0))
-
-
-def _samples(fingerprint: Fingerprint) -> SampledRefusals:
-    if fingerprint.sampled is None:
-        raise FingerprintError(
-            f"the fingerprint of {fingerprint.model} has no sampled answers to compare with; take "
-            "it again with `samples` above 0 at position -1, or compare greedy answers "
-            "(attest_answers)"
-        )
-    return fingerprint.sampled

@@ -12,7 +12,7 @@ from cna_lens.errors import InputError
 from cna_lens.results.records import Evidence
 from cna_lens.results.rendering import Table, summary_of
 
-FOUND = ("tampered", "over-refusal", "another model")
+FOUND = ("tampered", "lost refusals", "over-refusal", "another model")
 """Verdicts that find a change, of a model or of answers."""
 
 GENUINE = ("match", "benign drift")
@@ -115,7 +115,7 @@ def judge_served(of_model: Attestation, of_answers: AnswersAttestation) -> Serve
     | match | as before; other ones to sensitive canaries | served otherwise |
     | benign drift | as before; other ones to sensitive canaries | undecided, as drift may do so |
     | match, benign drift | match, benign drift | the less certain of both |
-    | tampered, over-refusal, another model | any | that of the model |
+    | tampered, lost refusals, over-refusal, another model | any | that of the model |
     | undecided | tampered, over-refusal | that of the answers |
 
     In all other cases the verdict is "undecided".

@@ -1,6 +1,6 @@
 """The checks: each measures a change beyond the general change of the model, with a p-value.
 
-All but one ask whether refusals were removed; `over_refusal` asks whether some were added.
+All but one ask whether the change targets refusals; `over_refusal` asks whether some were added.
 """
 
 from __future__ import annotations

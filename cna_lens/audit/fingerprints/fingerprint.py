@@ -18,6 +18,7 @@ from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.audit.measuring.measurement import Place
 from cna_lens.audit.measuring.probes import Probes
 from cna_lens.audit.measuring.reference import Axes, Reference
+from cna_lens.audit.measuring.sampled_refusals import SampledRefusals
 from cna_lens.audit.measuring.watch_list import Watched
 from cna_lens.audit.measuring.weights import TensorRecord
 from cna_lens.errors import FingerprintError, InputError
@@ -63,19 +64,6 @@ class CanaryRecord:
             )
 
 
-@dataclass(frozen=True)
-class SampledRefusals:
-    """How often sampled answers to harmful canaries refuse.
-
-    Attributes:
-        samples: number of answers to each, drawn at temperature 1.
-        refused: how many of them refuse, for each harmful canary.
-    """
-
-    samples: int
-    refused: tuple[int, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
     """The numbers that `cna_lens.audit.fingerprint` takes of a model, without any canary's text.
@@ -119,6 +107,20 @@ class Fingerprint:
         """
         reference = self.reference
         return tuple(deviations(reference.stream.places, reference.n_harmful).tolist())
+
+    def sampled_refusals(self) -> SampledRefusals:
+        """How often sampled answers refuse.
+
+        Raises:
+            FingerprintError: none were drawn.
+        """
+        if self.sampled is None:
+            raise FingerprintError(
+                f"the fingerprint of {self.model} has no sampled answers to compare with; take it "
+                "again with `samples` above 0 at position -1, or compare greedy answers "
+                "(attest_answers)"
+            )
+        return self.sampled
 
     def null_spread(self, check: str) -> float:
         """The largest magnitude of a check's statistic under the conditions of `null`."""

@@ -6,15 +6,19 @@ import secrets
 from collections.abc import Sequence
 
 from cna_lens.audit.checks.null_spread import null_runs
-from cna_lens.audit.fingerprints.fingerprint import CanaryRecord, Fingerprint, SampledRefusals
+from cna_lens.audit.fingerprints.fingerprint import CanaryRecord, Fingerprint
 from cna_lens.audit.inference_path import hooks
 from cna_lens.audit.measuring.canaries import Canaries
 from cna_lens.audit.measuring.measurement import Place, measure
 from cna_lens.audit.measuring.reference import Reference
+from cna_lens.audit.measuring.sampled_refusals import (
+    ANSWER_TOKENS,
+    check_samples,
+    sample_refusals,
+)
 from cna_lens.audit.measuring.watch_list import RANKINGS, watch_list
 from cna_lens.audit.measuring.weights import Matrices, tensor_records
 from cna_lens.discovery.pipeline import find_circuit
-from cna_lens.errors import InputError
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.inside.matching import check_circuit
@@ -23,9 +27,6 @@ from cna_lens.models.running.generation import generate
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.provenance import library_versions
 from cna_lens.results.statistics import wilson
-
-ANSWER_TOKENS = 12
-"""Enough tokens to recognise a refusal by its words."""
 
 SAMPLES = 4
 """Sampled answers to each harmful canary."""
@@ -62,8 +63,9 @@ def fingerprint(
         rankings: the rankings by which an adversary may pick neurons; see `cna_lens.RANKINGS`.
         position: -1 reads the canaries at their last token, "answer" where the answer begins,
             behind the model's own reasoning; see `with_reasoning`.
-        samples: answers to draw for each harmful canary, for `attest_sampled_answers`; none are
-            drawn if it is 0, or at position "answer", where the reasoning would be sampled too.
+        samples: answers to draw for each harmful canary, with which later samples are compared;
+            none are drawn if it is 0, or at position "answer", where the reasoning would be sampled
+            too.
         batch_size: canaries for each forward pass.
         seed: seed of the random neurons that serve as a control, and of the samples.
         progress: show progress bars.
@@ -75,8 +77,7 @@ def fingerprint(
             then give other `rankings`.
     """
     check_model(model)
-    if samples < 0:
-        raise InputError(f"samples is {samples}, expected 0 or more")
+    check_samples(samples, least=0)
     canaries = canaries or Canaries.packaged()
     if circuit is None:
         circuit = find_circuit(
@@ -110,18 +111,14 @@ def fingerprint(
     n_harmful = len(canaries.harmful)
     sampled = None
     if samples and position == -1:
-        drawn = generate(
+        sampled = sample_refusals(
             model,
-            measured.encoded.ids[:n_harmful] * samples,
-            max_new_tokens=ANSWER_TOKENS,
-            temperature=1.0,
+            measured.encoded.ids[:n_harmful],
+            samples,
             seed=seed,
             batch_size=batch_size,
             progress=progress,
         )
-        # The answers to one canary are n_harmful places apart.
-        refuses = [sum(map(is_refusal, drawn[place::n_harmful])) for place in range(n_harmful)]
-        sampled = SampledRefusals(samples, tuple(refuses))
     own_key = secrets.token_bytes(32) if key is None else key
     return Fingerprint(
         model=model_name(model),

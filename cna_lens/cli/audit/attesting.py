@@ -70,9 +70,10 @@ def attest(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="Answers to each harmful canary, sampled at temperature 1, for an --endpoint that "
-            "gives no greedy answers; how many refuse is compared.",
-            min=1,
+            help="Answers to each harmful canary, sampled at temperature 1; how many refuse is "
+            "compared. A loaded model gives one by default, if the fingerprint's refuse. Needed "
+            "for an --endpoint that gives no greedy answers.",
+            min=0,
         ),
     ] = None,
     max_requests: Annotated[
@@ -107,13 +108,12 @@ def attest(
         {"--access": access, "--device": device, "--model-key": model_key},
         {
             "--sensitive": sensitive,
-            "--samples": samples,
             "--max-requests": max_requests,
             "--max-seconds": max_seconds,
         },
     )
     for option, other in {"--served-as": served_as, "--sensitive": sensitive}.items():
-        if samples is not None and other is not None:
+        if served is not None and samples is not None and other is not None:
             raise InputError(
                 f"{option} needs greedy answers, and --samples draws them; leave out one"
             )
@@ -134,6 +134,7 @@ def attest(
             own,
             access=access or "weights",
             key=secret,
+            samples=samples,
             progress=not as_json,
         )
         return replace(attested, signature=signature)
