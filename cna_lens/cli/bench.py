@@ -53,7 +53,8 @@ def rankings(
         list[str] | None,
         typer.Option(
             help=f"{RANKING_HELP}; repeat the option for more. By "
-            "default all but the trained ones, learned_mask and node_pruning, which take minutes."
+            "default all but learned_mask and node_pruning, which take minutes, and "
+            "perturbation_probing."
         ),
     ] = None,
     split: Annotated[

@@ -16,6 +16,7 @@ from .rankings.gradients import GradientBatch as GradientBatch, over_batches as 
 from .rankings.learned_mask import LearnedMask as LearnedMask
 from .rankings.mask_training import MaskRanking as MaskRanking
 from .rankings.node_pruning import NodePruning as NodePruning
+from .rankings.perturbation_probing import PerturbationProbing as PerturbationProbing
 from .rankings.probe import Probe as Probe
 from .rankings.protocol import (
     Collected as Collected,
@@ -52,6 +53,7 @@ __all__ = [
     "Needs",
     "NodePruning",
     "OutputWeighted",
+    "PerturbationProbing",
     "Probe",
     "PromptActivations",
     "RandomScores",

@@ -91,7 +91,7 @@ def test_output_weighted_is_the_contrast_times_the_length_of_what_a_neuron_write
 
 def test_output_weighted_needs_to_know_the_down_projection(llama, monkeypatch):
     monkeypatch.setattr(
-        "cna_lens.discovery.rankings.contrasts.down_projection", lambda model, layer: None
+        "cna_lens.models.inside.projections.down_projection", lambda model, layer: None
     )
     with pytest.raises(ModelError, match="down projection of layer 0 of tiny-llama"):
         score_neurons(llama, POSITIVE, NEGATIVE, "output_weighted")

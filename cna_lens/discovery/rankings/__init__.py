@@ -5,6 +5,7 @@
 | `Contrast`, `Standardized` | means and variances | one forward a prompt |
 | `ContrastPart` | means and routing | one forward a prompt |
 | `OutputWeighted` | means and the down projection | one forward a prompt |
+| `PerturbationProbing` | means, down projection, unembedding | one forward a prompt |
 | `Probe` | every prompt's activations | one forward a prompt |
 | `AttributionPatching`, `RelP` | gradients of a metric | also one backward a positive prompt |
 | `SquaredAttribution` | gradients of a metric and of answers | also two of both a positive prompt |

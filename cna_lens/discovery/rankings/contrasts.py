@@ -11,10 +11,9 @@ from torch import Tensor
 
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.errors import InputError, ModelError
-from cna_lens.models.hooked_model import HookedModel, model_name
-from cna_lens.models.inside.projections import down_projection, projection_kind
-from cna_lens.models.inside.sites import neuron_sites
+from cna_lens.errors import InputError
+from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.inside.projections import output_vectors
 from cna_lens.results.scores import NeuronScores
 
 Part = Literal["activation", "routing"]
@@ -157,19 +156,7 @@ class OutputWeighted(Ranking):
 
 
 def _output_norms(model: HookedModel) -> Float64[Tensor, " neuron"]:
-    norms: list[Tensor] = []
-    for site in neuron_sites(model):
-        for mlp in site.mlps:
-            projection = down_projection(model, mlp)
-            if projection is None or projection.weight.is_meta:
-                kind = "offloaded" if projection else f"a {projection_kind(model, mlp)}"
-                raise ModelError(
-                    f"the down projection of {mlp} of {model_name(model)} is {kind}; "
-                    "output_weighted needs its numbers, use another ranking"
-                )
-            weight = projection.weight.detach().cpu().double()
-            norms.append(weight.norm(dim=1 - projection.neuron_dim))
-    return torch.cat(norms)
+    return torch.cat([vectors.norm(dim=1) for vectors in output_vectors(model, "output_weighted")])
 
 
 @dataclass(frozen=True)

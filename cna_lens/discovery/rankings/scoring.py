@@ -18,6 +18,7 @@ from cna_lens.discovery.rankings.contrasts import (
 )
 from cna_lens.discovery.rankings.learned_mask import LearnedMask
 from cna_lens.discovery.rankings.node_pruning import NodePruning
+from cna_lens.discovery.rankings.perturbation_probing import PerturbationProbing
 from cna_lens.discovery.rankings.probe import Probe
 from cna_lens.discovery.rankings.protocol import Collected, Ranking, read_sets
 from cna_lens.discovery.rankings.relp import RelP
@@ -50,6 +51,9 @@ BEST: Ranking = LearnedMask()
 first ended the behaviour and changed other answers least. `SquaredAttribution` finds more of the
 planted neurons themselves. For other behaviours than refusal: `LearnedMask(LogOdds(openings))`."""
 
+BY_NAME_ALONE: tuple[Ranking, ...] = (BEST, NodePruning(), PerturbationProbing())
+"""Rankings that are run where they are asked for: they train, or find no more than the contrast."""
+
 
 def as_ranking(ranking: str | Ranking) -> Ranking:
     """Look up a ranking by its name, or `BEST` by "best"; return a ranking as it is.
@@ -57,8 +61,7 @@ def as_ranking(ranking: str | Ranking) -> Ranking:
     Raises:
         InputError: there is no ranking of that name.
     """
-    trained = (BEST, NodePruning())
-    named = {**RANKINGS, **{each.name: each for each in trained}, "best": BEST}
+    named = {**RANKINGS, **{each.name: each for each in BY_NAME_ALONE}, "best": BEST}
     if isinstance(ranking, str) and ranking in named:
         return named[ranking]
     if isinstance(ranking, Ranking) and not isinstance(ranking, type):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, cast
 
+from jaxtyping import Float64
 from torch import Tensor, nn
 
-from cna_lens.models.hooked_model import HookedModel, is_bridge
+from cna_lens.errors import ModelError
+from cna_lens.models.hooked_model import HookedModel, is_bridge, model_name
 from cna_lens.models.inside.experts import SHARED_PARTS, experts_of
 from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.results.layout import Layout
@@ -71,6 +74,31 @@ def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
     if type(projection).__name__ == "Conv1D":
         return DownProjection(weight, 0)
     return None
+
+
+def output_vectors(
+    model: HookedModel, needed_by: str
+) -> Iterator[Float64[Tensor, "neuron d_model"]]:
+    """What one unit of each neuron's activation writes, for one MLP after the other.
+
+    Args:
+        model: the model.
+        needed_by: the ranking that an error names.
+
+    Raises:
+        ModelError: a down projection cannot be read.
+    """
+    for site in neuron_sites(model):
+        for mlp in site.mlps:
+            projection = down_projection(model, mlp)
+            if projection is None or projection.weight.is_meta:
+                kind = "offloaded" if projection else f"a {projection_kind(model, mlp)}"
+                raise ModelError(
+                    f"the down projection of {mlp} of {model_name(model)} is {kind}; "
+                    f"{needed_by} needs its numbers, use another ranking"
+                )
+            weight = projection.weight.detach().cpu().double()
+            yield weight.movedim(projection.neuron_dim, 0)
 
 
 def projection_kind(model: HookedModel, mlp: MLP) -> str:
