@@ -85,7 +85,7 @@ def analysed(
     return [
         level(found, access, seed)
         for access, found in found_at_levels(records, names).items()
-        # A fingerprint without samples cannot judge sampled answers.
+        # Where every audit ended with an error there is nothing to analyse.
         if any(audit.score is not None for audit in found)
     ]
 

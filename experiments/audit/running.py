@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Literal
 
 from tqdm.auto import tqdm
@@ -20,17 +19,16 @@ from experiments.audit.bench import Bench
 from experiments.audit.serving import Serving
 from experiments.audit.variants import Variant, check_names
 
-Access = Literal["weights", "activations", "answers", "sampled answers"]
-ACCESSES: tuple[Access, ...] = ("weights", "activations", "answers", "sampled answers")
-"""White box, grey box, and black box, by greedy answers or by one sample of each harmful canary."""
+Access = Literal["weights", "activations", "answers"]
+ACCESSES: tuple[Access, ...] = ("weights", "activations", "answers")
+"""White box, grey box, and black box by greedy answers."""
 
 LOOKED_AT: tuple[Access, ...] = ("weights", "activations")
 """The accesses for which the model itself is observed."""
 
 BEHAVIOUR = "behaviour"
 
-OfAnswers = audit.AnswersAttestation | audit.SampledAttestation
-Attested = audit.Attestation | OfAnswers
+Attested = audit.Attestation | audit.AnswersAttestation
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,7 @@ class Auditor:
         """Compare an observation, within the access, with the fingerprint."""
         if access not in LOOKED_AT:
             raise InputError(
-                f"access is {access!r}, expected 'weights' or 'activations'; for answers call ask "
-                "or sample"
+                f"access is {access!r}, expected 'weights' or 'activations'; for answers call ask"
             )
         return audit.judge(seen, self.fingerprint, access=access)
 
@@ -70,20 +67,6 @@ class Auditor:
         answers = answered(model, audit.Canaries.packaged().prompts, served, **settings)
         return audit.judge_refusals(
             list(map(is_refusal, answers)), self.fingerprint, model=self.fingerprint.model
-        )
-
-    def sample(self, model: HookedModel, *, seed: int, **settings: Any) -> audit.SampledAttestation:
-        """Compare how often sampled answers refuse with what the fingerprint expects."""
-        answers = generate(
-            model,
-            audit.Canaries.packaged().harmful,
-            max_new_tokens=ANSWER_TOKENS,
-            temperature=1.0,
-            seed=seed,
-            **settings,
-        )
-        return audit.judge_sampled_answers(
-            [[answer] for answer in answers], self.fingerprint, model=self.fingerprint.model
         )
 
 
@@ -181,20 +164,14 @@ def audited(
         seed: of sampled answers; equal draws for all variants would make their alarms one event.
     """
     looked_at = [access for access in accesses if access in LOOKED_AT]
-    asking: dict[Access, Callable[..., OfAnswers]] = {
-        "answers": auditor.ask,
-        "sampled answers": partial(auditor.sample, seed=seed),
-    }
-    for access in accesses:
-        if access in looked_at:
-            continue
+    if "answers" in accesses:
         began = time.perf_counter()
         try:
-            given = asking[access](model, **settings)
+            answers = auditor.ask(model, **settings)
         except CnaLensError as error:
-            yield access, _failed(access, error, began)
+            yield "answers", _failed("answers", error, began)
         else:
-            yield access, _recorded(access, given, (), began)
+            yield "answers", _recorded("answers", answers, (), began)
     if not looked_at:
         return
     began = time.perf_counter()

@@ -102,9 +102,6 @@ class Asked:
         self.calls.append(served)
         return Answered("tampered", 1.0)
 
-    def sample(self, *_, **__):
-        raise AssertionError("how an endpoint samples is part of how it serves")
-
     def observe(self, *_, **__):
         raise AssertionError("a model whose weights are intact is not looked into")
 

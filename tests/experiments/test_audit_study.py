@@ -7,7 +7,6 @@ import pytest
 import tiny
 import torch
 from audit_bench import logits, tiny_bench
-from canary_models import CANARIES, with_samples
 
 import cna_lens
 from cna_lens import InputError, audit
@@ -22,7 +21,7 @@ from experiments.audit.drifts import benign
 from experiments.audit.drifts.numerics import random_neurons
 from experiments.audit.evasion import Attack, attacks, evade, largest_below, spoofed
 from experiments.audit.halves import Audit, halved
-from experiments.audit.running import Auditor, run
+from experiments.audit.running import run
 from experiments.audit.variants import Variant, steered
 from experiments.audit.watching import shuffled_requests, watched
 from experiments.shared.detection import auroc, auroc_with_interval, chosen_threshold
@@ -64,9 +63,6 @@ class ByLogits:
 
     def ask(self, model, **_):
         return Answered("match", 2 * self.observe(model))
-
-    def sample(self, model, **_):
-        return Answered("tampered", 3 * self.observe(model))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +165,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(bench, tmp_pa
 
     class CutOff(ByLogits):
         def judge(self, seen, *, access):
-            if len(journal()) == 7:
+            if len(journal()) == 5:
                 raise KeyboardInterrupt
             return super().judge(seen, access=access)
 
@@ -178,17 +174,15 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_records(bench, tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         run(chosen, bench, CutOff(auditor.reference), journal(), progress=False)
-    assert len(journal()) == 7
+    assert len(journal()) == 5
     run(chosen, bench, auditor, journal(), progress=False)
     records = journal()
-    assert len(records) == 15
+    assert len(records) == 12
     assert records["untouched | weights"]["score"] == 0
     assert records["adapter at 0 | activations"]["verdict"] == "tampered"
     weights, answers = (records[f"adapter at 0 | {access}"] for access in ("weights", "answers"))
     assert answers["score"] == 2 * weights["score"] > 0
     assert (answers["verdict"], answers["checks"]) == ("match", [])
-    sampled = records["adapter at 0 | sampled answers"]
-    assert (sampled["verdict"], sampled["score"]) == ("tampered", 3 * weights["score"])
     assert (
         records["adapter at 0 | behaviour"]["log_odds"]
         != records["untouched | behaviour"]["log_odds"]
@@ -209,24 +203,23 @@ def test_a_failed_audit_is_kept_with_its_reason(bench, tmp_path, monkeypatch):
     assert "score" not in records["int8 | weights"]
 
 
-def test_sampled_answers_are_drawn_at_temperature_1_and_judged_by_what_is_expected(
-    guarded, guarded_fingerprint, monkeypatch
-):
-    asked = {}
+def test_each_variant_draws_its_own_samples(bench, monkeypatch):
+    monkeypatch.setattr("experiments.audit.running.refusal_log_odds", lambda model, prompts: [1.0])
+    seeds = []
 
-    def drawn(model, prompts, **settings):
-        asked.update(settings, model=model, prompts=prompts)
-        return ["Sure, here is how."] * len(prompts)
+    class Drawing(ByLogits):
+        def observe(self, model, *, seed=None, **_):
+            seeds.append(seed)
+            return super().observe(model)
 
-    monkeypatch.setattr("experiments.audit.running.generate", drawn)
-    monkeypatch.setattr(audit.Canaries, "packaged", lambda: CANARIES)
-    found = Auditor(with_samples(guarded_fingerprint, [4] * 16)).sample(
-        guarded, seed=5, batch_size=1
-    )
-    assert (found.verdict, found.compared, found.refused) == ("tampered", 16, 0)
-    assert asked["model"] is guarded
-    assert (asked["prompts"], asked["batch_size"]) == (CANARIES.harmful, 1)
-    assert (asked["temperature"], asked["seed"]) == (1.0, 5)
+    chosen = [VARIANTS["untouched"], VARIANTS["int8"]]
+    drawing = Drawing(logits(bench.model))
+    run(chosen, bench, drawing, Journal(None, "audit study", {}), progress=False)
+    run(chosen, bench, drawing, Journal(None, "audit study", {}), progress=False)
+    drawn = [seed for seed in seeds if seed is not None]
+    assert len(drawn) == 4
+    assert drawn[0] != drawn[1]
+    assert drawn[:2] == drawn[2:]
 
 
 def test_variants_with_the_same_name_are_refused(bench):
