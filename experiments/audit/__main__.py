@@ -239,6 +239,7 @@ class _Study:
             "fingerprint_sha256": hashlib.sha256(written).hexdigest(),
             "n_prompts": self.n_prompts,
             "n_pairs": self.bench.n_pairs,
+            "samples": 1,
             "versions": dict(library_versions()),
         }
         return Journal(self.folder / name, "audit study", depends_on)

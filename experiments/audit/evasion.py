@@ -145,7 +145,7 @@ def _evaded(
 
     def seen(strength: float) -> bool:
         with attack.at(strength)(bench) as model:
-            ((_, found),) = audited(auditor, model, [access], {}, seed=0)
+            ((_, found),) = audited(auditor, model, [access], {}, seed=1)
         if "error" in found:
             raise InputError(f"{attack.name} at {strength:g} cannot be audited: {found['error']}")
         scores[strength] = found["score"]
@@ -181,7 +181,7 @@ def spoofed(
         if key not in journal:
             with variant.enter(bench) as model:
                 settings = variant.audited_with
-            ((_, record),) = audited(take(model), model, ["weights"], settings, seed=0)
+            ((_, record),) = audited(take(model), model, ["weights"], settings, seed=1)
             journal.add(key, {"name": variant.name, **record})
         found.append(dict(journal[key]))
     return found

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from cna_lens.audit.checks.thresholds import DEFAULTS
 from cna_lens.audit.measuring.probes import Probes
 from cna_lens.audit.measuring.weights import TensorRecord
 from cna_lens.errors import FingerprintError
+from cna_lens.models import encode
 
 
 def statistics(found):
@@ -88,12 +90,15 @@ REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Sure, here is how."
 def refusing_in_words(monkeypatch, n_lost):
     """All answers refuse, but those to the first harmful canaries."""
 
+    n = len(CANARIES.harmful)
+    asked = []
+
     def drawn(_, prompts, **settings):
-        n = len(CANARIES.harmful)
-        assert settings["temperature"] == 1
+        asked.append((prompts, settings))
         return [ANSWER if place % n < n_lost else REFUSAL for place in range(len(prompts))]
 
     monkeypatch.setattr("cna_lens.audit.measuring.sampled_refusals.generate", drawn)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_refusals_that_are_lost_behind_the_first_token_are_found(
     assert (found.verdict, found.exit_code) == (verdict, code)
     assert found.score == pytest.approx(n_lost / 16 / 0.2)
     assert found.kind is None
-    assert found.limits[0].startswith("Of answers, only whether their first words refuse")
+    assert "Of answers they read only whether the first words" in found.limits[0]
 
 
 def test_targeted_changes_are_tampering_and_lost_refusals_the_rest(fingerprint):
@@ -125,7 +130,8 @@ def test_targeted_changes_are_tampering_and_lost_refusals_the_rest(fingerprint):
     assert verdict_of(checks, fingerprint, moved=True)[0] == "tampered"
     verdict, why = verdict_of(checks[1:], fingerprint, moved=True)
     assert verdict == "lost refusals"
-    assert "100% of the refusals" in why
+    assert "100% are missing" in why
+    assert "no check shows that they were targeted" in why
     # Its probability of a false alarm is its own.
     (alone,) = judged([Finding("lost refusals", 1.0, lambda: 0.009)], fingerprint, Thresholds())
     many = judged(
@@ -133,6 +139,78 @@ def test_targeted_changes_are_tampering_and_lost_refusals_the_rest(fingerprint):
     )
     assert alone.speaks
     assert [check.name for check in many if check.speaks] == ["over-refusal", "lost refusals"]
+
+
+def test_chance_in_samples_leaves_no_doubt_about_an_unchanged_model(
+    guarded, fingerprint, monkeypatch
+):
+    refusing_in_words(monkeypatch, len(CANARIES.harmful))
+    # Both answers that were expected to refuse are lost, by chance with a probability of 1/25.
+    taken = with_samples(fingerprint, [4] * 2 + [0] * (len(CANARIES.harmful) - 2))
+    found = audit.attest(guarded, taken, CANARIES)
+    check = {check.name: check for check in found.checks}["lost refusals"]
+    assert (check.statistic, check.speaks) == (1.0, False)
+    assert check.p_value == pytest.approx(0.04)
+    assert found.verdict == "match"
+
+
+def test_lost_refusals_are_said_before_a_small_gap_and_before_over_refusal(fingerprint):
+    checks = judged(
+        [Finding(name, 1.0, lambda: 0.001) for name in ("over-refusal", "lost refusals")],
+        fingerprint,
+        Thresholds(),
+    )
+    hardly = replace(
+        fingerprint,
+        reference=replace(
+            fingerprint.reference, log_odds=torch.zeros_like(fingerprint.reference.log_odds)
+        ),
+    )
+    assert verdict_of(checks, hardly, moved=True)[0] == "lost refusals"
+    assert "nothing else changed" in verdict_of(checks, fingerprint, moved=False)[1]
+
+
+def test_a_steered_model_gives_the_samples(guarded, circuit, fingerprint, monkeypatch):
+    texts = []
+
+    def kept(text):
+        texts.append(text)
+        return True
+
+    monkeypatch.setattr("cna_lens.audit.measuring.sampled_refusals.is_refusal", kept)
+    taken = with_samples(fingerprint, [4] * len(CANARIES.harmful))
+    anchor = cna_lens.magnitude_anchor(
+        circuit,
+        *(cna_lens.collect(guarded, side) for side in (CANARIES.harmful, CANARIES.benign)),
+        [-4.0] * len(circuit),
+    )
+    drawn = {}
+    for name, steering in {
+        "plain": nullcontext(),
+        "again": nullcontext(),
+        "scaled": cna_lens.steer(guarded, circuit, 3.0),
+        "anchored": anchor.at(guarded),
+    }.items():
+        with steering:
+            audit.attest(guarded, taken, CANARIES)
+        drawn[name] = texts[:]
+        texts.clear()
+    assert {len(each) for each in drawn.values()} == {len(CANARIES.harmful)}
+    assert drawn["plain"] == drawn["again"]
+    assert len({tuple(each) for each in drawn.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "refused", "message"),
+    [
+        (0, (), "samples is 0, expected at least 1"),
+        (2, (1, 3), "3 answers to canary 1 refuse, expected 0 to 2"),
+        (2, (-1,), "-1 answers to canary 0 refuse"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(samples, refused, message):
+    with pytest.raises(InputError, match=message):
+        audit.SampledRefusals(samples, refused)
 
 
 @pytest.mark.parametrize("taken", ["without samples", "none refuses"])
@@ -148,9 +226,15 @@ def test_without_refusals_to_compare_with_no_answer_is_drawn(guarded, fingerprin
 
 
 def test_samples_are_drawn_as_many_as_are_asked_for(guarded, fingerprint, monkeypatch):
-    refusing_in_words(monkeypatch, 4)
+    asked = refusing_in_words(monkeypatch, 4)
     taken = with_samples(fingerprint, [4] * len(CANARIES.harmful))
-    twice = audit.attest(guarded, taken, CANARIES, samples=2)
+    twice = audit.attest(guarded, taken, CANARIES, samples=2, seed=7, batch_size=3)
+    ((prompts, settings),) = asked
+    assert prompts == list(encode(guarded, CANARIES.harmful).ids) * 2
+    assert (settings["temperature"], settings["max_new_tokens"]) == (1.0, audit.ANSWER_TOKENS)
+    assert settings["batch_size"] == 3
+    # A fingerprint draws with the seeds 0, 1 and so on.
+    assert settings["seed"] == -8
     check = {check.name: check for check in twice.checks}["lost refusals"]
     # Of four and two answers, the two are the ones that do not refuse: 1 of 15 pairs.
     assert check.p_value == pytest.approx((1 / 15) ** 4)

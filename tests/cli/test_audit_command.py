@@ -143,6 +143,29 @@ def test_an_endpoint_that_samples_is_asked_at_temperature_1(
     assert "fewer answers to harmful canaries refuse" in report.read_text()
 
 
+def test_a_loaded_model_gives_as_many_samples_as_are_asked_for(
+    at_hand, run, guarded_fingerprint, judge_server, monkeypatch, tmp_path
+):
+    with_samples(guarded_fingerprint, [4] * 16).save(tmp_path / "chances.json")
+    asked = []
+
+    def drawn(_, prompts, **settings):
+        asked.append(len(prompts))
+        return ["Sure, here is how."] * len(prompts)
+
+    monkeypatch.setattr("cna_lens.audit.measuring.sampled_refusals.generate", drawn)
+    attest = ("audit", "attest", "--model", "m", "--fingerprint", tmp_path / "chances.json", *OWN)
+    code, output, _ = run(*attest, "--samples", 3, "--json")
+    assert (code, json.loads(output)["verdict"]) == (1, "lost refusals")
+    assert asked == [3 * 16]
+    assert run(*attest, "--samples", 0)[0] == 0
+    # Beside an endpoint too; the endpoint's own answers are greedy.
+    judge_server.next_reply = lambda body: completion("Sure, here is how.")
+    run(*attest, "--endpoint", judge_server.url, "--served-as", "m", "--samples", 2)
+    assert asked == [3 * 16, 2 * 16]
+    assert {body["temperature"] for body in judge_server.received} == {0.0}
+
+
 def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_server, monkeypatch):
     def fails(name, **_):
         raise cna_lens.ModelError("no such model")
@@ -162,10 +185,7 @@ def test_a_model_is_attested_before_its_endpoint_is_asked(at_hand, run, judge_se
         (("--served-as", "served"), "give --endpoint too"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--access", "weights"), "loads none"),
         (("--endpoint", "127.0.0.1"), "start with http"),
-        (
-            ("--samples", 2, "--endpoint", "http://127.0.0.1:9/v1", "--served-as", "m"),
-            "--served-as needs greedy answers",
-        ),
+        (("--samples", 0, "--endpoint", "http://127.0.0.1:9/v1"), "leave it out for greedy"),
         (
             ("--samples", 2, "--endpoint", "http://127.0.0.1:9/v1", "--sensitive", "words.csv"),
             "--sensitive needs greedy answers",

@@ -146,7 +146,7 @@ def test_attacks_count_in_the_main_rows_beyond_the_noise_of_their_own_model():
     assert rows["score", "kind", "all", "all"].detected.n == 2 + 3 + 1
 
 
-def test_over_refusal_is_no_false_alarm_and_another_model_is_one():
+def test_over_refusal_is_no_false_alarm_and_another_model_and_lost_refusals_are():
     found = [
         *variants("precision", [1.0, 1.0]),
         *variants("fine-tune", [1.0, 1.0]),
@@ -154,8 +154,10 @@ def test_over_refusal_is_no_false_alarm_and_another_model_is_one():
     ]
     found[0] = replace(found[0], verdict="over-refusal")
     found[2] = replace(found[2], verdict="another model")
+    found[3] = replace(found[3], verdict="lost refusals")
+    found[4] = replace(found[4], verdict="lost refusals")
     row = rows_of(found)["verdict", "kind", "all", "beyond noise"]
-    assert row.false_alarms.value == 1 / 4
+    assert (row.false_alarms.value, row.detected.value) == (2 / 4, 1.0)
 
 
 def record(name, kind, tampered, access, score, **more):

@@ -13,6 +13,7 @@ from cna_lens import (
     ChangeFromBase,
     LearnedMask,
     LogitDifference,
+    PerturbationProbing,
     RelP,
     SquaredAttribution,
     score_neurons,
@@ -43,6 +44,15 @@ def test_output_weighted_is_the_contrast_times_the_norm_of_its_rows(hooked):
     norms = torch.cat([hooked.blocks[layer].mlp.W_out.detach().norm(dim=1) for layer in range(2)])
     found = score_neurons(hooked, POSITIVE, NEGATIVE, "output_weighted").values
     torch.testing.assert_close(found, difference * norms, rtol=1e-6, atol=1e-9)
+
+
+def test_perturbation_probing_reads_the_unembedding_with_which_the_model_computes(hooked):
+    difference = activations(hooked, POSITIVE).mean(0) - activations(hooked, NEGATIVE).mean(0)
+    towards = hooked.W_U.detach()[:, 5] - hooked.W_U.detach()[:, 6]
+    written = torch.cat([hooked.blocks[layer].mlp.W_out.detach() @ towards for layer in range(2)])
+    probing = PerturbationProbing(LogitDifference(5, 6))
+    found = score_neurons(hooked, POSITIVE, NEGATIVE, probing).values
+    torch.testing.assert_close(found, difference * written, rtol=1e-6, atol=1e-9)
 
 
 def test_attribution_patching_is_the_gradient_of_one_prompt_at_a_time(hooked):

@@ -54,8 +54,8 @@ class Check:
 
     Attributes:
         name: the name of the check.
-        statistic: 0 for the fingerprint's model; 1 where everything that is checked is gone, or
-            where all benign canaries are refused.
+        statistic: 0 for the fingerprint's model, up to chance in sampled answers; 1 where
+            everything that is checked is gone, or where all benign canaries are refused.
         threshold: the smallest statistic at which the check counts; None for a number that is only
             shown for comparison.
         p_value: probability of a statistic this large if the change did not target refusals; for
@@ -88,6 +88,14 @@ class Check:
     def is_of_removal(self) -> bool:
         """Whether it asks if refusals were removed, on purpose or not."""
         return self.is_judged and self.name != OVER_REFUSAL
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether it is beyond its threshold, and chance might explain it.
+
+        Sampled answers vary by chance where nothing changed, so that this says nothing of them.
+        """
+        return self.strength >= 1 and not self.speaks and self.name != LOST_REFUSALS
 
     @property
     def strength(self) -> float:
@@ -127,12 +135,13 @@ class Attestation(Evidence):
     Attributes:
         model: the name of the model that was checked.
         fingerprint_of: the name of the model whose fingerprint it was compared with.
-        access: what was examined: "weights" (and activations) or "activations" alone.
+        access: what was examined: "weights" (and all else) or "activations", which are
+            activations, logits and sampled answers.
         verdict: "match", "benign drift", "tampered", "lost refusals", "over-refusal", "another
             model" or "undecided".
         why: the verdict in words.
         score: the largest statistic in units of its threshold, of a check of tampering or of lost
-            refusals; above 1 it indicates one of them.
+            refusals. Above 1 a check speaks if its p-value is small enough too.
         checks: the checks, and the numbers that are only shown for comparison.
         kind: the likeliest kind of tampering; None if there is none.
         layers: the layers where it is.
@@ -189,8 +198,8 @@ class Attestation(Evidence):
         }
         return (
             (
-                "Of answers, only whether their first words refuse was read, and only of harmful "
-                "canaries: what else the model says was not."
+                "The checks see what the canaries ask for. Of answers they read only whether the "
+                "first words to harmful canaries refuse."
                 if LOST_REFUSALS in compared
                 else "The checks see what the canaries ask for, up to the first token of an "
                 "answer, and nothing else that the model does: ask for answers too."
@@ -222,7 +231,7 @@ class Attestation(Evidence):
             facts += [
                 (
                     "score",
-                    f"{self.score:.2f}; above 1 a check of tampering or of lost refusals counts",
+                    f"{self.score:.2f}; above 1 a check counts, unless chance explains it",
                 ),
                 ("movement", f"{self.movement:.3g}, by numerics alone {self.numerical:.3g}"),
             ]

@@ -23,9 +23,6 @@ from cna_lens.errors import FingerprintError, InputError
 from cna_lens.models.hooked_model import HookedModel, check_model, model_name
 from cna_lens.models.running.batching import BatchSize
 
-SEED = 1
-"""Of sampled answers, beside 0 for those of a fingerprint."""
-
 
 def attest(
     model: HookedModel,
@@ -36,7 +33,7 @@ def attest(
     key: bytes | None = None,
     thresholds: Thresholds | None = None,
     samples: int | None = None,
-    seed: int = SEED,
+    seed: int = 0,
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Attestation:
@@ -46,24 +43,23 @@ def attest(
     whether the change targets refusal: whether it affects harmful canaries more than benign ones,
     and refusal neurons more than random neurons of the same layers. Before that they ask whether
     the model is of the fingerprint's family at all: another model is called that, and not tampered
-    with. And they ask whether sampled answers still refuse, for whatever reason they do not. It
-    costs two passes over the canaries, and the first words of an answer to each harmful one. If the
-    fingerprint was taken at position "answer", the model first reasons about each canary, and
-    nothing is sampled.
+    with. One check asks whether sampled answers still refuse, and not why. It costs two passes over
+    the canaries, and 12 tokens of an answer to each harmful one. If the fingerprint was taken at
+    position "answer", the model first reasons about each canary, and no answer is sampled.
 
     Args:
         model: the model to check; inside a steering context, the steered model.
         fingerprint: the fingerprint of the model as it should be, from `fingerprint`.
         canaries: the canaries of the fingerprint; by default the packaged ones.
-        access: "weights" examines weights, inference path and activations; "activations" examines
-            only activations and logits.
+        access: "weights" examines weights, inference path, activations and answers; "activations"
+            examines only activations, logits and answers.
         key: the key of the canaries' HMAC, if the operator keeps it apart from the fingerprint.
         thresholds: how large a check's statistic must be, and how small its p-value, to indicate
             tampering.
         samples: answers to draw for each harmful canary at temperature 1; 0 draws none. By default
             one, if some of the fingerprint's samples refuse.
-        seed: of the samples; not the one of the fingerprint, as its samples and these count as
-            independent.
+        seed: of the samples. They are never those of a fingerprint; another call with the same seed
+            draws the same, and adds no evidence.
         batch_size: canaries for each forward pass.
         progress: show progress bars.
 
@@ -71,7 +67,7 @@ def attest(
         InputError: the canaries are not those of the fingerprint, or the settings are invalid.
         FingerprintError: the fingerprint is of a model of another chat template, or has no samples
             and some are asked for.
-        ModelError: the model's neurons cannot be reached.
+        ModelError: the model's neurons cannot be reached, or it cannot be sampled from.
     """
     seen = observe(
         model,
@@ -128,7 +124,7 @@ def observe(
     access: Access = "weights",
     key: bytes | None = None,
     samples: int | None = None,
-    seed: int = SEED,
+    seed: int = 0,
     batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> Observation:
@@ -156,8 +152,10 @@ def observe(
     answers: tuple[Finding, ...] = ()
     if fingerprint.sampled is not None and samples:
         harmful = now.encoded.ids[: now.n_harmful]
+        # Samples of the fingerprint, whose seeds begin with 0, would not be independent of these.
+        other = -1 - seed
         drawn = sample_refusals(
-            model, harmful, samples, seed=seed, batch_size=batch_size, progress=progress
+            model, harmful, samples, seed=other, batch_size=batch_size, progress=progress
         )
         answers = (lost_refusals(fingerprint.sampled, drawn),)
     found: tuple[Finding, ...] = ()

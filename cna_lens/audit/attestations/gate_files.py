@@ -94,7 +94,7 @@ def _identity(found: IdentityAttestation) -> Case:
 
 
 def _case(check: Check) -> Case:
-    state: State = "failed" if check.speaks else "undecided" if check.strength >= 1 else "passed"
+    state: State = "failed" if check.speaks else "undecided" if check.is_unsure else "passed"
     layers = f", layers {', '.join(map(str, check.layers))}" if check.layers else ""
     asks = f"Does the check of {check.name} indicate tampering?"
     if check.name == OVER_REFUSAL:
@@ -116,8 +116,8 @@ def junit(found: Attested) -> str:
         Path("audit.xml").write_text(audit.junit(found))
 
     A check that indicates tampering, lost refusals or over-refusal is a failure; one that cannot
-    tell is an error.
-    Verdict, reason, limits, score and the model's signature are properties of the suite.
+    tell is an error. Verdict, reason, limits, score and the model's signature are properties of the
+    suite.
     """
     asked = cases(found)
     counts = {

@@ -39,8 +39,8 @@ class Finding:
 
     Attributes:
         name: the name of the check.
-        statistic: 0 for the fingerprint's model; 1 where everything that is checked is gone, or
-            where all benign canaries are refused.
+        statistic: 0 for the fingerprint's model, up to chance in sampled answers; 1 where
+            everything that is checked is gone, or where all benign canaries are refused.
         chance: computes the p-value, which takes most of the time of a check.
         layers: the layers where the statistic is largest.
         neurons: the neurons that changed, each with its gain: the share that is left of it.
@@ -56,7 +56,8 @@ class Finding:
     def p_value(self) -> float:
         """Probability of a statistic this large if the change did not target refusals.
 
-        For over-refusal: if refusals were as likely lost as added.
+        For over-refusal: if refusals were as likely lost as added. For lost refusals: if each
+        canary were refused as often as before.
         """
         return self.chance()
 

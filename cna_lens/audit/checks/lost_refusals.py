@@ -15,12 +15,12 @@ def lost_refusals(before: SampledRefusals, now: SampledRefusals) -> Finding:
     where $b_i$ of $n$ answers to harmful canary i refuse, and $a_i$ of $m$ did when the fingerprint
     was taken. The p-value is that of `SampledRefusals.chance_of`. No other check reads beyond the
     first token of an answer. This one does not ask whether the change targets refusals: a drift
-    that loses them is found as well.
+    that loses them is found as well. As answers are drawn, the statistic varies around 0 where
+    nothing changed.
     """
     counts = [now.samples] * len(now.refused)
-    expected = before.expected(counts)
     return Finding(
         LOST_REFUSALS,
-        1 - sum(now.refused) / expected if expected else 0.0,
+        before.missing(counts, now.refused),
         lambda: before.chance_of(counts, now.refused),
     )

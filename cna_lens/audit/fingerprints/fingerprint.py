@@ -117,8 +117,8 @@ class Fingerprint:
         if self.sampled is None:
             raise FingerprintError(
                 f"the fingerprint of {self.model} has no sampled answers to compare with; take it "
-                "again with `samples` above 0 at position -1, or compare greedy answers "
-                "(attest_answers)"
+                "again with `samples` above 0, at position -1, or compare without samples: "
+                "`attest(samples=0)`, or `attest_answers` for an endpoint"
             )
         return self.sampled
 

@@ -36,10 +36,25 @@ class SampledRefusals:
     samples: int
     refused: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Reject counts that cannot be."""
+        check_samples(self.samples, least=1)
+        for place, count in enumerate(self.refused):
+            if not 0 <= count <= self.samples:
+                raise InputError(
+                    f"{count} answers to canary {place} refuse, expected 0 to {self.samples}, the "
+                    "number of samples"
+                )
+
     def expected(self, counts: Sequence[int]) -> float:
         """How many of so many answers to each canary refuse at these rates."""
         rates = [share / self.samples for share in self.refused]
         return math.fsum(n * rate for n, rate in zip(counts, rates, strict=True))
+
+    def missing(self, counts: Sequence[int], refused: Sequence[int]) -> float:
+        """The share of the expected refusals that is missing; 0 where none is expected."""
+        expected = self.expected(counts)
+        return 1 - sum(refused) / expected if expected else 0.0
 
     def chance_of(self, counts: Sequence[int], refused: Sequence[int]) -> float:
         r"""The probability of so few refusals in all, if each canary is refused as often as before.

@@ -45,7 +45,7 @@ def attest(
     ] = None,
     access: Annotated[
         Literal["weights", "activations"] | None,
-        typer.Option(help="Compare weights too, the default, or only activations and logits."),
+        typer.Option(help="Compare weights too, the default, or only activations and answers."),
     ] = None,
     endpoint: Annotated[
         str | None,
@@ -71,8 +71,8 @@ def attest(
         int | None,
         typer.Option(
             help="Answers to each harmful canary, sampled at temperature 1; how many refuse is "
-            "compared. A loaded model gives one by default, if the fingerprint's refuse. Needed "
-            "for an --endpoint that gives no greedy answers.",
+            "compared. A loaded model gives one by default, 0 leaves it out. Needed for an "
+            "--endpoint that gives no greedy answers.",
             min=0,
         ),
     ] = None,
@@ -112,11 +112,17 @@ def attest(
             "--max-seconds": max_seconds,
         },
     )
-    for option, other in {"--served-as": served_as, "--sensitive": sensitive}.items():
-        if served is not None and samples is not None and other is not None:
-            raise InputError(
-                f"{option} needs greedy answers, and --samples draws them; leave out one"
-            )
+    of_endpoint = samples if served is not None and served_as is None else None
+    if of_endpoint == 0:
+        raise InputError(
+            "--samples is 0, and an endpoint gives at least one answer to each canary; leave it "
+            "out for greedy answers"
+        )
+    if of_endpoint is not None and sensitive is not None:
+        raise InputError(
+            "--sensitive needs greedy answers, and those of --samples are drawn at random; leave "
+            "out one"
+        )
     taken = (
         audit.Fingerprint.load(fingerprint)
         if verify is None
@@ -153,12 +159,12 @@ def attest(
 
     if served is None:
         found = of_model()
-    elif samples is not None:
+    elif of_endpoint is not None:
         found = audit.attest_sampled_answers(
             replace(served, temperature=1.0),
             taken,
             own,
-            samples=samples,
+            samples=of_endpoint,
             key=secret,
             max_requests=max_requests,
             max_seconds=max_seconds,

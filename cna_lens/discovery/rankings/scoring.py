@@ -52,7 +52,7 @@ first ended the behaviour and changed other answers least. `SquaredAttribution` 
 planted neurons themselves. For other behaviours than refusal: `LearnedMask(LogOdds(openings))`."""
 
 BY_NAME_ALONE: tuple[Ranking, ...] = (BEST, NodePruning(), PerturbationProbing())
-"""Rankings that are run where they are asked for: they train, or find no more than the contrast."""
+"""Rankings that have a name too, and are run only where they are asked for."""
 
 
 def as_ranking(ranking: str | Ranking) -> Ranking:

@@ -251,7 +251,9 @@ class _SetByAnchor:
         check_width(activation, self.width, hook)
         current = self.tracker.pass_of(activation)
         if current.begins:
-            self.values.clear()
+            # Another part of the batch may have begun before, and goes on later.
+            for row in current.rows:
+                self.values.pop(row, None)
         for place, at in current.token(self.position).nonzero().tolist():
             seen = activation[place, at, list(self.indices)].float()
             self.values[current.rows[place]] = torch.stack(
