@@ -13,15 +13,17 @@ effect on refusals; of a model that is only served in another way it audits the 
 come with one of each kind in turn. `analyse` chooses thresholds on some variants and judges others
 with them: halves, and kinds of attack and models that took no part. It reads one half of all
 variants, by kind, unless `--half` says otherwise, so that rules can be frozen before the second
-half is read. `evade` lets an adversary try strengths until the audit is silent, and replace the
-genuine fingerprint by its own. Each model has a folder, in which an interrupted run goes on.
-`watch` watches a circuit while requests come in. `identify` asks variants sensitive canaries, as an
-endpoint is asked, and goes on where it was interrupted.
+half is read; `--unseen-by` leaves out what was seen before the rules were made. `evade` lets an
+adversary try strengths until the audit is silent, and replace the genuine fingerprint by its own.
+Each model has a folder, in which an interrupted run goes on. `watch` watches a circuit while
+requests come in. `identify` asks variants sensitive canaries, as an endpoint is asked, and goes on
+where it was interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +40,7 @@ from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
 from experiments.audit.halves import Half
 from experiments.audit.identifying import FIRST, ask, reaches
-from experiments.audit.reading import Reading
+from experiments.audit.reading import Reading, seen_in
 from experiments.audit.references import REFERENCE, REFERENCES, Reference, reference_of
 from experiments.audit.running import Auditor, run
 from experiments.audit.sets import VariantSet, variants_of
@@ -104,11 +106,16 @@ def analyse_command(
         Half,
         typer.Option(help="Which half of the variants to read; the second only for frozen rules."),
     ] = "first",
+    unseen_by: Annotated[
+        Path | None,
+        typer.Option(help="Leave out the variants that this file of earlier figures lists."),
+    ] = None,
 ) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
     folders = out or [OF_REFERENCE]
     studies = [read_journal(folder / RECORDS, "audit study") for folder in folders]
-    read = Reading.of([records for _, records in studies], half, seed)
+    seen = () if unseen_by is None else seen_in(json.loads(unseen_by.read_text(encoding="utf-8")))
+    read = Reading.of([records for _, records in studies], half, seed, seen)
     for level in read.levels:
         show(level)
     show_held_out(read.held_out)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cna_lens import InputError
 from experiments.audit.analysis import Level, analysed, found_at_levels
-from experiments.audit.halves import Audit, Half, halves_of
+from experiments.audit.halves import OLDEST_MODEL, Audit, Half, halves_of
 from experiments.audit.held_out import Row, held_out_rows
 from experiments.audit.running import ACCESSES
 
@@ -87,15 +87,34 @@ class Reading:
     variants: tuple[Outcome, ...]
 
     @classmethod
-    def of(cls, studies: Sequence[Records], half: Half, seed: int) -> Reading:
+    def of(
+        cls,
+        studies: Sequence[Records],
+        half: Half,
+        seed: int,
+        seen: Collection[tuple[str, str]] = (),
+    ) -> Reading:
         """Analyse the studies, one for each model.
+
+        Args:
+            studies: the records of each model's study.
+            half: what is read of them.
+            seed: of the halves and the bootstrap.
+            seen: models and names of variants that are left out, because the rules were made by
+                people who had seen them.
 
         Raises:
             InputError: two studies are of one model, or a side has too few variants.
         """
         first, second = halves_of(studies, seed)
-        names = {"first": first, "second": second, "both": first | second}[half]
-        at_levels = [found_at_levels(records, names) for records in studies]
+        of_half = {"first": first, "second": second, "both": first | second}[half]
+        names = [
+            frozenset(name for name in of_half if (_model_of(records), name) not in seen)
+            for records in studies
+        ]
+        at_levels = [
+            found_at_levels(records, read) for records, read in zip(studies, names, strict=True)
+        ]
         models = [each.model for found in at_levels for each in next(iter(found.values()), [])[:1]]
         if twice := sorted({model for model in models if models.count(model) > 1}):
             raise InputError(
@@ -109,7 +128,11 @@ class Reading:
             half,
             (len(first), len(second)),
             (_hash(first), _hash(second)),
-            tuple(level for each in studies for level in analysed(each, seed=seed, names=names)),
+            tuple(
+                level
+                for records, read in zip(studies, names, strict=True)
+                for level in analysed(records, seed=seed, names=read)
+            ),
             tuple(row for access in pooled for row in held_out_rows(pooled[access], access)),
             outcomes(pooled),
         )
@@ -132,6 +155,15 @@ class Reading:
             "held_out": [asdict(row) for row in self.held_out if row.of in kept],
             "variants": [asdict(each) for each in self.variants],
         }
+
+
+def seen_in(record: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Models and names of the variants that a reading's record lists."""
+    return frozenset((each["model"], each["name"]) for each in record["variants"])
+
+
+def _model_of(records: Records) -> str:
+    return next(iter(records.values())).get("model", OLDEST_MODEL) if records else OLDEST_MODEL
 
 
 def _hash(names: frozenset[str]) -> str:

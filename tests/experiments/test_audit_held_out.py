@@ -12,7 +12,7 @@ from cna_lens.results import Journal
 from experiments.audit.__main__ import app
 from experiments.audit.halves import Audit, audits, halved, halves_of
 from experiments.audit.held_out import held_out_rows, takes_part
-from experiments.audit.reading import Reading
+from experiments.audit.reading import Reading, seen_in
 from experiments.shared.areas import area_with_interval
 
 BENIGN, ATTACKS = ("precision", "fine-tune", "noise"), ("adapter", "direction")
@@ -296,6 +296,18 @@ def test_every_variant_is_listed_once_with_what_each_access_says():
     assert adapter.scores == {"weights": 0.5, "activations": 12.0, "answers": 12.0}
     assert found["b", "adapter 0"].refused is None
     assert set(found["a", "noise 1"].verdicts) == {"weights", "activations"}
+
+
+def test_variants_that_were_seen_before_the_rules_were_made_can_be_left_out():
+    studies = [study("a"), study("b")]
+    both = Reading.of(studies, "both", 0)
+    before = {"variants": [{"model": "b", "name": "adapter 0"}, {"model": "b", "name": "noise 1"}]}
+    unseen = Reading.of(studies, "both", 0, seen_in(before))
+    left = {(each.model, each.name) for each in both.variants} - {
+        (each.model, each.name) for each in unseen.variants
+    }
+    assert left == {("b", "adapter 0"), ("b", "noise 1")}
+    assert unseen.sha256 == both.sha256
 
 
 def test_an_access_without_any_score_is_left_out_and_told():
