@@ -20,6 +20,10 @@ DEMO_MODEL := .constraints/demo-model.txt
 
 MIRROR ?=
 
+# Python keeps what it has compiled, also where the environment says otherwise, as images of CI do.
+# The tests start many processes, and each would compile torch and Transformers again: 30 s.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
 	test-ray test-long test-inspect test-signing test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
