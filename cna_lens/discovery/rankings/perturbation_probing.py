@@ -32,17 +32,17 @@ class PerturbationProbing(Ranking):
     folded into a model's weights (HookedTransformer), the folded weights count.
 
     The negative prompts are the perturbed ones: close to the positive ones, and without the
-    behaviour. For refusals, the authors swap adjacent letters of the request. They subtract the
-    original from the perturbed prompt, so that their scores have the opposite sign.
+    behaviour. For refusals, the authors swap adjacent letters of the request.
 
     >>> probing = PerturbationProbing(LogitDifference(target=5, foil=6))
     >>> scores = score_neurons(tiny_model, [[5, 6], [8]], [[7], [9]], probing)
     >>> scores.unit
     'logits'
 
-    Source: arXiv 2604.27401, with the formula of its first author's program
-    (`github.com/phunterlau/perturber`). There the tokens to compare with are named, and here
-    `LogOdds` takes all others. Cost: one forward pass for each prompt.
+    Source: arXiv 2604.27401; the formula is that of a public program that implements it
+    (`github.com/phunterlau/perturber`). There the original prompt's activations are subtracted, so
+    that the sign is the other one, and the tokens to compare with are named, where `LogOdds` takes
+    all others. Cost: one forward pass for each prompt.
 
     Attributes:
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
