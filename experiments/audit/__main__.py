@@ -119,6 +119,11 @@ def analyse_command(
     for level in read.levels:
         show(level)
     show_held_out(read.held_out)
+    if (refuses := read.still_refuses) is not None:
+        typer.echo(
+            f"a fifth of the refusals lost: the check of lost refusals speaks on {refuses.found}; "
+            f"fewer lost: on {refuses.alarmed}; rank correlation {refuses.correlation:.2f}"
+        )
     evasions = [folder / EVASIONS for folder in folders]
     record = {
         "command": command("experiments.audit"),

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -296,6 +297,25 @@ def test_every_variant_is_listed_once_with_what_each_access_says():
     assert adapter.scores == {"weights": 0.5, "activations": 12.0, "answers": 12.0}
     assert found["b", "adapter 0"].refused is None
     assert set(found["a", "noise 1"].verdicts) == {"weights", "activations"}
+    assert (adapter.lost, adapter.speaks["weights"]) == (None, ())
+
+
+def test_sampled_answers_are_compared_with_refusals_of_held_out_requests():
+    records = study("a")
+    # Of ten requests the reference refuses all; a fifth is lost from eight refusals on.
+    known = {"untouched": (10, 0.0), "adapter 0": (8, 0.3), "adapter 1": (2, 0.1)}
+    known |= {"noise 1": (9, 0.25), "noise 2": (10, 0.05)}
+    for name, (refused, lost) in known.items():
+        records[f"{name} | behaviour"]["refused"] = [True] * refused + [False] * (10 - refused)
+        check = {"name": "lost refusals", "statistic": lost, "speaks": lost >= 0.2}
+        records[f"{name} | weights"]["checks"].append(check)
+    found = Reading.of([records], "both", 0).still_refuses
+    assert (found.found.value, found.found.n) == (1 / 2, 2)
+    assert (found.alarmed.value, found.alarmed.n) == (1 / 3, 3)
+    # Places from least to most lost: held out 1.5, 4, 5, 3, 1.5; of canaries 1, 5, 3, 4, 2.
+    pairs = [(1.5, 1), (4, 5), (5, 3), (3, 4), (1.5, 2)]
+    assert found.correlation == pytest.approx(np.corrcoef(*zip(*pairs, strict=True))[0, 1])
+    assert Reading.of([study("a")], "both", 0).still_refuses is None
 
 
 def test_variants_that_were_seen_before_the_rules_were_made_can_be_left_out():
