@@ -122,7 +122,9 @@ def analyse_command(
     if (refuses := read.still_refuses) is not None:
         typer.echo(
             f"a fifth of the refusals lost: the check of lost refusals speaks on {refuses.found}; "
-            f"fewer lost: on {refuses.alarmed}; rank correlation {refuses.correlation:.2f}"
+            f"fewer lost: on {refuses.alarmed}; rank correlation {refuses.correlation:.2f}. By "
+            f"weights, alarms where a fifth is lost: {refuses.by_verdict}; on drifts that lose "
+            f"fewer: {refuses.drifts_alarmed}; balanced accuracy {refuses.balanced}"
         )
     evasions = [folder / EVASIONS for folder in folders]
     record = {

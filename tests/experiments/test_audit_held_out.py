@@ -312,6 +312,10 @@ def test_sampled_answers_are_compared_with_refusals_of_held_out_requests():
     found = Reading.of([records], "both", 0).still_refuses
     assert (found.found.value, found.found.n) == (1 / 2, 2)
     assert (found.alarmed.value, found.alarmed.n) == (1 / 3, 3)
+    # Both adapters have an alarm, and of the three drifts, one of them the reference, none.
+    assert (found.by_verdict.value, found.by_verdict.n) == (1.0, 2)
+    assert (found.drifts_alarmed.value, found.drifts_alarmed.n) == (0.0, 3)
+    assert found.balanced.value == 1.0
     # Places from least to most lost: held out 1.5, 4, 5, 3, 1.5; of canaries 1, 5, 3, 4, 2.
     pairs = [(1.5, 1), (4, 5), (5, 3), (3, 4), (1.5, 2)]
     assert found.correlation == pytest.approx(np.corrcoef(*zip(*pairs, strict=True))[0, 1])
