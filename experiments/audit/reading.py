@@ -13,7 +13,14 @@ from scipy.stats import spearmanr
 from cna_lens import Estimate, InputError, Rate, wilson
 from experiments.audit.analysis import Level, analysed, found_at_levels
 from experiments.audit.halves import OLDEST_MODEL, Audit, Half, halves_of
-from experiments.audit.held_out import ALARMS, Row, held_out_rows
+from experiments.audit.held_out import (
+    ALARMS,
+    BEYOND_NOISE,
+    SCORE,
+    VERDICT,
+    Row,
+    held_out_rows,
+)
 from experiments.audit.running import ACCESSES
 from experiments.shared.areas import balanced_accuracy
 
@@ -234,7 +241,8 @@ class Reading:
     def record(self) -> dict[str, Any]:
         """As plain data; what belongs to a half is named by it.
 
-        Rows of single kinds are left out: what is said of each variant tells more.
+        Rows of single kinds are left out, and most of single checks: what is said of each variant
+        tells more.
         """
         names = ("first", "second")
         kept = {"all", *(level.model for level in self.levels)}
@@ -246,7 +254,15 @@ class Reading:
             "half": self.half,
             "halves": halves,
             "levels": [asdict(level) for level in self.levels],
-            "held_out": [asdict(row) for row in self.held_out if row.of in kept],
+            "held_out": [
+                asdict(row)
+                for row in self.held_out
+                if row.of in kept
+                and (
+                    row.signal in (SCORE, VERDICT)
+                    or (row.held_out, row.attacks) == ("kind", BEYOND_NOISE)
+                )
+            ],
             "still_refuses": None if self.still_refuses is None else asdict(self.still_refuses),
             "variants": [asdict(each) for each in self.variants],
         }
