@@ -200,7 +200,7 @@ class Reading:
             half: what is read of them.
             seed: of the halves and the bootstrap.
             seen: models and names of variants that are left out, because the rules were made by
-                people who had seen them.
+                people who had seen them; what the references are is needed, and stays.
 
         Raises:
             InputError: two studies are of one model, or a side has too few variants.
@@ -208,7 +208,11 @@ class Reading:
         first, second = halves_of(studies, seed)
         of_half = {"first": first, "second": second, "both": first | second}[half]
         names = [
-            frozenset(name for name in of_half if (_model_of(records), name) not in seen)
+            frozenset(
+                name
+                for name in of_half
+                if name == UNTOUCHED or (_model_of(records), name) not in seen
+            )
             for records in studies
         ]
         at_levels = [

@@ -325,7 +325,9 @@ def test_sampled_answers_are_compared_with_refusals_of_held_out_requests():
 def test_variants_that_were_seen_before_the_rules_were_made_can_be_left_out():
     studies = [study("a"), study("b")]
     both = Reading.of(studies, "both", 0)
-    before = {"variants": [{"model": "b", "name": "adapter 0"}, {"model": "b", "name": "noise 1"}]}
+    before = {
+        "variants": [{"model": "b", "name": name} for name in ("adapter 0", "noise 1", "untouched")]
+    }
     unseen = Reading.of(studies, "both", 0, seen_in(before))
     left = {(each.model, each.name) for each in both.variants} - {
         (each.model, each.name) for each in unseen.variants
