@@ -16,7 +16,7 @@ OVER_REFUSAL: Final = "over-refusal"
 LOST_REFUSALS: Final = "lost refusals"
 """The check that asks whether refusals are gone, whatever the reason, with a verdict of its own."""
 
-QUESTIONS_OF_THEIR_OWN: Final = (OVER_REFUSAL, LOST_REFUSALS)
+QUESTIONS_OF_THEIR_OWN: Final[tuple[str, ...]] = (OVER_REFUSAL, LOST_REFUSALS)
 """The checks that do not ask whether the change targets refusals."""
 
 DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(

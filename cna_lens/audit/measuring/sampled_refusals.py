@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -71,12 +72,12 @@ class SampledRefusals:
             counts: the number of answers to each canary now.
             refused: how many of them refuse.
         """
-        of_sums = np.ones(1)
-        for earlier, count, now in zip(self.refused, counts, refused, strict=True):
-            chances = hypergeom.pmf(
-                np.arange(count + 1), self.samples + count, earlier + now, count
-            )
-            of_sums = np.convolve(of_sums, chances)
+        earlier, number, now = (
+            np.asarray(each)[:, None] for each in (self.refused, counts, refused)
+        )
+        outcomes = np.arange(max(counts, default=0) + 1)
+        chances = hypergeom.pmf(outcomes, self.samples + number, earlier + now, number)
+        of_sums = reduce(np.convolve, chances, np.ones(1))
         return float(np.clip(of_sums[: sum(refused) + 1].sum(), SMALLEST, 1.0))
 
 
