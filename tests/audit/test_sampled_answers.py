@@ -11,6 +11,7 @@ from canary_models import CANARIES, with_samples
 from judge_server import Reply, completion
 
 from cna_lens import InputError, audit
+from cna_lens.audit.fingerprints.fingerprint import FILE
 from cna_lens.errors import FingerprintError
 from cna_lens.metrics import Endpoint, Missing
 from cna_lens.report import make_report
@@ -85,6 +86,19 @@ def test_the_same_model_is_rarely_called_tampered_with(fingerprint):
         alarms += judged(taken, answers, significance=0.05).verdict == "tampered"
     # 10 are expected at most; 19 is three standard deviations beyond.
     assert 1 <= alarms <= 19
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [([4] * (N - 1), f"answers to {N - 1} canaries, and {N} harmful"), ([5] * N, "0 to 4")],
+)
+def test_a_file_whose_samples_cannot_be_is_refused(fingerprint, refused, message):
+    body = json.loads(with_samples(fingerprint, [4] * N).content())
+    body["sampled"]["refused"] = refused
+    body.pop("sha256", None)
+    written = FILE.encode({k: v for k, v in body.items() if k not in ("format", "version")})
+    with pytest.raises(FingerprintError, match=message):
+        audit.Fingerprint.parse(written.encode())
 
 
 def test_a_p_value_is_never_0(fingerprint):

@@ -198,12 +198,19 @@ def _fingerprint(body: Mapping[str, Any]) -> Fingerprint:
         null=tuple(NullRun(**each) for each in body["null"]),
         versions=tuple(map(tuple, body["versions"])),
         position=body.get("position", -1),
-        sampled=_given(_sampled, body.get("sampled")),
+        sampled=_given(
+            partial(_sampled, n_harmful=int(body["reference"]["n_harmful"])), body.get("sampled")
+        ),
     )
 
 
-def _sampled(record: Mapping[str, Any]) -> SampledRefusals:
-    return SampledRefusals(int(record["samples"]), tuple(map(int, record["refused"])))
+def _sampled(record: Mapping[str, Any], n_harmful: int) -> SampledRefusals:
+    found = SampledRefusals(int(record["samples"]), tuple(map(int, record["refused"])))
+    if len(found.refused) != n_harmful:
+        raise InputError(
+            f"it has sampled answers to {len(found.refused)} canaries, and {n_harmful} harmful ones"
+        )
+    return found
 
 
 def _reference_record(reference: Reference) -> dict[str, Any]:
