@@ -59,7 +59,7 @@ test-core: setup
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
 
-# The tests that take longest: the demo, the matched pair, the bench, the paper on tiny models.
+# The tests that take longest: the demo, the matched pair, the bench, the paper on tiny models, pages.
 test-long: setup
 	$(VENV)/bin/$(PYTEST) -m long
 

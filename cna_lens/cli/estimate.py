@@ -42,7 +42,13 @@ def record(
         tflops: the rate of the hardware; None measures it here, where there is such hardware.
         memory: free GiB for a model on the CPU; None asks this machine.
         disk: GiB/s at which weights are read; None measures it here, where weights are read.
+
+    Raises:
+        InputError: the memory or the rate of the disk is not a number above 0.
     """
+    for option, given in (("--memory", memory), ("--disk", disk)):
+        if given is not None and not 0 < given < math.inf:
+            raise InputError(f"{option} is {given}, expected a number above 0")
     rate = tflops or _measured_tflops(needs)
     plain = asdict(needs) | {"blocks": sum(needs.blocks), "n_layers": len(needs.blocks)}
     return plain | {
@@ -58,9 +64,6 @@ def record(
 
 def _from_disk(needs: Requirements, memory: float | None, disk: float | None) -> dict[str, Any]:
     """Return whether the weights fit the memory, and what reading them from the disk means."""
-    for option, given in (("--memory", memory), ("--disk", disk)):
-        if given is not None and not 0 < given < math.inf:
-            raise InputError(f"{option} is {given}, expected a number above 0")
     free = free_memory() if memory is None else int(memory * GIB)
     read = needs.read_in_each_pass(free)
     if read and disk is None and needs.dtype == needs.file_dtype:

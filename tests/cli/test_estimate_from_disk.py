@@ -85,7 +85,10 @@ def test_files_in_another_precision_are_not_read_while_the_model_runs(run, confi
 
 @pytest.mark.parametrize("option", ["--memory", "--disk"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
-def test_a_memory_or_rate_that_cannot_be_is_refused(run, config, option, value):
+def test_a_memory_or_rate_that_cannot_be_is_refused_before_anything_is_measured(
+    run, config, monkeypatch, option, value
+):
+    monkeypatch.setattr(estimate, "_measured_tflops", pytest.fail)
     arguments = ["estimate", "--model", "x", "--config", config, "--device", "cpu"]
     code, _, errors = run(*arguments, option, value)
     assert code != 0

@@ -18,6 +18,7 @@ def test_the_packaged_prompts_are_those_that_are_drawn(name):
         assert [tuple(packaged.tokens[i] for i in one[1:]) for one in ids] == list(texts)
 
 
+@pytest.mark.long
 def test_a_programs_variables_are_scored_apart():
     rows = {row["ranking"]: row["variables"]["count:3"] for row in figures("compiled/count")}
     # Those of two occurrences are not active after the third, and have no effect there.
@@ -25,6 +26,7 @@ def test_a_programs_variables_are_scored_apart():
     assert rows["exact effect"]["zero_scores"] == rows["attribution_patching"]["zero_scores"] == 2
 
 
+@pytest.mark.long
 def test_every_ranking_and_the_exact_effect_have_a_row():
     rows = {row["ranking"]: row for row in figures("compiled/pair")}
     assert set(rows) == {*cna_lens.RANKINGS, "exact effect"} - {"relp"}

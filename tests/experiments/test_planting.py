@@ -268,6 +268,7 @@ SMALL = Recipe(
 )
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_and_writes_only_the_drawn_neurons(small, tmp_path):
     path = train(SMALL, tmp_path, small)
     found = Planting.load(path)

@@ -61,6 +61,7 @@ def test_a_folder_that_is_there_is_not_written_again(tmp_path):
         written(tmp_path / "model")
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_a_row_has_every_step_with_its_figures(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.SHAPES, "small", shapes.Shape(LlamaConfig(**CONFIG)))

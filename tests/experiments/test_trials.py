@@ -263,14 +263,8 @@ def through_the_neurons(hf, ids, baseline, begin, n=400):
     return summed[begin:]
 
 
-@pytest.mark.parametrize(
-    ("baseline", "squared"),
-    [
-        ("mean", True),
-        pytest.param("mean", False, marks=pytest.mark.long),
-        pytest.param("zero", True, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("baseline", "squared"), [("mean", True), ("mean", False), ("zero", True)])
 def test_conductance_is_the_integral_of_gradient_times_derivative(baseline, squared):
     hf = tiny.in_double(tiny.hugging_face("llama", dtype=torch.float64)).requires_grad_(False)
     prompts = [[5, 6, 7], [5, 9, 3, 4]]

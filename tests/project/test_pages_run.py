@@ -74,6 +74,7 @@ def reader(page, monkeypatch, tmp_path):
         yield
 
 
+@pytest.mark.long
 # A compiled program takes none.
 @pytest.mark.filterwarnings("ignore:.*takes no cache")
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
