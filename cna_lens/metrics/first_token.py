@@ -103,7 +103,7 @@ class LogitDifference:
 
 def check_metric(metric: object) -> None:
     """Raise InputError unless this is a first-token metric."""
-    if not isinstance(metric, FirstTokenMetric):
+    if not isinstance(metric, FirstTokenMetric) or isinstance(metric, type):
         raise InputError(f"metric is {metric!r}, expected LogOdds(...) or LogitDifference(...)")
 
 
@@ -179,8 +179,10 @@ def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]
     """The distinct first tokens of the openings.
 
     Raises:
-        InputError: there are no openings, or one has no tokens.
+        InputError: there are no openings, one has no tokens, or they are a single text.
     """
+    if isinstance(openings, str):
+        raise InputError(f"openings is {openings!r}, expected several: ({openings!r},)")
     if not openings:
         raise InputError("openings is empty; give at least one way in which an answer begins")
     return tuple(dict.fromkeys(token_ids(model, opening, "the opening")[0] for opening in openings))
@@ -204,7 +206,7 @@ def log_odds(
 def _one_for_each(
     model: HookedModel, tokens: Token | tuple[Token, ...], n_prompts: int, name: str
 ) -> list[int]:
-    given = tokens if isinstance(tokens, tuple) else (tokens,) * n_prompts
+    given = tokens if isinstance(tokens, tuple | list) else (tokens,) * n_prompts
     if len(given) != n_prompts:
         raise InputError(
             f"there are {len(given)} {name} tokens and {n_prompts} positive prompts; give one "

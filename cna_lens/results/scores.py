@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -219,11 +220,11 @@ def check_selection(
             f"fraction is {fraction}, expected a share of the neurons above 0 and up to 1 "
             "(0.001 for the paper's 0.1 %)"
         )
-    if k is not None and (k < 1 or k % 1):
+    if k is not None and (not isinstance(k, Integral) or k < 1):
         raise InputError(f"k is {k}, expected at least 1 neuron, and a whole number")
     if sign not in get_args(Sign):
         raise InputError(f"sign is {sign!r}, expected one of {', '.join(get_args(Sign))}")
-    if max_per_layer is not None and (max_per_layer < 1 or max_per_layer % 1):
+    if max_per_layer is not None and (not isinstance(max_per_layer, Integral) or max_per_layer < 1):
         raise InputError(
             f"max_per_layer is {max_per_layer}, expected at least 1 neuron, and a whole number"
         )

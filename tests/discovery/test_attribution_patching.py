@@ -377,11 +377,20 @@ def test_a_metric_that_does_not_fit_is_refused_before_the_model_runs(llama, metr
 
 
 @pytest.mark.usefixtures("without_type_checks")
+def test_one_text_is_not_several_openings_and_a_list_of_tokens_is_several(llama):
+    with pytest.raises(InputError, match=r"openings is 'w5', expected several: \('w5',\)"):
+        score_neurons(llama, POSITIVE, NEGATIVE, AttributionPatching(LogOdds("w5")))
+    with pytest.raises(InputError, match="2 target tokens and 4 positive prompts"):
+        score_neurons(llama, POSITIVE, NEGATIVE, AttributionPatching(LogitDifference([5, 6], 7)))
+
+
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": -1}, "steps is -1"),
         ({"steps": 1.5}, r"steps is 1\.5"),
+        ({"steps": 3.0}, r"steps is 3\.0, expected a whole number"),
         ({"metric": "log_odds"}, "metric is 'log_odds', expected LogOdds"),
     ],
 )

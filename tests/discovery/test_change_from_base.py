@@ -112,6 +112,23 @@ def test_a_base_with_other_neurons_is_refused(llama):
         score_neurons(llama, POSITIVE, NEGATIVE, ChangeFromBase(talkative, answer_tokens=0))
 
 
+def test_a_base_that_was_tuned_itself_is_refused():
+    model = tiny.bridge("llama")
+    ranking = ChangeFromBase(model, answer_tokens=0)
+    with torch.no_grad():
+        model.original_model.model.layers[0].mlp.gate_proj.weight[3].neg_()
+    with pytest.raises(InputError, match="weights of the base tiny-llama have changed since"):
+        score_neurons(model, POSITIVE, NEGATIVE, ranking)
+
+
+def test_a_base_that_went_into_training_mode_is_refused(llama):
+    base = tiny.bridge("llama", seed=1)
+    ranking = ChangeFromBase(base, answer_tokens=0)
+    base.train()
+    with pytest.raises(ModelError, match="training mode"):
+        score_neurons(llama, POSITIVE, NEGATIVE, ranking)
+
+
 def test_a_base_with_the_same_weights_is_refused(llama):
     with pytest.raises(InputError, match="has the weights of its base, so that nothing changed"):
         score_neurons(llama, POSITIVE, NEGATIVE, ChangeFromBase(llama, answer_tokens=0))

@@ -54,6 +54,7 @@ def test_a_prompt_as_long_as_the_context_can_be_read(llama):
         ({"fraction": float("nan")}, "fraction is nan"),
         ({"fraction": 0.5, "k": 3}, "either fraction or k, not both"),
         ({"k": 0}, "k is 0"),
+        ({"k": 3.0}, r"k is 3\.0, expected at least 1 neuron, and a whole number"),
         ({"k": 49}, "k is 49, expected 1 to 48"),
         ({"sign": "both"}, "sign is 'both', expected one of abs, positive, negative"),
         ({"layers": [0, 2]}, "layer 2 does not exist: the model has layers 0 to 1"),

@@ -184,19 +184,20 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypa
     whole = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
     kept = replace(MASK, checkpoints=tmp_path / "masks")
     loss, steps = module._Training._loss, []
+    ablate, layers = module._ablate, []
 
-    def interrupted(run, *given):
-        steps.append(None)
-        if len(steps) == 31:
+    def interrupted(*given, **named):
+        layers.append(None)
+        # In the second layer of step 31, while the step's own hooks are there.
+        if len(layers) == 31 * llama.cfg.n_layers:
             raise KeyboardInterrupt
-        return loss(run, *given)
+        return ablate(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Training, "_loss", interrupted)
+        patch.setattr(module, "_ablate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
     assert all(not point.has_hooks() for point in llama.hook_dict.values())
-    steps.clear()
     monkeypatch.setattr(
         module._Training, "_loss", lambda run, *given: (steps.append(None), loss(run, *given))[1]
     )
@@ -217,6 +218,21 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypa
         cna_lens.score_neurons(model, prompts, NEGATIVE, ranking)
         assert len(steps) == 40
     assert len(list((tmp_path / "masks").iterdir())) == 4
+
+
+def test_a_folder_of_checkpoints_may_be_a_text(llama, tmp_path):
+    kept = replace(MASK, steps=20, checkpoints=str(tmp_path / "masks"))
+    cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
+    assert len(list((tmp_path / "masks").iterdir())) == 1
+
+
+def test_checkpoints_of_a_model_with_hooks_are_refused(llama, tmp_path):
+    kept = replace(MASK, checkpoints=tmp_path)
+    with (
+        llama.hooks(fwd_hooks=[(hook_name(0), lambda value, hook: value / 2)]),
+        pytest.raises(InputError, match=r"tiny-llama has hooks, .* set checkpoints=None"),
+    ):
+        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, kept)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
@@ -255,6 +271,8 @@ def test_the_divergence_is_taken_along_the_unchanged_models_answers(chat_model):
     [
         ({"steps": 0}, "steps is 0, expected a whole number from 1 on"),
         ({"steps": 1.5}, r"steps is 1\.5, expected a whole number"),
+        ({"steps": 80.0}, r"steps is 80\.0, expected a whole number"),
+        ({"seed": 0.5}, r"seed is 0\.5, expected a whole number from 0 on"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"answer_tokens": -1}, "answer_tokens is -1, expected a whole number from 0 on"),
         (
@@ -402,11 +420,28 @@ def test_coarse_weights_and_a_missing_tokenizer_are_refused():
         cna_lens.score_neurons(mute, POSITIVE, NEGATIVE, replace(MASK, answer_tokens=2))
 
 
-def test_it_runs_in_inference_mode(llama):
-    expected = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("replacement", ["zero", "mean"])
+def test_it_runs_in_inference_mode(dtype, replacement):
+    model = tiny.bridge("llama", dtype=dtype)
+    short = replace(MASK, steps=3, replacement=replacement)
+    expected = cna_lens.score_neurons(model, POSITIVE, NEGATIVE, short)
     with torch.inference_mode():
-        found = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=3))
+        found = cna_lens.score_neurons(model, POSITIVE, NEGATIVE, short)
     assert torch.equal(found.values, expected.values)
+
+
+def test_a_metric_that_is_not_a_number_is_named(llama):
+    def broken(logits, hook):
+        logits = logits.clone()
+        logits[:, :, 5] = math.nan
+        return logits
+
+    with (
+        llama.hooks(fwd_hooks=[("unembed.hook_out", broken)]),
+        pytest.raises(ActivationError, match="tiny-llama gives a metric that is not a number"),
+    ):
+        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, replace(MASK, steps=3))
 
 
 def test_each_prompt_stands_once_in_a_batch_and_all_come_in_turn():

@@ -3,7 +3,10 @@
 import pytest
 import reference
 import tiny
+import tiny_moe
 import torch
+from quantised_linear import Float8Linear, IntegerLinear, PackedLinear
+from transformers import AutoModelForCausalLM, Olmo2Config
 
 import cna_lens
 from cna_lens import (
@@ -17,6 +20,7 @@ from cna_lens import (
 
 POSITIVE = [[5, 6, 7], [8, 9, 10, 11], [12]]
 NEGATIVE = [[13, 14], [15, 16, 17]]
+PROBING = PerturbationProbing(LogitDifference(5, 6))
 
 
 def by_definition(hf, direction):
@@ -104,37 +108,110 @@ def test_one_metric_is_taken_for_all_prompts(llama):
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_another_metric_is_refused():
-    with pytest.raises(InputError, match="metric is 'refusal', expected LogOdds"):
-        PerturbationProbing("refusal")
+@pytest.mark.parametrize("metric", ["refusal", LogOdds, LogitDifference])
+def test_another_metric_is_refused(metric):
+    with pytest.raises(InputError, match=r"metric is .*, expected LogOdds"):
+        PerturbationProbing(metric)
 
 
 @pytest.mark.parametrize("family", [name for name in BEHIND if name in tiny.FAMILIES])
 def test_a_norm_behind_the_mlp_is_refused(family, models):
-    probing = PerturbationProbing(LogitDifference(5, 6))
-    with pytest.raises(ModelError, match="has a norm behind the MLP of layer 0"):
-        score_neurons(models[family], POSITIVE, NEGATIVE, probing)
+    with pytest.raises(ModelError, match=r"a neuron of layer 0 of .* does not write its output"):
+        score_neurons(models[family], POSITIVE, NEGATIVE, PROBING)
+
+
+def test_a_norm_behind_the_mlp_is_refused_under_any_name():
+    config = Olmo2Config(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=16,
+        intermediate_size=tiny.WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        architectures=["Olmo2ForCausalLM"],
+    )
+    model = tiny.boot(AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(ModelError, match=r"a neuron of layer 0 of .* does not write its output"):
+        score_neurons(model, POSITIVE, NEGATIVE, PROBING)
+
+
+@pytest.mark.parametrize("changed", ["direction", "length"])
+def test_what_a_neuron_writes_is_tried_in_each_layer(llama, changed):
+    def behind(written, hook):
+        if changed == "direction":
+            return written.roll(1, dims=-1)
+        return 16 * written / written.norm(dim=-1, keepdim=True)
+
+    with (
+        llama.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", behind)]),
+        pytest.raises(ModelError, match="a neuron of layer 1 of tiny-llama does not write"),
+    ):
+        score_neurons(llama, POSITIVE, NEGATIVE, PROBING)
+    assert all(not point.has_hooks() for point in llama.hook_dict.values())
+
+
+def test_a_factor_of_all_that_mlps_write_does_not_matter(llama):
+    expected = score_neurons(llama, POSITIVE, NEGATIVE, PROBING).values
+    with llama.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", lambda written, hook: written * 0.2)]):
+        found = score_neurons(llama, POSITIVE, NEGATIVE, PROBING).values
+    assert torch.equal(found, expected)
+
+
+def test_a_model_in_bfloat16_is_scored():
+    model = tiny.bridge("llama", dtype=torch.bfloat16)
+    found = score_neurons(model, POSITIVE, NEGATIVE, PROBING).values
+    expected = score_neurons(tiny.bridge("llama"), POSITIVE, NEGATIVE, PROBING).values
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.99
+
+
+def test_the_experts_of_a_mixture_are_scored():
+    model = tiny_moe.bridge("olmoe")
+    scores = score_neurons(model, POSITIVE, NEGATIVE, PROBING)
+    towards = PROBING.metric
+    contrast = score_neurons(model, POSITIVE, NEGATIVE)
+    matrix = model.unembed.original_component.weight.detach().double()
+    direction = matrix[towards.target] - matrix[towards.foil]
+    written = torch.cat(
+        [
+            (direction @ layer.mlp.experts.down_proj.detach().double()).flatten()
+            for layer in model.original_model.model.layers
+        ]
+    )
+    torch.testing.assert_close(scores.values, contrast.values * written)
 
 
 def test_inference_mode_changes_nothing(llama):
-    probing = PerturbationProbing(LogitDifference(5, 6))
-    plain = score_neurons(llama, POSITIVE, NEGATIVE, probing)
+    plain = score_neurons(llama, POSITIVE, NEGATIVE, PROBING)
     with torch.inference_mode():
-        inferred = score_neurons(llama, POSITIVE, NEGATIVE, probing)
+        inferred = score_neurons(llama, POSITIVE, NEGATIVE, PROBING)
     torch.testing.assert_close(plain.values, inferred.values)
 
 
-@pytest.mark.parametrize("unembedding", [None, torch.empty(16, 64, device="meta")])
-def test_it_needs_the_numbers_of_the_unembedding(llama, monkeypatch, unembedding):
-    monkeypatch.setattr(type(llama.unembed), "W_U", unembedding)
+@pytest.mark.parametrize("kind", [PackedLinear, Float8Linear, IntegerLinear])
+def test_it_needs_the_numbers_of_the_unembedding(kind):
+    model = tiny.bridge("llama")
+    whole = model.unembed.original_component
+    # After it is loaded, as TransformerLens does not load one without a matrix.
+    model.unembed.set_original_component(kind(whole))
     with pytest.raises(ModelError, match="unembedding of tiny-llama is quantised or offloaded"):
-        score_neurons(llama, POSITIVE, NEGATIVE, PerturbationProbing(LogitDifference(5, 6)))
+        score_neurons(model, POSITIVE, NEGATIVE, PROBING)
+
+
+def test_an_unembedding_of_another_space_is_refused(llama, monkeypatch):
+    monkeypatch.setattr(llama.cfg, "d_model", 32)
+    with pytest.raises(ModelError, match="reads 16 numbers, and its residual stream has 32"):
+        PROBING.check(llama, 1, 1)
+
+
+def test_the_unembedding_is_read_in_parts(llama, monkeypatch):
+    expected = score_neurons(llama, POSITIVE, NEGATIVE, PROBING).values
+    monkeypatch.setattr("cna_lens.discovery.rankings.perturbation_probing.COLUMNS", 6)
+    found = score_neurons(llama, POSITIVE, NEGATIVE, PROBING).values
+    torch.testing.assert_close(found, expected)
 
 
 def test_it_needs_to_know_the_down_projection(llama, monkeypatch):
     monkeypatch.setattr(
         "cna_lens.models.inside.projections.down_projection", lambda model, layer: None
     )
-    probing = PerturbationProbing(LogitDifference(5, 6))
     with pytest.raises(ModelError, match="perturbation_probing needs its numbers"):
-        score_neurons(llama, POSITIVE, NEGATIVE, probing)
+        score_neurons(llama, POSITIVE, NEGATIVE, PROBING)

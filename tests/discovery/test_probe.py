@@ -1,5 +1,6 @@
 """Ranking by TransformerLens's sparse probe."""
 
+import math
 import sys
 
 import pytest
@@ -95,11 +96,26 @@ def test_too_few_prompts_are_refused_before_the_model_runs(llama):
         ({"fraction": 2.0}, "fraction is 2.0"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0"),
         ({"l2_strength": 0.0}, "l2_strength is 0.0"),
+        ({"l2_strength": math.inf}, "l2_strength is inf"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_invalid_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Probe(**options)
+
+
+def test_a_single_prompt_is_too_few_for_statistics_too():
+    positive, negative = planted()
+    with pytest.raises(InputError, match="there are 1 positive and 60 negative"):
+        rank(kept(positive.matrix()[:1]), negative, Probe(k=2))
+
+
+def test_inference_mode_changes_nothing():
+    expected = rank(*planted(), Probe(k=8)).values
+    with torch.inference_mode():
+        found = rank(*planted(), Probe(k=8)).values
+    assert torch.equal(found, expected)
 
 
 def test_a_transformer_lens_without_a_probe_is_named(llama, monkeypatch):

@@ -170,15 +170,20 @@ def test_an_unknown_activation_function_is_refused(llama, monkeypatch):
         score_neurons(llama, POSITIVE, NEGATIVE, "relp")
 
 
-def test_neurons_that_are_not_a_gates_product_are_refused(llama):
-    def doubled(value, hook):
-        return 2 * value
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [2.0, 0.9])
+def test_neurons_that_are_not_a_gates_product_are_refused(dtype, factor):
+    model = tiny.bridge("llama", dtype=dtype)
 
+    def scaled(value, hook):
+        return factor * value
+
+    score_neurons(model, POSITIVE, NEGATIVE, "relp")
     with (
-        llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", doubled)]),
+        model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", scaled)]),
         pytest.raises(ModelError, match=r"blocks\.1\.mlp\.hook_post is not the product"),
     ):
-        score_neurons(llama, POSITIVE, NEGATIVE, "relp")
+        score_neurons(model, POSITIVE, NEGATIVE, "relp")
 
 
 def test_a_part_that_never_ran_is_named(llama, monkeypatch):

@@ -15,8 +15,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from cna_lens.discovery.rankings.gradients import GradientBatch, over_batches
-from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.errors import CnaLensWarning, InputError
+from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking, check_whole
+from cna_lens.errors import CnaLensWarning
 from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.models.hooked_model import HookedModel
@@ -82,8 +82,7 @@ class AttributionPatching(Ranking):
     def __post_init__(self) -> None:
         """Reject invalid settings."""
         check_metric(self.metric)
-        if self.steps < 0 or self.steps % 1:
-            raise InputError(f"steps is {self.steps}, expected a whole number from 0 on")
+        check_whole("steps", self.steps)
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise InputError if the metric does not fit, ModelError if neurons are experts'."""

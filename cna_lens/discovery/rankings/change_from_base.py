@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking
+from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, check_whole
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model, input_device, model_name
 from cna_lens.models.inside.sites import mlp_hook_names
@@ -69,10 +69,7 @@ class ChangeFromBase(Ranking):
             InputError: answer_tokens is not a whole number from 0 on.
         """
         check_model(self.base)
-        if self.answer_tokens < 0 or self.answer_tokens % 1:
-            raise InputError(
-                f"answer_tokens is {self.answer_tokens}, expected a whole number from 0 on"
-            )
+        check_whole("answer_tokens", self.answer_tokens)
         object.__setattr__(self, "base_sha256", weights_hash(self.base))
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
@@ -80,10 +77,17 @@ class ChangeFromBase(Ranking):
 
         Raises:
             InputError: answers are needed and there is no tokenizer; the base has another
-                vocabulary, its neurons in other layers, or the same weights as the model.
-            ModelError: neurons are experts'.
+                vocabulary, its neurons in other layers, or the same weights as the model; or its
+                weights have changed since it was given.
+            ModelError: neurons are experts', or the base is in training mode.
         """
         check_answer_tokens(model, self.answer_tokens)
+        check_model(self.base)
+        if weights_hash(self.base) != self.base_sha256:
+            raise InputError(
+                f"the weights of the base {model_name(self.base)} have changed since "
+                "ChangeFromBase was made; make it of a copy that stays as it is"
+            )
         for what, here, there in (
             ("vocabulary", int(model.cfg.d_vocab), int(self.base.cfg.d_vocab)),
             ("layers with neurons", mlp_hook_names(model), mlp_hook_names(self.base)),

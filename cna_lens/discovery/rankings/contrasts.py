@@ -134,9 +134,10 @@ class OutputWeighted(Ranking):
     $$s_{l,j} = \delta_{l,j} \, \| W^{\text{out}}_{l,j} \|_2$$
 
     where $W^{\text{out}}_{l,j}$ is the vector of the down projection that the neuron is multiplied
-    with. The score is the length by which the difference moves the residual stream. If norms are
-    folded into a model's weights (HookedTransformer), the folded weights count, because the model
-    computes with them.
+    with. The score is the length by which the difference moves the residual stream; where a norm
+    stands behind the MLP, as in Gemma 2 and 3, that is before this norm. If norms are folded into a
+    model's weights (HookedTransformer), the folded weights count, because the model computes with
+    them.
 
     Source: the direct effect of an MLP neuron on the residual stream (Elhage et al., A Mathematical
     Framework for Transformer Circuits, 2021). Cost: one forward pass for each prompt.

@@ -18,13 +18,25 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cna_lens.discovery.rankings.protocol import NO_SETTING, Collected, Needs, Ranking, described
+from cna_lens.discovery.rankings.protocol import (
+    NO_SETTING,
+    Collected,
+    Needs,
+    Ranking,
+    check_whole,
+    described,
+)
 from cna_lens.discovery.rankings.squared_attribution import SquaredAttribution
 from cna_lens.errors import ActivationError, InputError, ModelError
 from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
 from cna_lens.metrics.likelihood import kl_divergence
-from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.hooked_model import (
+    HookedModel,
+    carries_hooks,
+    input_device,
+    model_name,
+)
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.inside.weights import weights_hash
 from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
@@ -82,10 +94,8 @@ class MaskRanking(Ranking):
     def __post_init__(self) -> None:
         """Reject invalid settings."""
         check_metric(self.metric)
-        for name, least in (("steps", 1), ("batch_size", 1), ("answer_tokens", 0)):
-            value = getattr(self, name)
-            if value < least or value % 1:
-                raise InputError(f"{name} is {value}, expected a whole number from {least} on")
+        for name, least in (("steps", 1), ("batch_size", 1), ("answer_tokens", 0), ("seed", 0)):
+            check_whole(name, getattr(self, name), least)
         for name in ("learning_rate", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
@@ -98,15 +108,24 @@ class MaskRanking(Ranking):
                 raise InputError(
                     f"{name} is {given!r}, expected one of {', '.join(get_args(known))}"
                 )
+        if self.checkpoints is not None:
+            object.__setattr__(self, "checkpoints", Path(self.checkpoints))
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise an error for a model that the ranking cannot use.
 
         Raises:
-            InputError: the metric does not fit, or answers are needed and there is no tokenizer.
+            InputError: the metric does not fit, answers are needed and there is no tokenizer, or
+                there are both checkpoints and hooks.
             ModelError: neurons are experts', or the model is not in float32 or float64.
         """
         mlp_hook_names(model)
+        # A checkpoint's name has the weights' hash, which hooks do not change.
+        if self.checkpoints is not None and carries_hooks(model):
+            raise InputError(
+                f"{model_name(model)} has hooks, and a checkpoint cannot tell with which of them "
+                "it was trained; set checkpoints=None, or steer by the weights"
+            )
         self.metric.of(model, n_positive)
         coarse = {
             each.dtype
@@ -144,9 +163,9 @@ class MaskRanking(Ranking):
         """Learn a score for every neuron.
 
         Raises:
-            InputError: the metric of every positive prompt is below `floor`, a prompt and its
+            InputError: the metric of every positive prompt is at most `floor`, a prompt and its
                 answer exceed the context, or a checkpoint cannot be read.
-            ActivationError: a gradient is infinite or not a number.
+            ActivationError: a gradient is infinite or not a number, or the metric is not a number.
         """
         with torch.inference_mode(False), torch.enable_grad():
             training = _Training.begun(self, collected)
@@ -208,7 +227,8 @@ class _Training:
             if name is not None
         ]
         scores = torch.zeros(layout.n_neurons, dtype=torch.float64, requires_grad=True)
-        baseline = collected.negative.mean.cpu().double()
+        # Copied, since statistics that are read in inference mode cannot be part of a graph.
+        baseline = collected.negative.mean.cpu().double().clone()
         values = settings.metric.of(model, len(prompts.ids))
         watched = WatchedMetric(values)
         highest = _highest(model, watched, prompts.ids, settings)
@@ -242,7 +262,7 @@ class _Training:
                 if step < self.step:
                     continue
                 mask, penalty = settings.mask(self.scores, step, drawn)
-                loss = self._loss(positive, negative, mask) + penalty
+                loss = self._loss(positive, negative, mask).cpu() + penalty
                 (self.scores.grad,) = torch.autograd.grad(loss, [self.scores])
                 if not bool(torch.isfinite(self.scores.grad).all()):
                     raise ActivationError(
@@ -354,6 +374,11 @@ def _highest(
             logits = forward_logits(model, ids.to(device), mask.to(device), None, first)
         rows = torch.arange(len(places), device=logits.device)
         values = metric(logits[rows, (ends - first).to(logits.device)], places)
+        if bool(values.isnan().any()):
+            raise ActivationError(
+                f"{model_name(model)} gives a metric that is not a number on positive prompts "
+                f"{places[0]} to {places[-1]}; check its weights"
+            )
         highest = max(highest, float(values.max()))
     return highest
 

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
 from cna_lens.errors import InputError, ModelError
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, Values, check_metric
-from cna_lens.models.hooked_model import HookedModel, model_name
-from cna_lens.models.inside.projections import output_vectors
+from cna_lens.models.hooked_model import HookedModel, input_device, model_name
+from cna_lens.models.inside.projections import (
+    DownProjection,
+    output_vectors,
+    readable_projections,
+    unembedding,
+)
+from cna_lens.models.inside.sites import neuron_sites
+from cna_lens.models.running.forward import forward_logits
+from cna_lens.models.running.positions import prompt_lengths
 from cna_lens.results.scores import NeuronScores
+
+COLUMNS = 8192
+"""Of the unembedding, that are in float64 at once."""
+
+LOOKED_AT = 64
+"""Neurons of an MLP, of which one is moved to see what it writes."""
+
+FAR = 1000.0
+"""The length by which that neuron moves the residual stream."""
+
+ALONG, LINEAR = 0.99, 0.05
+"""Least cosine with the output vector, and the largest share by which twice is not twice as far."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +83,13 @@ class PerturbationProbing(Ranking):
 
         Raises:
             InputError: the metric does not fit, or is another one for each prompt.
-            ModelError: a down projection or the unembedding cannot be read, or there is a norm
-                behind an MLP, as in Gemma 2 and 3.
+            ModelError: a down projection or the unembedding cannot be read, or a neuron does not
+                write its output vector to the residual stream, as where a norm stands behind the
+                MLP (Gemma 2 and 3).
         """
-        _direction(model, self.metric, n_positive)
-        for _ in output_vectors(model, self.name):
-            pass
+        _slope(self.metric.of(model, n_positive), n_positive, int(model.cfg.d_vocab), self.metric)
+        unembedding(model, self.name)
+        _check_what_neurons_write(model)
 
     def score(self, collected: Collected) -> NeuronScores:
         """Score every neuron."""
@@ -82,20 +104,78 @@ def _direction(
     model: HookedModel, metric: FirstTokenMetric, n_prompts: int
 ) -> Float64[Tensor, " d_model"]:
     """The direction in the residual stream that raises the metric most, from equal logits."""
-    parts = cast("Any", model)
-    if behind := [n for n, block in enumerate(parts.blocks) if getattr(block, "ln2_post", None)]:
-        raise ModelError(
-            f"{model_name(model)} has a norm behind the MLP of layer {behind[0]}, so that a neuron "
-            "does not write its output vector; use another ranking than perturbation_probing"
+    matrix = unembedding(model, PerturbationProbing.name)
+    slope = _slope(metric.of(model, n_prompts), n_prompts, matrix.shape[1], metric)
+    found = torch.zeros(len(matrix), dtype=torch.float64)
+    for columns, slopes in zip(matrix.split(COLUMNS, dim=1), slope.split(COLUMNS), strict=True):
+        found += columns.cpu().double() @ slopes
+    return found
+
+
+def _check_what_neurons_write(model: HookedModel) -> None:
+    """Raise ModelError unless one neuron of each dense MLP writes its output vector.
+
+    In one pass over a token, each MLP has two rows: in one of them its neuron's activation is
+    raised, in the other by twice as much. Behind the block, the stream must have moved along the
+    output vector, and twice as far. A common factor of all that MLPs write does not matter.
+    """
+    moved = [
+        (mlp.layer, *_strongest(projection))
+        for mlp, projection in readable_projections(model, PerturbationProbing.name)
+        if mlp.expert is None
+    ]
+    if not moved:
+        return
+    names = {site.layer: site.dense for site in neuron_sites(model)}
+    hooks: list[tuple[str, Any]] = []
+    behind: dict[int, Tensor] = {}
+
+    def keep(layer: int, stream: Tensor, hook: Any) -> None:  # noqa: ARG001
+        behind[layer] = stream[:, -1].detach().cpu().double()
+
+    for row, (layer, neuron, vector) in enumerate(moved):
+        hooks.append(
+            (cast("str", names[layer]), partial(_raise, row, neuron, float(vector.norm())))
         )
-    unembedding = getattr(parts.unembed, "W_U", None)
-    if not isinstance(unembedding, Tensor) or unembedding.is_meta:
-        raise ModelError(
-            f"the unembedding of {model_name(model)} is quantised or offloaded; "
-            "perturbation_probing needs its numbers, use another ranking"
-        )
-    rows = unembedding.detach().cpu().double()
-    return rows @ _slope(metric.of(model, n_prompts), n_prompts, rows.shape[1], metric)
+        hooks.append((f"blocks.{layer}.hook_resid_post", partial(keep, layer)))
+    # No token with a part of its own, such as padding, whose embedding may be 0.
+    token = int(model.cfg.d_vocab) // 2
+    ids = torch.full((2 * len(moved) + 1, 1), token, device=input_device(model))
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks), prompt_lengths([1] * len(ids)):
+        forward_logits(model, ids, torch.ones_like(ids), None, 0)
+    for row, (layer, _, vector) in enumerate(moved):
+        stream = behind[layer]
+        once, twice = stream[2 * row] - stream[-1], stream[2 * row + 1] - stream[-1]
+        along = torch.cosine_similarity(once, vector, dim=0)
+        as_written = along >= ALONG and (twice - 2 * once).norm() <= LINEAR * twice.norm()
+        if vector.any() and not as_written:
+            raise ModelError(
+                f"a neuron of layer {layer} of {model_name(model)} does not write its output "
+                "vector to the residual stream, as where a norm stands behind the MLP; use another "
+                "ranking than perturbation_probing"
+            )
+
+
+def _strongest(projection: DownProjection) -> tuple[int, Float64[Tensor, " d_model"]]:
+    """The neuron with the longest output vector, of the first ones, and this vector."""
+    rows = projection.weight.movedim(projection.neuron_dim, 0)[:LOOKED_AT].detach().cpu().double()
+    neuron = int(rows.norm(dim=1).argmax())
+    return neuron, rows[neuron]
+
+
+def _raise(
+    row: int,
+    neuron: int,
+    length: float,
+    activation: Float[Tensor, "row 1 d_mlp"],
+    hook: Any,  # noqa: ARG001
+) -> Float[Tensor, "row 1 d_mlp"]:
+    changed = activation.clone()
+    # Far enough that rounding in the model's precision does not count.
+    step = FAR / max(length, torch.finfo(activation.dtype).tiny)
+    changed[2 * row, :, neuron] += step
+    changed[2 * row + 1, :, neuron] += 2 * step
+    return changed
 
 
 def _slope(

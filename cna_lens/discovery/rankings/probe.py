@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
+from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking, check_whole
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.results.scores import NeuronScores, check_selection, circuit_size
@@ -57,17 +58,14 @@ class Probe(Ranking):
         check_selection(self.fraction, self.k)
         if not 0 < self.test_fraction < 1:
             raise InputError(f"test_fraction is {self.test_fraction}, expected between 0 and 1")
-        if not self.l2_strength > 0:
-            raise InputError(f"l2_strength is {self.l2_strength}, expected above 0")
+        if not 0 < self.l2_strength < math.inf:
+            raise InputError(f"l2_strength is {self.l2_strength}, expected a number above 0")
+        check_whole("seed", self.seed)
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise InputError without TransformerLens's probe, or with too few prompts."""
         _sparse_probing()
-        if min(n_positive, n_negative) < 2:
-            raise InputError(
-                f"a probe needs at least 2 prompts in each set, there are {n_positive} positive "
-                f"and {n_negative} negative ones"
-            )
+        _check_prompts(n_positive, n_negative)
 
     def score(self, collected: Collected) -> NeuronScores:
         """Score the neurons of the support."""
@@ -77,17 +75,20 @@ class Probe(Ranking):
                 "a probe needs every prompt's activations; pass those of collect(..., keep='all')"
             )
         rows = [_in_own_order(kept.matrix()) for kept in collected.activations]
+        _check_prompts(*map(len, rows))
         n_neurons = collected.positive.layout.n_neurons
         try:
-            fit = sparse_probing.fit_sparse_probe(
-                torch.cat(rows),
-                torch.cat([torch.ones(len(rows[0])), torch.zeros(len(rows[1]))]).long(),
-                k=circuit_size(n_neurons, self.fraction, self.k),
-                test_fraction=self.test_fraction,
-                preprocess="standardize",
-                l2_strength=self.l2_strength,
-                seed=self.seed,
-            )
+            # It takes gradients, of what may have been read in inference mode.
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                fit = sparse_probing.fit_sparse_probe(
+                    torch.cat([side.clone() for side in rows]),
+                    torch.cat([torch.ones(len(rows[0])), torch.zeros(len(rows[1]))]).long(),
+                    k=circuit_size(n_neurons, self.fraction, self.k),
+                    test_fraction=self.test_fraction,
+                    preprocess="standardize",
+                    l2_strength=self.l2_strength,
+                    seed=self.seed,
+                )
         except sparse_probing.SparseProbeConvergenceError as error:
             raise InputError(f"{error}; raise l2_strength, or take fewer neurons") from error
         values = torch.zeros(n_neurons, dtype=torch.float64)
@@ -95,6 +96,14 @@ class Probe(Ranking):
         support = torch.zeros(n_neurons, dtype=torch.bool)
         support[fit.selected_features] = True
         return collected.scored(self, values, "nats for each standard deviation", support)
+
+
+def _check_prompts(n_positive: int, n_negative: int) -> None:
+    if min(n_positive, n_negative) < 2:
+        raise InputError(
+            f"a probe needs at least 2 prompts in each set, there are {n_positive} positive and "
+            f"{n_negative} negative ones"
+        )
 
 
 def _in_own_order(rows: Float[Tensor, "prompt neuron"]) -> Float[Tensor, "prompt neuron"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
@@ -186,6 +187,12 @@ class Ranking(Protocol):
     def score(self, collected: Collected) -> NeuronScores:
         """Score every neuron; return `collected.scored(self, values)`."""
         ...
+
+
+def check_whole(name: str, value: object, least: int = 0) -> None:
+    """Raise InputError unless a setting is a whole number, and large enough."""
+    if not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} is {value!r}, expected a whole number from {least} on")
 
 
 def described(ranking: Ranking, leave_out: Sequence[str] = ()) -> str:

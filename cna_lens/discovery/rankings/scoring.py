@@ -97,8 +97,9 @@ def rank(
     ranking = as_ranking(method)
     if ranking.needs in ("weights", "gradients"):
         raise InputError(
-            f"the ranking {ranking.name!r} needs the model; use cna_lens.score_neurons or "
-            f"cna_lens.find_circuit(model, positive, negative, rank={ranking.name!r})"
+            f"the ranking {ranking.name!r} needs the model; give the ranking to "
+            "cna_lens.score_neurons(model, positive, negative, ...), or to cna_lens.find_circuit "
+            "as rank"
         )
     kept = None
     if isinstance(positive, PromptActivations) and isinstance(negative, PromptActivations):

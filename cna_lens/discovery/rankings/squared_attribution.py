@@ -12,8 +12,7 @@ from torch import Tensor
 
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.discovery.rankings.gradients import GradientBatch, over_batches
-from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking
-from cna_lens.errors import InputError
+from cna_lens.discovery.rankings.protocol import Collected, Needs, Ranking, check_whole
 from cna_lens.metrics.certainty import WatchedMetric
 from cna_lens.metrics.first_token import FirstTokenMetric, LogOdds, check_metric
 from cna_lens.models.hooked_model import HookedModel
@@ -78,10 +77,8 @@ class SquaredAttribution(Ranking):
     def __post_init__(self) -> None:
         """Reject invalid settings."""
         check_metric(self.metric)
-        if self.answer_tokens < 0 or self.answer_tokens % 1:
-            raise InputError(
-                f"answer_tokens is {self.answer_tokens}, expected a whole number from 0 on"
-            )
+        check_whole("answer_tokens", self.answer_tokens)
+        check_whole("seed", self.seed)
 
     def check(self, model: HookedModel, n_positive: int, n_negative: int) -> None:  # noqa: ARG002
         """Raise an error for a model that the ranking cannot use.

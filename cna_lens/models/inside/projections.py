@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, cast
 
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from cna_lens.errors import ModelError
@@ -61,7 +61,7 @@ def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
     """Find the down projection of one MLP; None where it is not a plain matrix (quantised)."""
     projection = projection_module(model, mlp)
     if isinstance(w_out := getattr(projection, "W_out", None), nn.Parameter):
-        return DownProjection(w_out, 0)
+        return DownProjection(w_out, 0) if _is_plain_matrix(w_out) else None
     if mlp.expert is not None and isinstance(
         down := getattr(projection, "down_proj", None), Tensor
     ):
@@ -88,6 +88,22 @@ def output_vectors(
     Raises:
         ModelError: a down projection cannot be read.
     """
+    for _, projection in readable_projections(model, needed_by):
+        yield projection.weight.detach().cpu().double().movedim(projection.neuron_dim, 0)
+
+
+def readable_projections(
+    model: HookedModel, needed_by: str
+) -> Iterator[tuple[MLP, DownProjection]]:
+    """Every MLP with its down projection, in the order of neurons.
+
+    Args:
+        model: the model.
+        needed_by: the ranking that an error names.
+
+    Raises:
+        ModelError: a down projection cannot be read.
+    """
     for site in neuron_sites(model):
         for mlp in site.mlps:
             projection = down_projection(model, mlp)
@@ -97,8 +113,36 @@ def output_vectors(
                     f"the down projection of {mlp} of {model_name(model)} is {kind}; "
                     f"{needed_by} needs its numbers, use another ranking"
                 )
-            weight = projection.weight.detach().cpu().double()
-            yield weight.movedim(projection.neuron_dim, 0)
+            yield mlp, projection
+
+
+def unembedding(model: HookedModel, needed_by: str) -> Float[Tensor, "d_model d_vocab"]:
+    """The matrix that turns the last residual stream, behind its norm, into logits; no copy of it.
+
+    Args:
+        model: the model.
+        needed_by: the ranking that an error names.
+
+    Raises:
+        ModelError: it cannot be read, or is as wide as another space than the residual stream.
+    """
+    part = cast("Any", model).unembed
+    own = getattr(part, "original_component", None)
+    weight = getattr(part, "W_U", None) if own is None else getattr(own, "weight", None)
+    if not _is_plain_matrix(weight) or weight.is_meta:
+        raise ModelError(
+            f"the unembedding of {model_name(model)} is quantised or offloaded; {needed_by} needs "
+            "its numbers, use another ranking"
+        )
+    found = weight.detach() if own is None else weight.detach().T
+    d_model = int(model.cfg.d_model)
+    if len(found) != d_model:
+        raise ModelError(
+            f"the unembedding of {model_name(model)} reads {len(found)} numbers, and its residual "
+            f"stream has {d_model}, so that something stands between them; {needed_by} needs to "
+            "read one from the other, use another ranking"
+        )
+    return found
 
 
 def projection_kind(model: HookedModel, mlp: MLP) -> str:
