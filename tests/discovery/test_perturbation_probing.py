@@ -190,8 +190,8 @@ def test_inference_mode_changes_nothing(llama):
 def test_it_needs_the_numbers_of_the_unembedding(kind):
     model = tiny.bridge("llama")
     whole = model.unembed.original_component
-    # After it is loaded, as TransformerLens does not load one without a matrix.
-    model.unembed.set_original_component(kind(whole))
+    # In place, as TransformerLens does not load one without a matrix.
+    model.unembed.add_module("_original_component", kind(whole))
     with pytest.raises(ModelError, match="unembedding of tiny-llama is quantised or offloaded"):
         score_neurons(model, POSITIVE, NEGATIVE, PROBING)
 
