@@ -13,6 +13,7 @@ from cna_lens import (
     ChangeFromBase,
     LearnedMask,
     LogitDifference,
+    ModelError,
     PerturbationProbing,
     RelP,
     SquaredAttribution,
@@ -53,6 +54,14 @@ def test_perturbation_probing_reads_the_unembedding_with_which_the_model_compute
     probing = PerturbationProbing(LogitDifference(5, 6))
     found = score_neurons(hooked, POSITIVE, NEGATIVE, probing).values
     torch.testing.assert_close(found, difference * written, rtol=1e-6, atol=1e-9)
+
+
+def test_a_packed_down_projection_is_refused(hooked_transformer):
+    model = hooked_transformer()
+    packed = torch.zeros(tiny.WIDTH * 8, 1, dtype=torch.uint8)
+    model.blocks[1].mlp.W_out = torch.nn.Parameter(packed, requires_grad=False)
+    with pytest.raises(ModelError, match=r"down projection of .*1.* is a GatedMLP; perturbation"):
+        PerturbationProbing(METRIC).check(model, 3, 2)
 
 
 def test_attribution_patching_is_the_gradient_of_one_prompt_at_a_time(hooked):

@@ -82,7 +82,6 @@ class ChangeFromBase(Ranking):
             ModelError: neurons are experts', or the base is in training mode.
         """
         check_answer_tokens(model, self.answer_tokens)
-        check_model(self.base)
         if weights_hash(self.base) != self.base_sha256:
             raise InputError(
                 f"the weights of the base {model_name(self.base)} have changed since "
