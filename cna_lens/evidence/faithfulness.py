@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 from cna_lens.discovery.activations.means import ActivationStats
 from cna_lens.errors import InputError
 from cna_lens.evidence.curves import estimate_of
+from cna_lens.evidence.resampling import check_counts
 from cna_lens.evidence.selection import Selection
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Prompt
-from cna_lens.models.running.positions import Positions
+from cna_lens.models.running.positions import Positions, check_positions
 from cna_lens.results.circuit import Circuit
 from cna_lens.results.provenance import Provenance
 from cna_lens.results.records import Evidence
@@ -205,8 +206,17 @@ def necessity(
         InputError: no ranking or size, a metric without one finite number for each prompt, or a
             metric that ablating every neuron does not change.
     """
+    if not isinstance(cast("object", sizes), Sequence):
+        raise InputError(f"sizes is {sizes!r}, expected a list of numbers of neurons")
     if not rankings or not sizes:
         raise InputError("give at least one ranking and one size")
+    check_counts(n_resamples=n_resamples)
+    check_positions(positions)
+    if ends is not None and {len(side) for side in ends} != {len(prompts)}:
+        raise InputError(
+            f"ends has values of {len(ends[0])} prompts, and there are {len(prompts)}; give those "
+            "of the same prompts"
+        )
     layout = means.layout
     for name, scores in rankings.items():
         if scores.layout != layout:

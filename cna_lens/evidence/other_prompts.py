@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -236,8 +237,10 @@ def stability(
 def _checked_sizes(sizes: Sequence[int] | None, available: int) -> tuple[int, ...]:
     if sizes is None:
         return tuple(size for size in DISCOVERY_SIZES if size <= available)
+    if isinstance(sizes, Integral):
+        raise InputError(f"sizes is {sizes}, expected several: [{sizes}]")
     for size in sizes:
-        if not 1 <= size <= available:
+        if not isinstance(size, Integral) or not 1 <= size <= available:
             raise InputError(
                 f"a discovery set of {size} prompts of each side was asked for, expected 1 to "
                 f"{available}, the prompts that both sets have"

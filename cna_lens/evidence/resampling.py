@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -241,10 +242,10 @@ def over_resamples(values: Float64[Tensor, " resample"], confidence: float) -> E
 
 
 def check_counts(**counts: int) -> None:
-    """Raise InputError unless each of the named counts is at least 1."""
+    """Raise InputError unless each of the named counts is a whole number from 1 on."""
     for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} is {count}, expected at least 1")
+        if not isinstance(count, Integral) or count < 1:
+            raise InputError(f"{name} is {count}, expected at least 1, and a whole number")
 
 
 def _sides(sets: ActivationSets, positive: Tensor, negative: Tensor) -> Resamples:

@@ -165,8 +165,17 @@ def hooks_of_their_own(
 
     A HookedTransformer removes the hooks of the innermost open context instead, so contexts that
     end in another order would remove each other's.
+
+    Raises:
+        ModelError: the model has no hook point of a name.
     """
-    points = {name: model.hook_dict[name] for name, _ in hooks if name in model.hook_dict}
+    known = model.hook_dict
+    if missing := [name for name, _ in hooks if name not in known]:
+        raise ModelError(
+            f"{model_name(model)} has no hook point {missing[0]}, so that nothing can be changed "
+            "there; use a layer and a place that the model has"
+        )
+    points = {name: known[name] for name, _ in hooks}
     with ExitStack() as stack:
         with _changing_hooks:
             before = {id(handle) for point in points.values() for handle in point.fwd_hooks}

@@ -18,20 +18,43 @@ from cna_lens.errors import CircuitMismatchError, ModelError, VectorMismatchErro
 from cna_lens.models.inside.routing import routed_to
 
 
+class Copies:
+    """A tensor, and its copies on other devices and in other precisions, each made once.
+
+    They may take part in gradients, also those that are made in inference mode.
+    """
+
+    def __init__(self, whole: Tensor) -> None:
+        """Keep the tensor itself, from which all copies are made."""
+        with torch.inference_mode(mode=False):
+            self.whole = whole.clone()
+        self._made: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return the copy on a device, in a precision."""
+        if (device, dtype) not in self._made:
+            with torch.inference_mode(mode=False):
+                self._made[device, dtype] = self.whole.to(device, dtype)
+        return self._made[device, dtype]
+
+
 class Scale:
     """Multiplies some neurons of one MLP."""
 
     def __init__(self, width: int, indices: Sequence[int], multiplier: float) -> None:
         """Take the MLP's width, the neurons' places in it, and the multiplier."""
         self.width = width
-        self.factors = torch.ones(width, dtype=torch.float64)
-        self.factors[list(indices)] = multiplier
+        factors = torch.ones(width, dtype=torch.float64)
+        factors[list(indices)] = multiplier
+        self.factors = Copies(factors)
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         """Return the activations with the neurons multiplied."""
         check_width(activation, self.width, hook)
-        self.factors = self.factors.to(activation)
-        return activation * self.factors
+        # In half precision a factor of .999 would be 1.
+        precise = torch.promote_types(activation.dtype, torch.float32)
+        factors = self.factors.on(activation.device, precise)
+        return (activation.to(precise) * factors).to(activation.dtype)
 
 
 @dataclass(frozen=True)
@@ -99,11 +122,14 @@ class AddVector:
 
     vector: Float64[Tensor, " d_model"]
 
+    def __post_init__(self) -> None:
+        """Prepare copies of the vector."""
+        self._copies = Copies(self.vector)
+
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         """Return the activations with the vector added."""
         _check_d_model(activation, self.vector, hook)
-        self.vector: Tensor = self.vector.to(activation)
-        return activation + self.vector
+        return activation + self._copies.on(activation.device, activation.dtype)
 
 
 @dataclass
@@ -118,15 +144,19 @@ class EraseDirection:
     unit: Float64[Tensor, " d_model"]
     strength: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Prepare copies of the direction."""
+        self._copies = Copies(self.unit)
+
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         """Return the activations with less along the direction, or nothing."""
         _check_d_model(activation, self.unit, hook)
         # A product in half precision would leave a hundredth of the component behind.
         precise = torch.promote_types(activation.dtype, torch.float32)
-        self.unit: Tensor = self.unit.to(activation.device, precise)
+        unit = self._copies.on(activation.device, precise)
         x = activation.to(precise)
-        along = rearrange(x @ self.unit, "... -> ... 1")
-        return (x - self.strength * along * self.unit).to(activation.dtype)
+        along = rearrange(x @ unit, "... -> ... 1")
+        return (x - self.strength * along * unit).to(activation.dtype)
 
 
 def check_width(activation: Tensor, width: int, hook: Any) -> None:

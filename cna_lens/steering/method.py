@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from numbers import Real
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
@@ -84,9 +85,20 @@ def by_hooks(
         yield Applied(name, strength, positions, via, tuple(point for point, _ in hooks))
 
 
+def check_methods(methods: object, name: str) -> None:
+    """Raise InputError unless it is a list of steering methods."""
+    if not isinstance(methods, Sequence) or isinstance(methods, str):
+        raise InputError(f"{name} is {methods!r}, expected a list of steering methods")
+    for method in cast("Sequence[object]", methods):
+        if isinstance(method, type) or not isinstance(method, SteeringMethod):
+            raise InputError(
+                f"{name} has {method!r}, expected steering methods, such as ablation(circuit)"
+            )
+
+
 def check_strength(strength: object) -> None:
     """Raise InputError unless a strength is a number from 0 to 1."""
-    if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+    if not isinstance(strength, Real) or not 0 <= float(strength) <= 1:
         raise InputError(
             f"strength is {strength!r}, expected 0 (nothing) to 1; to steer harder, raise the "
             "method's own multiplier or coefficient"

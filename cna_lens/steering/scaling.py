@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -87,15 +88,23 @@ def set_to(circuit: Circuit, values: Values, strength: float = 1.0) -> list[tupl
     Args:
         circuit: the neurons.
         values: a value for each neuron of the circuit, in its order; or for each neuron of the
-            model; or statistics, whose means are used.
+            model, in the model's order, which also counts if the circuit has all of them; or
+            statistics, whose means are used.
         strength: the share of the way, 1 for all of it.
 
     Raises:
         InputError: the number of values is neither the circuit's nor the model's number of neurons,
             or a value is infinite or not a number.
     """
+    return set_in_order(circuit, values_of(circuit, values), strength)
+
+
+def set_in_order(
+    circuit: Circuit, values: Float[Tensor, " chosen"], strength: float
+) -> list[tuple[str, Hook]]:
+    """Return the hooks of `set_to` for a value for each neuron of the circuit, in its order."""
     chosen = torch.zeros(circuit.layout.n_neurons, dtype=torch.float64)
-    chosen[circuit.places] = values_of(circuit, values)
+    chosen[circuit.places] = values
     return set_places(circuit.layout, circuit.places, chosen, strength)
 
 
@@ -194,8 +203,7 @@ def steer(
     if (multiplier is None) == (values is None):
         given = "both were given" if values is not None else "neither was given"
         raise InputError(f"give either multiplier or values; {given}")
-    if via not in get_args(Via):
-        raise InputError(f"via is {via!r}, expected one of {', '.join(get_args(Via))}")
+    check_via(via)
     if multiplier is not None:
         check_multiplier(multiplier)
     projections = check_circuit(model, circuit, allow_other_model=allow_other_model)
@@ -279,9 +287,15 @@ def check_no_scaled_weights(model: HookedModel, circuit: Circuit) -> None:
         )
 
 
+def check_via(via: object) -> None:
+    """Raise InputError unless it is a way of steering."""
+    if via not in get_args(Via):
+        raise InputError(f"via is {via!r}, expected one of {', '.join(get_args(Via))}")
+
+
 def check_multiplier(multiplier: object, name: str = "multiplier") -> None:
     """Raise InputError unless a multiplier is a finite number."""
-    if not isinstance(multiplier, int | float) or not math.isfinite(multiplier):
+    if not isinstance(multiplier, Real) or not math.isfinite(multiplier):
         raise InputError(f"{name} is {multiplier!r}, expected a finite number")
 
 
@@ -296,6 +310,21 @@ def values_of(circuit: Circuit, values: Values) -> Float[Tensor, " chosen"]:
             f"there are {tuple(given.shape)} values; give {len(circuit)}, one for each neuron of "
             f"the circuit, or {circuit.layout.n_neurons}, one for each of the model"
         )
+    return _finite(given)
+
+
+def in_order(circuit: Circuit, values: Sequence[float]) -> Float[Tensor, " chosen"]:
+    """Check that there is a finite value for each neuron of a circuit, in its order."""
+    given = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    if given.shape != (len(circuit),):
+        raise InputError(
+            f"there are {tuple(given.shape)} values; give {len(circuit)}, one for each neuron of "
+            "the circuit"
+        )
+    return _finite(given)
+
+
+def _finite(given: Float[Tensor, " chosen"]) -> Float[Tensor, " chosen"]:
     if not bool(torch.isfinite(given).all()):
         raise InputError("a value is infinite or not a number; give finite values")
     return given

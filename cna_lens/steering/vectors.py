@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -54,7 +55,14 @@ class ControlVectors:
 
     def __post_init__(self) -> None:
         """Reject vectors unless each of some different layers has one finite row."""
-        if self.vectors.shape[:1] != (len(self.layers),) or not self.layers:
+        if self.site not in get_args(VectorSite):
+            raise InputError(
+                f"site is {self.site!r}, expected one of {', '.join(get_args(VectorSite))}"
+            )
+        for layer in self.layers:
+            if not isinstance(layer, Integral):
+                raise InputError(f"layer {layer!r} is no layer; give a whole number")
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.layers) or not self.layers:
             raise InputError(
                 f"there are {len(self.layers)} layers and vectors of shape "
                 f"{tuple(self.vectors.shape)}; give one row for each layer"
@@ -97,7 +105,7 @@ class ControlVectors:
                 f"{', '.join(map(str, self.layers))}"
             )
         row = self.layers.index(layer)
-        return replace(self, layers=(layer,), vectors=self.vectors[row : row + 1])
+        return replace(self, layers=(self.layers[row],), vectors=self.vectors[row : row + 1])
 
     def random(self, seed: int = 0) -> ControlVectors:
         """Replace each vector by a random direction, uniform on the sphere, of the same length."""

@@ -210,3 +210,29 @@ def test_on_a_real_model_the_circuit_of_all_prompts_is_that_of_find_circuit(demo
         demo, prompts.positive[:4], prompts.negative[:4], universal=None, progress=False
     )
     assert set(found.circuit) == set(expected)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_resamples": 0}, "n_resamples is 0, expected at least 1"),
+        ({"n_resamples": 2000.5}, r"n_resamples is 2000\.5, expected .*whole number"),
+        ({"positions": "last"}, "positions is 'last'"),
+        ({"sizes": 5}, "sizes is 5, expected a list"),
+        ({"ends": ((1.0,), (0.0,))}, "ends has values of 1 prompts, and there are 3"),
+    ],
+)
+def test_invalid_settings_are_refused_before_the_metric_runs(llama, settings, message):
+    def ran(model, prompts):
+        pytest.fail("the metric ran")
+
+    with pytest.raises(InputError, match=message):
+        necessity(
+            llama,
+            PROMPTS,
+            {"made up": scores()},
+            ran,
+            STATS,
+            **{"sizes": [5], "progress": False, **settings},
+        )

@@ -4,12 +4,13 @@ from statistics import mean
 import pytest
 import reference
 import torch
-from steered import IDS, NEGATIVE, POSITIVE, logits, plain
+from steered import IDS, LAYOUT, NEGATIVE, POSITIVE, logits, plain
 
 import cna_lens
 from cna_lens import ControlVectors, VectorAddition
 from cna_lens.metrics import refusal_log_odds
-from cna_lens.steering.edits import AddVector, EraseDirection
+from cna_lens.steering.edits import AddVector, EraseDirection, Scale
+from cna_lens.steering.scaling import hooked
 
 SITES = ("hook_mlp_out", "hook_resid_pre", "hook_resid_post")
 PLACES = {
@@ -259,3 +260,98 @@ def test_caa_moves_refusal_both_ways_and_further_than_random_vectors_of_the_same
         change, *by_chance = changes
         assert change * direction > 0.4
         assert abs(change) > max(map(abs, by_chance))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"site": "hook_resid_pst"}, "site is 'hook_resid_pst', expected one of hook_mlp_out"),
+        ({"layers": (1.0,)}, r"layer 1\.0 is no layer; give a whole number"),
+        ({"vectors": torch.ones(1).double()}, "give one row for each layer"),
+    ],
+)
+def test_vectors_that_no_hook_would_take_are_refused(changed, message):
+    vectors = ControlVectors("hook_resid_post", (1,), torch.ones(1, 16).double(), 2)
+    with pytest.raises(cna_lens.InputError, match=message):
+        replace(vectors, **changed)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_layer_given_as_a_float_is_that_layer():
+    vectors = ControlVectors("hook_resid_post", (0, 1), torch.ones(2, 16).double(), 2)
+    (layer,) = vectors.at_layer(1.0).layers
+    assert isinstance(layer, int)
+
+
+def test_a_hook_point_that_the_model_lacks_is_named(llama):
+    vectors = ControlVectors("hook_resid_post", (5,), torch.ones(1, 16).double(), 6)
+    with (
+        pytest.raises(cna_lens.CnaLensError, match=r"layers|hook point"),
+        VectorAddition(vectors, 1.0).at(llama),
+    ):
+        pass
+
+
+def test_a_hook_on_a_name_that_the_model_lacks_is_refused(llama):
+    with (
+        pytest.raises(
+            cna_lens.ModelError, match=r"tiny-llama has no hook point blocks\.1\.nowhere"
+        ),
+        hooked(llama, [("blocks.1.nowhere", lambda value, hook: value)]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda: Scale(16, [3], 0.5),
+        lambda: AddVector(torch.ones(16).double()),
+        lambda: EraseDirection(torch.eye(16)[0].double()),
+    ],
+)
+def test_an_edit_takes_part_in_gradients_after_inference_mode(edit):
+    x = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        change = edit()
+        change(x, None)
+    wanted = x.clone().requires_grad_()
+    change(wanted * 1, None).sum().backward()
+    assert bool(wanted.grad.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda: Scale(16, [3], 0.3),
+        lambda: AddVector(torch.full((16,), 0.3).double()),
+        lambda: EraseDirection(torch.full((16,), 0.25).double()),
+    ],
+)
+def test_a_pass_in_half_precision_leaves_the_next_one_exact(edit):
+    x = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    change = edit()
+    change(x.bfloat16(), None)
+    assert torch.equal(change(x, None), edit()(x, None))
+
+
+def test_a_factor_is_not_rounded_in_half_precision():
+    x = torch.full((1, 16), 100.0, dtype=torch.bfloat16)
+    found = Scale(16, [3], 0.996)(x, None)
+    # 0.996 alone would be 1 in bfloat16; 99.6 is 99.5 there.
+    assert found[0, 3] == 99.5
+    assert found[0, 2] == 100
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_method_without_vectors_has_no_random_direction():
+    method = cna_lens.ablation(cna_lens.Circuit((cna_lens.Neuron(0, 1),), (1.0,), LAYOUT))
+    with pytest.raises(cna_lens.InputError, match=r"has no vectors; .* use matched_random"):
+        cna_lens.random_direction(method)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_way_that_is_none_is_refused_at_once():
+    with pytest.raises(cna_lens.InputError, match="via is 'weight', expected one of"):
+        cna_lens.ablation(cna_lens.Circuit((cna_lens.Neuron(0, 1),), (1.0,), LAYOUT), via="weight")

@@ -4,8 +4,10 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
+import torch
 
 import cna_lens
 from cna_lens import (
@@ -287,3 +289,92 @@ def test_two_methods_of_one_name_are_refused(chat):
 def test_a_strength_out_of_range_is_refused_before_anything_runs(chat, methods, strength):
     with pytest.raises(cna_lens.InputError, match=f"strength is {strength}"):
         cna_lens.compare(chat, methods, PROMPTS, [strength], progress=False)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"shows_behaviour": lambda answer: "w4" in answer},
+        {"metrics": {"length": lambda model, prompts: [1.0] * len(prompts)}},
+    ],
+)
+def test_a_file_of_another_measurement_is_refused(chat, methods, tmp_path, changed):
+    path = tmp_path / "comparison.jsonl"
+    settings = {"metrics": {"length": answer_lengths}, "shows_behaviour": shows_w3}
+
+    def measured(**settings):
+        return cna_lens.compare(
+            chat,
+            methods[:1],
+            PROMPTS,
+            [1.0],
+            max_new_tokens=4,
+            progress=False,
+            path=path,
+            **settings,
+        )
+
+    first = measured(**settings)
+    assert without_seconds(measured(**settings)) == without_seconds(first)
+    with pytest.raises(cna_lens.InputError, match=f"comparison with {next(iter(changed))}"):
+        measured(**{**settings, **changed})
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda prompts: [1.0], "returned 1 values, expected 3"),
+        (lambda prompts: 1.0, "expected one number or None for each of the 3"),
+        (lambda prompts: ["high"] * 3, "expected one number or None for each of the 3"),
+    ],
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_metric_without_one_number_for_each_prompt_is_refused(chat, methods, returned, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        cna_lens.compare(
+            chat,
+            methods[:1],
+            PROMPTS,
+            [1.0],
+            {"m": lambda model, prompts: returned(prompts)},
+            max_new_tokens=2,
+            progress=False,
+        )
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_numbers_of_numpy_and_torch_go_into_the_file(chat, methods, tmp_path):
+    path = tmp_path / "comparison.jsonl"
+    found = cna_lens.compare(
+        chat,
+        methods[:1],
+        PROMPTS,
+        [np.float32(0.5)],
+        {"m": lambda model, prompts: [np.float32(1.5), torch.tensor(2.0), None]},
+        shows_behaviour=lambda answer: np.bool_(True),
+        max_new_tokens=2,
+        progress=False,
+        path=path,
+    )
+    assert found.outcomes[-1].metrics == {"m": (1.5, 2.0, None)}
+    assert cna_lens.Comparison.load(path).outcomes[-1].positive == (True, True, True)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (ablation(CIRCUIT), "expected a list of steering methods"),
+        ([cna_lens.NeuronScaling], "methods has <class .*expected steering methods"),
+        ([CIRCUIT], "methods has .*expected steering methods"),
+    ],
+)
+def test_what_is_no_steering_method_is_named_before_anything_runs(chat, given, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        compare(chat, given)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_one_strength_is_not_a_list(chat, methods):
+    with pytest.raises(cna_lens.InputError, match=r"strengths is 0\.5, expected several: \[0\.5\]"):
+        cna_lens.compare(chat, methods, PROMPTS, 0.5, {}, progress=False)

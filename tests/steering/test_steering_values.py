@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import reference
 import tiny
@@ -127,3 +129,28 @@ def test_values_that_fit_nothing_are_refused(llama, given, message):
         cna_lens.steer(llama, CIRCUIT, values=given),
     ):
         pass
+
+
+def test_a_circuit_of_the_whole_model_keeps_each_neurons_value(models):
+    """Its values have as many entries as the model, and stay in the circuit's order."""
+    model = models["llama"]
+    places = torch.randperm(LAYOUT.n_neurons, generator=torch.Generator().manual_seed(0))
+    neurons = tuple(map(LAYOUT.neuron, places.tolist()))
+    whole = Circuit(neurons, (1.0,) * len(neurons), LAYOUT)
+    values = torch.arange(LAYOUT.n_neurons, dtype=torch.float64) / LAYOUT.n_neurons
+    expected = with_values_set(
+        model, {(each.layer, each.index): values[place] for place, each in enumerate_in_model()}
+    )
+    for method in (
+        cna_lens.mean_ablation(whole, values),
+        replace(cna_lens.mean_ablation(whole, values), name="again"),
+        cna_lens.NeuronPull(whole, tuple(values[places].tolist())),
+        cna_lens.deviation_scaling(whole, values, 0.0),
+    ):
+        assert method.values == tuple(values[places].tolist())
+        with method.at(model):
+            assert_same(logits(model), expected)
+
+
+def enumerate_in_model():
+    return [(place, LAYOUT.neuron(place)) for place in range(LAYOUT.n_neurons)]

@@ -6,12 +6,12 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cna_lens.errors import InputError
@@ -34,8 +34,9 @@ from cna_lens.models.prompts.sets import PromptSet
 from cna_lens.models.running.generation import generate
 from cna_lens.results.journal import Journal
 from cna_lens.results.provenance import library_versions
+from cna_lens.steering.comparison.identity import fingerprint, of_callable
 from cna_lens.steering.comparison.table import UNSTEERED, Comparison, Outcome
-from cna_lens.steering.method import SteeringMethod, check_strength
+from cna_lens.steering.method import SteeringMethod, check_methods, check_strength
 
 Metric = Callable[[HookedModel, Sequence[Any]], Sequence[float | None]]
 
@@ -96,8 +97,9 @@ def compare(
         progress: show a progress bar.
 
     Raises:
-        InputError: there are no methods, two have one name, a strength is outside 0 to 1, or `path`
-            holds another comparison.
+        InputError: there are no methods, two have one name, a strength is outside 0 to 1, a metric
+            does not return one number for each prompt, or `path` holds another comparison. With
+            `path`, also for a method that is no frozen dataclass and does not say its settings.
     """
     _check(methods, strengths)
     run = _Run(model, prompts, metrics, shows_behaviour, max_new_tokens, chat)
@@ -119,7 +121,8 @@ def compare(
                 bar.update()
                 outcomes.append(replace(baseline, method=method.name, seconds=0.0))
                 continue
-            key = f"{method.name} {strength} {fingerprint(method)}"
+            known = "" if path is None else fingerprint(method)
+            key = f"{method.name} {strength} {known}"
             outcomes.append(
                 outcome(
                     key,
@@ -127,36 +130,6 @@ def compare(
                 )
             )
     return Comparison(tuple(outcomes), seed)
-
-
-def fingerprint(value: object) -> str:
-    """Hash a frozen value and all it holds, to tell it from a changed one."""
-    digest = hashlib.sha256()
-
-    def add(part: object) -> None:
-        if isinstance(part, Tensor):
-            tensor = part.detach().cpu().contiguous()
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.double().numpy().tobytes())
-        elif is_dataclass(part) and not isinstance(part, type):
-            digest.update(type(part).__qualname__.encode())
-            for field in fields(part):
-                digest.update(field.name.encode())
-                add(getattr(part, field.name))
-        elif isinstance(part, Mapping):
-            add(list(part.items()))
-        elif isinstance(part, nn.Module):
-            digest.update(repr(part).encode())
-            add(part.state_dict())
-        elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
-            digest.update(f"{type(part).__name__}{len(part)}".encode())
-            for each in part:
-                add(each)
-        else:
-            digest.update(repr(part).encode())
-
-    add(value)
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +150,10 @@ class _Run:
             "weights_sha256": weights_hash(self.model),
             "positive": self._encoded(self.prompts.positive).record.sha256,
             "negative": self._encoded(self.prompts.negative).record.sha256,
-            "metrics": sorted(self.metrics),
+            "metrics": {name: of_callable(self.metrics[name]) for name in sorted(self.metrics)},
             "labels_sha256": labels_sha256(),
-            "shows_behaviour": getattr(self.shows_behaviour, "__qualname__", "a callable"),
+            "shows_behaviour": of_callable(self.shows_behaviour),
+            "reasoning": repr(chat_settings(self.chat).reasoning),
             "max_new_tokens": self.max_new_tokens,
             "versions": [list(each) for each in library_versions()],
         }
@@ -196,7 +170,7 @@ class _Run:
                 answers = self._answer()
         n_positive = len(self.prompts.positive)
         own = chat_settings(self.chat).reasoning
-        shows = [self.shows_behaviour(without_reasoning(answer, own)) for answer in answers]
+        shows = [bool(self.shows_behaviour(without_reasoning(answer, own))) for answer in answers]
         labelled = label(self.prompts.positive, answers[:n_positive], reasoning=own)
         divergences = kl_per_token(
             self.model, steering, self.prompts.negative, unsteered[n_positive:], chat=self.chat
@@ -206,7 +180,7 @@ class _Run:
             positive = self._encoded(positive).ids
         with steering():
             metrics = {
-                metric: tuple(measure(self.model, positive))
+                metric: _one_for_each(measure(self.model, positive), n_positive, metric)
                 for metric, measure in self.metrics.items()
             }
         return Outcome(
@@ -237,8 +211,27 @@ class _Run:
         return encode(self.model, prompts, chat=self.chat)
 
 
+def _one_for_each(values: object, n: int, metric: str) -> tuple[float | None, ...]:
+    try:
+        found = tuple(None if each is None else float(each) for each in cast("Any", values))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the metric {metric!r} returned {values!r}, expected one number or None for each of "
+            f"the {n} positive prompts"
+        ) from error
+    if len(found) != n:
+        raise InputError(
+            f"the metric {metric!r} returned {len(found)} values, expected {n}, one for each "
+            "positive prompt"
+        )
+    return found
+
+
 def _check(methods: Sequence[SteeringMethod], strengths: Sequence[float]) -> None:
-    if not methods or not strengths:
+    check_methods(methods, "methods")
+    if isinstance(strengths, Real):
+        raise InputError(f"strengths is {strengths}, expected several: [{strengths}]")
+    if not len(methods) or not len(strengths):
         raise InputError("a comparison needs at least one method and one strength")
     for strength in strengths:
         check_strength(strength)

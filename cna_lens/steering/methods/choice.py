@@ -14,7 +14,7 @@ from cna_lens.metrics.likelihood import kl_per_token
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt, encode
 from cna_lens.models.running.generation import generate
-from cna_lens.steering.method import SteeringMethod
+from cna_lens.steering.method import SteeringMethod, check_methods, check_strength
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +138,10 @@ def choose(
             `max_kl`.
         ModelError: a candidate makes logits infinite or not a number.
     """
+    check_methods(candidates, "candidates")
+    check_strength(strength)
+    if isinstance(prompts, str) or isinstance(negative, str):
+        raise InputError("prompts and negative are lists of prompts, and one of them is a text")
     if not candidates:
         raise InputError("candidates is empty; give at least one steering method")
     if not prompts:

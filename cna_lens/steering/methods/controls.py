@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from jaxtyping import Float64
@@ -111,7 +111,15 @@ def random_direction(method: Method, seed: int = 0) -> Method:
     Args:
         method: the method to match.
         seed: the seed of the draw.
+
+    Raises:
+        InputError: the method has no vectors.
     """
+    if not isinstance(cast("object", method), VectorAddition | DirectionalAblation):
+        raise InputError(
+            f"method is {method!r}, which has no vectors; give one of caa or directional_ablation, "
+            "and for neurons use matched_random"
+        )
     name = f"random_direction({method.name}, seed={seed})"
     if isinstance(method, DirectionalAblation):
         return replace(method, direction=method.direction.random(seed), name=name)

@@ -17,7 +17,9 @@ from cna_lens.steering.scaling import (
     Via,
     check_multiplier,
     check_no_scaled_weights,
-    set_to,
+    check_via,
+    in_order,
+    set_in_order,
     steer,
     values_of,
 )
@@ -58,6 +60,7 @@ class NeuronScaling:
         """Reject invalid settings."""
         check_multiplier(self.multiplier)
         check_positions(self.positions)
+        check_via(self.via)
 
     @contextmanager
     def at(self, model: HookedModel, strength: float = 1.0) -> Generator[Applied]:
@@ -114,7 +117,7 @@ class NeuronPull:
 
     def __post_init__(self) -> None:
         """Reject invalid settings."""
-        object.__setattr__(self, "values", tuple(values_of(self.circuit, self.values).tolist()))
+        object.__setattr__(self, "values", tuple(in_order(self.circuit, self.values).tolist()))
         check_multiplier(self.multiplier)
         check_positions(self.positions)
 
@@ -133,7 +136,8 @@ class NeuronPull:
             yield Applied(self.name, strength, self.positions, "nothing")
             return
         check_no_scaled_weights(model, self.circuit)
-        hooks = set_to(self.circuit, self.values, strength * (1 - self.multiplier))
+        values = in_order(self.circuit, self.values)
+        hooks = set_in_order(self.circuit, values, strength * (1 - self.multiplier))
         with by_hooks(model, self.name, strength, self.positions, hooks) as applied:
             yield applied
 
