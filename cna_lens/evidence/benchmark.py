@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -27,6 +28,10 @@ from cna_lens.models.estimate import Requirements, requirements
 from cna_lens.models.loading.planted import Split, planted_models, planting, planting_sha256
 from cna_lens.results.journal import Journal
 from cna_lens.results.provenance import library_versions
+
+PACKAGE = Path(inspect.getfile(Ranking)).parents[2]
+SCORED_BY = ("evidence", "metrics", "steering", "models/running")
+"""Rooms of the package whose code a result comes from, beside the ranking's own."""
 
 
 def bench_rankings(
@@ -85,7 +90,7 @@ def bench_rankings(
             planted_model.N_HALF,
             planted_model.N_CURVE_PROMPTS,
         ),
-        "code": _hash(Path(__file__).parent, Path(inspect.getfile(Behaviour))),
+        "code": _hash(*(PACKAGE / each for each in SCORED_BY)),
     }
     entries: list[_Entry] = []
     for name in names:
@@ -214,10 +219,17 @@ def checked(
     Raises:
         InputError: as for `bench_rankings`, but for the journal.
     """
+    if isinstance(models, str):
+        raise InputError(f"models is {models!r}, expected several: [{models!r}]")
     names = models_of(split, models)
+    if not isinstance(cast("object", rankings), Sequence) or isinstance(rankings, str):
+        raise InputError(f"rankings is {rankings!r}, expected several: [{rankings!r}]")
     if not rankings:
         raise InputError("there is no ranking to run; give at least one")
-    if n_half_samples < 0 or n_half_samples == 1:
+    for ranking in cast("Sequence[object]", rankings):
+        if isinstance(ranking, type) or not isinstance(ranking, Ranking):
+            raise InputError(f"rankings has {ranking!r}, expected rankings such as Contrast()")
+    if not isinstance(n_half_samples, Integral) or n_half_samples < 0 or n_half_samples == 1:
         raise InputError(
             f"n_half_samples is {n_half_samples}, expected 0 or at least 2: one value has no spread"
         )

@@ -121,7 +121,8 @@ class Scored:
         The interval is the bootstrap's over the evaluation prompts. None where the planted neurons
         lose less than `LEAST_RATE`.
         """
-        if self.before.rate - self.oracle.rate < LEAST_RATE:
+        # A loss of exactly this much is enough, whatever the rounding of the two rates.
+        if self.before.rate - self.oracle.rate < LEAST_RATE - 1e-9:
             return None
         chosen, before, oracle = (
             list(map(float, each.shown)) for each in (self.chosen, self.before, self.oracle)

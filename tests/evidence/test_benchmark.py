@@ -240,9 +240,28 @@ def test_tokens_are_counted_forward_and_backward(llama):
     assert not llama.blocks[-1]._forward_pre_hooks
 
 
-def test_one_half_sample_is_refused():
-    with pytest.raises(InputError, match="n_half_samples is 1, expected 0 or at least 2"):
-        bench_rankings([RandomScores()], split="tuning", models=[NAME], n_half_samples=1)
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_half_samples": 1}, "n_half_samples is 1, expected 0 or at least 2"),
+        ({"n_half_samples": 3.0}, r"n_half_samples is 3\.0, expected 0 or at least 2"),
+        ({"models": NAME}, "models is .*, expected several"),
+        ({"rankings": RandomScores()}, r"rankings is RandomScores\(.*expected several"),
+        ({"rankings": [RandomScores]}, "rankings has <class .*expected rankings such as"),
+    ],
+)
+def test_invalid_settings_are_refused_before_a_model_is_loaded(monkeypatch, changed, message):
+    monkeypatch.setattr(planted_model, "load_model", None)
+    settings = {"rankings": [RandomScores()], "split": "tuning", "models": [NAME], **changed}
+    with pytest.raises(InputError, match=message):
+        bench_rankings(**settings)
+
+
+def test_a_loss_of_a_tenth_is_enough_for_a_share_of_the_oracle():
+    before, oracle = effect((True,) * 10), effect((True,) * 9 + (False,))
+    assert scored((True,) * 9 + (False,), before=before, oracle=oracle).share_of_oracle is not None
+    assert scored((True,) * 10, before=before, oracle=before).share_of_oracle is None
 
 
 def test_the_share_of_the_oracle_has_an_interval_over_prompts():

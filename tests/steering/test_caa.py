@@ -338,9 +338,9 @@ def test_a_pass_in_half_precision_leaves_the_next_one_exact(edit):
 
 def test_a_factor_is_not_rounded_in_half_precision():
     x = torch.full((1, 16), 100.0, dtype=torch.bfloat16)
-    found = Scale(16, [3], 0.996)(x, None)
-    # 0.996 alone would be 1 in bfloat16; 99.6 is 99.5 there.
-    assert found[0, 3] == 99.5
+    found = Scale(16, [3], 1.003)(x, None)
+    # 1.003 alone would be 1 in bfloat16; 100.3 is 100.5 there.
+    assert found[0, 3] == 100.5
     assert found[0, 2] == 100
 
 
@@ -355,3 +355,9 @@ def test_a_method_without_vectors_has_no_random_direction():
 def test_a_way_that_is_none_is_refused_at_once():
     with pytest.raises(cna_lens.InputError, match="via is 'weight', expected one of"):
         cna_lens.ablation(cna_lens.Circuit((cna_lens.Neuron(0, 1),), (1.0,), LAYOUT), via="weight")
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_one_layer_is_not_a_list_of_layers(llama):
+    with pytest.raises(cna_lens.InputError, match=r"layers is 1, expected several: \[1\]"):
+        cna_lens.caa_candidates(llama, [[5, 6]], [[7]], layers=1)

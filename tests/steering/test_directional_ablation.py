@@ -187,3 +187,16 @@ def test_a_write_that_cannot_be_reached_is_refused():
         method.at(model),
     ):
         pass
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"read_at": "answer"}, r"read_at is 'answer', expected several: \['answer'\]"),
+        ({"layers": 1}, r"layers is 1, expected several: \[1\]"),
+    ],
+)
+def test_one_place_is_not_a_list_of_places(llama, settings, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        cna_lens.directional_ablation_candidates(llama, [[5, 6]], [[7]], **settings)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral
+from typing import Literal, cast, get_args
 
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
@@ -192,6 +193,8 @@ def caa_candidates(
         InputError: bad prompts or settings, or a layer that has no vector.
         ModelError: the model has no such hook points.
     """
+    if isinstance(cast("object", layers), Integral):
+        raise InputError(f"layers is {layers}, expected several: [{layers}]")
     vectors = difference_of_means(
         model,
         positive,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
+from typing import cast
 
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
@@ -174,6 +176,9 @@ def directional_ablation_candidates(
             differ at one of the places.
         ModelError: the model has no such hook points.
     """
+    for name, given in (("layers", layers), ("read_at", read_at)):
+        if isinstance(cast("object", given), str | Integral):
+            raise InputError(f"{name} is {given!r}, expected several: [{given!r}]")
     wanted = None if layers is None else tuple(layers)
     found: list[DirectionalAblation] = []
     for position in read_at:
