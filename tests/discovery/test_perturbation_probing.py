@@ -163,6 +163,13 @@ def test_a_model_in_bfloat16_is_scored():
     assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.99
 
 
+@pytest.mark.real_model
+def test_a_stream_that_is_long_at_the_first_token_is_no_obstacle_in_bfloat16():
+    # Its rounding alone is longer there than what an MLP usually writes.
+    model = cna_lens.load_model("demo", device="cpu", dtype=torch.bfloat16)
+    PROBING.check(model, 1, 1)
+
+
 def test_the_experts_of_a_mixture_are_scored():
     model = tiny_moe.bridge("olmoe")
     scores = score_neurons(model, POSITIVE, NEGATIVE, PROBING)

@@ -88,6 +88,19 @@ def test_a_function_made_again_is_the_same():
     assert of_callable(is_refusal) == "cna_lens.metrics.refusal.rules.is_refusal"
 
 
+def test_functions_that_call_themselves_and_others_are_known():
+    def counting(word):
+        inner = contains(word)
+
+        def count(answer):
+            return 0 if not answer else inner(answer[0]) + count(answer[1:])
+
+        return count
+
+    assert of_callable(counting("x")) == of_callable(counting("x"))
+    assert of_callable(counting("x")) != of_callable(counting("y"))
+
+
 def test_another_process_gives_the_same_identity():
     # Its sets have another order, which must not show.
     code = (

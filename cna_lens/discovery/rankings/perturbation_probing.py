@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -31,8 +32,8 @@ COLUMNS = 8192
 LOOKED_AT = 64
 """Neurons of an MLP, of which one is moved to see what it writes."""
 
-FAR = 1000.0
-"""The length by which that neuron moves the residual stream."""
+FARTHER, COARSE = 4.0, 0.004
+"""How much farther it is moved in a precision whose relative error is larger than this."""
 
 ALONG, LINEAR = 0.99, 0.05
 """Least cosine with the output vector, and the largest share by which twice is not twice as far."""
@@ -63,7 +64,8 @@ class PerturbationProbing(Ranking):
     Source: arXiv 2604.27401; the formula is that of a public program that implements it
     (`github.com/phunterlau/perturber`). There the original prompt's activations are subtracted, so
     that the sign is the other one, and the tokens to compare with are named, where `LogOdds` takes
-    all others. Cost: one forward pass for each prompt.
+    all others. Cost: one forward pass for each prompt, and two over a token, one of them in two
+    rows for each layer, which try what neurons write.
 
     Attributes:
         metric: `LogOdds` of the behaviour's first tokens, refusal by default, or
@@ -112,72 +114,6 @@ def _direction(
     return found
 
 
-def _check_what_neurons_write(model: HookedModel) -> None:
-    """Raise ModelError unless one neuron of each dense MLP writes its output vector.
-
-    In one pass over a token, each MLP has two rows: in one of them its neuron's activation is
-    raised, in the other by twice as much. Behind the block, the stream must have moved along the
-    output vector, and twice as far. A common factor of all that MLPs write does not matter.
-    """
-    moved = [
-        (mlp.layer, *_strongest(projection))
-        for mlp, projection in readable_projections(model, PerturbationProbing.name)
-        if mlp.expert is None
-    ]
-    if not moved:
-        return
-    names = {site.layer: site.dense for site in neuron_sites(model)}
-    hooks: list[tuple[str, Any]] = []
-    behind: dict[int, Tensor] = {}
-
-    def keep(layer: int, stream: Tensor, hook: Any) -> None:  # noqa: ARG001
-        behind[layer] = stream[:, -1].detach().cpu().double()
-
-    for row, (layer, neuron, vector) in enumerate(moved):
-        hooks.append(
-            (cast("str", names[layer]), partial(_raise, row, neuron, float(vector.norm())))
-        )
-        hooks.append((f"blocks.{layer}.hook_resid_post", partial(keep, layer)))
-    # No token with a part of its own, such as padding, whose embedding may be 0.
-    token = int(model.cfg.d_vocab) // 2
-    ids = torch.full((2 * len(moved) + 1, 1), token, device=input_device(model))
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks), prompt_lengths([1] * len(ids)):
-        forward_logits(model, ids, torch.ones_like(ids), None, 0)
-    for row, (layer, _, vector) in enumerate(moved):
-        stream = behind[layer]
-        once, twice = stream[2 * row] - stream[-1], stream[2 * row + 1] - stream[-1]
-        along = torch.cosine_similarity(once, vector, dim=0)
-        as_written = along >= ALONG and (twice - 2 * once).norm() <= LINEAR * twice.norm()
-        if vector.any() and not as_written:
-            raise ModelError(
-                f"a neuron of layer {layer} of {model_name(model)} does not write its output "
-                "vector to the residual stream, as where a norm stands behind the MLP; use another "
-                "ranking than perturbation_probing"
-            )
-
-
-def _strongest(projection: DownProjection) -> tuple[int, Float64[Tensor, " d_model"]]:
-    """The neuron with the longest output vector, of the first ones, and this vector."""
-    rows = projection.weight.movedim(projection.neuron_dim, 0)[:LOOKED_AT].detach().cpu().double()
-    neuron = int(rows.norm(dim=1).argmax())
-    return neuron, rows[neuron]
-
-
-def _raise(
-    row: int,
-    neuron: int,
-    length: float,
-    activation: Float[Tensor, "row 1 d_mlp"],
-    hook: Any,  # noqa: ARG001
-) -> Float[Tensor, "row 1 d_mlp"]:
-    changed = activation.clone()
-    # Far enough that rounding in the model's precision does not count.
-    step = FAR / max(length, torch.finfo(activation.dtype).tiny)
-    changed[2 * row, :, neuron] += step
-    changed[2 * row + 1, :, neuron] += 2 * step
-    return changed
-
-
 def _slope(
     values: Values, n_prompts: int, d_vocab: int, metric: FirstTokenMetric
 ) -> Float64[Tensor, " d_vocab"]:
@@ -194,3 +130,84 @@ def _slope(
                     "perturbation_probing takes one for all; give one target and one foil"
                 )
     return cast("Tensor", first)[0].double()
+
+
+def _check_what_neurons_write(model: HookedModel) -> None:
+    """Raise ModelError unless one neuron of each dense MLP writes its output vector.
+
+    In one pass over a token, each MLP has two rows: in one of them its neuron's activation is
+    raised, in the other by twice as much. Behind the block, the stream must have moved along the
+    output vector, and twice as far. A common factor of all that MLPs write does not matter.
+    """
+    moved = [
+        (mlp.layer, *_strongest(projection))
+        for mlp, projection in readable_projections(model, PerturbationProbing.name)
+        if mlp.expert is None
+    ]
+    if not moved:
+        return
+    layers = [layer for layer, _, _ in moved]
+    unmoved = _behind_blocks(model, layers, 1)
+    names = {site.layer: site.dense for site in neuron_sites(model)}
+    hooks = [
+        (
+            cast("str", names[layer]),
+            partial(_raise, 2 * row, neuron, float(unmoved[layer].norm()), float(vector.norm())),
+        )
+        for row, (layer, neuron, vector) in enumerate(moved)
+    ]
+    streams = _behind_blocks(model, layers, 2 * len(moved) + 1, hooks)
+    for row, (layer, _, vector) in enumerate(moved):
+        stream = streams[layer]
+        once, twice = stream[2 * row] - stream[-1], stream[2 * row + 1] - stream[-1]
+        along = torch.cosine_similarity(once, vector, dim=0)
+        as_written = along >= ALONG and (twice - 2 * once).norm() <= LINEAR * twice.norm()
+        if vector.any() and not as_written:
+            raise ModelError(
+                f"a neuron of layer {layer} of {model_name(model)} does not write its output "
+                "vector to the residual stream, as where a norm stands behind the MLP; use another "
+                "ranking than perturbation_probing"
+            )
+
+
+def _behind_blocks(
+    model: HookedModel, layers: Sequence[int], n_rows: int, hooks: Sequence[tuple[str, Any]] = ()
+) -> dict[int, Float64[Tensor, "row d_model"]]:
+    """Run a token in some rows, and return the residual stream behind some layers."""
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int, stream: Tensor, hook: Any) -> None:  # noqa: ARG001
+        found[layer] = stream[:, -1].detach().cpu().double()
+
+    reads = [(f"blocks.{layer}.hook_resid_post", partial(keep, layer)) for layer in layers]
+    # Not the first token, which is often padding, with an embedding of 0.
+    token = int(model.cfg.d_vocab) // 2
+    ids = torch.full((n_rows, 1), token, device=input_device(model))
+    with torch.no_grad(), model.hooks(fwd_hooks=[*hooks, *reads]), prompt_lengths([1] * n_rows):
+        forward_logits(model, ids, torch.ones_like(ids), None, 0)
+    return found
+
+
+def _strongest(projection: DownProjection) -> tuple[int, Float64[Tensor, " d_model"]]:
+    """The neuron with the longest output vector, of the first ones, and this vector."""
+    rows = projection.weight.movedim(projection.neuron_dim, 0)[:LOOKED_AT].detach().cpu().double()
+    neuron = int(rows.norm(dim=1).argmax())
+    return neuron, rows[neuron]
+
+
+def _raise(
+    row: int,
+    neuron: int,
+    stream: float,
+    length: float,
+    activation: Float[Tensor, "row 1 d_mlp"],
+    hook: Any,  # noqa: ARG001
+) -> Float[Tensor, "row 1 d_mlp"]:
+    changed = activation.clone()
+    limits = torch.finfo(activation.dtype)
+    # As far as the stream is long; in bfloat16 farther, so that its rounding does not count.
+    far = max(stream, 1.0) * (FARTHER if limits.eps > COARSE else 1)
+    step = far / max(length, limits.tiny)
+    changed[row, :, neuron] += step
+    changed[row + 1, :, neuron] += 2 * step
+    return changed

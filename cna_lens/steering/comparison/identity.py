@@ -63,28 +63,32 @@ def fingerprint(value: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def of_callable(function: Callable[..., Any]) -> str:
+def of_callable(function: Callable[..., Any], inside: frozenset[int] = frozenset()) -> str:
     """Name a function, with a hash of its code and of the values that it has taken in.
 
     cna_lens's own functions are known by their names. An object that is called is known by its
     fields if it is a dataclass, and by its class alone otherwise.
+
+    Args:
+        function: what is called.
+        inside: the ids of functions that have taken it in; one of them is known by its name.
     """
     if isinstance(function, partial):
         arguments = fingerprint((function.args, function.keywords))
-        return f"partial {of_callable(function.func)} {arguments}"
+        return f"partial {of_callable(function.func, inside)} {arguments}"
     if isinstance(function, MethodType):
-        return f"{of_callable(function.__func__)} of {_of_object(function.__self__)}"
+        return f"{of_callable(function.__func__, inside)} of {_of_object(function.__self__)}"
     if not isinstance(function, FunctionType):
         return _of_object(function)
     name = f"{function.__module__}.{function.__qualname__}"
-    if name.startswith("cna_lens."):
+    if name.startswith("cna_lens.") or id(function) in inside:
         return name
-    taken_in = [_of_cell(cell) for cell in function.__closure__ or ()]
-    inside = (function.__code__, function.__defaults__, function.__kwdefaults__, taken_in)
-    return f"{name} {fingerprint(inside)}"
+    taken_in = [_of_cell(cell, inside | {id(function)}) for cell in function.__closure__ or ()]
+    parts = (function.__code__, function.__defaults__, function.__kwdefaults__, taken_in)
+    return f"{name} {fingerprint(parts)}"
 
 
-def _of_cell(cell: CellType) -> str:
+def _of_cell(cell: CellType, inside: frozenset[int]) -> str:
     """What a function has taken in, by its class alone where nothing else is known of it."""
     try:
         value = cell.cell_contents
@@ -94,7 +98,7 @@ def _of_cell(cell: CellType) -> str:
     if isinstance(value, nn.Module):
         return _of_object(value)
     if isinstance(value, FunctionType | MethodType | partial):
-        return of_callable(value)
+        return of_callable(value, inside)
     try:
         return fingerprint(value)
     except InputError:
