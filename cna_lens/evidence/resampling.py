@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cna_lens.discovery.activations.per_prompt import PromptActivations
+from cna_lens.discovery.rankings.protocol import check_whole
 from cna_lens.discovery.rankings.scoring import rank
 from cna_lens.errors import InputError
 from cna_lens.evidence.selection import Selection
@@ -244,8 +244,7 @@ def over_resamples(values: Float64[Tensor, " resample"], confidence: float) -> E
 def check_counts(**counts: int) -> None:
     """Raise InputError unless each of the named counts is a whole number from 1 on."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < 1:
-            raise InputError(f"{name} is {count}, expected at least 1, and a whole number")
+        check_whole(name, count, 1)
 
 
 def _sides(sets: ActivationSets, positive: Tensor, negative: Tensor) -> Resamples:

@@ -129,5 +129,5 @@ def test_invalid_settings_are_refused(without_type_checks):
 @pytest.mark.usefixtures("without_type_checks")
 def test_a_count_that_is_not_a_whole_number_is_refused():
     sides = kept(POSITIVE, WIDTHS), kept(NEGATIVE, WIDTHS)
-    with pytest.raises(InputError, match=r"n_resamples is 80\.0, expected .* a whole number"):
+    with pytest.raises(InputError, match=r"n_resamples is 80\.0, expected a whole number"):
         localization(*sides, Selection(k=1), n_resamples=80.0)

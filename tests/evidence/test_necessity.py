@@ -216,8 +216,8 @@ def test_on_a_real_model_the_circuit_of_all_prompts_is_that_of_find_circuit(demo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_resamples": 0}, "n_resamples is 0, expected at least 1"),
-        ({"n_resamples": 2000.5}, r"n_resamples is 2000\.5, expected .*whole number"),
+        ({"n_resamples": 0}, "n_resamples is 0, expected a whole number from 1 on"),
+        ({"n_resamples": 2000.5}, r"n_resamples is 2000\.5, expected a whole number"),
         ({"positions": "last"}, "positions is 'last'"),
         ({"sizes": 5}, "sizes is 5, expected a list"),
         ({"ends": ((1.0,), (0.0,))}, "ends has values of 1 prompts, and there are 3"),

@@ -11,7 +11,7 @@ from cna_lens import Circuit, InputError, Layout, Neuron, ablation
 from cna_lens.metrics import is_refusal
 from cna_lens.steering.comparison.identity import fingerprint, of_callable
 
-LAYOUT = Layout((2000, 2000, 2000))
+LAYOUT = Layout((30,) * 13)
 
 
 def contains(word, letter_case="lower"):
@@ -54,10 +54,9 @@ def test_values_that_differ_have_different_fingerprints(one, other):
 
 def test_circuits_of_other_neurons_are_told_apart_where_their_digits_are_the_same():
     first, second = (
-        ablation(Circuit((neuron,), (1.0,), LAYOUT)) for neuron in (Neuron(1, 23), Neuron(2, 3))
+        ablation(Circuit((neuron,), (1.0,), LAYOUT)) for neuron in (Neuron(1, 23), Neuron(12, 3))
     )
     assert fingerprint(first) != fingerprint(second)
-    assert fingerprint((Neuron(1, 23),)) != fingerprint((Neuron(12, 3),))
 
 
 def test_what_has_no_settings_to_tell_is_refused():
