@@ -80,6 +80,11 @@ def test_a_row_has_every_step_with_its_figures(tmp_path, monkeypatch):
     assert all(each["seconds"] > 0 for each in row["steps"].values())
 
 
+def test_memory_of_the_result_counts_where_no_sample_falls_into_the_run(monkeypatch):
+    monkeypatch.setattr(memory_watch.threading.Event, "wait", lambda *_: True)
+    assert memory_watch.growth_mib(lambda: torch.ones(2**24)) > 48
+
+
 def test_memory_without_mapped_files_leaves_their_pages_out(tmp_path):
     path = tmp_path / "pages"
     path.write_bytes(bytes(2**26))
