@@ -4,6 +4,7 @@
     python -m experiments.audit run --model demo-refusal-late --set new --first 2
     python -m experiments.audit analyse
     python -m experiments.audit analyse --out out/one_model --out out/another --half second
+    python -m experiments.audit analyse --out out/one_model --half both --earlier figures.json
     python -m experiments.audit evade
     python -m experiments.audit watch
     python -m experiments.audit identify
@@ -13,11 +14,12 @@ effect on refusals; of a model that is only served in another way it audits the 
 come with one of each kind in turn. `analyse` chooses thresholds on some variants and judges others
 with them: halves, and kinds of attack and models that took no part. It reads one half of all
 variants, by kind, unless `--half` says otherwise, so that rules can be frozen before the second
-half is read; `--unseen-by` leaves out what was seen before the rules were made. `evade` lets an
-adversary try strengths until the audit is silent, and replace the genuine fingerprint by its own.
-Each model has a folder, in which an interrupted run goes on. `watch` watches a circuit while
-requests come in. `identify` asks variants sensitive canaries, as an endpoint is asked, and goes on
-where it was interrupted.
+half is read; `--unseen-by` leaves out what was seen before the rules were made. `--earlier` adds
+models whose records are not at hand, from the figures of an analysis that read both halves. `evade`
+lets an adversary try strengths until the audit is silent, and replace the genuine fingerprint by
+its own. Each model has a folder, in which an interrupted run goes on. `watch` watches a circuit
+while requests come in. `identify` asks variants sensitive canaries, as an endpoint is asked, and
+goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
 from experiments.audit.halves import Half
 from experiments.audit.identifying import FIRST, ask, reaches
-from experiments.audit.reading import Reading, seen_in
+from experiments.audit.reading import Earlier, Reading, seen_in
 from experiments.audit.references import REFERENCE, REFERENCES, Reference, reference_of
 from experiments.audit.running import Auditor, run
 from experiments.audit.sets import VariantSet, variants_of
@@ -110,12 +112,19 @@ def analyse_command(
         Path | None,
         typer.Option(help="Leave out the variants that this file of earlier figures lists."),
     ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(help="Figures of an analysis of other models, read beside the records."),
+    ] = None,
 ) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
     folders = out or [OF_REFERENCE]
     studies = [read_journal(folder / RECORDS, "audit study") for folder in folders]
     seen = () if unseen_by is None else seen_in(json.loads(unseen_by.read_text(encoding="utf-8")))
-    read = Reading.of([records for _, records in studies], half, seed, seen)
+    before = None
+    if earlier is not None:
+        before = Earlier.of(json.loads(earlier.read_text(encoding="utf-8")))
+    read = Reading.of([records for _, records in studies], half, seed, seen, before)
     for level in read.levels:
         show(level)
     show_held_out(read.held_out)
@@ -132,11 +141,14 @@ def analyse_command(
         "seed": seed,
         **read.record(),
         "studies": [
-            {
-                **depends_on,
-                "evasions": read_journal(path, "audit study")[1] if path.exists() else {},
-            }
-            for (depends_on, _), path in zip(studies, evasions, strict=True)
+            *(() if before is None else before.studies),
+            *(
+                {
+                    **depends_on,
+                    "evasions": read_journal(path, "audit study")[1] if path.exists() else {},
+                }
+                for (depends_on, _), path in zip(studies, evasions, strict=True)
+            ),
         ],
     }
     write_record(results, record)

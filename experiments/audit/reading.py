@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -102,6 +103,76 @@ def _lost(audits: Iterable[Audit]) -> float | None:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What an analysis said of models whose records are not at hand.
+
+    Checks of single names are known only by whether they spoke, so that beside these variants the
+    score and the verdict are judged, and no check alone.
+
+    Attributes:
+        seed: of its halves.
+        variants: what it said of each variant.
+        levels: each access level to each model, as plain data.
+        studies: what each study depends on, as plain data.
+    """
+
+    seed: int
+    variants: tuple[Outcome, ...]
+    levels: tuple[Mapping[str, Any], ...]
+    studies: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Earlier:
+        """Read the file that `analyse` wrote.
+
+        Raises:
+            InputError: it has one half alone.
+        """
+        if record["half"] != "both":
+            raise InputError(
+                f"the earlier analysis read the {record['half']} half of its variants; give one "
+                "that was made with --half both"
+            )
+        variants = tuple(
+            Outcome(
+                **{
+                    **each,
+                    "speaks": {access: tuple(names) for access, names in each["speaks"].items()},
+                }
+            )
+            for each in record["variants"]
+        )
+        return cls(record["seed"], variants, tuple(record["levels"]), tuple(record["studies"]))
+
+    def audits(self, access: str) -> list[Audit]:
+        """What it said at one access; the time of these audits is not known."""
+        return [
+            Audit(
+                each.name,
+                each.kind,
+                each.tampered,
+                each.shift,
+                each.scores[access],
+                each.verdicts[access],
+                math.nan,
+                {},
+                each.model,
+                each.side,
+                each.refused,
+            )
+            for each in self.variants
+            if access in each.verdicts
+        ]
+
+    def records(self) -> Records:
+        """Name and kind of each variant, as a study's records give them."""
+        return {
+            f"{each.model} | {each.name}": {"name": each.name, "kind": each.kind}
+            for each in self.variants
+        }
+
+
+@dataclass(frozen=True)
 class StillRefuses:
     """Whether the audit says what becomes of refusals of held-out requests.
 
@@ -175,6 +246,7 @@ class Reading:
         held_out: what is found of kinds and models that took no part.
         variants: what was read of each variant.
         still_refuses: what sampled answers say of refusals.
+        earlier: the analysis of other models that was read beside the studies, if any.
     """
 
     half: Half
@@ -184,6 +256,7 @@ class Reading:
     held_out: tuple[Row, ...]
     variants: tuple[Outcome, ...]
     still_refuses: StillRefuses | None
+    earlier: Earlier | None = None
 
     @classmethod
     def of(
@@ -192,6 +265,7 @@ class Reading:
         half: Half,
         seed: int,
         seen: Collection[tuple[str, str]] = (),
+        earlier: Earlier | None = None,
     ) -> Reading:
         """Analyse the studies, one for each model.
 
@@ -201,11 +275,19 @@ class Reading:
             seed: of the halves and the bootstrap.
             seen: models and names of variants that are left out, because the rules were made by
                 people who had seen them; what the references are is needed, and stays.
+            earlier: an analysis of other models, whose variants are read too.
 
         Raises:
-            InputError: two studies are of one model, or a side has too few variants.
+            InputError: two studies are of one model, or a side has too few variants; there is an
+                earlier analysis, and not both halves are read, or its seed was another.
         """
-        first, second = halves_of(studies, seed)
+        if earlier is not None and (half, seed) != ("both", earlier.seed):
+            raise InputError(
+                f"half is {half!r} and the seed {seed}; beside an earlier analysis give 'both' and "
+                f"its seed, {earlier.seed}"
+            )
+        before = () if earlier is None else (earlier.records(),)
+        first, second = halves_of((*studies, *before), seed)
         of_half = {"first": first, "second": second, "both": first | second}[half]
         names = [
             frozenset(
@@ -219,15 +301,22 @@ class Reading:
             found_at_levels(records, read) for records, read in zip(studies, names, strict=True)
         ]
         models = [each.model for found in at_levels for each in next(iter(found.values()), [])[:1]]
+        if earlier is not None:
+            models += {each.model for each in earlier.variants}
         if twice := sorted({model for model in models if models.count(model) > 1}):
             raise InputError(
-                f"two folders hold audits of {twice[0]}; give one folder for each model"
+                f"two folders or files hold audits of {twice[0]}; give one for each model"
             )
         pooled = {
             access: [audit for found in at_levels for audit in found.get(access, ())]
             for access in ACCESSES
         }
         listed = outcomes(pooled)
+        if earlier is not None:
+            listed = tuple(
+                sorted((*listed, *earlier.variants), key=lambda each: (each.model, each.name))
+            )
+            pooled = {access: [*earlier.audits(access), *found] for access, found in pooled.items()}
         return cls(
             half,
             (len(first), len(second)),
@@ -240,6 +329,7 @@ class Reading:
             tuple(row for access in pooled for row in held_out_rows(pooled[access], access)),
             listed,
             StillRefuses.of(listed),
+            earlier,
         )
 
     def record(self) -> dict[str, Any]:
@@ -249,7 +339,8 @@ class Reading:
         tells more.
         """
         names = ("first", "second")
-        kept = {"all", *(level.model for level in self.levels)}
+        kept = {"all", *(each.model for each in self.variants)}
+        before = () if self.earlier is None else self.earlier.levels
         halves = {
             name: {"variants": size, "sha256": sha256}
             for name, size, sha256 in zip(names, self.sizes, self.sha256, strict=True)
@@ -257,7 +348,7 @@ class Reading:
         return {
             "half": self.half,
             "halves": halves,
-            "levels": [asdict(level) for level in self.levels],
+            "levels": [*before, *(asdict(level) for level in self.levels)],
             "held_out": [
                 asdict(row)
                 for row in self.held_out

@@ -13,7 +13,7 @@ from cna_lens.results import Journal
 from experiments.audit.__main__ import app
 from experiments.audit.halves import Audit, audits, halved, halves_of
 from experiments.audit.held_out import held_out_rows, takes_part
-from experiments.audit.reading import Reading, seen_in
+from experiments.audit.reading import Earlier, Reading, seen_in
 from experiments.shared.areas import area_with_interval
 
 BENIGN, ATTACKS = ("precision", "fine-tune", "noise"), ("adapter", "direction")
@@ -248,7 +248,7 @@ def test_the_other_half_is_not_read(half, other):
 
 
 def test_two_folders_of_one_model_are_refused():
-    with pytest.raises(InputError, match="two folders hold audits of a"):
+    with pytest.raises(InputError, match="two folders or files hold audits of a"):
         Reading.of([study("a"), study("a")], "first", 0)
 
 
@@ -345,3 +345,39 @@ def test_an_access_without_any_score_is_left_out_and_told():
     read = Reading.of([records], "both", 0)
     assert {level.access for level in read.levels} == {"weights", "activations"}
     assert {each.verdicts["answers"] for each in read.variants} == {"error: no answer"}
+
+
+def test_an_earlier_analysis_stands_for_the_records_of_its_models():
+    studies = [study("a"), study("b", 0.05), study("c", -0.05)]
+    for each in studies:
+        each["untouched | behaviour"]["refused"] = [True] * 9
+        for number in range(7):
+            each[f"noise {number} | behaviour"]["refused"] = [True] * (9 - number)
+            check = {"name": "lost refusals", "statistic": number / 9, "speaks": number > 3}
+            each[f"noise {number} | weights"]["checks"].append(check)
+        each["adapter 1 | answers"] |= {"side": "serving"}
+        del each["adapter 1 | weights"], each["adapter 1 | activations"]
+    whole = Reading.of(studies, "both", 0).record()
+    assert whole["still_refuses"]["found"]["n"] == 15
+    written = {**Reading.of(studies[:2], "both", 0).record(), "seed": 0, "studies": []}
+    earlier = Earlier.of(json.loads(json.dumps(written)))
+    read = Reading.of(studies[2:], "both", 0, earlier=earlier).record()
+    as_written = json.loads(json.dumps(whole))
+    # No check alone is judged, since no statistic is at hand.
+    as_written["held_out"] = [
+        row for row in as_written["held_out"] if row["signal"] in ("score", "verdict")
+    ]
+    assert json.loads(json.dumps(read)) == as_written
+
+
+def test_an_earlier_analysis_must_fit(tmp_path):
+    written = {**Reading.of([study("a")], "both", 3).record(), "seed": 3, "studies": []}
+    earlier = Earlier.of(written)
+    with pytest.raises(InputError, match="half is 'first' and the seed 3"):
+        Reading.of([study("b")], "first", 3, earlier=earlier)
+    with pytest.raises(InputError, match="give 'both' and its seed, 3"):
+        Reading.of([study("b")], "both", 0, earlier=earlier)
+    with pytest.raises(InputError, match="hold audits of a"):
+        Reading.of([study("a")], "both", 3, earlier=earlier)
+    with pytest.raises(InputError, match="read the first half"):
+        Earlier.of(written | {"half": "first"})
