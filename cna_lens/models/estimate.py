@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cna_lens.errors import InputError, ModelError
+from cna_lens.errors import CnaLensError, InputError, ModelError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.inside.paged_weights import RESIDENT, blocks_that_stay
 from cna_lens.models.inside.projections import layout_of
 from cna_lens.models.inside.sites import sparse_sites
 from cna_lens.models.loading.load import read_config
+from cna_lens.models.running.batching import is_whole
+from cna_lens.models.running.forward import sliding_window
 from cna_lens.models.running.memory import (
     CPU_ANSWERS,
     CPU_TOKENS,
@@ -30,6 +32,8 @@ from cna_lens.results.scores import circuit_size
 
 RESERVE = 0.1
 """The share of a card for its driver, libraries, and the gaps between tensors."""
+
+Kind = Literal["cuda", "cpu"]
 
 _VECTORS = 8
 """Numbers in float64 for each neuron: mean and deviations of two sets, and of a merge."""
@@ -52,8 +56,8 @@ class Requirements:
         statistics: the sums over prompts.
         batch: the activations of one batch while one block runs, and those that discovery reads.
         cache: keys and values of prompts and answers, and of one layer again while it grows.
-        decoding: the maximum of what generation holds beside the cache: the batch, while it reads
-            the prompts and the answers' part of the cache is still empty, or the logits of a step.
+        decoding: the maximum of what generation holds beside the cache: one pass, while it reads
+            prompts and the answers' part of the cache is still empty, or the logits of a step.
         flops: floating-point operations of discovery.
         file_dtype: precision of the model's files; None where the configuration does not say.
         slower: the slow way that the installed libraries force, and why; None where shapes alone
@@ -62,7 +66,7 @@ class Requirements:
 
     model: str
     dtype: str
-    device: Literal["cuda", "cpu"]
+    device: Kind
     n_parameters: int
     n_neurons: int
     k: int
@@ -131,7 +135,7 @@ def requirements(
     *,
     config: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
-    device: Literal["cuda", "cpu"] = "cuda",
+    device: Kind = "cuda",
     prompts: int = 200,
     length: int = 64,
     new_tokens: int = 64,
@@ -162,14 +166,15 @@ def requirements(
         new_tokens: tokens of an answer.
 
     Raises:
-        InputError: a number below 1.
-        ModelError: the configuration is not available, is of quantised weights, or is of a model
-            that cna_lens cannot use.
+        InputError: a number that is not whole, or below 1; or another device or precision.
+        ModelError: the configuration is not available, is broken, is of quantised weights, or is of
+            a model that cna_lens cannot use.
     """
     for name, value in (("prompts", prompts), ("length", length), ("new_tokens", new_tokens)):
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected at least 1")
-    settings = read_config(config or model)
+        if not is_whole(value, 1):
+            raise InputError(f"{name} is {value!r}, expected a whole number from 1 on")
+    _check_place(device, dtype)
+    settings = _configuration(config or model)
     # Before a model is made of it, which writes its own precision there.
     file_dtype = _file_dtype(settings)
     blueprint, n_parameters, n_at_the_ends, obstacle = _without_numbers(str(model), settings, dtype)
@@ -179,8 +184,13 @@ def requirements(
     inner = cast("Any", blueprint).original_model
     embedding = list(inner.get_input_embeddings().parameters())
     on_cpu = device == "cpu"
-    tokens = min(prompts * length, max(length, CPU_TOKENS if on_cpu else GPU_TOKENS))
+    budget = CPU_TOKENS if on_cpu else GPU_TOKENS
+    tokens = min(prompts * length, max(length, budget))
     answers = min(prompts, CPU_ANSWERS if on_cpu else GPU_ANSWERS)
+    # As `Request` reads prompts: in several passes, where these can be joined.
+    reading = answers * length
+    if obstacle is None and sliding_window(blueprint) is None:
+        reading = min(reading, max(length + new_tokens, budget))
     per_token = bytes_per_token(blueprint, length)
     cached = cache_bytes_per_token(blueprint)
     logits = 2 * answers * int(cast("Any", blueprint).cfg.d_vocab) * dtype.itemsize
@@ -199,11 +209,33 @@ def requirements(
         statistics=_VECTORS * torch.float64.itemsize * layout.n_neurons,
         batch=tokens * per_token + read,
         cache=answers * (length + new_tokens) * cached * (layout.n_layers + 1) // layout.n_layers,
-        decoding=max(answers * (length * per_token - new_tokens * cached), logits),
+        decoding=max(reading * per_token - answers * new_tokens * cached, logits),
         flops=2.0 * computing * prompts * length,
         file_dtype=file_dtype,
         slower=None if obstacle is None else without_a_cache(obstacle),
     )
+
+
+def _check_place(device: object, dtype: object) -> None:
+    if device not in get_args(Kind):
+        raise InputError(
+            f"device is {device!r}, expected 'cuda' or 'cpu', for which the sizes of batches are "
+            "known"
+        )
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype is {dtype!r}, expected a precision such as torch.bfloat16")
+
+
+def _configuration(source: str | Path) -> Any:
+    try:
+        return read_config(source)
+    except CnaLensError:
+        raise
+    # Each family checks its configuration in its own way, or divides by its numbers unchecked.
+    except Exception as error:
+        raise ModelError(
+            f"the configuration of {source} is broken, correct it: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _without_numbers(
@@ -234,8 +266,12 @@ def _without_numbers(
                 model, type(model).__name__, hf_config=config, model_name=name
             ).eval()
             obstacle = obstacle_by_shapes(cast("HookedModel", bridge))
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"TransformerLens cannot wrap {name}: {error}") from error
+    # A configuration that does not fit fails in as many ways as there are families.
+    except Exception as error:
+        raise ModelError(
+            f"TransformerLens cannot wrap {name}: {type(error).__name__}: {error}; check its "
+            "configuration"
+        ) from error
     _without_storage(bridge)
     return cast("HookedModel", bridge), n_parameters, n_at_the_ends, obstacle
 

@@ -140,8 +140,7 @@ class HooksSeen:
 
     def __init__(self, model: HookedModel) -> None:
         """See the hooks that are there now."""
-        root: Any = cast("Any", model).original_model if is_bridge(model) else model
-        modules = {*model.hook_dict.values(), *root.modules()}
+        modules = {*model.hook_dict.values(), *_called_modules(model)}
         self._places: list[dict[int, Any]] = [
             hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)
         ]
@@ -225,7 +224,8 @@ def _without_hooks(model: HookedModel) -> Iterator[None]:
         yield
     finally:
         for hooks, items in order:
-            added = hooks.items() - dict(items).items()
+            before = dict(items)
+            added = [(key, hook) for key, hook in hooks.items() if key not in before]
             hooks.clear()
             hooks.update([*items, *added])
         for point, handles in zip(points, listed, strict=True):
@@ -248,8 +248,7 @@ def _foreign_hooks(model: HookedModel) -> Iterator[tuple[nn.Module, dict[int, An
         for key, hook in point._forward_pre_hooks.items():
             if not _is_own(hook):
                 yield point, point._forward_pre_hooks, key
-    root: Any = cast("Any", model).original_model if is_bridge(model) else model
-    for module in root.modules():
+    for module in _called_modules(model):
         if module in points:
             continue
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
@@ -258,5 +257,12 @@ def _foreign_hooks(model: HookedModel) -> Iterator[tuple[nn.Module, dict[int, An
                     yield module, hooks, key
 
 
+def _called_modules(model: HookedModel) -> set[Any]:
+    """The modules that a pass calls: the model itself, and those inside it."""
+    root: Any = cast("Any", model).original_model if is_bridge(model) else model
+    return {model, *root.modules()}
+
+
 def _is_own(hook: object) -> bool:
-    return getattr(hook, "__module__", "").startswith(OWN_HOOKS)
+    name = getattr(hook, "__module__", None)
+    return isinstance(name, str) and any(f"{name}.".startswith(f"{own}.") for own in OWN_HOOKS)

@@ -68,6 +68,15 @@ def test_a_hook_of_torch_on_the_wrapped_model_survives(fresh):
     assert reference.hooks(fresh) == before
 
 
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_of_torch_on_the_bridge_itself_fires(fresh, register):
+    fired = []
+    options = {"always_call": True} if register == "register_forward_hook" else {}
+    getattr(fresh, register)(lambda *_: fired.append(True), **options)
+    cna_lens.collect(fresh, PROMPTS, batch_size=4)
+    assert fired
+
+
 def test_reading_changes_no_weight_and_needs_no_gradient(llama):
     before = reference.weights(llama)
     stats = cna_lens.collect(llama, PROMPTS)

@@ -19,6 +19,7 @@ PARTS = (
 # Raises for a string, whose letters have no text.
 STRICT_PARTS = PARTS.replace("part['text']", "part['text'] + ''")
 CLOCK = "{{ strftime_now('w%y') }} " + BARE
+OWN = cna_lens.ReasoningFormat("BEGIN", "END")
 TOOL = {"type": "function", "function": {"name": "w30", "parameters": {}}}
 
 
@@ -48,6 +49,46 @@ def test_an_option_that_the_template_does_not_read_is_refused():
         ids(model, "w5", chat=ChatSettings(tools=[TOOL]))
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{# style #}",
+        "{{ 'style' }}",
+        "{% for style in messages %}{{ style.role }}{% endfor %}",
+        "{% for m in messages %}{{ m.style }}{% endfor %}",
+        "{% set style = 'w9' %}{{ style }}",
+    ],
+    ids=["comment", "text", "loop", "key", "its own"],
+)
+def test_a_name_that_stands_in_the_template_without_being_read_is_no_option(written):
+    model = with_template(BARE + written)
+    with pytest.raises(InputError, match="does not read 'style'"):
+        ids(model, "w5", chat=ChatSettings(options={"style": "w9"}))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{% if style is defined %}{{ style }}{% endif %}",
+        "{% set style = style | default('w8') %}{{ style }}",
+        "{% macro shown() %}{{ style }}{% endmacro %}{{ shown() }}",
+        "{% for m in messages %}{{ style }}{% break %}{% endfor %}",
+        "{% generation %}{{ style }}{% endgeneration %}",
+    ],
+    ids=["defined", "default", "macro", "break", "generation"],
+)
+def test_an_option_may_be_read_anywhere_in_the_template(written):
+    model = with_template(BARE + written)
+    style = ChatSettings(options={"style": "w9"})
+    assert ids(model, "w5", chat=style) == [(USER, 5, 9)]
+
+
+def test_options_of_a_template_that_is_no_jinja_are_refused():
+    model = with_template(BARE + "{% if %}")
+    with pytest.raises(InputError, match="chat template of tiny-llama cannot be read"):
+        ids(model, "w5", chat=ChatSettings(options={"style": "w9"}))
+
+
 def test_tools_reach_the_template():
     model = with_template("{% for t in tools or [] %}{{ t.function.name }} {% endfor %}" + BARE)
     assert ids(model, "w5") == [(USER, 5)]
@@ -63,6 +104,15 @@ def test_tools_reach_the_template():
         ({"options": {"a": {1, 2}}}, "options is .* expected values that JSON has"),
         ({"tools": [{"a": print}]}, "tools is .* expected values that JSON has"),
         ({"date": "2025-01-01"}, "date is '2025-01-01', expected a datetime.date"),
+        ({"system": 3}, "system is 3, expected a string"),
+        ({"options": None}, "options is None, expected values by the names"),
+        ({"options": "enable_thinking"}, "options is 'enable_thinking', expected values by"),
+        ({"options": {1: True}}, "options is {1: True}, expected values by the names"),
+        ({"tools": None}, "tools is None, expected a list"),
+        ({"tools": {"a": 1}}, "tools is {'a': 1}, expected a list"),
+        ({"tools": ["a"]}, r"tools is \['a'\], expected a list"),
+        ({"reasoning": "<t>"}, "reasoning is '<t>', expected a list of ReasoningFormat"),
+        ({"reasoning": OWN}, "reasoning is ReasoningFormat.* expected a list of ReasoningFormat"),
     ],
 )
 def test_invalid_settings_are_refused(settings, message):
@@ -175,6 +225,18 @@ def test_reasoning_of_an_earlier_turn_may_be_left_out():
         {"role": "user", "content": "w7"},
     ]
     assert ids(model, turns) == [(5, 6, 7)]
+
+
+def test_reasoning_between_own_markers_may_be_left_out_too():
+    model = with_template("{% for m in messages %}{{ m['content'].split('END')[-1] }} {% endfor %}")
+    turns = [
+        {"role": "user", "content": "w5"},
+        {"role": "assistant", "content": "BEGIN w30 END w6"},
+        {"role": "user", "content": "w7"},
+    ]
+    assert ids(model, turns, chat=ChatSettings(reasoning=[OWN])) == [(5, 6, 7)]
+    with pytest.raises(InputError, match="leaves out or changes what the assistant says"):
+        ids(model, turns)
 
 
 class Clock(datetime.datetime):

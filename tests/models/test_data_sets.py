@@ -117,12 +117,18 @@ def test_prompts_of_a_table_in_memory_are_read_from_its_column(name):
         pd.Series(["One?", "Two?"], index=[3, 1]),
         datasets.Dataset.from_dict(COLUMNS)["Goal"],
         np.array(["One?", "Two?"]),
-        ["One?", "", "Two?"],
+        ["One?", "Two?"],
     ],
     ids=["series", "column of a Dataset", "array", "list"],
 )
 def test_a_column_of_texts_is_prompts(column):
     assert read_prompts(column) == ["One?", "Two?"]
+
+
+def test_an_empty_text_in_a_column_is_refused():
+    for column in (["One?", "", "Two?"], pd.Series(["One?", " "])):
+        with pytest.raises(InputError, match="has an empty prompt in row 2"):
+            read_prompts(column)
 
 
 def test_a_column_of_chat_messages_is_prompts_also_where_pandas_has_arrays(tmp_path):

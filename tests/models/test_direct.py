@@ -173,6 +173,26 @@ def test_a_hook_on_a_module_of_the_bridge_goes_through_it(fresh, caplog):
     assert direct_pass(fresh) is not None
 
 
+def test_a_hook_on_the_bridge_itself_changes_answers_and_ends(fresh, through_the_bridge):
+    before = answers(fresh)
+    handle = fresh.register_forward_hook(lambda _, args, logits: logits.flip(-1))
+    assert direct_pass(fresh) is None
+    hooked = answers(fresh)
+    assert hooked == through_the_bridge(fresh) != before
+    handle.remove()
+    assert answers(fresh) == before
+
+
+@pytest.mark.parametrize("module", ["transformer_lens_tools.steer", None])
+def test_a_hook_of_a_module_with_a_librarys_name_in_front_or_without_one_counts(fresh, module):
+    def hook(*_):
+        return None
+
+    hook.__module__ = module
+    fresh.original_model.model.norm.register_forward_hook(hook)
+    assert carries_hooks(fresh)
+
+
 @pytest.mark.parametrize("method", ["forward", "hook_in"])
 def test_a_method_that_was_replaced_on_the_bridge_counts(fresh, method, through_the_bridge):
     before = answers(fresh)
@@ -253,6 +273,21 @@ def test_weights_that_change_after_the_trial_are_the_answers(fresh, through_the_
     fresh.original_model.model.layers[0].mlp.down_proj.original_component.weight.data.mul_(-2)
     fresh.original_model.lm_head.weight.data = fresh.original_model.lm_head.weight.data.flip(0)
     assert answers(fresh) == through_the_bridge(fresh) != before
+
+
+# Once a model was converted, the parts no longer share the memory of the fused matrices.
+@pytest.mark.parametrize("family", ["gpt2", "phi3"])
+def test_split_weights_that_change_apart_from_the_fused_ones_are_the_answers(
+    family, through_the_bridge
+):
+    model = tiny.bridge(family).to(torch.float64)
+    before = answers(model)
+    assert direct_pass(model) is not None
+    attention = model.blocks[0].attn
+    with torch.no_grad():
+        for part in (attention.q, attention.v):
+            part.original_component.weight.mul_(-5)
+    assert answers(model) == through_the_bridge(model) != before
 
 
 def test_a_model_in_compatibility_mode_answers_as_through_the_bridge(fresh, through_the_bridge):

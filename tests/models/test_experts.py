@@ -178,6 +178,22 @@ def test_logits_are_bit_identical_where_nothing_is_steered(family, models, imple
         own.set_experts_implementation(before)
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before the point", "at the point"])
+def test_hooks_of_torch_on_an_experts_point_steer_it(mixtral, before):
+    name = "blocks.2.mlp.experts.0.hook_post"
+    with torch.no_grad(), expert_hooks(mixtral):
+        plain = mixtral(TOKENS)
+        with mixtral.hooks(fwd_hooks=[(name, lambda activation, hook: 3 * activation)]):
+            expected = mixtral(TOKENS)
+        point = mixtral.hook_dict[name]
+        if before:
+            point.register_forward_pre_hook(lambda _, args: (3 * args[0],))
+        else:
+            point.register_forward_hook(lambda _, args, activation: 3 * activation)
+        assert torch.equal(mixtral(TOKENS), expected)
+    assert not torch.equal(expected, plain)
+
+
 def test_no_hook_stays_after_an_exception(models):
     model = models["qwen2_moe"]
     names, hooks = set(model.hook_dict), reference.hooks(model)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import reference
 import strategies
@@ -6,6 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import cna_lens
+from cna_lens.models.running.generation import finished_answers
+from cna_lens.models.running.request import Request
 
 PROMPTS = [[5, 6, 7, 8, 9], [30, 31], [40, 41, 42], [50, 51, 52, 53, 54, 55, 56], [33]]
 
@@ -107,16 +110,52 @@ def test_generating_leaves_no_hook_and_no_weight_changed(model):
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": -3}, "max_new_tokens is -3"),
+        ({"max_new_tokens": 2.5}, r"max_new_tokens is 2\.5, expected a whole number"),
+        ({"max_new_tokens": float("nan")}, "max_new_tokens is nan"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"max_new_tokens": "5"}, "max_new_tokens is '5'"),
+        ({"temperature": "1"}, "temperature is '1'"),
+        ({"temperature": None}, "temperature is None"),
+        ({"temperature": True}, "temperature is True"),
+        ({"top_p": None}, "top_p is None"),
+        ({"seed": None}, "seed is None, expected a whole number"),
+        ({"seed": 1.0}, r"seed is 1\.0"),
+        ({"seed": True}, "seed is True"),
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": True}, "batch_size is True, expected 'auto' or a whole number"),
+        ({"batch_size": 2.0}, r"batch_size is 2\.0"),
+        ({"batch_size": "all"}, "batch_size is 'all'"),
         ({"chat": True}, "chat=True needs a chat template"),
     ],
 )
 def test_invalid_settings_are_refused(llama, options, message):
     with pytest.raises(cna_lens.InputError, match=message):
         cna_lens.generate(llama, PROMPTS, **options)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_numbers_may_be_those_of_numpy(llama):
+    four, half = np.int64(4), np.float32(0.5)
+    given = {"max_new_tokens": four, "batch_size": four, "seed": four, "temperature": half}
+    expected = {"max_new_tokens": 4, "batch_size": 4, "seed": 4, "temperature": 0.5}
+    answers = cna_lens.generate(llama, PROMPTS, **given, top_p=np.float64(0.5))
+    assert answers == cna_lens.generate(llama, PROMPTS, **expected, top_p=0.5)
+
+
+def test_a_missing_tokenizer_is_seen_before_anything_is_generated(monkeypatch):
+    model = tiny.bridge("llama")
+    model.tokenizer = None
+    monkeypatch.setattr(Request, "answers", pytest.fail)
+    for answer, asked in (
+        (cna_lens.generate, PROMPTS),
+        (finished_answers, PROMPTS),
+        (cna_lens.models.stream, PROMPTS[0]),
+    ):
+        with pytest.raises(cna_lens.InputError, match=r"set model\.tokenizer"):
+            answer(model, asked)
 
 
 @pytest.mark.usefixtures("without_type_checks")

@@ -110,6 +110,15 @@ def test_a_truncated_shard_is_named(sharded):
     refused(f": {cut.name} cannot be read.*delete it, and copy or download it again", sharded)
 
 
+def test_a_truncated_index_of_shards_is_named(sharded):
+    index = sharded / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:-8])
+    refused("index.json cannot be read.*delete it, and copy or download it again", sharded)
+    (sharded / "config.json").unlink()
+    index.write_text("{}")
+    refused("index.json cannot be read.*delete it, and copy or download it again", sharded)
+
+
 def test_an_error_for_a_folder_without_a_configuration_lists_what_is_expected(sharded):
     (sharded / "config.json").unlink()
     refused("Expected 'demo', a Hub name.*config.json", sharded)

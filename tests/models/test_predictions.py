@@ -2,6 +2,7 @@
 
 import pytest
 import reference
+import tiny
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -129,6 +130,21 @@ def test_prompts_are_predicted_from_the_end_of_the_templates_opening(chat_model)
     assert long.ids[long.predicted_from :][:2] == (6, 7)
     (plain_text,) = prompts_alone(chat_model, ["w5 w6"], chat=False)
     assert plain_text.ids[plain_text.predicted_from :] == (5, 6)
+
+
+def test_where_prediction_begins_depends_on_no_other_prompt(chat_model):
+    system = [{"role": "system", "content": "w9"}, {"role": "user", "content": "w5"}]
+    prompts = ["w5", system, [40, 41, 42], [7]]
+    together = prompts_alone(chat_model, prompts)
+    assert together == [text for prompt in prompts for text in prompts_alone(chat_model, [prompt])]
+    assert [text.predicted_from for text in together[2:]] == [1, 1]
+    assert together[0].ids[together[0].predicted_from] == 5
+
+
+def test_token_ids_are_predicted_without_a_tokenizer():
+    model = tiny.bridge("llama")
+    model.tokenizer = None
+    assert prompts_alone(model, [[5, 6, 7], [5]]) == [Text((5, 6, 7), 1, 3), Text((5,), 1, 1)]
 
 
 def test_one_answer_for_each_prompt(llama):

@@ -1,8 +1,10 @@
 """The tokens that a neuron promotes, computed by hand from the weights of each family."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 import cna_lens
 from cna_lens import InputError, Neuron
@@ -48,8 +50,40 @@ def test_promoted_tokens_are_the_rows_logits_by_hand(family, neuron):
 
 def test_a_neuron_or_number_of_tokens_that_does_not_exist_is_refused(llama):
     for neuron, k in (((2, 0), 1), ((0, 24), 1), ((0, 0), 0), ((0, 0), 65)):
-        with pytest.raises(InputError, match=r"expected 1 to 64|does not exist"):
+        with pytest.raises(InputError, match=r"whole number from 1 to 64|does not exist"):
             cna_lens.promoted_tokens(llama, neuron, k)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_what_is_no_neuron_or_no_whole_number_is_refused(llama):
+    for neuron in ((1.0, 3), (1,), 5, None):
+        with pytest.raises(InputError, match=r"neuron is .*, expected \(layer, index\)"):
+            cna_lens.promoted_tokens(llama, neuron)
+    with pytest.raises(InputError, match=r"neuron is \(1, 0, 3\), a neuron of an expert"):
+        cna_lens.promoted_tokens(llama, (1, 0, 3))
+    for k in (2.5, True, "3"):
+        with pytest.raises(InputError, match=f"k is {k!r}, expected a whole number"):
+            cna_lens.promoted_tokens(llama, (1, 3), k)
+    numbers = (np.int64(1), np.int64(3)), np.int64(2)
+    assert cna_lens.promoted_tokens(llama, *numbers) == cna_lens.promoted_tokens(llama, (1, 3), 2)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_a_model_without_a_final_norm_is_refused(width):
+    config = OPTConfig(
+        vocab_size=64,
+        hidden_size=16,
+        ffn_dim=24,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        max_position_embeddings=64,
+        word_embed_proj_dim=width,
+        do_layer_norm_before=False,
+        architectures=["OPTForCausalLM"],
+    )
+    model = tiny.boot(OPTForCausalLM(config).eval())
+    with pytest.raises(cna_lens.ModelError, match="no final norm"):
+        cna_lens.promoted_tokens(model, (1, 3))
 
 
 def test_a_neuron_that_writes_nothing_is_refused():

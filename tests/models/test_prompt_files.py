@@ -67,6 +67,43 @@ def test_a_named_column_is_read_even_beside_a_prompt_column(write):
     assert read_prompts(write("p.csv", "prompt,goal\na,b\nc,d"), column="goal") == ["b", "d"]
 
 
+def test_the_column_is_chosen_for_all_rows(write):
+    rows = {"prompt": "a"}, {"text": "b"}, {"label": "c"}
+    with pytest.raises(InputError, match=r"p\.jsonl has no column 'prompt'; it has: text"):
+        read_prompts(write("p.jsonl", lines(*rows)))
+    path = write("p.jsonl", lines({"text": "a"}, "b", {"text": "c", "prompt": "d"}))
+    assert read_prompts(path) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", 'prompt,id\na,1\n" ",2\nc,3\n'),
+        ("p.jsonl", lines("a", "", "c")),
+        ("p.jsonl", lines({"prompt": "a"}, {"prompt": []}, {"prompt": "c"})),
+        ("p.json", json.dumps([{"prompt": "a"}, {"prompt": ""}])),
+    ],
+)
+def test_an_empty_prompt_in_a_table_is_refused_since_it_may_be_one_of_a_pair(write, name, content):
+    with pytest.raises(InputError, match=r"p\.\w+ has an empty prompt in row 2; fill it in"):
+        read_prompts(write(name, content))
+
+
+def test_messages_that_are_written_as_text_are_no_prompt(write):
+    path = write("p.tsv", f"id\tmessages\n1\t{json.dumps(MESSAGES).replace(chr(34), chr(39))}\n")
+    with pytest.raises(InputError, match=r"p\.tsv holds text under 'messages', expected lists of"):
+        read_prompts(path)
+    assert read_prompts(path, column="messages")[0].startswith("[{'role'")
+
+
+def test_a_column_that_a_data_frame_has_twice_is_refused():
+    import pandas as pd
+
+    table = pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"])
+    with pytest.raises(InputError, match="the DataFrame has more than one column 'prompt'"):
+        read_prompts(table)
+
+
 def test_chat_messages_are_read_from_the_key_messages(write):
     path = write("p.jsonl", lines({"id": 7, "messages": MESSAGES}))
     assert read_prompts(path) == [MESSAGES]
@@ -160,6 +197,12 @@ def test_a_parquet_file_is_read(tmp_path):
 def test_standard_input_has_one_prompt_a_line(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("One, two?\n\nGröße vier.\n"))
     assert read_prompts("-") == ["One, two?", "Größe vier."]
+    piped = b"\xef\xbb\xbf" + "One, two?\r\n\r\nGröße vier.".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(piped), "latin-1"))
+    assert read_prompts("-") == ["One, two?", "Größe vier."]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))
+    with pytest.raises(InputError, match="standard input cannot be read as UTF-8"):
+        read_prompts("-")
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     with pytest.raises(InputError, match="standard input holds no prompts"):
         read_prompts("-")

@@ -1,6 +1,7 @@
 import hashlib
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -69,6 +70,13 @@ def test_strings_messages_token_ids_and_tensors_are_encoded_alike(chatty):
     assert encoded.record.count == 5
 
 
+@pytest.mark.usefixtures("without_type_checks")
+def test_token_ids_may_be_numbers_of_numpy(llama):
+    given = encode(llama, [list(np.array([5, 6])), (np.int32(7), 8)])
+    assert given == encode(llama, [[5, 6], [7, 8]])
+    assert {type(token) for prompt in given.ids for token in prompt} == {int}
+
+
 def test_several_messages_keep_their_order(chatty):
     system = {"role": "user", "content": "w30"}
     answer = {"role": "assistant", "content": "w31"}
@@ -131,6 +139,11 @@ def test_a_circuit_found_with_the_template_records_it(chatty):
         (torch.tensor([[5, 6]]), r"prompts\[0\] is a Tensor"),
         (torch.tensor([5.0]), r"prompts\[0\] is a Tensor"),
         (torch.tensor(5), r"prompts\[0\] is a Tensor"),
+        (b"w5", r"prompts\[0\] is a bytes"),
+        (bytearray(b"w5"), r"prompts\[0\] is a bytearray"),
+        ([5, True], r"prompts\[0\] is a list"),
+        ([5, np.True_], r"prompts\[0\] is a list"),
+        ([5, 6.0], r"prompts\[0\] is a list"),
     ],
 )
 def test_invalid_prompts_are_refused(chatty, prompt, message):

@@ -4,7 +4,13 @@ import pytest
 import reference
 import tiny
 import torch
-from quantised_linear import Float8Linear, IntegerLinear, PackedLinear
+from quantised_linear import (
+    Float8Linear,
+    IntegerLinear,
+    PackedLinear,
+    RotatedLinear,
+    RoundingLinear,
+)
 
 import cna_lens
 
@@ -15,6 +21,8 @@ KINDS = {
     PackedLinear: "a PackedLinear with torch.uint8 weights",
     Float8Linear: "a Float8Linear with torch.float8_e4m3fn weights",
     IntegerLinear: "a IntegerLinear",
+    RotatedLinear: "a RotatedLinear with torch.float32 weights",
+    RoundingLinear: "a RoundingLinear with torch.float32 weights",
 }
 
 

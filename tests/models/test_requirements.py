@@ -73,6 +73,20 @@ def test_llama_8b_has_the_parameters_and_the_circuit_of_the_paper(config):
     assert long.decoding == 2 * 200 * 128_256 * 2
 
 
+def test_generation_reads_long_prompts_in_passes_as_large_as_the_budget(config):
+    def decoding(**fields):
+        path = config(**(LLAMA_8B | {"num_hidden_layers": 2} | fields))
+        return cna_lens.requirements("8B", config=path, dtype=torch.bfloat16, length=4096).decoding
+
+    a_block = 2 * (8 * 4096 + 4 * 14336) + 4 * 3 * 32 * 4096
+    answers = 200 * 64 * 2 * 2 * 8 * 128 * 2
+    assert decoding() == 32_768 * a_block - answers
+    # Prompts of a model with a window cannot be read in several passes.
+    windowed = {"model_type": "mistral", "sliding_window": 1024}
+    windowed |= {"architectures": ["MistralForCausalLM"], "head_dim": 128}
+    assert decoding(**windowed) == 200 * 4096 * a_block - answers
+
+
 @pytest.mark.parametrize("family", tiny_moe.FAMILIES)
 def test_experts_count_as_neurons_and_compute_only_routed_tokens(family, tmp_path):
     hf = tiny_moe.hugging_face(family)
@@ -150,6 +164,12 @@ def test_the_memory_needed_is_the_sum_of_its_parts():
         (LLAMA_8B | {"quantization_config": {"quant_method": "fp8"}}, "x are quantised"),
         ({"model_type": "vits"}, "TransformerLens cannot wrap x"),
         ({"model_type": "no-such-type"}, "could not be loaded"),
+        (
+            LLAMA_8B | {"num_attention_heads": 3},
+            "(?s)configuration of .* is broken.*not a multiple",
+        ),
+        (LLAMA_8B | {"num_attention_heads": 0}, "configuration of .* is broken"),
+        ({"model_type": "bloom", "n_head": 0, "n_layer": 1}, "cannot wrap x: ZeroDivisionError"),
     ],
 )
 def test_an_unusable_model_is_refused_before_it_is_loaded(config, fields, message):
@@ -162,10 +182,28 @@ def test_a_missing_configuration_is_named():
         cna_lens.requirements("x", config="nowhere.json")
 
 
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("value", [0, 2.5, float("nan"), True, "64"])
 @pytest.mark.parametrize("number", ["prompts", "length", "new_tokens"])
-def test_numbers_below_one_are_refused(folder, number):
-    with pytest.raises(cna_lens.InputError, match=f"{number} is 0"):
-        cna_lens.requirements(folder, **{number: 0})
+def test_what_is_no_whole_number_from_one_on_is_refused(folder, number, value):
+    with pytest.raises(cna_lens.InputError, match=f"{number} is {value!r}, expected a whole"):
+        cna_lens.requirements(folder, **{number: value})
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "mps"}, "device is 'mps', expected 'cuda' or 'cpu'"),
+        ({"device": "CPU"}, "device is 'CPU'"),
+        ({"device": None}, "device is None"),
+        ({"dtype": "float32"}, r"dtype is 'float32', expected a precision such as torch\.bfloat16"),
+        ({"dtype": torch.int8}, r"dtype is torch\.int8"),
+    ],
+)
+def test_another_device_or_precision_is_refused(folder, options, message):
+    with pytest.raises(cna_lens.InputError, match=message):
+        cna_lens.requirements(folder, **options)
 
 
 def test_shapes_alone_show_a_slow_way(config, monkeypatch):

@@ -6,6 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import cna_lens
+from cna_lens.models.running.decoding import seeds_of
+from cna_lens.models.running.generation import finished_answers
 
 PROMPTS = [[5, 6, 7, 8, 9], [30, 31], [40, 41, 42], [50, 51, 52, 53, 54, 55, 56], [33]]
 
@@ -123,9 +125,27 @@ def test_a_top_p_that_cannot_be_obeyed_is_refused(llama, given, said):
         sample(llama, PROMPTS, **given)
 
 
-def test_some_places_are_answered_as_among_all(llama):
-    from cna_lens.models.running.generation import finished_answers
+def test_a_seed_keeps_its_stream():
+    # Recorded answers can only be given again with the same numbers.
+    assert seeds_of([(5, 6), (5, 6)], 1) == [50680999922483580, 69571122094739651]
 
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ([-1], "places holds -1, expected places of the prompts, 0 to 4"),
+        ([0, 9], "places holds 9"),
+        ([1.0], r"places holds 1\.0"),
+        ([0, 0, 1], r"places is \[0, 0, 1\], expected each place once"),
+    ],
+)
+def test_places_that_are_no_distinct_prompts_are_refused(llama, places, said):
+    with pytest.raises(cna_lens.InputError, match=said):
+        finished_answers(llama, PROMPTS, places=places)
+
+
+def test_some_places_are_answered_as_among_all(llama):
     prompts = [*PROMPTS, PROMPTS[0], PROMPTS[0]]
     expected = sample(llama, prompts)
     options = {"temperature": 1.0, "max_new_tokens": 8}

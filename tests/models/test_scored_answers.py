@@ -6,6 +6,7 @@ import torch
 import cna_lens
 from cna_lens import InputError
 from cna_lens.models.running.decoding import seeds_of
+from cna_lens.models.running.request import Request
 from cna_lens.models.tokens.scored_answers import AnswerSettings, scored_answers
 
 PROMPTS = [(5, 6), (7, 8, 9, 10), (11,), (5, 6)]
@@ -60,6 +61,23 @@ def test_an_answer_ends_before_a_stop_text(llama):
         llama, [(5, 6)], AnswerSettings(12, stops=(stop,), log_probs=True), [0]
     )
     assert len(scored.predictions) == len(cut.ids)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seeds", "said"),
+    [
+        ({"log_probs": True, "k": 65}, 4, "k is 65, expected a whole number from 1 to 64"),
+        ({"log_probs": True, "k": -1}, 4, "k is -1"),
+        ({"temperature": 1.5}, 3, "4 prompts and 3 seeds"),
+        ({"stops": ("w5", "")}, 4, "stops holds an empty text"),
+    ],
+)
+def test_invalid_settings_are_refused_before_anything_is_generated(
+    llama, monkeypatch, settings, seeds, said
+):
+    monkeypatch.setattr(Request, "answers", pytest.fail)
+    with pytest.raises(InputError, match=said):
+        scored_answers(llama, PROMPTS, AnswerSettings(4, **settings), [0] * seeds)
 
 
 def test_an_answer_that_does_not_fit_the_context_is_refused(llama):

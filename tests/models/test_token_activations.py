@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import reference
+import tiny
 import torch
+from quantised_linear import PackedLinear
 
 import cna_lens
 from cna_lens import InputError, Layout, Neuron, steer
+from cna_lens.models.tokens import token_activations
+from experiments.families.families import FAMILIES
+from experiments.families.tiny_models import tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 NEURONS = [Neuron(1, 3), Neuron(0, 20), Neuron(1, 0)]
@@ -87,6 +92,32 @@ def test_the_strongest_prompts_come_first_by_tokens_after_the_first():
 def test_neurons_that_cannot_be_read_are_refused(llama, without_type_checks, neurons, message):
     with pytest.raises(InputError, match=message):
         cna_lens.token_activations(llama, neurons, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("neurons", "message"),
+    [
+        ([(-1, 3)], "layer -1 does not exist: the model has layers 0 to 1"),
+        ([(9, 0)], "layer 9 does not exist"),
+        ([(0, -1)], "neuron -1 does not exist in layer 0, which has neurons 0 to 23"),
+        ([(1, 3), (1, 24)], "neuron 24 does not exist in layer 1"),
+    ],
+)
+def test_neurons_that_quantised_layers_lack_are_refused(neurons, message):
+    original = tiny.hugging_face("llama")
+    for layer in original.model.layers:
+        layer.mlp.down_proj = PackedLinear(layer.mlp.down_proj)
+    with pytest.raises(InputError, match=message):
+        cna_lens.token_activations(tiny.boot(original), neurons, PROMPTS)
+
+
+def test_a_layer_without_an_mlp_is_refused_where_widths_are_unknown(monkeypatch):
+    model = tiny_model(next(each for each in FAMILIES if each.name == "Llama, pruned")).model
+    monkeypatch.setattr(token_activations, "layout_of", lambda _: None)
+    (found,) = cna_lens.token_activations(model, (2, 39), [[5, 6]]).values
+    torch.testing.assert_close(found[:, 0], alone(model, [5, 6], Neuron(2, 39)))
+    with pytest.raises(InputError, match="layer 1 has no MLP"):
+        cna_lens.token_activations(model, (1, 3), [[5, 6]])
 
 
 def test_a_circuit_of_another_shape_is_refused(llama):

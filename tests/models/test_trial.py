@@ -1,6 +1,7 @@
 """The trial judges a model by its behaviour: it refuses broken models or warns about them."""
 
 import warnings
+from dataclasses import dataclass
 from functools import partial
 
 import families
@@ -211,18 +212,38 @@ def test_hooks_are_off_during_the_trial_and_stay_in_their_order(broken):
     assert calls == ["torch", "first", "second"]
 
 
-def test_a_model_that_keeps_every_logit_gives_the_same_answers(llama, broken):
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+def test_a_model_that_keeps_every_logit_gives_the_same_answers(llama, broken, error):
     assert tried(llama).keeps_logits
     forward = broken.original_model.forward
 
     def refuses(*args, **kwargs):
         if "logits_to_keep" in kwargs:
-            raise TypeError("unexpected keyword argument 'logits_to_keep'")
+            raise error("logits_to_keep is not supported")
         return forward(*args, **kwargs)
 
     broken.original_model.forward = refuses
     assert not tried(broken).keeps_logits
     assert answers(broken) == answers(llama)
+
+
+@dataclass
+class Counts:
+    """A hook that cannot be hashed, since it can be compared."""
+
+    calls: int = 0
+
+    def __call__(self, *_):
+        self.calls += 1
+
+
+def test_a_hook_that_cannot_be_hashed_is_back_after_the_trial(broken):
+    hook = Counts()
+    attentions(broken)[0].register_forward_hook(hook)
+    tried(broken)
+    assert hook.calls == 0
+    broken(torch.tensor([[1, 5, 6]]))
+    assert hook.calls == 1
 
 
 def test_a_model_is_tried_once(broken):

@@ -4,6 +4,7 @@ import strategies
 import tiny
 import torch
 from hypothesis import given, settings, strategies as st
+from quantised_linear import IntegerLinear
 from torch import nn
 
 import cna_lens
@@ -68,6 +69,29 @@ def test_any_changed_element_changes_the_hash(data, family):
 def test_another_name_shape_dtype_or_bit_changes_the_hash(other):
     one = parameters(a=torch.zeros(2, 3), b=torch.ones(4))
     assert cna_lens.weights_hash(other) != cna_lens.weights_hash(one)
+
+
+@pytest.mark.parametrize("buffer", ["qweight", "scales"])
+def test_the_numbers_of_quantised_layers_change_the_hash(buffer):
+    model = tiny.hugging_face("llama")
+    down = model.model.layers[1].mlp.down_proj = IntegerLinear(model.model.layers[1].mlp.down_proj)
+    before = cna_lens.weights_hash(model)
+    numbers = getattr(down, buffer)
+    kept = numbers.clone()
+    numbers[-1] += 1
+    assert cna_lens.weights_hash(model) != before
+    numbers.copy_(kept)
+    assert cna_lens.weights_hash(tiny.boot(model)) == before
+
+
+def test_buffers_that_follow_from_the_configuration_are_no_weights():
+    model = tiny.hugging_face("llama")
+    before = cna_lens.weights_hash(model)
+    model.model.rotary_emb.register_buffer("inv_freq", torch.ones(4))
+    attention = model.model.layers[0].self_attn
+    attention.register_buffer("bias", torch.ones((1, 1, 8, 8), dtype=torch.uint8))
+    model.model.embed_tokens.register_buffer("hidden", torch.ones((2, 2), dtype=torch.bool))
+    assert cna_lens.weights_hash(model) == before
 
 
 def test_the_same_bytes_in_another_dtype_have_another_hash():

@@ -240,17 +240,25 @@ def test_another_circuit_of_the_same_name_is_not_taken_for_the_first(chat, metho
     )
 
 
-def test_autoencoders_of_different_weights_are_told_apart(chat, tmp_path):
-    def method(seed):
-        return FeatureScaling(SaeFeatures(tiny.autoencoder(seed=seed), (0, 1), (1.0, 1.0)))
+def test_autoencoders_of_different_weights_places_or_settings_are_told_apart(chat, tmp_path):
+    def method(seed=0, hook="blocks.1.hook_resid_post", **settings):
+        sae = tiny.autoencoder(hook, seed=seed)
+        vars(sae.cfg).update(settings)
+        return FeatureScaling(SaeFeatures(sae, (0, 1), (1.0, 1.0)))
 
     path = tmp_path / "comparison.jsonl"
-    compare(chat, [method(seed=0)], path=path)
+    compare(chat, [method()], path=path)
     finished = path.read_text()
-    compare(chat, [method(seed=0)], path=path)
+    compare(chat, [method(device="cuda")], path=path)
     assert path.read_text() == finished
-    compare(chat, [method(seed=1)], path=path)
-    assert path.read_text() != finished
+    for other in (
+        method(seed=1),
+        method(hook="blocks.0.hook_resid_post"),
+        method(normalize_activations="layer_norm"),
+    ):
+        compare(chat, [other], path=path)
+        before, finished = finished, path.read_text()
+        assert finished != before
 
 
 def test_a_file_of_other_prompts_is_refused(chat, methods, tmp_path):

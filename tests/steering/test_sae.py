@@ -5,11 +5,19 @@ from dataclasses import replace
 
 import pytest
 import tiny
+import tiny_moe
 import torch
 from steered import IDS, NEGATIVE, POSITIVE, logits
 
 import cna_lens
-from cna_lens import FeatureScaling, InputError, ModelError, SaeFeatures, VectorMismatchError
+from cna_lens import (
+    ActivationError,
+    FeatureScaling,
+    InputError,
+    ModelError,
+    SaeFeatures,
+    VectorMismatchError,
+)
 
 HOOK = "blocks.1.hook_resid_post"
 SITES = ("hook_resid_pre", "hook_resid_post", "hook_mlp_out", "mlp.hook_post")
@@ -106,6 +114,26 @@ def test_a_planted_feature_is_found(llama):
     assert features.scores[0] > 0
     swapped = cna_lens.sae_features(llama, sae, NEGATIVE[:1], POSITIVE[:1], k=1)
     assert (swapped.indices, swapped.scores) == ((17,), (-features.scores[0],))
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_feature_that_is_not_a_number_is_refused(llama, weight):
+    sae = autoencoder()
+    sae.b_enc[17] = weight
+    with pytest.raises(ActivationError, match="1 of 40 features, feature 17 among them"):
+        cna_lens.sae_features(llama, sae, POSITIVE, NEGATIVE, k=4)
+
+
+def test_an_autoencoder_of_a_dense_layer_beside_experts_is_read():
+    model = tiny_moe.bridge("deepseek_v3")
+    sae = tiny.autoencoder("blocks.0.mlp.hook_post", tiny_moe.DENSE)
+    features = cna_lens.sae_features(model, sae, POSITIVE, NEGATIVE, k=2)
+    means = [
+        torch.stack([sae.encode(at_hook(model, ids, features.hook_point)[-1]) for ids in prompts])
+        for prompts in (POSITIVE, NEGATIVE)
+    ]
+    differences = means[0].mean(0) - means[1].mean(0)
+    assert list(features.indices) == differences.abs().argsort(descending=True)[:2].tolist()
 
 
 def test_signs_choose_among_differences_of_that_sign(llama):

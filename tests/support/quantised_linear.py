@@ -37,6 +37,32 @@ class Float8Linear(nn.Linear):
         return nn.functional.linear(x, self.weight.float() * self.scale)
 
 
+class RotatedLinear(nn.Linear):
+    """Stores its weights rotated, and rotates its input, like QuaRot."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        generator = torch.Generator().manual_seed(0)
+        square = torch.randn(self.in_features, self.in_features, generator=generator)
+        self.rotation = torch.linalg.qr(square).Q
+        self.weight = nn.Parameter(linear.weight.detach() @ self.rotation)
+
+    def forward(self, x):
+        return nn.functional.linear(x @ self.rotation, self.weight)
+
+
+class RoundingLinear(nn.Linear):
+    """Stores weights in full, and computes with rounded ones, like BitNet's layers in training."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = nn.Parameter(linear.weight.detach())
+
+    def forward(self, x):
+        scale = self.weight.abs().mean()
+        return nn.functional.linear(x, (self.weight / scale).round().clamp(-1, 1) * scale)
+
+
 class IntegerLinear(nn.Module):
     """Stores integers and scales under other names, like GPTQ's layers."""
 

@@ -114,6 +114,9 @@ def test_layers_of_a_localization_are_raw_and_scaled(evidence):
         assert [bar.get_height() for bar in axis.patches] == expected
     with pytest.raises(InputError, match="only one kind"):
         viz.layers({"a": found, "b": found.circuit})
+    other = replace(found, scale="std")
+    with pytest.raises(InputError, match=r"several scales \('a' by rms, 'b' by std\)"):
+        viz.layers({"a": found, "b": other})
     with pytest.raises(InputError, match="no circuit"):
         viz.layers({})
 
@@ -262,14 +265,33 @@ def test_the_map_of_scores_loses_no_strong_neuron(width):
                 assert np.ma.is_masked(cell) or np.isnan(cell) if value is None else cell == value
 
 
-def test_marked_neurons_stand_where_they_are_on_the_side_of_their_sign():
+# A control drawn at random has scores of 0.
+@pytest.mark.parametrize("own", [(3.0, -2.0), (0.0, 0.0)])
+def test_marked_neurons_stand_where_they_are_on_the_side_of_their_sign_in_the_map(own):
     scores = results.scores()
-    circuit = Circuit((Neuron(2, 7), Neuron(4, 30)), (3.0, -2.0), scores.layout)
+    high, low = (scores.top(k=1, sign=sign).neurons[0] for sign in ("positive", "negative"))
+    circuit = Circuit((high, low), own, scores.layout)
     positive, negative = viz.scores(scores, circuit).axes[:2]
-    assert positive.collections[0].get_offsets().tolist() == [[7, 2]]
-    assert negative.collections[0].get_offsets().tolist() == [[30, 4]]
+    assert positive.collections[0].get_offsets().tolist() == [[high.index, high.layer]]
+    assert negative.collections[0].get_offsets().tolist() == [[low.index, low.layer]]
     with pytest.raises(InputError, match="the circuit is of a model with 8 neurons"):
         viz.scores(scores, Circuit((), (), Layout((8,))))
+
+
+def test_a_marked_neuron_without_a_score_stands_in_one_panel():
+    layout = Layout((4,))
+    scores = NeuronScores(torch.zeros(4, dtype=torch.float64), layout, "contrast")
+    positive, negative = viz.scores(scores, Circuit((Neuron(0, 2),), (0.0,), layout)).axes[:2]
+    assert positive.collections[0].get_offsets().tolist() == [[2, 0]]
+    assert len(negative.collections[0].get_offsets()) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_have_no_map(value):
+    values = torch.tensor([1.0, value, 2.0], dtype=torch.float64)
+    found = NeuronScores(values, Layout((2, 1)), "contrast")
+    with pytest.raises(InputError, match=rf"1 scores are not finite .*layer=0, index=1.* {value};"):
+        viz.scores(found)
 
 
 def lightness(colour):

@@ -280,7 +280,10 @@ class Reader:
 
     @cached_property
     def _sparse(self) -> tuple[LayerSites, ...]:
-        return sparse_sites(self.model) if HOOK_SITE in self.sites else ()
+        if HOOK_SITE not in self.sites:
+            return ()
+        sites = sparse_sites(self.model)
+        return tuple(site for site in sites if self.layer in (None, site.layer))
 
     def _run(
         self, rows: Sequence[Sequence[TokenIds]], places: Sequence[int], prefix: SharedPrefix

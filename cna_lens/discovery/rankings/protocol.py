@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
@@ -18,6 +17,7 @@ from cna_lens.discovery.activations.sets import EncodedSets, read_both
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import EncodedPrompts
+from cna_lens.models.running.batching import is_whole
 from cna_lens.results.provenance import Provenance, library_versions
 from cna_lens.results.scores import NeuronScores
 
@@ -191,7 +191,7 @@ class Ranking(Protocol):
 
 def check_whole(name: str, value: object, least: int = 0) -> None:
     """Raise InputError unless a setting is a whole number, and large enough."""
-    if not isinstance(value, Integral) or value < least:
+    if not is_whole(value, least):
         raise InputError(f"{name} is {value!r}, expected a whole number from {least} on")
 
 

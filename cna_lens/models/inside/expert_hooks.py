@@ -112,13 +112,18 @@ def through_point(
 ) -> Float[Tensor, "routed d_mlp"]:
     """Pass the activations of a bridge's expert through the hooks on its hook point."""
     point = _points[module][expert]
-    if not point.fwd_hooks and not point.bwd_hooks:
+    if not _has_hooks(point):
         return activations
     point.ctx[ROUTED] = routed
     try:
         return point(activations)
     finally:
         del point.ctx[ROUTED]
+
+
+def _has_hooks(point: Any) -> bool:
+    # The lists of TransformerLens leave out hooks that were registered through torch.
+    return any((point.fwd_hooks, point.bwd_hooks, point._forward_hooks, point._forward_pre_hooks))
 
 
 def _steered_output(
@@ -128,7 +133,7 @@ def _steered_output(
     steered: Tensor | None = None
     for expert in router.chosen():
         point = _points[experts.module][expert]
-        if not point.fwd_hooks and not point.bwd_hooks:
+        if not _has_hooks(point):
             continue
         routed = router.to(expert)
         before = experts.activations(hidden[routed.tokens], expert)

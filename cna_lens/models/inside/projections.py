@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, cast
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
@@ -58,7 +60,10 @@ class DownProjection:
 
 
 def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
-    """Find the down projection of one MLP; None where it is not a plain matrix (quantised)."""
+    """Find the down projection of one MLP; None where it is not a plain matrix.
+
+    Weights may be quantised, or a layer may multiply by something else than its weights.
+    """
     projection = projection_module(model, mlp)
     if isinstance(w_out := getattr(projection, "W_out", None), nn.Parameter):
         return DownProjection(w_out, 0) if _is_plain_matrix(w_out) else None
@@ -70,10 +75,12 @@ def down_projection(model: HookedModel, mlp: MLP) -> DownProjection | None:
     if not _is_plain_matrix(weight):
         return None
     if isinstance(projection, nn.Linear):
-        return DownProjection(weight, 1)
-    if type(projection).__name__ == "Conv1D":
-        return DownProjection(weight, 0)
-    return None
+        found = DownProjection(weight, 1)
+    elif type(projection).__name__ == "Conv1D":
+        found = DownProjection(weight, 0)
+    else:
+        return None
+    return found if _only_multiplies(projection, found) else None
 
 
 def output_vectors(
@@ -167,6 +174,42 @@ def projection_module(model: HookedModel, mlp: MLP) -> Any:
     # made anew each time, and raises where weights are quantised.
     out = getattr(module, "out", None) or getattr(module, "dense_out", None)
     return getattr(out, "original_component", None)
+
+
+def _only_multiplies(module: nn.Module, projection: DownProjection) -> bool:
+    """Whether a layer multiplies its input by its weight, and does nothing else but add a bias.
+
+    A layer with a forward pass of its own is called, since it may rotate its input, or round it.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    weight = projection.weight
+    known = type(module).forward in (nn.Linear.forward, Conv1D.forward)
+    if weight.is_meta or (known and "forward" not in vars(module)):
+        return True
+    x = torch.arange(projection.width, device=weight.device).cos().to(weight.dtype)[None]
+    with torch.no_grad(), _in_own_precision(weight.device.type):
+        expected = x @ weight.movedim(projection.neuron_dim, 0)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            expected = expected + bias
+        # Numbers that are not finite show nothing.
+        if not bool(expected.isfinite().all()):
+            return True
+        try:
+            error = (module.forward(x) - expected).double().norm()
+        except torch.OutOfMemoryError:
+            raise
+        # Of a layer that cannot be called alone, nobody knows what it computes.
+        except Exception:
+            return False
+    # Far above rounding, and far below another computation.
+    allowed = max(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+    return bool(error <= allowed * expected.double().norm())
+
+
+def _in_own_precision(device: str) -> AbstractContextManager[Any]:
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if mixed else nullcontext()
 
 
 def _is_plain_matrix(weight: object) -> TypeGuard[Tensor]:

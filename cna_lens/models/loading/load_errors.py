@@ -79,7 +79,13 @@ def _incomplete(folder: Path) -> str | None:
     """Name the weights that a folder lacks or that are truncated; None where it is complete."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = set(json.loads(index.read_text())["weight_map"].values())
+        try:
+            named: set[str] = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return (
+                f"{index.name} cannot be read, perhaps after an interrupted download; delete it, "
+                "and copy or download it again"
+            )
         if missing := sorted(name for name in named if not (folder / name).is_file()):
             return (
                 f"{', '.join(missing)}, which {index.name} names, is not in the folder; "

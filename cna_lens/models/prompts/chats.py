@@ -10,6 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+
 from cna_lens.errors import InputError
 from cna_lens.models.prompts.reasoning_formats import ReasoningFormat, answer_in
 
@@ -55,8 +61,8 @@ class ChatSettings:
         reasoning: markers of the model's reasoning, where `REASONING_FORMATS` lack them.
 
     Raises:
-        InputError: an option cannot be written as JSON, or is no variable of a template; or the
-            date is none.
+        InputError: a setting has another type than it must have, an option cannot be written as
+            JSON, or is no variable of a template, or the date is none.
     """
 
     system: str | None = None
@@ -68,6 +74,7 @@ class ChatSettings:
 
     def __post_init__(self) -> None:
         """Reject options that no template can read, and keep what was given from changing."""
+        _check_types(self.system, self.options, self.tools, self.reasoning)
         if taken := sorted(_NOT_OPTIONS & set(self.options)):
             raise InputError(
                 f"options holds {taken[0]!r}, expected variables of the chat template alone; "
@@ -113,14 +120,25 @@ class ChatTemplate:
             ) from error
         self.template = self._frozen(template)
         named = {**settings.options, **({"tools": None} if self.tools else {})}
+        variables = self._variables(template) if named else set[str]()
         for name in named:
-            if not re.search(rf"\b{re.escape(name)}\b", template):
+            if name not in variables:
                 raise InputError(
                     f"the chat template of {model} does not read {name!r}, so that it would change "
                     "nothing; leave it out, or look for its name in "
                     "model.tokenizer.chat_template"
                 )
         self.has_clock = self.template != template
+
+    def _variables(self, template: str) -> set[str]:
+        """Find what a template reads of what it is given; names in its texts are no variables."""
+        try:
+            return find_undeclared_variables(_SYNTAX.parse(template))
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"the chat template of {self.model} cannot be read: {_first_line(error)}; mend it "
+                "in model.tokenizer.chat_template"
+            ) from error
 
     def _frozen(self, template: str) -> str:
         date = self.settings.date
@@ -170,7 +188,7 @@ class ChatTemplate:
                 f"{where} does not go through the chat template of {self.model}: "
                 f"{_first_line(error)}; {self._advice(chat)}"
             ) from error
-        if (message := _lost(chat, text)) is not None:
+        if (message := _lost(chat, text, self.settings.reasoning)) is not None:
             raise InputError(
                 f"the chat template of {self.model} leaves out or changes what the "
                 f"{message['role']} says in {where}; {self._advice(chat)}"
@@ -222,9 +240,23 @@ class ChatTemplate:
 
     def _takes(self, chat: Sequence[Message]) -> bool:
         try:
-            return _lost(chat, self.apply(chat)) is None
+            return _lost(chat, self.apply(chat), self.settings.reasoning) is None
         except Exception:
             return False
+
+
+class _Generation(Extension):
+    """The tag in which a template of Transformers puts what the assistant writes."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+# The syntax of Transformers' templates; no template is rendered with it.
+_SYNTAX: Final = jinja2.Environment(extensions=[_Generation, loopcontrols])
 
 
 def behind_answer(tokenizer: Any, model: str) -> str:
@@ -252,6 +284,25 @@ def behind_answer(tokenizer: Any, model: str) -> str:
         if found:
             return behind
     return ""
+
+
+def _check_types(system: object, options: object, tools: object, reasoning: object) -> None:
+    """Raise InputError unless settings have their types: a string is a sequence of strings too."""
+    if not isinstance(system, str | None):
+        raise InputError(f"system is {system!r}, expected a string")
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise InputError(
+            f"options is {options!r}, expected values by the names of the template's variables, "
+            'such as {"enable_thinking": False}'
+        )
+    for name, given, kind, said in (
+        ("tools", tools, Mapping, "JSON schemas, each a mapping"),
+        ("reasoning", reasoning, ReasoningFormat, "ReasoningFormat(opening, closing)"),
+    ):
+        if not isinstance(given, list | tuple) or not all(
+            isinstance(each, kind) for each in cast("Sequence[object]", given)
+        ):
+            raise InputError(f"{name} is {given!r}, expected a list of {said}")
 
 
 def _check_date(date: object) -> None:
@@ -297,7 +348,7 @@ def _in_parts(message: Message) -> Message:
     return {**message, "content": parts}
 
 
-def _lost(chat: Sequence[Message], rendered: str) -> Message | None:
+def _lost(chat: Sequence[Message], rendered: str, own: Sequence[ReasoningFormat]) -> Message | None:
     """Find a message whose text a template does not write, or whose parts it writes as a list."""
     for message in chat:
         content = message["content"]
@@ -310,7 +361,7 @@ def _lost(chat: Sequence[Message], rendered: str) -> Message | None:
             return message
         for text in _texts(content):
             # Templates leave out the reasoning of earlier turns on purpose.
-            kept = answer_in(text) if message["role"] == "assistant" else text
+            kept = answer_in(text, own) if message["role"] == "assistant" else text
             if text.strip() not in rendered and kept.strip() not in rendered:
                 return message
     return None

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -182,19 +183,26 @@ class _Encoder:
 
     def _token_ids(self, prompt: object, where: str) -> TokenIds:
         values = prompt.tolist() if isinstance(prompt, Tensor) else prompt
-        if not isinstance(values, Sequence) or not all(
-            isinstance(value, int) and not isinstance(value, bool)
-            for value in cast("Sequence[object]", values)
-        ):
+        if not _are_integers(values):
             raise InputError(
                 f"{where} is a {type(prompt).__name__}; a prompt is a string, a list of chat "
                 "messages, or a list of token ids"
             )
-        ids = tuple(cast("Sequence[int]", values))
+        ids = tuple(map(int, cast("Sequence[int]", values)))
         size = int(self.model.cfg.d_vocab)
         if outside := [value for value in ids if not 0 <= value < size]:
             raise InputError(f"{where} holds token id {outside[0]}, expected 0 to {size - 1}")
         return ids
+
+
+def _are_integers(values: object) -> bool:
+    # Bytes are a sequence of integers too, but those are characters and no tokens.
+    if not isinstance(values, Sequence) or isinstance(values, bytes | bytearray | memoryview):
+        return False
+    return all(
+        not isinstance(value, bool) and isinstance(value, Integral)
+        for value in cast("Sequence[object]", values)
+    )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def read_prompts(
 
     Nothing is guessed that could be guessed wrong: a file with one column needs a header that says
     so, a quotation mark that is never closed is an error, and so is a row that is longer than the
-    header.
+    header, or whose prompt is empty. Blank lines are left out of text with one prompt a line.
 
     Args:
         source: a .txt file with one prompt a line; a .jsonl file of strings or objects; a .json
@@ -68,8 +68,9 @@ def read_prompts(
             prompt a line; the name or folder of a data set, read with `datasets`; a data frame or
             series of pandas; a `Dataset` or `DatasetDict`; or any rows or prompts.
         column: the column or key that holds the prompt; by default "prompt", then "messages" (a
-            list of chat messages), then the only column. The only column of a .csv or .tsv file
-            must have a usual name, such as "text" or "question": any other could be a prompt.
+            list of chat messages), then the only column, of the first row that has columns. The
+            only column of a .csv or .tsv file must have a usual name, such as "text" or "question":
+            any other could be a prompt.
         config: the configuration of a data set that is given by its name.
         split: the split of a data set.
         separator: the character between the columns of a .csv or .tsv file; a comma or a tab by
@@ -77,7 +78,8 @@ def read_prompts(
 
     Raises:
         InputError: the file does not exist, does not match its file extension, holds no prompts,
-            or has no such column; or an argument does not fit the source.
+            holds an empty one, or has no such column, or two of one name; or an argument does not
+            fit the source.
     """
     if not isinstance(source, str | Path):
         if separator is not None:
@@ -88,7 +90,7 @@ def read_prompts(
     ending = ".txt" if source == STANDARD_INPUT else path.suffix.lower()
     _check_arguments(name, ending, column=column, config=config, split=split, separator=separator)
     if source == STANDARD_INPUT:
-        rows = _lines(sys.stdin.read())
+        rows = _lines(_standard_input())
     elif ending in _READERS or ending in SEPARATORS:
         rows = _file_rows(path, ending, column, separator)
     else:
@@ -97,8 +99,27 @@ def read_prompts(
 
 
 def _prompts(rows: Iterable[object], column: str | None, name: str) -> Prompts:
-    prompts = [_prompt(row, column, name) for row in rows]
-    prompts = [prompt for prompt in prompts if not _is_blank(prompt)]
+    prompts: Prompts = []
+    chosen = column
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Mapping):
+            fields = cast("Mapping[str, Any]", row)
+            # One column for all rows: what stands in another may be no prompt.
+            chosen = chosen or _default_column(fields)
+            prompt = _field(fields, chosen, name)
+            if column is None and chosen == "messages" and isinstance(prompt, str):
+                raise InputError(
+                    f"{name} holds text under 'messages', expected lists of chat messages, which "
+                    "a .jsonl or .parquet file can hold; if the text is a prompt, pass 'messages' "
+                    "as column (`?column=` on the command line)"
+                )
+        else:
+            prompt = _without_columns(row, column, name)
+        if _is_blank(prompt):
+            raise InputError(
+                f"{name} has an empty prompt in row {number}; fill it in, or take the row out"
+            )
+        prompts.append(prompt)
     if not prompts:
         raise InputError(f"{name} holds no prompts")
     return prompts
@@ -131,8 +152,7 @@ def csv_rows(text: str, name: str, separator: str = ",") -> list[dict[str, str]]
         return []
     (_, header), *rows = rows
     header = [field.strip() for field in header]
-    if doubled := [field for field, times in Counter(header).items() if times > 1]:
-        raise InputError(f"{name} has more than one column {doubled[0]!r}; rename all but one")
+    _check_columns(header, name)
     if len(header) == 1 and (others := [s for s in ";\t,|" if s != separator and s in header[0]]):
         raise InputError(
             f"{name} has the header {header[0]!r}, whose columns seem to be separated by "
@@ -146,6 +166,11 @@ def csv_rows(text: str, name: str, separator: str = ",") -> list[dict[str, str]]
                 f"each row as many, and put text that holds {separator!r} in quotes"
             )
     return [dict(zip(header, row, strict=True)) for _, row in rows]
+
+
+def _check_columns(header: Iterable[object], name: str) -> None:
+    if doubled := [field for field, times in Counter(header).items() if times > 1]:
+        raise InputError(f"{name} has more than one column {doubled[0]!r}; rename all but one")
 
 
 def _check_arguments(name: str, ending: str, **given: str | None) -> None:
@@ -188,9 +213,19 @@ def _file_rows(
     return rows
 
 
+def _standard_input() -> str:
+    """Read standard input as files are read; what stands in for it may be text already."""
+    if not hasattr(sys.stdin, "buffer"):
+        return sys.stdin.read()
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input cannot be read as UTF-8: {error}") from error
+
+
 def _lines(text: str) -> list[object]:
     # `splitlines` would also split at separators within a prompt, such as U+2028.
-    return [line.strip() for line in text.split("\n")]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _rows(
@@ -210,6 +245,7 @@ def _rows(
     if split is not None:
         raise InputError(f"split is {split!r}, but a {type(source).__name__} has no splits")
     if isinstance(source, Frame):
+        _check_columns(source.columns, f"the {type(source).__name__}")
         return source.to_dict("records")
     return source
 
@@ -289,21 +325,20 @@ def cache_for(source: str | Path) -> Generator[str | None]:
         yield folder
 
 
-def _prompt(row: object, column: str | None, source: str) -> Any:
-    if isinstance(row, str) or (row and _is_messages(row)):
-        if column is not None:
-            raise InputError(
-                f"column is {column!r}, but {source} holds prompts without columns; leave it out"
-            )
-        return row
-    if not isinstance(row, Mapping):
+def _without_columns(row: object, column: str | None, source: str) -> Any:
+    if not isinstance(row, str) and not (row and _is_messages(row)):
         raise InputError(f"{source} holds {row!r}, expected strings or objects")
-    fields = cast("Mapping[str, Any]", row)
-    name = column or _only_column(fields)
-    if name is None or name not in fields:
-        wanted = column or "prompt"
+    if column is not None:
         raise InputError(
-            f"{source} has no column {wanted!r}; it has: {', '.join(map(str, fields))}"
+            f"column is {column!r}, but {source} holds prompts without columns; leave it out"
+        )
+    return row
+
+
+def _field(fields: Mapping[str, Any], name: str | None, source: str) -> Any:
+    if name is None or name not in fields:
+        raise InputError(
+            f"{source} has no column {name or 'prompt'!r}; it has: {', '.join(map(str, fields))}"
         )
     prompt = fields[name]
     # pandas reads a column of lists from Parquet as arrays.
@@ -326,7 +361,7 @@ def _is_messages(value: object) -> bool:
     )
 
 
-def _only_column(fields: Mapping[str, Any]) -> str | None:
+def _default_column(fields: Mapping[str, Any]) -> str | None:
     for name in ("prompt", "messages"):
         if name in fields:
             return name

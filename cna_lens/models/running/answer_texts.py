@@ -63,14 +63,18 @@ class AnswerTexts:
 
         return cls(model, own, special, tuple(map(opened, prompts, encoded)))
 
+    def check_tokenizer(self) -> None:
+        """Raise InputError unless there is a tokenizer to decode answers."""
+        if self.model.tokenizer is None:
+            raise InputError(
+                "the model has no tokenizer to decode its answers; set model.tokenizer"
+            )
+
     def text(self, row: int, answer: TokenIds) -> str:
         """Decode the answer to a prompt.
 
         Raises:
             InputError: there is no tokenizer.
         """
-        if self.model.tokenizer is None:
-            raise InputError(
-                "the model has no tokenizer to decode its answers; set model.tokenizer"
-            )
+        self.check_tokenizer()
         return self.opened[row] + marked_text(self.model.tokenizer, answer, self.special)

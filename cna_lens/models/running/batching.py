@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -115,5 +116,18 @@ def pad(
 
 def check_batch_size(batch_size: object) -> None:
     """Raise InputError unless a batch size is "auto" or a positive whole number."""
-    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-        raise InputError(f"batch_size is {batch_size!r}, expected 'auto' or at least 1")
+    if batch_size != "auto" and not is_whole(batch_size, 1):
+        raise InputError(
+            f"batch_size is {batch_size!r}, expected 'auto' or a whole number from 1 on"
+        )
+
+
+def is_whole(value: object, least: int | None = None) -> bool:
+    """Whether something is a whole number, of Python or NumPy, and large enough.
+
+    >>> is_whole(3), is_whole(3.0), is_whole(True), is_whole(0, least=1)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return least is None or not value < least

@@ -11,9 +11,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from cna_lens.errors import ModelError
+from cna_lens.errors import InputError, ModelError
 from cna_lens.models.hooked_model import (
     HookedModel,
     HooksSeen,
@@ -22,6 +22,7 @@ from cna_lens.models.hooked_model import (
     model_name,
 )
 from cna_lens.models.prompts.encoding import TokenIds
+from cna_lens.models.running.batching import is_whole
 from cna_lens.models.running.forward import SharedPrefix, forward_with_cache, sliding_window
 from cna_lens.models.running.generation_settings import Forbidden
 from cna_lens.models.trial.direct import direct_pass
@@ -172,15 +173,22 @@ class _RepeatingDecoder:
         self.ids = self.ids[rows]
 
     def _read(self) -> Logits:
-        return self.model.forward(self.ids, return_type="logits", use_cache=False)[:, -1]
+        model = cast("nn.Module", self.model)
+        return model(self.ids, return_type="logits", use_cache=False)[:, -1]
 
 
 def seeds_of(encoded: Sequence[TokenIds], seed: int) -> list[int]:
-    """Give each prompt a seed that depends on its tokens, and on how often it occurred before."""
+    """Give each prompt a seed that depends on its tokens, and on how often it occurred before.
+
+    Raises:
+        InputError: `seed` is not a whole number.
+    """
+    if not is_whole(seed):
+        raise InputError(f"seed is {seed!r}, expected a whole number")
     occurrences: Counter[TokenIds] = Counter()
     seeds: list[int] = []
     for ids in encoded:
-        key = json.dumps([seed, occurrences[ids], ids])
+        key = json.dumps([int(seed), occurrences[ids], ids])
         seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
         occurrences[ids] += 1
     return seeds

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from cna_lens.models.hooked_model import HookedModel, input_device, is_bridge, model_name
 from cna_lens.models.prompts.encoding import TokenIds, pad_token_id
@@ -168,7 +168,7 @@ def _bridge_pass(
     # does not change the tokens before it.
     if not can.reads_mask:
         del kwargs["attention_mask"]
-    return model.forward(ids, **kwargs)
+    return cast("nn.Module", model)(ids, **kwargs)
 
 
 def forward_trunk(
@@ -190,7 +190,7 @@ def forward_trunk(
     """
     if not is_bridge(model):
         tried(model)
-        model.forward(ids, return_type=None, attention_mask=mask)
+        cast("nn.Module", model)(ids, return_type=None, attention_mask=mask)
         return
     placed = {} if position_ids is None else {"position_ids": position_ids}
     cached = _cached(model, cache)
@@ -215,7 +215,8 @@ def forward_logits(
     """
     if not is_bridge(model):
         tried(model)
-        return model.forward(ids, return_type="logits", attention_mask=mask)[:, first:]
+        logits = cast("nn.Module", model)(ids, return_type="logits", attention_mask=mask)
+        return logits[:, first:]
     kept = torch.arange(first, ids.shape[1], device=ids.device)
     logits = _bridge_pass(
         model,

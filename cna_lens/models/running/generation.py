@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel, check_model
 from cna_lens.models.prompts.encoding import Chat, Prompt
-from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.batching import BatchSize, is_whole
 from cna_lens.models.running.forward import SharedPrefix
 from cna_lens.models.running.request import Request
 
@@ -59,7 +60,7 @@ def generate(
         share_prefix: compute a common prefix once, where the model can.
 
     Raises:
-        InputError: bad prompts or settings.
+        InputError: bad prompts or settings, or the model has no tokenizer.
         ModelError: logits are not a number or infinite, so that no token can be chosen.
         GenerationInterrupted: a KeyboardInterrupt that carries the answers finished so far.
 
@@ -69,6 +70,7 @@ def generate(
     """
     check_model(model)
     request = Request.of(model, prompts, max_new_tokens, temperature, seed, chat, top_p)
+    request.texts.check_tokenizer()
     answers = request.tokens(batch_size, progress=progress, share_prefix=share_prefix)
     return [request.texts.text(row, answer) for row, answer in enumerate(answers)]
 
@@ -107,11 +109,27 @@ def finished_answers(
         chat: as for `generate`.
         batch_size: as for `generate`.
         progress: as for `generate`.
+
+    Raises:
+        InputError: bad prompts, settings or places.
+        ModelError: as for `generate`.
     """
     check_model(model)
     request = Request.of(model, prompts, max_new_tokens, temperature, seed, chat, top_p)
+    request.texts.check_tokenizer()
+    if places is not None:
+        _check_places(places, len(request.encoded))
     arriving = request.finished(batch_size, places, progress=progress)
     return ((place, request.texts.text(place, answer)) for place, answer in arriving)
+
+
+def _check_places(places: Sequence[int], n_prompts: int) -> None:
+    if wrong := [place for place in places if not is_whole(place) or place not in range(n_prompts)]:
+        raise InputError(
+            f"places holds {wrong[0]!r}, expected places of the prompts, 0 to {n_prompts - 1}"
+        )
+    if len(set(places)) < len(places):
+        raise InputError(f"places is {places!r}, expected each place once")
 
 
 def stream(
@@ -144,7 +162,7 @@ def stream(
         chat: put a string into the chat template; "auto" where the tokenizer has one.
 
     Raises:
-        InputError: a bad prompt or settings.
+        InputError: a bad prompt or settings, or the model has no tokenizer.
         ModelError: logits are not a number or infinite, so that no token can be chosen.
 
     Warns:
@@ -152,6 +170,7 @@ def stream(
     """
     check_model(model)
     request = Request.of(model, [prompt], max_new_tokens, temperature, seed, chat, top_p)
+    request.texts.check_tokenizer()
 
     def texts() -> Iterator[str]:
         for _, answer, is_finished in request.answers([0], SharedPrefix(0)):

@@ -110,11 +110,13 @@ def prompts_alone(
     model: HookedModel, prompts: Sequence[Prompt], *, chat: Chat = "auto"
 ) -> list[Text]:
     """Encode each prompt; its tokens are predicted from the end of the chat template's opening."""
-    # With two more prompts, the common beginning is the template even for a single prompt.
-    template = shared_prefix_length(encode(model, [*prompts, "a", "b"], chat=chat).ids)
+    encoded = encode(model, prompts, chat=chat).ids
+    # What a prompt has in common with two others is the template. Without a tokenizer there is
+    # none, and the first token alone is not predicted.
+    others = () if model.tokenizer is None else encode(model, ["a", "b"], chat=chat).ids
+    openings = [shared_prefix_length([ids, *others]) if others else 1 for ids in encoded]
     return [
-        Text(ids, min(max(template, 1), len(ids)), len(ids))
-        for ids in encode(model, prompts, chat=chat).ids
+        Text(ids, max(opening, 1), len(ids)) for ids, opening in zip(encoded, openings, strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Real
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from cna_lens.models.running.answer_texts import AnswerTexts
 from cna_lens.models.running.batching import (
     BatchSize,
     check_batch_size,
+    is_whole,
     length_buckets,
     pad,
     split_by_length,
@@ -48,24 +50,28 @@ def check_settings(
     max_new_tokens: int, temperature: float, top_p: float = 1.0, samples: int = 1
 ) -> None:
     """Raise InputError unless all are in their range."""
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature is {temperature}, expected 0 (greedy) or above")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}, expected a probability above 0, and at most 1")
+    if not is_whole(max_new_tokens, 1):
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number from 1 on")
+    if not _is_number(temperature) or not 0 <= temperature < math.inf:
+        raise InputError(f"temperature is {temperature!r}, expected 0 (greedy) or above")
+    if not _is_number(top_p) or not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p!r}, expected a probability above 0, and at most 1")
     if top_p < 1 and temperature == 0:
         raise InputError(
             f"top_p is {top_p}, but at temperature 0 the most likely token is taken; set a "
             "temperature above 0 to sample, or leave out top_p"
         )
-    if samples < 1:
-        raise InputError(f"samples is {samples}, expected at least 1")
+    if not is_whole(samples, 1):
+        raise InputError(f"samples is {samples!r}, expected a whole number from 1 on")
     if samples > 1 and temperature == 0:
         raise InputError(
             f"samples is {samples}, but at temperature 0 all answers to a prompt are equal; set a "
             "temperature above 0"
         )
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.projections import down_projection
 from cna_lens.models.inside.sites import mlp_hook_names
 from cna_lens.models.tokens.token_texts import check_k, lone_token_texts
-from cna_lens.results.neurons import Neuron
+from cna_lens.results.neurons import Neuron, as_neuron
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +89,11 @@ def promoted_tokens(
         k: how many tokens of each side.
 
     Raises:
-        InputError: the model has no such neuron, or k is out of range.
-        ModelError: the down projection is unknown or offloaded, or its row is 0.
+        InputError: the model has no such neuron, it is one of an expert, or k is out of range.
+        ModelError: the down projection is unknown or offloaded, or its row is 0; or the model has
+            no final norm.
     """
-    neuron = Neuron(*neuron)
+    neuron = _checked(neuron)
     check_k(model, k)
     logits = _logits(model, _row(model, neuron), neuron.layer)
 
@@ -101,6 +102,19 @@ def promoted_tokens(
         return tuple(map(TokenLogit, lone_token_texts(model, ids), ids, values))
 
     return PromotedTokens(model_name(model), neuron, extreme(largest=True), extreme(largest=False))
+
+
+def _checked(neuron: Neuron | tuple[int, int]) -> Neuron:
+    try:
+        found = as_neuron(neuron)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"neuron is {neuron!r}, expected (layer, index)") from error
+    if not isinstance(found, Neuron):
+        raise InputError(
+            f"neuron is {neuron!r}, a neuron of an expert; expected (layer, index) of a neuron "
+            "that every token passes"
+        )
+    return found
 
 
 def _row(model: HookedModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
@@ -134,6 +148,13 @@ def _logits(
     if not bool(size > 0):
         raise ModelError(f"the neuron of layer {layer} writes nothing: its row is 0")
     parts = cast("Any", model)
+    norm = getattr(parts, "ln_final", None)
+    # Where the Hugging Face model has None for its norm, the bridge has a part without content.
+    if norm is None or getattr(norm, "original_component", norm) is None:
+        raise ModelError(
+            f"{model_name(model)} has no final norm (ln_final), behind which a neuron's row is "
+            "read as logits; use a model that has one"
+        )
     after_mlp = getattr(parts.blocks[layer], "ln2_post", None)
     direction = (row / size.to(row))[None, None]
 
@@ -144,7 +165,7 @@ def _logits(
             x = after_mlp(x)
         final = next(parts.unembed.parameters()).device
         # Whatever loads an offloaded unembedding takes x from any device.
-        return parts.unembed(parts.ln_final(x if final.type == "meta" else x.to(final)))
+        return parts.unembed(norm(x if final.type == "meta" else x.to(final)))
 
     with torch.no_grad():
         return ((unembedded(direction) - unembedded(-direction)) / 2)[0, 0].float().cpu()

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import TokenIds
 from cna_lens.models.running.decoding import Chooser
 from cna_lens.models.running.predictions import LogProbs, Text, for_each_text
 from cna_lens.models.running.request import Request
 from cna_lens.models.tokens.answer_log_probs import TokenPrediction, prediction_of
+from cna_lens.models.tokens.token_texts import check_k
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ def scored_answers(
         seeds: one for each prompt; unused at temperature 0.
 
     Raises:
-        InputError: a prompt and its answer exceed the context, or a setting is invalid.
+        InputError: a prompt and its answer exceed the context, a setting is invalid, there is not
+            one seed for each prompt, or the model has no tokenizer.
         ModelError: logits are not a number or infinite, so that no token can be chosen.
     """
+    _check(model, prompts, settings, seeds)
     length, temperature, top_p = settings.max_new_tokens, settings.temperature, settings.top_p
     request = Request.of(model, list(prompts), length, temperature, 0, False, top_p)
+    request.texts.check_tokenizer()
     request = replace(request, choose=Chooser(model, temperature, seeds, top_p))
     answers = [
         _answer(partial(request.texts.text, row), ids, settings)
@@ -91,6 +96,19 @@ def scored_answers(
 
     found = for_each_text(model, texts, predictions)
     return [replace(answer, predictions=each) for answer, each in zip(answers, found, strict=True)]
+
+
+def _check(
+    model: HookedModel, prompts: Sequence[TokenIds], settings: AnswerSettings, seeds: Sequence[int]
+) -> None:
+    if len(seeds) != len(prompts):
+        raise InputError(
+            f"there are {len(prompts)} prompts and {len(seeds)} seeds; give each prompt one"
+        )
+    if not all(settings.stops):
+        raise InputError("stops holds an empty text, with which every answer begins; leave it out")
+    if settings.k:
+        check_k(model, settings.k)
 
 
 def _answer(

@@ -142,7 +142,7 @@ def token_activations(
     """
     check_batch_size(batch_size)
     names = mlp_hook_names(model)
-    chosen = _checked(model, neurons)
+    chosen = _checked(model, neurons, names)
     ids = encode(model, prompts, chat=chat).ids
     values: dict[int, OfPrompt] = {}
     for batch, found in run_in_batches(
@@ -162,7 +162,11 @@ def token_activations(
     )
 
 
-def _checked(model: HookedModel, neurons: Iterable[NeuronLike] | NeuronLike) -> tuple[Neuron, ...]:
+def _checked(
+    model: HookedModel,
+    neurons: Iterable[NeuronLike] | NeuronLike,
+    names: tuple[str | None, ...],
+) -> tuple[Neuron, ...]:
     if isinstance(neurons, Circuit):
         check_circuit(model, neurons, allow_other_model=True)
     try:
@@ -180,6 +184,15 @@ def _checked(model: HookedModel, neurons: Iterable[NeuronLike] | NeuronLike) -> 
     layout = layout_of(model)
     if layout is not None:
         layout.flat_all(chosen)
+        return chosen
+    # Quantised weights do not say how many neurons a layer has; its activations will.
+    for layer in {neuron.layer for neuron in chosen}:
+        if not 0 <= layer < len(names):
+            raise InputError(
+                f"layer {layer} does not exist: the model has layers 0 to {len(names) - 1}"
+            )
+        if names[layer] is None:
+            raise InputError(f"layer {layer} has no MLP, and so no neurons; leave it out")
     return chosen
 
 
@@ -197,6 +210,12 @@ def _read(
 
     def keep(activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG001
         indices = [neurons[column].index for column in columns[layer]]
+        width = activation.shape[-1]
+        if outside := [index for index in indices if not 0 <= index < width]:
+            raise InputError(
+                f"neuron {outside[0]} does not exist in layer {layer}, which has neurons 0 to "
+                f"{width - 1}"
+            )
         read[..., columns[layer]] = activation[..., indices].to(read)
 
     hooks: list[tuple[str, Callable[..., None]]] = [

@@ -12,6 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cna_lens.errors import InputError
 from cna_lens.models.hooked_model import HookedModel
+from cna_lens.models.running.batching import is_whole
 
 WORD_START = "▁"
 UNDECODABLE = "\ufffd"
@@ -57,10 +58,12 @@ def lone_token_texts(model: HookedModel, ids: Iterable[int]) -> tuple[str, ...]:
 
 
 def check_k(model: HookedModel, k: int) -> None:
-    """Raise InputError unless the vocabulary has k tokens."""
+    """Raise InputError unless k is a whole number, and the vocabulary has k tokens."""
     size = int(model.cfg.d_vocab)
-    if not 1 <= k <= size:
-        raise InputError(f"k is {k}, expected 1 to {size}, the number of tokens")
+    if not is_whole(k, 1) or k > size:
+        raise InputError(
+            f"k is {k!r}, expected a whole number from 1 to {size}, the number of tokens"
+        )
 
 
 def _pieces(tokenizer: Any, ids: tuple[int, ...]) -> Iterator[tuple[str, bool]]:

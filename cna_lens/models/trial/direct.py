@@ -7,7 +7,7 @@ point. Where no hook is, Transformers' modules give the same numbers, up to roun
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from cna_lens.models.hooked_model import (
     model_name,
     without_hooks,
 )
+from cna_lens.models.inside.experts import unwrapped
 from cna_lens.models.inside.paged_weights import paged_weights
 from cna_lens.models.trial.caching import PREFIX, obstacle_from
 from cna_lens.models.trial.kv_cache import new_cache
@@ -59,8 +60,11 @@ _WAYS = tuple(
     _Way(attention, places) for attention in ("sdpa", "eager") for places in (True, False)
 )
 
-# The way for each set of parts with hooks; None where only the bridge is right.
-_found: WeakKeyDictionary[nn.Module, dict[Hashable, _Way | None]] = WeakKeyDictionary()
+# The way for each set of parts with hooks, None where only the bridge is right; with the state of
+# the weights of which it was found.
+_found: WeakKeyDictionary[nn.Module, dict[Hashable, tuple[Hashable, _Way | None]]] = (
+    WeakKeyDictionary()
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +132,10 @@ def direct_pass(model: HookedModel) -> DirectPass | None:
 def _way(model: HookedModel, hooked: set[nn.Module]) -> _Way | None:
     """Find the way that gives the bridge's logits with hooks at these points; None without one."""
     known = _found.setdefault(cast("nn.Module", model), {})
-    key = _signature(model, hooked)
-    if key in known:
-        return known[key]
+    key, weights = _signature(model, hooked), _weights(model)
+    of, way = known.get(key, (None, None))
+    if of == weights:
+        return way
     with without_hooks(model), plainly(model), _changed_at(model, hooked):
         ids = trial_prompt(model)
         whole = bridge_logits(model, ids, attention_mask=torch.ones_like(ids))[0]
@@ -139,8 +144,9 @@ def _way(model: HookedModel, hooked: set[nn.Module]) -> _Way | None:
             return None
         # In half precision, another order of sums may change which token is likeliest.
         ways = [way for way in _WAYS if way.attention == "eager" or whole.dtype.itemsize >= 4]
-        known[key] = next((way for way in ways if _is_right(model, hooked, way, ids, whole)), None)
-    return known[key]
+        way = next((way for way in ways if _is_right(model, hooked, way, ids, whole)), None)
+    known[key] = weights, way
+    return way
 
 
 def _inner(model: HookedModel) -> nn.Module:
@@ -172,6 +178,38 @@ def _signature(model: HookedModel, hooked: set[nn.Module]) -> Hashable:
     switches = tuple(sorted(k for k, value in vars(model).items() if value is True))
     numbers = embedding_dtype(model), input_device(model)
     return frozenset(map(id, hooked)), code, switches, numbers
+
+
+def _weights(model: HookedModel) -> Hashable:
+    """What tells that weights have changed, where a part of the bridge has some of its own.
+
+    A bridge splits fused matrices. While the parts share the memory of the whole, neither changes
+    alone, and nothing is asked of the weights. Changes through `.data` are not seen.
+    """
+    weights = list(cast("nn.Module", model).parameters())
+    plain = set(_plain_weights(_inner(model)))
+    if plain.issuperset(weights):
+        return ()
+    memories = set(map(_memory, plain))
+    if all(_memory(weight) in memories for weight in weights):
+        return ()
+    return tuple((_memory(weight), _version(weight)) for weight in weights)
+
+
+def _plain_weights(part: nn.Module) -> Iterator[Tensor]:
+    module = cast("nn.Module", unwrapped(part))
+    yield from module.parameters(recurse=False)
+    for child in module.children():
+        yield from _plain_weights(child)
+
+
+def _memory(weight: Tensor) -> int:
+    """Tell the memory of a weight; of kinds that may have none, only the weight itself."""
+    return weight.untyped_storage().data_ptr() if type(weight.data) is Tensor else id(weight)
+
+
+def _version(weight: Tensor) -> int | None:
+    return None if weight.is_inference() else cast("Any", weight)._version
 
 
 def _direct(model: HookedModel, hooked: set[nn.Module], way: _Way) -> DirectPass:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.trial.plain_model import relative_error
@@ -17,7 +17,8 @@ def bridge_logits(
     model: HookedModel, ids: Int64[Tensor, "batch pos"], **options: Any
 ) -> Float[Tensor, "batch kept_pos d_vocab"]:
     """Compute logits, without a cache unless one is given."""
-    return model.forward(ids, return_type="logits", **({"use_cache": False} | options))
+    options = {"return_type": "logits", "use_cache": False} | options
+    return cast("nn.Module", model)(ids, **options)
 
 
 def tolerance(logits: Tensor) -> float:

@@ -50,7 +50,10 @@ def keeps_logits(model: HookedModel, ids: Int64[Tensor, "1 pos"]) -> bool:
     last = torch.tensor([ids.shape[1] - 1], device=ids.device)
     try:
         logits = bridge_logits(model, ids, attention_mask=torch.ones_like(ids), logits_to_keep=last)
-    except TypeError:
+    except torch.OutOfMemoryError:
+        raise
+    # It may be refused in any way.
+    except Exception:
         return False
     return logits.shape[1] == 1
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cna_lens.errors import InputError
+from cna_lens.steering.methods.sae.autoencoder import SparseAutoencoder, place_of
 
 
 def fingerprint(value: object) -> str:
@@ -43,6 +44,9 @@ def fingerprint(value: object) -> str:
         elif isinstance(part, nn.Module):
             leaf("module", repr(part).encode())
             add(part.state_dict())
+            if isinstance(part, SparseAutoencoder):
+                add(place_of(part))
+                add(_settings(part.cfg))
         elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
             leaf(type(part).__name__, str(len(part)).encode())
             for each in part:
@@ -61,6 +65,13 @@ def fingerprint(value: object) -> str:
 
     add(value)
     return digest.hexdigest()[:16]
+
+
+def _settings(config: object) -> object:
+    """The settings of an autoencoder, but where it is and what else was noted about it."""
+    if not hasattr(config, "__dict__"):
+        return config
+    return {k: value for k, value in vars(config).items() if k not in ("device", "metadata")}
 
 
 def of_callable(function: Callable[..., Any], inside: frozenset[int] = frozenset()) -> str:

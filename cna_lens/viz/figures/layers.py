@@ -44,7 +44,8 @@ def layers(circuits: Located | Mapping[str, Located], *, style: Style = "screen"
         style: "screen", or "paper" for a column of 3.3 inches.
 
     Raises:
-        InputError: no circuit, or circuits and localizations together.
+        InputError: no circuit, circuits and localizations together, or localizations of several
+            scales.
     """
     named = circuits if isinstance(circuits, Mapping) else {"": circuits}
     if not named:
@@ -83,7 +84,14 @@ def _panels(named: Mapping[str, Located]) -> dict[str, Counts]:
         raise InputError("circuits and localizations cannot share a figure; give only one kind")
     if plain:
         return {"": plain}
-    scale = next(iter(located.values())).scale
+    scales = {name: each.scale for name, each in located.items()}
+    if len(set(scales.values())) > 1:
+        said = ", ".join(f"{name!r} by {scale}" for name, scale in scales.items())
+        raise InputError(
+            f"the localizations divide by several scales ({said}), expected one for the panel; "
+            "draw each scale by itself"
+        )
+    scale = next(iter(scales.values()))
     return {
         "activations as they are": {name: each.as_they_are for name, each in located.items()},
         f"divided by their layer's {scale}": {name: each.scaled for name, each in located.items()},

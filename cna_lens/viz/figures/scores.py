@@ -24,7 +24,8 @@ def scores(
 
     Each layer has at most 256 columns, and a column is as dark as its strongest neuron, so no
     strong neuron vanishes among 28,672. The colours follow the square root of the magnitude, and
-    keep their order in grey. Neurons of a circuit are marked in the panel of their score's sign.
+    keep their order in grey. Neurons of a circuit are marked in the panel of their sign in the
+    map, and with the positive ones where their score is 0.
 
     >>> found = NeuronScores(torch.randn(48, dtype=torch.float64), tiny_layout, "contrast")
     >>> scores(found, found.top(k=3)).axes[0].get_ylabel()
@@ -36,10 +37,17 @@ def scores(
         style: "screen", or "paper" for a column of 3.3 inches.
 
     Raises:
-        InputError: scores without any neuron, or a circuit of a model of another shape.
+        InputError: scores without any neuron, a score that is not a finite number, or a circuit of
+            a model of another shape.
     """
     if not found.layout.n_neurons:
         raise InputError("there are no scores to show")
+    if len(broken := (~found.values.isfinite()).nonzero()):
+        first = int(broken[0])
+        raise InputError(
+            f"{len(broken)} scores are not finite numbers, that of {found.layout.neuron(first)} is "
+            f"{float(found.values[first])}; a map has no colour for them, set them to 0"
+        )
     if circuit is not None and circuit.layout != found.layout:
         raise InputError(
             f"the circuit is of a model with {circuit.layout.n_neurons} neurons, the scores are of "
@@ -65,7 +73,7 @@ def scores(
             )
             axis.grid(visible=False)
             axis.set_facecolor("#eeeeee")
-            marked = _on_side(circuit, sides[name])
+            marked = _on_side(found, circuit, sides[name])
             axis.scatter(
                 [index for _, index in marked],
                 [layer for layer, _ in marked],
@@ -95,18 +103,19 @@ def _strongest(found: NeuronScores, sign: int) -> NDArray[np.float64]:
     for layer, values in enumerate(found.by_layer()):
         present = bin_of[: len(values)]
         rows[layer, present] = 0.0
-        one_sided = (sign * values).clamp(min=0).nan_to_num(0.0)
+        one_sided = (sign * values).clamp(min=0)
         rows[layer].scatter_reduce_(0, present, one_sided, "amax")
     return rows.numpy()
 
 
-def _on_side(circuit: Circuit | None, sign: int) -> list[tuple[int, int]]:
+def _on_side(found: NeuronScores, circuit: Circuit | None, sign: int) -> list[tuple[int, int]]:
+    """Where a circuit's neurons of one sign stand; a circuit drawn at random has no scores."""
     if circuit is None:
         return []
-    pairs = zip(circuit.neurons, circuit.scores, strict=True)
-    layout = circuit.layout
+    layout = found.layout
+    places = [(neuron.layer, layout.flat(neuron)) for neuron in circuit.neurons]
     return [
-        (neuron.layer, layout.flat(neuron) - layout.starts[neuron.layer])
-        for neuron, score in pairs
-        if sign * score > 0
+        (layer, flat - layout.starts[layer])
+        for layer, flat in places
+        if (float(found.values[flat]) >= 0) == (sign > 0)
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from cna_lens.discovery.activations.means import RunningMoments
 from cna_lens.discovery.activations.reader import Reader
 from cna_lens.discovery.activations.sets import encode_sets, read_both
-from cna_lens.errors import InputError
+from cna_lens.errors import ActivationError, InputError
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.prompts.encoding import Chat, Prompt
 from cna_lens.models.running.batching import BatchSize
@@ -164,7 +164,7 @@ def sae_features(
             than were asked for.
         VectorMismatchError: the autoencoder is of a model of another width.
         ModelError: the model has no such hook point.
-        ActivationError: an activation is infinite or not a number.
+        ActivationError: an activation or a feature is infinite or not a number.
 
     Warns:
         CnaLensWarning: a prompt stands in one set twice, or in both.
@@ -209,6 +209,12 @@ class _FeatureMoments(RunningMoments):
     ) -> None:
         with torch.no_grad():
             features = features_of(self.sae, activations)
+        if len(broken := (~features.isfinite().all(0)).nonzero()):
+            raise ActivationError(
+                f"the autoencoder gives infinite or not-a-number activations for {len(broken)} of "
+                f"{features.shape[-1]} features, feature {int(broken[0])} among them; load it in "
+                "float32 or bfloat16, and check its weights"
+            )
         super().update(rows, features, Layout((features.shape[-1],)))
 
 
