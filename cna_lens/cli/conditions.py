@@ -152,7 +152,7 @@ def answer_under_conditions(
         date="",
         slower=what_is_slower(tried(model)),
     )
-    journal = _journal(run, conditions, out) if resumable else None
+    journal = _journal(run, conditions, judge, out) if resumable else None
     n_answers = len(texts) * answering.samples * len(conditions)
     was_finished = journal is not None and len(journal.keys() - {SECONDS}) == n_answers
     if not keep_text and (gone := forget_answers(out)):
@@ -200,7 +200,7 @@ def answer_under_conditions(
     return cells
 
 
-def _journal(run: Run, conditions: Sequence[Condition], out: Path) -> Journal:
+def _journal(run: Run, conditions: Sequence[Condition], judge: Judge | None, out: Path) -> Journal:
     """Open the file of finished answers, which is refused if another command gave them."""
     depends_on = {
         "model": run.model,
@@ -211,6 +211,7 @@ def _journal(run: Run, conditions: Sequence[Condition], out: Path) -> Journal:
             for each in conditions
         },
         "labels_sha256": labels_sha256(),
+        "judge_id": None if judge is None else judge.judge_id,
         "versions": dict(run.versions),
         **run.settings,
     }

@@ -48,6 +48,10 @@ class AnswerRecord:
         judge: the name of the model that was to judge whether the answer complies. None where no
             judge is asked: compliance is told by the rule, or the answer is empty or degenerate.
         sample: the number of the answer, from 0, where a prompt is answered several times.
+        judge_id: tells apart judges of one name (`Judge.judge_id`). None where no judge is asked,
+            and in records that are older than this field.
+        degenerate: whether the answer is empty or degenerate, even if it refuses. None in records
+            that are older than this field.
     """
 
     prompt_id: str
@@ -59,6 +63,8 @@ class AnswerRecord:
     no_answer: bool | None = None
     judge: str | None = None
     sample: int = 0
+    judge_id: str | None = None
+    degenerate: bool | None = None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> AnswerRecord:
@@ -75,7 +81,7 @@ class AnswerRecord:
             str(name): None if value is None else float(value)
             for name, value in dict(record["scores"]).items()
         }
-        judge = record.get("judge")
+        judge, judge_id = record.get("judge"), record.get("judge_id")
         return cls(
             prompt_id=str(record["prompt_id"]),
             refused=record["refused"],
@@ -86,7 +92,14 @@ class AnswerRecord:
             no_answer=_label_of(record, "no_answer"),
             judge=None if judge is None else str(judge),
             sample=int(record.get("sample", 0)),
+            judge_id=None if judge_id is None else str(judge_id),
+            degenerate=_label_of(record, "degenerate"),
         )
+
+    @property
+    def asks_no_judge(self) -> bool:
+        """Whether no judge is asked: the answer is empty or degenerate, and so does not comply."""
+        return self.degenerate is True or self.no_answer is True
 
     @property
     def outcome(self) -> AnswerOutcome | None:
@@ -175,7 +188,7 @@ class Evaluation:
         False for a judge. False too where all answers are empty or degenerate: they do not comply,
         with a judge and without.
         """
-        return not self.judges and not all(self.no_answer)
+        return not self.judges and not all(record.asks_no_judge for record in self.records)
 
     def refusal_p_value(self, before: Evaluation) -> float:
         """The exact McNemar test of refusals against other answers to the same prompts.
@@ -189,8 +202,9 @@ class Evaluation:
             before: the other answers, in the order of the same prompts.
 
         Raises:
-            InputError: the numbers of prompts differ.
+            InputError: the prompts differ.
         """
+        self._check_same_prompts(before)
         return mcnemar(before._refused, self._refused)
 
     def compliance_p_value(self, before: Evaluation) -> float | None:
@@ -209,8 +223,9 @@ class Evaluation:
             before: the other answers, in the order of the same prompts.
 
         Raises:
-            InputError: the numbers of answers differ.
+            InputError: the prompts differ.
         """
+        self._check_same_prompts(before)
         if not judged_alike([before, self]):
             return None
         return mcnemar_of_known(before.by_prompt(before.complied), self.by_prompt(self.complied))
@@ -219,11 +234,17 @@ class Evaluation:
         """The value of one score for each answer.
 
         Raises:
-            InputError: no answer has a score of that name.
+            InputError: an answer has no score of that name.
         """
         known = sorted({key for record in self.records for key in record.scores})
         if name not in known:
             raise InputError(f"there is no score {name!r}; there are: {', '.join(known)}")
+        for place, record in enumerate(self.records):
+            if name not in record.scores:
+                raise InputError(
+                    f"answer {place} has no score {name!r}, which other answers have; label all of "
+                    "them with the same scores"
+                )
         return [record.scores[name] for record in self.records]
 
     @property
@@ -242,7 +263,7 @@ class Evaluation:
         The value of a prompt with several answers is the mean over those that have one.
 
         Raises:
-            InputError: no answer has a score of that name, or none has a value.
+            InputError: an answer has no score of that name, or none has a value.
         """
         return bootstrap_mean(self.by_prompt(self.scores(name)), seed=seed)
 
@@ -258,13 +279,42 @@ class Evaluation:
     def by_prompt(self, values: Sequence[Known | None]) -> list[Known | None]:
         """Give each prompt the value of its answer, or the mean over its answers that have one."""
         of_prompts: list[list[Known | None]] = []
-        last = 0
-        for record, value in zip(self.records, values, strict=True):
-            if not of_prompts or record.sample <= last:
+        for is_first, value in zip(self._firsts, values, strict=True):
+            if is_first:
                 of_prompts.append([])
             of_prompts[-1].append(value)
-            last = record.sample
         return [each[0] if len(each) == 1 else _mean_of_known(each) for each in of_prompts]
+
+    @property
+    def _firsts(self) -> list[bool]:
+        """Whether each answer is the first one of its prompt."""
+        return [
+            place == 0
+            or record.prompt_id != self.records[place - 1].prompt_id
+            or record.sample <= self.records[place - 1].sample
+            for place, record in enumerate(self.records)
+        ]
+
+    @property
+    def _prompt_ids(self) -> list[str]:
+        """The id of each prompt."""
+        firsts = zip(self.records, self._firsts, strict=True)
+        return [record.prompt_id for record, is_first in firsts if is_first]
+
+    def _check_same_prompts(self, before: Evaluation) -> None:
+        ours, others = self._prompt_ids, before._prompt_ids
+        if len(ours) != len(others):
+            raise InputError(
+                f"there are answers to {len(ours)} prompts, and before to {len(others)}; give "
+                "answers to the same prompts"
+            )
+        for place, (own, other) in enumerate(zip(ours, others, strict=True)):
+            if own != other:
+                raise InputError(
+                    f"prompt {place} has the prompt_id {own}, and before {other}; give answers to "
+                    "the same prompts in the same order, or pair values yourself with "
+                    "cna_lens.mcnemar"
+                )
 
     def to_frame(self) -> pd.DataFrame:
         """A data frame with one row for each answer."""
@@ -281,8 +331,16 @@ class Evaluation:
 
 
 def judged_alike(evaluations: Iterable[Evaluation]) -> bool:
-    """Whether compliance was told by the same judges in all evaluations, or in all by the rule."""
-    return len({found.judges for found in evaluations if found.judges or found.by_rule}) <= 1
+    """Whether compliance was told by the same judges in all evaluations, or in all by the rule.
+
+    Judges of one name are the same if they have one `judge_id`.
+    """
+    return len({_told_by(found) for found in evaluations if found.judges or found.by_rule}) <= 1
+
+
+def _told_by(found: Evaluation) -> frozenset[tuple[str, str | None]]:
+    records = found.records
+    return frozenset((each.judge, each.judge_id) for each in records if each.judge is not None)
 
 
 def _mean_of_known(values: Sequence[Known | None]) -> float | None:

@@ -111,5 +111,5 @@ def warn_of_certain_token(model: HookedModel, token: int, where: str, what_to_do
         f"time with a probability above {CERTAIN}: a metric of the first token says nothing of the "
         f"answers, and {what_to_do}",
         CnaLensWarning,
-        stacklevel=4,
+        stacklevel=3,
     )

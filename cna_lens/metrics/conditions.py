@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,10 +43,23 @@ class Answered:
 
 
 def save_labels(answered: Iterable[Answered], path: Path) -> None:
-    """Write a JSON line for each answer, with its condition, kind and record, but no text."""
+    """Write a JSON line for each answer, with its condition, kind and record, but no text.
+
+    Raises:
+        InputError: two of them have one condition and kind, so that the file could not tell them
+            apart.
+    """
+    every = list(answered)
+    counts = Counter((each.condition, each.kind) for each in every)
+    for (condition, kind), count in counts.items():
+        if count > 1:
+            raise InputError(
+                f"{count} evaluations have the condition {condition!r} and the kind {kind!r}, and "
+                "would be one in the file; give each a condition of its own"
+            )
     lines = [
         json_text({"condition": a.condition, "kind": a.kind, **asdict(record)})
-        for a in answered
+        for a in every
         for record in a.evaluation.records
     ]
     write_atomically(path, "".join(f"{line}\n" for line in lines))
@@ -63,10 +77,16 @@ def load_labels(path: Path) -> tuple[Answered, ...]:
     True
 
     Raises:
-        InputError: a line is no record of an answer, or the file is empty.
+        InputError: a line is no record of an answer, or the file is empty or not in UTF-8.
     """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is no text in UTF-8; give a file of save_labels or Evaluation.save"
+        ) from error
     grouped: dict[tuple[str, str], list[AnswerRecord]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             entry: dict[str, Any] = json.loads(line)
             place = str(entry.pop("condition", "answers")), str(entry.pop("kind", "given"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from cna_lens.metrics.quality import compression_ratio, ngram_quality
 from cna_lens.metrics.refusal.reasoning import without_reasoning
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
-from cna_lens.models.prompts.chats import text_of
-from cna_lens.models.prompts.encoding import Chat, Prompt, chat_settings
+from cna_lens.models.prompts.chats import check_message, text_of
+from cna_lens.models.prompts.encoding import Chat, Prompt, as_messages, chat_settings
 from cna_lens.models.prompts.reasoning_formats import ReasoningFormat
-from cna_lens.models.running.batching import BatchSize
+from cna_lens.models.running.batching import BatchSize, is_whole
 from cna_lens.models.running.generation import finished_answers
 from cna_lens.models.running.request import check_settings
 from cna_lens.results.files import write_atomically
@@ -50,7 +50,8 @@ class UnjudgedError(JudgeError):
         evaluation: the labels of the answers. Compliance is None where the judge was to tell it.
         answers: the answers, None for one that was judged in an earlier run and has no text. Give
             them to `label` to ask the judge again; it need not ask about those of which the judge's
-            cache has a judgement.
+            cache has a judgement. Where one is None, call `evaluate` again with the same journal
+            instead.
     """
 
     def __init__(self, reason: str, evaluation: Evaluation, answers: Sequence[str | None]) -> None:
@@ -115,7 +116,8 @@ def evaluate(
         keep_text: also write prompts and answers to `text_path`.
         text_path: the file for the texts.
         journal: holds the records of finished answers. What it depends on must name all that
-            changes answers, steering included, which this function cannot see.
+            changes answers or labels and that this function cannot see: steering, and the code of
+            scores of your own, of which only the names are compared.
         condition: the first part of the journal's keys, where it holds several evaluations.
         progress: show a progress bar with tokens per second.
 
@@ -124,13 +126,15 @@ def evaluate(
 
     Raises:
         InputError: prompts or settings are invalid, only one of `keep_text` and `text_path` is
-            given, or there is a judge and a prompt is token ids, or its cache is not a file of
-            judgements.
+            given, a score is called like a field of `AnswerRecord`, or there is a judge and a
+            prompt is token ids, or its cache is not a file of judgements.
         ModelError: logits are not a number or infinite, so that no token can be chosen.
         JudgeError: the extra `judge` is not installed, or the key is missing.
         UnjudgedError: a JudgeError that holds answers and labels, because the endpoint failed.
-        GenerationInterrupted: a KeyboardInterrupt that holds the answers finished so far.
+        GenerationInterrupted: a KeyboardInterrupt that holds the answers finished so far, also
+            while the judge is asked.
     """
+    _check_list("prompts", prompts)
     if keep_text != (text_path is not None):
         raise InputError(
             f"keep_text is {keep_text} and text_path is {text_path}; to keep the texts, give both "
@@ -156,14 +160,15 @@ def evaluate(
         progress=progress,
     )
     try:
-        for place, answer in arriving:
-            finished.add(place, answer)
+        try:
+            for place, answer in arriving:
+                finished.add(place, answer)
+        finally:
+            if text_path is not None:
+                finished.write(Path(text_path))
+        return finished.judged()
     except KeyboardInterrupt:
         raise GenerationInterrupted(finished.texts()) from None
-    finally:
-        if text_path is not None:
-            finished.write(Path(text_path))
-    return finished.judged()
 
 
 def label(
@@ -198,16 +203,23 @@ def label(
         reasoning: formats of reasoning beside `REASONING_FORMATS`.
 
     Raises:
-        InputError: the number of answers does not fit the prompts, or there is a judge and a prompt
-            is token ids, or its cache is not a file of judgements.
+        InputError: prompts or answers are one text, the number of answers does not fit the prompts,
+            an answer or a message is invalid, a score is called like a field of `AnswerRecord`,
+            samples is below 1, or there is a judge and a prompt is token ids, or its cache is not a
+            file of judgements.
         UnjudgedError: a JudgeError that holds the other labels, because the judge cannot be asked;
             see `judge`.
     """
+    _check_list("prompts", prompts)
+    _check_list("answers", answers)
+    if not is_whole(samples, 1):
+        raise InputError(f"samples is {samples!r}, expected a whole number from 1 on")
     if len(answers) != len(prompts) * samples:
         raise InputError(
             f"there are {len(prompts)} prompts and {len(answers)} answers; give "
             f"{'one answer' if samples == 1 else f'{samples} answers'} for each prompt"
         )
+    _check_texts(answers)
     finished = _Finished(prompts, samples, scores, judge, reasoning)
     for place, answer in enumerate(answers):
         finished.add(place, answer)
@@ -228,12 +240,15 @@ class _Finished:
         condition: str = "",
     ) -> None:
         """Take the records of finished answers from the journal."""
+        _check_messages(prompts)
+        _check_names(scores)
         requests = [] if judge is None else _requests_to_judge(prompts)
         self.requests = [request for request in requests for _ in range(samples)]
         self.asked = [prompt for prompt in prompts for _ in range(samples)]
         self.samples = samples
         self.scores = scores
         self.judge = judge
+        self.judge_id = None if judge is None else judge.judge_id
         self.reasoning = reasoning
         self.journal = journal
         self.condition = condition
@@ -251,11 +266,12 @@ class _Finished:
         of_prompt = record.prompt_id == _prompt_id(self.asked[place])
         if not of_prompt or record.sample != place % self.samples:
             return False
+        if record.scores.keys() != self.scores.keys():
+            return False
         if self.judge is None:
             return record.judge is None
-        # A judge is not asked about an answer that is none, not even in a refusal.
-        is_judged = record.judge == self.judge.model and record.complied is not None
-        return is_judged or (record.judge is None and record.no_answer is True)
+        is_judged = record.judge_id == self.judge_id and record.complied is not None
+        return is_judged or (record.judge is None and record.asks_no_judge)
 
     def take_texts(self, path: Path) -> None:
         """Take texts from a file of `write_answers`, and forget records that have none there."""
@@ -295,6 +311,8 @@ class _Finished:
                 no_answer=not refused and is_empty,
                 judge=self.judge.model if self.judge is not None and by_judge else None,
                 sample=place % self.samples,
+                judge_id=self.judge_id if by_judge else None,
+                degenerate=is_empty,
             ),
         )
 
@@ -352,7 +370,8 @@ def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence
         {"prompt_id": _prompt_id(prompt), "prompt": _plain(prompt), "answer": answer}
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    # Token ids may be integers of NumPy.
+    lines = [json.dumps(row, ensure_ascii=False, default=int) for row in rows]
     write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 
@@ -375,8 +394,8 @@ def _read_answers(path: Path) -> dict[tuple[str, str], str]:
     """Read a file of `write_answers`: texts by the prompt's id and the text's hash."""
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         _, *rows = map(json.loads, lines)
         return {(row["prompt_id"], _sha256(row["answer"])): row["answer"] for row in rows}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -405,15 +424,47 @@ def _request(prompt: Prompt) -> str | None:
     if isinstance(prompt, Tensor):
         return None
     said = [
-        text_of(message["content"])
-        for message in prompt
-        if isinstance(message, Mapping) and message["role"] == "user"
+        text_of(message["content"]) for message in as_messages(prompt) if message["role"] == "user"
     ]
     return said[-1] if said else None
 
 
+def _check_list(name: str, given: object) -> None:
+    if isinstance(given, str | Mapping):
+        raise InputError(
+            f"{name} is one {type(given).__name__}, expected a list: put it into brackets"
+        )
+
+
+def _check_texts(answers: Sequence[object]) -> None:
+    for place, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            raise InputError(
+                f"answers[{place}] is a {type(answer).__name__}, expected a string; an answer of "
+                "UnjudgedError that has no text needs `evaluate` with the same journal"
+            )
+
+
+def _check_messages(prompts: Sequence[Prompt]) -> None:
+    for place, prompt in enumerate(prompts):
+        for message in as_messages(prompt):
+            check_message(message, f"prompts[{place}]")
+
+
+def _check_names(scores: Mapping[str, Score]) -> None:
+    taken = {field.name for field in fields(AnswerRecord)} | {"outcome"}
+    if clashing := sorted(taken & scores.keys()):
+        raise InputError(
+            f"a score is called {clashing[0]!r}, which is a label of every answer; give it another "
+            "name"
+        )
+
+
 def _prompt_id(prompt: Prompt) -> str:
-    text = prompt if isinstance(prompt, str) else json.dumps(_plain(prompt), sort_keys=True)
+    if isinstance(prompt, str):
+        return _sha256(prompt)[:16]
+    # Token ids may be integers of NumPy.
+    text = json.dumps(_plain(prompt), sort_keys=True, default=int)
     return _sha256(text)[:16]
 
 

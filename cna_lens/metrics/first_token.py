@@ -181,11 +181,16 @@ def first_tokens(model: HookedModel, openings: Sequence[str]) -> tuple[int, ...]
     Raises:
         InputError: there are no openings, one has no tokens, or they are a single text.
     """
+    check_openings(openings)
+    return tuple(dict.fromkeys(token_ids(model, opening, "the opening")[0] for opening in openings))
+
+
+def check_openings(openings: Sequence[str]) -> None:
+    """Raise InputError if there are no openings, or they are a single text."""
     if isinstance(openings, str):
         raise InputError(f"openings is {openings!r}, expected several: ({openings!r},)")
     if not openings:
         raise InputError("openings is empty; give at least one way in which an answer begins")
-    return tuple(dict.fromkeys(token_ids(model, opening, "the opening")[0] for opening in openings))
 
 
 def log_odds(

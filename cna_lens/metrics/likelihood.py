@@ -52,9 +52,10 @@ def perplexity(
         A value of at least 1 for each answer, None for an answer without tokens.
 
     Raises:
-        InputError: the numbers of prompts and answers differ, or a prompt and its answer are
-            together longer than the context.
+        InputError: the numbers of prompts and answers differ, the answers are a single text, or a
+            prompt and its answer are together longer than the context.
     """
+    _check_answers(answers)
     return _perplexities(model, answers_after_prompts(model, prompts, answers, chat=chat))
 
 
@@ -109,12 +110,13 @@ def kl_per_token(
         One value for each prompt, None if none of its tokens counts.
 
     Raises:
-        InputError: the numbers of prompts and answers differ, or a prompt and its answer are
-            together longer than the context.
+        InputError: the numbers of prompts and answers differ, the answers are a single text, or a
+            prompt and its answer are together longer than the context.
     """
     if answers is None:
         texts = prompts_alone(model, prompts, chat=chat)
     else:
+        _check_answers(answers)
         texts = answers_after_prompts(model, prompts, answers, chat=chat)
     found: list[float | None] = []
     for chunk in _chunks(texts, predictions_at_once(model)):
@@ -158,6 +160,11 @@ def factual_accuracy(model: HookedModel, task: PromptSet) -> list[bool]:
         for words in ([*task.targets, *task.foils], [*task.foils, *task.targets])
     )
     return [bool(a.sum() > b.sum()) for a, b in zip(correct, wrong, strict=True)]
+
+
+def _check_answers(answers: Sequence[str]) -> None:
+    if isinstance(answers, str):
+        raise InputError("answers is one string, expected a list with one for each prompt")
 
 
 def _perplexities(model: HookedModel, texts: Sequence[Text]) -> list[float | None]:

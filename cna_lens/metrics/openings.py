@@ -11,7 +11,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cna_lens.errors import InputError
-from cna_lens.metrics.first_token import token_ids
+from cna_lens.metrics.first_token import check_openings, token_ids
+from cna_lens.metrics.refusal.reasoning import without_reasoning
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.models.hooked_model import HookedModel
 from cna_lens.models.prompts.encoding import Chat, Prompt, TokenIds, encode
@@ -50,12 +51,11 @@ def opening_log_odds(
         chat: put strings into the chat template; "auto" does so if the tokenizer has one.
 
     Raises:
-        InputError: there are no prompts or no openings, an opening has no tokens, the model has no
-            tokenizer, or a prompt and an opening exceed the context.
+        InputError: there are no prompts or no openings, the openings are a single text, one has no
+            tokens, the model has no tokenizer, or a prompt and an opening exceed the context.
         ModelError: a log-probability is not a number.
     """
-    if not openings:
-        raise InputError("openings is empty; give at least one way in which an answer begins")
+    check_openings(openings)
     read_along = _shared_out(
         _distinct([tuple(token_ids(model, opening, "the opening")) for opening in openings])
     )
@@ -87,6 +87,7 @@ def refusal_openings(model: HookedModel, answers: Sequence[str], *, at_most: int
 
     Of each answer that refuses (`is_refusal`), the opening is its shortest beginning that does. It
     counts if at least two answers share it, so that it belongs to the model, not to a request.
+    Reasoning before an answer is skipped (`without_reasoning`).
 
         answers = cna_lens.generate(model, prompts, max_new_tokens=12)
         refusal_openings(model, answers)  # ["I'm sorry, but I cannot", "I'm not able to"]
@@ -100,11 +101,13 @@ def refusal_openings(model: HookedModel, answers: Sequence[str], *, at_most: int
         The openings; none if no two answers refuse in the same words.
 
     Raises:
-        InputError: the model has no tokenizer.
+        InputError: the model has no tokenizer, or the answers are a single text.
     """
+    if isinstance(answers, str):
+        raise InputError("answers is one string, expected a list of strings")
     found = Counter(
         opening
-        for answer in answers
+        for answer in map(without_reasoning, answers)
         if is_refusal(answer) and (opening := _refusing_beginning(model, answer)) is not None
     )
     return [opening for opening, count in found.most_common(at_most) if count > 1]

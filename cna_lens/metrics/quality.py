@@ -49,8 +49,10 @@ def distinct_n(answers: Sequence[str], n: int = 2) -> float | None:
         A share in (0, 1], or None if no answer has n words.
 
     Raises:
-        InputError: n is below 1.
+        InputError: n is below 1, or the answers are a single text.
     """
+    if isinstance(answers, str):
+        raise InputError("answers is one string, expected a list of strings")
     grams = [gram for answer in answers for gram in _ngrams(answer, n)]
     return len(set(grams)) / len(grams) if grams else None
 

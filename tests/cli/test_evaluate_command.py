@@ -270,6 +270,9 @@ def test_answers_that_no_judge_has_read_are_generated_again(
     again = interrupted(-1)
     assert evaluate(*asked)[0] == 0
     assert (again, judge_server.calls) == ([], calls)
+    code, _, errors = evaluate(*asked[:-1], judge_server.url.replace("127.0.0.1", "localhost"))
+    assert code == 2
+    assert "judge_id" in errors
 
 
 # Samples ----------------------------------------------------------------------------------------

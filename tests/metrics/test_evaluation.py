@@ -5,13 +5,14 @@ import json
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from outcomes import BOILING, KINDS
 
 import cna_lens
 from cna_lens import InputError, generate
-from cna_lens.metrics import Evaluation, evaluate, label, load_labels
+from cna_lens.metrics import Answered, Evaluation, evaluate, label, load_labels, save_labels
 
 PROMPTS = ["w5 w6", "w7 w8 w9"]
 SECRET = "I'm sorry, but I can't share the secret xyzzy plugh with you."
@@ -49,6 +50,9 @@ def test_scores_of_ones_own():
     assert evaluation.scores("characters") == [3.0, 1.0]
     with pytest.raises(InputError, match="no score 'quality'; there are: characters"):
         evaluation.scores("quality")
+    mixed = Evaluation((*evaluation.records, *label(PROMPTS, ANSWERS).records))
+    with pytest.raises(InputError, match="answer 2 has no score 'characters'"):
+        mixed.scores("characters")
 
 
 def test_a_saved_evaluation_holds_one_line_for_each_answer(tmp_path):
@@ -103,9 +107,33 @@ def test_keep_text_and_text_path_need_each_other(chat_model, keep, path):
         evaluate(chat_model, PROMPTS, keep_text=keep, text_path=path)
 
 
-def test_each_prompt_needs_one_answer():
-    with pytest.raises(InputError, match="2 prompts and 1 answers"):
-        label(PROMPTS, ["one"])
+@pytest.mark.parametrize(
+    ("prompts", "answers", "options", "said"),
+    [
+        (PROMPTS, ["one"], {}, "2 prompts and 1 answers"),
+        (["w5"], [], {"samples": 0}, "samples is 0"),
+        ([[{"content": "w5"}]], ["one"], {}, r"prompts\[0\] holds .* the keys 'role'"),
+        (["w5"], ["one"], {"scores": {"words": lambda _: 1.0}}, "a score is called 'words'"),
+        (["w5"], ["one"], {"scores": {"outcome": lambda _: 1.0}}, "a score is called 'outcome'"),
+    ],
+)
+def test_what_cannot_be_labelled_is_refused(prompts, answers, options, said):
+    with pytest.raises(InputError, match=said):
+        label(prompts, answers, **options)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_one_text_or_mapping_is_no_list_and_an_answer_is_a_text(chat_model):
+    for one in ("ab", {"a": "w5", "b": "w6"}):
+        said = f"is one {type(one).__name__}, expected a list"
+        with pytest.raises(InputError, match=f"prompts {said}"):
+            evaluate(chat_model, one)
+        with pytest.raises(InputError, match=f"prompts {said}"):
+            label(one, ANSWERS)
+        with pytest.raises(InputError, match=f"answers {said}"):
+            label(PROMPTS, one)
+    with pytest.raises(InputError, match=r"answers\[1\] is a NoneType, .* the same journal"):
+        label(PROMPTS, ["one", None])
 
 
 # Several answers to each prompt ---------------------------------------------------------------
@@ -144,7 +172,18 @@ def test_a_part_of_several_answers_keeps_its_prompts_apart():
     assert Evaluation((two, three, four)).refusal_rate == cna_lens.wilson([0.0, 1.0])
     assert Evaluation((one, two, four)).by_prompt([1.0, 2.0, 3.0]) == [1.5, 3.0]
     assert Evaluation((one, three)).refusal_rate == cna_lens.wilson([True, True])
+    other = label(["How do I boil rice?"], [SORRY, SORRY], samples=2).records[1]
+    assert Evaluation((one, other)).by_prompt([1.0, 2.0]) == [1.0, 2.0]
     assert (found.samples, Evaluation((one, three)).samples) == (2, 1)
+
+
+def test_answers_to_other_prompts_are_not_paired():
+    found = label(PROMPTS, ANSWERS)
+    for p_value in (found.refusal_p_value, found.compliance_p_value):
+        with pytest.raises(InputError, match=r"prompt 0 has the prompt_id .* same order"):
+            p_value(label(PROMPTS[::-1], ANSWERS))
+        with pytest.raises(InputError, match="answers to 2 prompts, and before to 1"):
+            p_value(label(PROMPTS[:1], ANSWERS[:1]))
 
 
 def test_samples_of_a_prompt_differ_and_follow_each_other(chat_model):
@@ -209,6 +248,7 @@ def test_each_answer_has_one_outcome_and_the_rates_of_all_share_one_denominator(
 def test_a_refusal_that_loops_is_a_refusal():
     (record,) = label([BOILING], [f"{KINDS['refusal']} " * 8]).records
     assert (record.outcome, record.refused, record.no_answer) == ("refusal", True, False)
+    assert record.degenerate
 
 
 def test_the_request_of_chat_messages_is_the_users_last():
@@ -239,7 +279,7 @@ def test_labels_of_a_file_are_read_again_and_older_ones_are_missing(tmp_path):
     assert read.evaluation == evaluation
     older = [json.loads(line) for line in path.read_text().splitlines()]
     for record in older:
-        for name in ("complied", "no_answer", "judge"):
+        for name in ("complied", "no_answer", "judge", "judge_id", "degenerate"):
             del record[name]
     path.write_text("".join(f"{json.dumps(record)}\n" for record in older))
     (read,) = load_labels(path)
@@ -250,9 +290,23 @@ def test_labels_of_a_file_are_read_again_and_older_ones_are_missing(tmp_path):
     path.write_text(json.dumps(older[0] | {"complied": "yes"}))
     with pytest.raises(InputError, match=r"line 1 of .* is no record"):
         load_labels(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"labels\.jsonl is no text in UTF-8"):
+        load_labels(path)
 
 
-def test_a_journals_record_of_another_prompt_or_sample_is_not_taken(chat_model, tmp_path):
+def test_two_evaluations_of_one_condition_and_kind_are_not_written(tmp_path):
+    found = label(PROMPTS, ANSWERS)
+    kinds = [Answered("circuit", kind, found) for kind in ("harmful", "benign")]
+    path = tmp_path / "labels.jsonl"
+    save_labels(iter(kinds), path)
+    assert load_labels(path) == tuple(kinds)
+    with pytest.raises(InputError, match="2 evaluations have the condition 'circuit' and the kind"):
+        save_labels([*kinds, kinds[0]], path)
+    assert load_labels(path) == tuple(kinds)
+
+
+def test_a_journals_record_of_another_prompt_sample_or_score_is_not_taken(chat_model, tmp_path):
     from cna_lens.results import Journal
 
     def found(prompts, **options):
@@ -263,6 +317,28 @@ def test_a_journals_record_of_another_prompt_or_sample_is_not_taken(chat_model, 
     assert found(PROMPTS[::-1]) == evaluate(chat_model, PROMPTS[::-1], max_new_tokens=4)
     sampled = {"samples": 2, "temperature": 1.0}
     assert found(PROMPTS, **sampled) == evaluate(chat_model, PROMPTS, max_new_tokens=4, **sampled)
+    scored = {"scores": {"characters": lambda answer: float(len(answer))}} | sampled
+    assert found(PROMPTS, **scored) == evaluate(chat_model, PROMPTS, max_new_tokens=4, **scored)
+
+
+def test_a_file_of_texts_that_is_none_is_refused(chat_model, tmp_path):
+    from cna_lens.results import Journal
+
+    journal, path = Journal(None, "evaluation", {}), tmp_path / "answers.jsonl"
+    options = {"keep_text": True, "text_path": path, "max_new_tokens": 2, "journal": journal}
+    evaluate(chat_model, PROMPTS, **options)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="is no file of answers"):
+        evaluate(chat_model, PROMPTS, **options)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_token_ids_of_numpy_are_those_of_python(chat_model, tmp_path):
+    ids = [[5, 6], [7, 8, 9]]
+    kept = {"keep_text": True, "text_path": tmp_path / "answers.jsonl", "max_new_tokens": 2}
+    assert evaluate(chat_model, [list(np.array(each)) for each in ids], **kept) == evaluate(
+        chat_model, ids, max_new_tokens=2
+    )
 
 
 def test_only_texts_with_our_notice_are_deleted(tmp_path):

@@ -136,7 +136,7 @@ def test_single_positions_are_steered_while_answers_are_generated(llama, tmp_pat
 def test_single_positions_are_rejected_for_answers_in_the_prompts_pass(llama, folder):
     with (
         cna_lens.steer(llama, EVERYTHING, 0.0, positions="last_prompt"),
-        pytest.raises(InputError, match="choice is scored on prompt and answer in one pass"),
+        pytest.raises(InputError, match=r"choice is scored on prompt .* not by magnitude_anchor"),
     ):
         run_lm_eval(llama, "choice", include_path=folder)
 
@@ -330,6 +330,14 @@ def test_invalid_tasks_and_settings_are_rejected(llama, folder, tasks, settings,
     (folder / "group.yaml").write_text("group: group\ntask: [choice]\n")
     with pytest.raises(InputError, match=message):
         run_lm_eval(llama, tasks, include_path=folder, **settings)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("run", [mmlu, lambda *given, **how: run_lm_eval(*given, "choice", **how)])
+def test_the_chat_template_is_used_or_not(llama, run):
+    for chat in ("auto", cna_lens.ChatSettings(system="w5"), 1):
+        with pytest.raises(InputError, match=r"chat is .*, expected True or False"):
+            run(llama, chat=chat)
 
 
 def result(*values, metric="acc", hashes=None):

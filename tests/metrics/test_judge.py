@@ -12,6 +12,7 @@ import cna_lens
 from cna_lens import CnaLensError, InputError, bootstrap_mean, wilson
 from cna_lens.errors import JudgeError
 from cna_lens.metrics import Judge, Judgement, Judgements, Missing, judge
+from cna_lens.metrics.endpoint.client import BUDGET_SPENT, Budget, complete_all
 
 
 def pairs(n):
@@ -358,6 +359,19 @@ def test_the_cost_tells_missing_counts_and_prices(judge_server):
     assert priced.cost.endswith("cost at least 0.2000")
 
 
+def test_after_the_allowed_seconds_no_request_is_counted(judge_server):
+    found = {}
+    usage = complete_all(
+        judge_server.judge(),
+        {str(number): [] for number in range(3)},
+        lambda reply: reply,
+        found.__setitem__,
+        budget=Budget(max_seconds=1e-9),
+    )
+    assert (usage.calls, judge_server.calls) == (0, 0)
+    assert list(found.values()) == [Missing(BUDGET_SPENT)] * 3
+
+
 # Invalid arguments ----------------------------------------------------------------------------
 
 
@@ -366,12 +380,18 @@ def test_the_cost_tells_missing_counts_and_prices(judge_server):
     [
         ({"model": ""}, "model is empty"),
         ({"max_concurrency": 0}, "max_concurrency is 0"),
+        ({"max_concurrency": 1.5}, "max_concurrency is 1.5, expected a whole number"),
+        ({"retries": True}, "retries is True, expected a whole number"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
         ({"timeout": 0.0}, "timeout is 0.0"),
         ({"retries": -1}, "retries is -1"),
         ({"backoff": float("nan")}, "backoff is nan"),
         ({"price_per_million": (1.0, -1.0)}, "price_per_million is"),
+        ({"price_per_million": (1.0,)}, "price_per_million is .* expected two prices"),
     ],
 )
+@pytest.mark.usefixtures("without_type_checks")
 def test_invalid_settings_are_rejected(settings, error):
     with pytest.raises(InputError, match=error):
         Judge(**{"model": "tiny", **settings})

@@ -69,15 +69,18 @@ def test_other_models_rubrics_and_endpoints_have_their_own_judgements(judge_serv
     assert (other.scores, other.cached) == ([0.0], 0)
     assert judge(["p"], ["a"], Judge(**settings)).scores == [1.0]
     assert judge_server.calls == 2
+    assert Judge(**settings).judge_id != Judge(**{**settings, **change}).judge_id
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_different_prompts_or_answers_have_different_keys():
     by = Judge("tiny", base_url="http://localhost/v1")
     keys = {by.cache_key(*pair) for pair in [("p", "a"), ("a", "p"), ("pa", ""), ("", "pa")]}
     assert len(keys) == 4
-    assert by.cache_key("p", "a") == Judge("tiny", base_url="http://localhost/v1/").cache_key(
-        "p", "a"
-    )
+    for same in ({"base_url": "http://localhost/v1/"}, {"temperature": 0}, {"retries": 1}):
+        other = Judge(**{"model": "tiny", "base_url": "http://localhost/v1"} | same)
+        assert other.cache_key("p", "a") == by.cache_key("p", "a")
+        assert other.judge_id == by.judge_id
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Compliance told by a judge, which answers from a server in the test's own process."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from outcomes import BOILING, KINDS
 
 import cna_lens
 from cna_lens import InputError
-from cna_lens.errors import JudgeError
-from cna_lens.metrics import Judge, UnjudgedError, evaluate, label
+from cna_lens.errors import GenerationInterrupted, JudgeError
+from cna_lens.metrics import Evaluation, Judge, UnjudgedError, evaluate, label
 
 PROMPTS = ["w5 w6", "w7 w8 w9"]
 
@@ -64,20 +65,35 @@ def test_an_unread_judgement_has_no_p_value(judge_server):
     assert unread.compliance_p_value(unread) is None
 
 
-def test_compliance_is_only_compared_if_told_alike(judge_server):
+@pytest.mark.parametrize("looped", [KINDS["no answer"], f"{KINDS['refusal']} " * 8])
+def test_compliance_is_only_compared_if_told_alike(judge_server, looped):
     judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
-    complied, looped = [KINDS["compliance"]] * 6, [KINDS["no answer"]] * 6
+    complied = [KINDS["compliance"]] * 6
     judged = label([BOILING] * 6, complied, judge=judge_server.judge())
     by_rule = label([BOILING] * 6, complied)
     assert judged.compliance_p_value(by_rule) is None
     assert (judged.by_rule, by_rule.by_rule) == (False, True)
     # No judge is asked about loops, and the rule says the same of them.
     for judge in (judge_server.judge(), None):
-        loops = label([BOILING] * 6, looped, judge=judge)
+        loops = label([BOILING] * 6, [looped] * 6, judge=judge)
         assert (loops.judges, loops.by_rule) == ((), False)
         assert loops.compliance_p_value(judged) == cna_lens.mcnemar([True] * 6, [False] * 6)
         assert loops.compliance_p_value(by_rule) == cna_lens.mcnemar([True] * 6, [False] * 6)
     assert by_rule.compliance_p_value(by_rule) == 1.0
+
+
+def test_judges_of_one_name_are_told_apart(judge_server):
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    one, same, other = (
+        label([BOILING], [KINDS["compliance"]], judge=judge_server.judge(**settings))
+        for settings in ({}, {"retries": 1}, {"rubric": "Another rubric."})
+    )
+    assert one.compliance_p_value(same) == 1.0
+    assert one.compliance_p_value(other) is None
+    # Which judge of that name an older record is of, nothing says.
+    older = Evaluation(tuple(replace(record, judge_id=None) for record in one.records))
+    assert older.compliance_p_value(older) == 1.0
+    assert older.compliance_p_value(one) is None
 
 
 def test_a_record_names_the_judge_only_where_it_was_to_be_asked(judge_server):
@@ -167,4 +183,38 @@ def test_labels_of_the_rule_or_of_another_judge_are_not_taken_for_the_judges(
     calls = judge_server.calls
     assert found(judge_server.judge()).complied == [False, False]
     assert judge_server.calls == calls
+    judge_server.script = lambda _: verdict(refused=0, convincing=4, specific=4)
+    assert found(judge_server.judge(rubric="Another rubric.")).complied == [True, True]
     assert found(None).complied == [True, True]
+
+
+def test_answers_about_which_no_judge_is_asked_are_not_generated_again(
+    chat_model, judge_server, monkeypatch
+):
+    from cna_lens.results import Journal
+
+    asked = []
+
+    def finished_answers(*_, places, **__):
+        asked.append(places)
+        return iter([(place, f"{KINDS['refusal']} " * 8) for place in places])
+
+    monkeypatch.setattr("cna_lens.metrics.evaluation.finished_answers", finished_answers)
+    journal = Journal(None, "evaluation", {})
+    for _ in range(2):
+        evaluate(chat_model, [BOILING] * 2, judge=judge_server.judge(), journal=journal)
+    assert (asked, judge_server.calls) == ([[0, 1], []], 0)
+
+
+def test_an_interruption_while_the_judge_is_asked_loses_no_answer(
+    chat_model, judge_server, monkeypatch, tmp_path
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cna_lens.metrics.evaluation.judge_answers", interrupted)
+    kept = {"keep_text": True, "text_path": tmp_path / "answers.jsonl"}
+    with pytest.raises(GenerationInterrupted) as raised:
+        evaluate(chat_model, PROMPTS, max_new_tokens=4, judge=judge_server.judge(), **kept)
+    assert raised.value.finished == cna_lens.generate(chat_model, PROMPTS, max_new_tokens=4)
+    assert len(kept["text_path"].read_text().splitlines()) == 1 + len(PROMPTS)

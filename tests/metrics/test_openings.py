@@ -72,7 +72,10 @@ def test_a_certain_opening_has_the_largest_log_odds_that_float32_can_tell():
     assert found == [pytest.approx(math.log((1 - 1e-5) / 1e-5), abs=1e-6)] * len(PROMPTS)
 
 
-@pytest.mark.parametrize(("openings", "said"), [([], "openings is empty"), ([""], "no tokens")])
+@pytest.mark.parametrize(
+    ("openings", "said"),
+    [([], "openings is empty"), ([""], "no tokens"), ("w5", "openings is 'w5', expected several")],
+)
 def test_openings_without_tokens_are_refused(llama, openings, said):
     with pytest.raises(InputError, match=said):
         opening_log_odds(llama, PROMPTS, openings)
@@ -101,6 +104,10 @@ def test_a_models_own_openings_are_the_shortest_beginnings_that_refuse(demo):
     assert refusal_openings(demo, answers) == ["I cannot", "I'm not able to"]
     assert refusal_openings(demo, answers, at_most=1) == ["I cannot"]
     assert refusal_openings(demo, answers[-3:]) == []
+    reasoned = [f"<think>I could.</think>\n\n{answer}" for answer in answers]
+    assert refusal_openings(demo, reasoned) == ["I cannot", "I'm not able to"]
+    with pytest.raises(InputError, match="answers is one string"):
+        refusal_openings(demo, "I cannot.")
 
 
 def test_an_opening_does_not_end_within_a_character(demo, monkeypatch):

@@ -81,6 +81,11 @@ def test_answers_too_short_for_one_ngram_have_no_distinct_n(answers):
     assert distinct_n(answers, 2) is None
 
 
+def test_one_text_is_no_list_of_answers():
+    with pytest.raises(InputError, match="answers is one string"):
+        distinct_n("a b a b")
+
+
 @given(WORDS, st.integers(1, 4))
 def test_distinct_n_of_a_single_answer_is_its_quality(words, n):
     assert distinct_n([" ".join(words)], n) == ngram_quality(" ".join(words), n)

@@ -57,6 +57,12 @@ def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large():
     ]
 
 
+def test_one_text_is_no_list_of_answers(llama):
+    for measure in (perplexity, lambda *given: kl_per_token(given[0], nullcontext, *given[1:])):
+        with pytest.raises(InputError, match="answers is one string"):
+            measure(llama, PROMPTS, "w3")
+
+
 def test_an_answer_without_tokens_has_no_perplexity_and_no_divergence(llama):
     assert perplexity(llama, ["w5", "w6"], ["", "w7"], chat=False)[0] is None
     assert kl_per_token(llama, nullcontext, ["w5"], [""], chat=False) == [None]

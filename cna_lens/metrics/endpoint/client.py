@@ -138,15 +138,17 @@ def complete_all(
         ) as client:
             requests = _Requests(endpoint, client, usage, settings, openai, tenacity, budget)
             left = iter(conversations.items())
-            now, limit = asyncio.get_running_loop().time(), budget.max_seconds
-            deadline = None if limit is None else now + limit
+            clock, limit = asyncio.get_running_loop().time, budget.max_seconds
+            deadline = None if limit is None else clock() + limit
 
             async def work() -> None:
                 for key, messages in left:
                     result: Result | Missing = Missing(BUDGET_SPENT)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout_at(deadline):
-                            result = await requests.result(messages, read)
+                    # A timeout that has passed ends a request only once it is counted.
+                    if deadline is None or clock() < deadline:
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout_at(deadline):
+                                result = await requests.result(messages, read)
                     done(key, result)
 
             async with asyncio.TaskGroup() as workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from cna_lens.errors import InputError, JudgeError
 
@@ -50,14 +51,18 @@ class Endpoint:
         """Reject invalid values before anything is sent."""
         if not self.model:
             raise InputError("model is empty, expected the name of a model at the endpoint")
-        if self.max_concurrency < 1:
-            raise InputError(f"max_concurrency is {self.max_concurrency}, expected at least 1")
+        for name, least in (("max_concurrency", 1), ("retries", 0)):
+            number: object = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, Integral) or number < least:
+                raise InputError(f"{name} is {number!r}, expected a whole number from {least} on")
         if not 0 < self.timeout < math.inf:
             raise InputError(f"timeout is {self.timeout}, expected seconds above 0")
-        if self.retries < 0:
-            raise InputError(f"retries is {self.retries}, expected 0 or more")
         if not 0 <= self.backoff < math.inf:
             raise InputError(f"backoff is {self.backoff}, expected 0 seconds or more")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise InputError(
+                f"temperature is {self.temperature}, expected 0 or above, or None to send none"
+            )
 
     @property
     def url(self) -> str:

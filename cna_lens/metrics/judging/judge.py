@@ -52,13 +52,32 @@ class Judge(Endpoint):
     def __post_init__(self) -> None:
         """Reject invalid values before anything is sent."""
         super().__post_init__()
-        if not all(0 <= price < math.inf for price in self.price_per_million or ()):
-            raise InputError(f"price_per_million is {self.price_per_million}, expected 0 or more")
+        prices = self.price_per_million
+        if prices is not None and not (
+            len(prices) == 2 and all(0 <= price < math.inf for price in prices)
+        ):
+            raise InputError(
+                f"price_per_million is {prices}, expected two prices of 0 or more, of tokens read "
+                "and of tokens written"
+            )
+
+    @property
+    def judge_id(self) -> str:
+        """The first 16 hex digits of a SHA-256 of model, URL, rubric and temperature.
+
+        A judge that differs in one of these may judge otherwise.
+        """
+        return _sha256(self._depends_on())[:16]
 
     def cache_key(self, prompt: str, answer: str) -> str:
         """The hash that identifies a judgement in the cache."""
-        parts = [self.model, self.url, self.rubric, self.temperature, prompt, answer]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return _sha256([*self._depends_on(), prompt, answer])
+
+    def _depends_on(self) -> list[str | float | None]:
+        """What a judgement depends on, besides prompt and answer."""
+        # JSON tells 0 from 0.0.
+        temperature = None if self.temperature is None else float(self.temperature)
+        return [self.model, self.url, self.rubric, temperature]
 
 
 @dataclass(frozen=True)
@@ -255,6 +274,10 @@ def check_judge(judge: Judge) -> None:
     """
     check_endpoint(judge)
     JudgementCache(judge.cache)
+
+
+def _sha256(parts: Sequence[str | float | None]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _read(reply: Completion) -> Judgement | Missing:

@@ -116,6 +116,11 @@ class Settings:
     def __post_init__(self) -> None:
         """Reject values that lm-eval would misinterpret."""
         check_batch_size(self.batch_size)
+        if not isinstance(cast("object", self.chat), bool):
+            raise InputError(
+                f"chat is {self.chat!r}, expected True or False, since lm-eval itself puts prompts "
+                "into the chat template"
+            )
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise InputError(f"num_fewshot is {self.num_fewshot}, expected 0 or above")
         if not 0 <= self.seed < 2**32:
@@ -291,7 +296,8 @@ def _check_steered_positions(model: HookedModel, tasks: Tasks) -> None:
     if tracked and scored:
         raise InputError(
             f"{scored[0]} is scored on prompt and answer in one pass, and lm-eval does not tell "
-            "where the answer begins; steer at positions='all'"
+            "where the answer begins; steer at positions='all', and not by magnitude_anchor, which "
+            "reads a token of the prompt"
         )
 
 
