@@ -232,9 +232,10 @@ def _in_processes(
                 each.result()
             said(f"{len(models) - len(left) - len(running)} of {len(models)} models")
     except BrokenProcessPool as error:
+        fewer = f"with --jobs {jobs - 1}" if jobs > 1 else "where more memory is free"
         raise CnaLensError(
             f"a process ended without a result, perhaps for want of memory; run the command "
-            f"again with --jobs {jobs - 1}: finished results are kept in {asked.journal}"
+            f"again {fewer}: finished results are kept in {asked.journal}"
         ) from error
     except BaseException:
         for process in active_children():

@@ -22,7 +22,9 @@ from cna_lens.models.free_memory import free_memory
 from cna_lens.models.inside.paged_weights import TRIAL_PASSES
 
 GIB = 2**30
-_SIDE = 2048
+_SMALLEST_SIDE, _LARGEST_SIDE = 256, 2048
+_LONG_ENOUGH = 0.05
+"""Seconds of a matrix product that tell the rate."""
 _TRIED = 2**28
 _PART = 2**24
 
@@ -44,12 +46,12 @@ def record(
         disk: GiB/s at which weights are read; None measures it here, where weights are read.
 
     Raises:
-        InputError: the memory or the rate of the disk is not a number above 0.
+        InputError: the memory, or the rate of the hardware or of the disk, is not a number above 0.
     """
-    for option, given in (("--memory", memory), ("--disk", disk)):
+    for option, given in (("--tflops", tflops), ("--memory", memory), ("--disk", disk)):
         if given is not None and not 0 < given < math.inf:
             raise InputError(f"{option} is {given}, expected a number above 0")
-    rate = tflops or _measured_tflops(needs)
+    rate = _measured_tflops(needs) if tflops is None else tflops
     plain = asdict(needs) | {"blocks": sum(needs.blocks), "n_layers": len(needs.blocks)}
     return plain | {
         "discovery": needs.discovery,
@@ -181,11 +183,20 @@ def _measured_tflops(needs: Requirements) -> float | None:
     """Measure one matrix product on this machine; a model comes close to its rate."""
     if needs.device == "cuda" and not torch.cuda.is_available():
         return None
+    side = _SMALLEST_SIDE
+    # A processor without instructions for a precision takes minutes for the largest product.
+    while (seconds := _product_seconds(side, needs)) < _LONG_ENOUGH and side < _LARGEST_SIDE:
+        side *= 2
+    return 2 * side**3 / seconds / 1e12
+
+
+def _product_seconds(side: int, needs: Requirements) -> float:
+    """The shortest of three products of square matrices."""
     dtype = getattr(torch, needs.dtype)
-    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype, device=needs.device)
+    matrix = torch.ones(side, side, dtype=dtype, device=needs.device)
     times: list[float] = []
     for _ in range(3):
         started = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         times.append(time.perf_counter() - started)
-    return 2 * _SIDE**3 / min(times) / 1e12
+    return min(times)

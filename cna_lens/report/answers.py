@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import Literal
 
 from cna_lens.metrics.answer_labels import Evaluation, judged_alike
 from cna_lens.metrics.conditions import Answered
@@ -59,7 +60,6 @@ class Effect:
 
     def reading(self) -> tuple[str, str]:
         """What the refusals are evidence of, and what to do with it."""
-        before, after, _ = self.refusals
         found = self.unsteered.evaluation
         # A test of several answers to each prompt counts prompts.
         n_refused = sum(bool(share) for share in found.by_prompt(found.refused))
@@ -70,16 +70,20 @@ class Effect:
                 "numbers show the method at work, not that it works here."
             )
             return "chance alone can explain the circuit's effect", too_few if n_refused < 6 else ""
-        direction = "fewer" if after < before else "more"
-        if p_control < 0.05:
+        of_circuit, of_control = (
+            _direction(found, each.evaluation) for each in (self.steered, self.control)
+        )
+        by_prompt = "" if found.samples == 1 else ", prompt by prompt"
+        if p_control < 0.05 and of_control == of_circuit:
             return (
-                f"the circuit gives {direction} refusals, but so does changing random neurons of "
-                "the same layers",
+                f"the circuit gives {of_circuit} refusals{by_prompt}, but so does changing random "
+                "neurons of the same layers",
                 "This is no evidence for these neurons in particular.",
             )
+        random = "does not" if p_control >= 0.05 else f"gives {of_control}"
         return (
-            f"the circuit gives {direction} refusals than chance explains, and the random control "
-            "does not",
+            f"the circuit gives {of_circuit} refusals than chance explains{by_prompt}, and the "
+            f"random control {random}",
             "Look at the quality and at other prompts before believing it.",
         )
 
@@ -89,6 +93,13 @@ class Effect:
         counted = f"{self.before()}, {self.counted('exact McNemar ')}. "
         said = (f"{counted}{reading[0].upper()}{reading[1:]}.", compliance([self]), advice)
         return " ".join(filter(None, said))
+
+
+def _direction(before: Evaluation, after: Evaluation) -> Literal["fewer", "more"]:
+    """Where most prompts go whose share of refusals changes: the p-value counts these prompts."""
+    pairs = known_pairs(before.by_prompt(before.refused), after.by_prompt(after.refused))
+    fell, rose = sum(one > other for one, other in pairs), sum(one < other for one, other in pairs)
+    return "fewer" if fell > rose else "more"
 
 
 def verdicts(answered: Sequence[Answered]) -> list[str]:

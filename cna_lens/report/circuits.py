@@ -10,6 +10,9 @@ from cna_lens.results.provenance import UniversalRecord
 from cna_lens.results.rendering import per_layer, summary_of
 
 FEW_PROMPTS = 30
+STEERED_ANSWERS = "answers with steering"
+"""Labels that tell what steering a circuit did; those of unsteered answers tell nothing of it."""
+
 DIFFERENCES = ("contrast", "standardized", "output_weighted")
 """Rankings whose sign tells on which prompts a neuron is more active."""
 
@@ -20,7 +23,7 @@ def circuit_section(name: str, circuit: Circuit, kinds: Collection[str] = ()) ->
     Args:
         name: what the report calls it.
         circuit: the neurons.
-        kinds: of the report's other results: "NullDistribution", "answers".
+        kinds: of the report's other results: "NullDistribution", `STEERED_ANSWERS`.
     """
     summary = summary_of(circuit)
     found = circuit.provenance
@@ -79,7 +82,7 @@ def _signs(circuit: Circuit) -> str:
 
 def _caveats(circuit: Circuit, kinds: Collection[str]) -> Iterator[str]:
     found = circuit.provenance
-    if not {"answers", "Comparison", "Necessity"} & set(kinds):
+    if not {STEERED_ANSWERS, "Comparison", "Necessity"} & set(kinds):
         yield (
             "These neurons differ between two sets of prompts. No result of this report changes "
             "them, so none shows that they cause anything."

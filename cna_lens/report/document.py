@@ -11,7 +11,7 @@ from cna_lens.errors import InputError
 from cna_lens.metrics.answer_labels import Evaluation
 from cna_lens.metrics.conditions import Answered
 from cna_lens.report.answers import answers_section
-from cna_lens.report.circuits import circuit_section
+from cna_lens.report.circuits import STEERED_ANSWERS, circuit_section
 from cna_lens.report.comparisons import comparison_section
 from cna_lens.report.evidences import SavedEvidence, evidence_section, kind_of
 from cna_lens.report.opening import opening_section
@@ -100,8 +100,8 @@ def make_report(results: Mapping[str, Result] | Found, *, title: str = "cna_lens
         if isinstance(each.result, kind)
     ]
     opening = opening_section(
-        {each.name: each.result for each in found.results if isinstance(each.result, Circuit)},
-        {each.name: each.result for each in found.results if isinstance(each.result, tuple)},
+        [(each.name, each.result) for each in found.results if isinstance(each.result, Circuit)],
+        [(each.name, each.result) for each in found.results if isinstance(each.result, tuple)],
     )
     parts = (opening, *sections, _notes(found))
     return Report(title, tuple(part for part in parts if part is not None))
@@ -163,7 +163,11 @@ def _makers(kinds: Collection[str] = ()) -> dict[type, Callable[[str, Any], Sect
 def _kind(result: Result) -> str:
     if isinstance(result, Evidence | SavedEvidence):
         return kind_of(result)
-    return "answers" if isinstance(result, tuple | Evaluation) else type(result).__name__
+    if isinstance(result, tuple) and any(
+        not (each.is_unsteered or each.is_control) for each in result
+    ):
+        return STEERED_ANSWERS
+    return type(result).__name__
 
 
 def _notes(found: Found) -> Section | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cna_lens.metrics.conditions import Answered
 from cna_lens.report.answers import Effect, compliance, effects_of_kinds
@@ -13,7 +13,7 @@ from cna_lens.results.circuit import Circuit
 
 
 def opening_section(
-    circuits: Mapping[str, Circuit], labels: Mapping[str, Sequence[Answered]]
+    circuits: Sequence[tuple[str, Circuit]], labels: Sequence[tuple[str, Sequence[Answered]]]
 ) -> Section | None:
     """Say which circuits were found, and what steering them did beside their random controls.
 
@@ -22,27 +22,27 @@ def opening_section(
     hold no circuit with a control.
 
     Args:
-        circuits: by the names that the report calls them.
-        labels: labels of answers, by name.
+        circuits: with the names that the report calls them.
+        labels: labels of answers, with their names.
     """
-    effects = {name: effects_of_kinds(answered) for name, answered in labels.items()}
-    compared = {name: kinds for name, kinds in effects.items() if kinds}
+    effects = [(answered, effects_of_kinds(answered)) for _, answered in labels]
+    compared = [(answered, kinds) for answered, kinds in effects if kinds]
     if not compared:
         return None
-    found = [f"{name} holds {where(each)}" for name, each in circuits.items() if len(each)]
+    found = [f"{name} holds {where(each)}" for name, each in circuits if len(each)]
     return Section(
         "What was found",
         lead=(
             *([f"Circuit {'; circuit '.join(found)}."] if found else []),
             *(
                 text
-                for kinds in compared.values()
-                for effects in (max(kinds, key=_refused_before),)
-                for text in (_sentence(effects), compliance(effects))
+                for _, kinds in compared
+                for most in (max(kinds, key=_refused_before),)
+                for text in (_sentence(most), compliance(most))
                 if text
             ),
         ),
-        pictures=tuple(drawn for name in compared for drawn in figure("answers", labels[name])),
+        pictures=tuple(drawn for answered, _ in compared for drawn in figure("answers", answered)),
     )
 
 

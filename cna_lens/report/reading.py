@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,9 @@ def read_results(paths: Iterable[str | Path]) -> Found:
     of answers is read only where it is named itself. In a folder it is left out and listed, like
     every file that holds no result.
 
+    A file of a folder is called by the folder's name and its own, or by its whole path where
+    another is called so too.
+
     Args:
         paths: files and folders.
 
@@ -78,13 +82,13 @@ def read_results(paths: Iterable[str | Path]) -> Found:
             folders hold no result.
         CircuitFileError: a named circuit file is damaged.
     """
-    results: list[Named] = []
+    results: dict[Path, tuple[str, Result]] = {}
     left_out: list[tuple[str, str]] = []
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path} does not exist; give {KNOWN}, or folders of them")
         if path.is_file():
-            results.append(Named(str(path), _read(path)))
+            results[path] = str(path), _read(path)
             continue
         for file in sorted(path.iterdir()):
             if not file.is_file() or file.suffix not in (".json", ".jsonl"):
@@ -98,11 +102,18 @@ def read_results(paths: Iterable[str | Path]) -> Found:
                 why = "it holds the full text of answers; name the file itself to show them"
                 left_out.append((str(file), why))
             else:
-                results.append(Named(f"{path.resolve().name}/{file.name}", result))
+                results[file] = f"{path.resolve().name}/{file.name}", result
     if not results:
         reasons = "".join(f"; {name}: {why}" for name, why in left_out)
         raise InputError(f"there is nothing to report; give {KNOWN}{reasons}")
-    return Found(tuple(results), tuple(left_out))
+    names = Counter(name for name, _ in results.values())
+    return Found(
+        tuple(
+            Named(name if names[name] == 1 else str(path), result)
+            for path, (name, result) in results.items()
+        ),
+        tuple(left_out),
+    )
 
 
 def _read(path: Path) -> Result:

@@ -65,7 +65,18 @@ class Journal(Mapping[str, dict[str, Any]]):
             os.truncate(path, len(content) - len(unfinished))
 
     def add(self, key: str, record: Mapping[str, Any]) -> None:
-        """Add a record; it is on the disk when this returns."""
+        """Add a record; it is on the disk when this returns.
+
+        A text that is "NaN", "Infinity" or "-Infinity" is read again as that number.
+
+        Raises:
+            InputError: the record has an entry "key", which is the journal's own.
+        """
+        if "key" in record:
+            raise InputError(
+                f'a record has an entry "key", {record["key"]!r}, which is the journal\'s own; '
+                "rename it"
+            )
         self._found[key] = dict(record)
         if self._path is not None:
             _append(self._path, _line({"key": key, **record}))
@@ -128,9 +139,10 @@ def _header(path: Path, kind: str, header: bytes) -> dict[str, Any]:
 
 def _check_header(path: Path, kind: str, header: bytes, expected: bytes) -> None:
     found = _header(path, kind, header)
-    for name, value in json.loads(expected)[kind].items():
-        if found.get(name) != value:
+    ours = json.loads(expected)[kind]
+    for name in {**ours, **found}:
+        if found.get(name) != ours.get(name):
             raise InputError(
                 f"{path} holds a {kind} with {name} {found.get(name)!r}, this one has "
-                f"{value!r}; give another path, or delete that file"
+                f"{ours.get(name)!r}; give another path, or delete that file"
             )

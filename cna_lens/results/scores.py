@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
+from operator import index
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -170,7 +171,7 @@ class NeuronScores(Summarized):
                         Cell.of(layer),
                         Cell.of(len(values)),
                         Cell.of(float(values.min()), "+.3g"),
-                        Cell.of(float(values.abs().median())),
+                        Cell.of(float(values.abs().quantile(0.5))),
                         Cell.of(float(values.max()), "+.3g"),
                     )
                     for layer, values in enumerate(self.by_layer())
@@ -215,9 +216,9 @@ def check_selection(
     """Raise InputError for invalid settings of a selection, before anything is computed."""
     if fraction is not None and k is not None:
         raise InputError(f"give either fraction or k, not both ({fraction} and {k})")
-    if fraction is not None and not 0 < fraction <= 1:
+    if fraction is not None and (not isinstance(fraction, Real) or not 0 < fraction <= 1):
         raise InputError(
-            f"fraction is {fraction}, expected a share of the neurons above 0 and up to 1 "
+            f"fraction is {fraction!r}, expected a share of the neurons above 0 and up to 1 "
             "(0.001 for the paper's 0.1 %)"
         )
     if k is not None and (not isinstance(k, Integral) or k < 1):
@@ -233,9 +234,11 @@ def check_selection(
 def check_layers(layers: Iterable[int], layout: Layout) -> tuple[int, ...]:
     """The layers in order, each once; InputError where none exists or none has neurons."""
     try:
-        chosen = tuple(sorted(set(layers)))
+        chosen = tuple(sorted({index(layer) for layer in layers}))
     except TypeError as error:
-        raise InputError(f"layers is {layers!r}, expected several: [{layers!r}]") from error
+        raise InputError(
+            f"layers is {layers!r}, expected several whole numbers, such as [0, 1]"
+        ) from error
     if not chosen:
         raise InputError("layers is empty; leave it out to choose from all layers")
     for layer in chosen:

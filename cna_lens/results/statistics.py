@@ -55,10 +55,11 @@ def wilson(outcomes: Sequence[bool | float], confidence: float = 0.95) -> Rate:
         confidence: confidence level of the interval.
 
     Raises:
-        InputError: there are no outcomes, or the confidence is outside (0, 1).
+        InputError: there are no outcomes, one is no share, or the confidence is outside (0, 1).
     """
     if not outcomes:
         raise InputError("there are no outcomes; a rate needs at least one outcome")
+    _check_shares(outcomes)
     check_probability("confidence", confidence)
     n, successes = len(outcomes), sum(outcomes)
     if successes != int(successes):
@@ -68,6 +69,14 @@ def wilson(outcomes: Sequence[bool | float], confidence: float = 0.95) -> Rate:
     test = binomtest(int(successes), n)
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
     return Rate(float(successes / n), float(interval.low), float(interval.high), n)
+
+
+def _check_shares(outcomes: Sequence[bool | float]) -> None:
+    for place, outcome in enumerate(outcomes):
+        if not 0 <= outcome <= 1:
+            raise InputError(
+                f"outcome {place} is {outcome}, expected True, False, or a share from 0 to 1"
+            )
 
 
 def _wilson_of_shares(share: float, n: int, confidence: float) -> Rate:
@@ -294,7 +303,8 @@ def mcnemar(
             the other, or "fewer" are true.
 
     Raises:
-        InputError: the two have different lengths, or the alternative is unknown.
+        InputError: the two have different lengths, one outcome is no share, or the alternative is
+            unknown.
     """
     if alternative not in get_args(Alternative):
         raise InputError(
@@ -302,6 +312,8 @@ def mcnemar(
         )
     if len(before) != len(after):
         raise InputError(f"paired outcomes need one length, got {len(before)} and {len(after)}")
+    for outcomes in (before, after):
+        _check_shares(outcomes)
     lost = sum(b > a for b, a in zip(before, after, strict=True))
     gained = sum(a > b for b, a in zip(before, after, strict=True))
     if not lost + gained:

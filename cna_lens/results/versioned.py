@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -38,12 +39,26 @@ class VersionedJson:
     indent: int | None = 1
 
     def encode(self, record: Mapping[str, Any]) -> str:
-        """The text of a file that holds a record; `error` if a number in it is not finite."""
+        """The text of a file that holds a record.
+
+        `error` if a number in it is not finite, or if it holds what JSON does not have.
+        """
         body = self._body(record)
-        if self.checksum:
-            body["sha256"] = _digest(body)
         try:
-            return json.dumps(body, indent=self.indent, sort_keys=True, allow_nan=False) + "\n"
+            if self.checksum:
+                body["sha256"] = _digest(body)
+            return (
+                json.dumps(
+                    body,
+                    indent=self.indent,
+                    sort_keys=True,
+                    allow_nan=False,
+                    default=_plain_number,
+                )
+                + "\n"
+            )
+        except TypeError as error:
+            raise self.error(f"this {self.kind} holds what no file holds: {error}") from error
         except ValueError as error:
             raise self.error(
                 f"this {self.kind} holds a number that is infinite or not a number, which no file "
@@ -116,6 +131,15 @@ class VersionedJson:
         return self.decode(self.read(path), str(path), build)
 
 
+def _plain_number(value: object) -> int | float:
+    """A number of NumPy as Python's own."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"{value!r} is no text, number, list or dict")
+
+
 def _digest(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=_plain_number)
     return hashlib.sha256(canonical.encode()).hexdigest()

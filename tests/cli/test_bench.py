@@ -146,12 +146,12 @@ def killed(asked, model):
 def in_processes(tmp_path, monkeypatch):
     """Run two models in two processes; returns what was said."""
 
-    def run_two(instead):
+    def run_two(instead, jobs=2):
         # Another process finds this function by its name and module.
         monkeypatch.setattr(command, "_run", instead)
         said = []
         asked = command._Asked(("random",), "tuning", 0, tmp_path / "tuning", None)
-        command._in_processes(asked, ["one", "two"], 2, said.append)
+        command._in_processes(asked, ["one", "two"][:jobs], jobs, said.append)
         return said
 
     return run_two
@@ -179,6 +179,8 @@ def test_an_error_in_a_process_is_that_of_the_command(in_processes):
 def test_a_process_that_dies_is_told_of(in_processes):
     with pytest.raises(CnaLensError, match=r"run the command again with --jobs 1: .* kept in"):
         in_processes(killed)
+    with pytest.raises(CnaLensError, match="run the command again where more memory is free"):
+        in_processes(killed, jobs=1)
 
 
 def test_with_jobs_the_models_are_run_before_the_results_are_gathered(run, monkeypatch, asked):

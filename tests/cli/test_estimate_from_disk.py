@@ -1,6 +1,7 @@
 """The estimate says whether the memory holds a model, and what reading it from the disk means."""
 
 import json
+from functools import partial
 
 import psutil
 import pytest
@@ -83,7 +84,7 @@ def test_files_in_another_precision_are_not_read_while_the_model_runs(run, confi
     assert "Each pass" not in text
 
 
-@pytest.mark.parametrize("option", ["--memory", "--disk"])
+@pytest.mark.parametrize("option", ["--memory", "--disk", "--tflops"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_memory_or_rate_that_cannot_be_is_refused_before_anything_is_measured(
     run, config, monkeypatch, option, value
@@ -93,6 +94,21 @@ def test_a_memory_or_rate_that_cannot_be_is_refused_before_anything_is_measured(
     code, _, errors = run(*arguments, option, value)
     assert code != 0
     assert f"{option} is {float(value)}, expected a number above 0" in " ".join(errors.split())
+
+
+def test_a_slow_processor_is_measured_by_a_small_product(config, monkeypatch):
+    sides = []
+
+    def seconds(slow, side, _):
+        sides.append(side)
+        return (side / slow) ** 3
+
+    needs = needs_in(torch.bfloat16, config)
+    for slow, last in ((256, 256), (4096, 2048)):
+        monkeypatch.setattr(estimate, "_product_seconds", partial(seconds, slow))
+        assert estimate._measured_tflops(needs) == pytest.approx(2 * slow**3 / 1e12)
+        assert sides[-1] == last
+    assert sides == [256, 256, 512, 1024, 2048]
 
 
 def test_a_configuration_without_a_precision_is_said_to_have_none(run, config):

@@ -231,6 +231,25 @@ def test_the_text_of_answers_is_shown_only_where_its_file_was_named(tmp_path):
     assert named.sections[-2].title.startswith("Texts")
 
 
+def test_files_of_one_name_in_folders_of_one_name_are_all_reported(tmp_path):
+    found = {"a": ([1] * 8, [0] * 8, [1] * 8), "b": ([1] * 8, [1] * 8, [1] * 8)}
+    for name, refusals in found.items():
+        (tmp_path / name / "out").mkdir(parents=True)
+        save_labels(conditions(*refusals), tmp_path / name / "out" / "labels.jsonl")
+    (tmp_path / "other").mkdir()
+    save_labels(conditions(*found["a"]), tmp_path / "other" / "labels.jsonl")
+    folders = [tmp_path / "a" / "out", tmp_path / "b" / "out", tmp_path / "other"]
+    read = read_results(folders)
+    assert [each.name for each in read.results] == [
+        str(folders[0] / "labels.jsonl"),
+        str(folders[1] / "labels.jsonl"),
+        "other/labels.jsonl",
+    ]
+    opening = make_report(read).sections[0]
+    assert [text.count("8 with circuit") for text in opening.lead] == [0, 1, 0]
+    assert len(opening.pictures) == 3
+
+
 def test_files_give_the_same_report_as_results_in_memory(tmp_path):
     write_folder(tmp_path)
     named = {each.name.removeprefix(f"{tmp_path.name}/"): each.result for each in
@@ -336,6 +355,10 @@ def conditions(before, after, control, **settings):
         (([1] * 8, [0] * 8, [1] * 8), "fewer refusals than chance explains, and the random"),
         (([1] * 8, [0] * 8, [0] * 8), "but so does changing random neurons"),
         (([0] * 8, [1] * 8, [0] * 8), "more refusals than chance"),
+        (
+            ([1] * 8 + [0] * 8, [0] * 16, [1] * 16),
+            "fewer refusals than chance explains, and the random control gives more",
+        ),
         (([1] * 8, [1] * 7 + [0], [1] * 8), "Chance alone can explain"),
         (([1] * 3 + [0] * 5, [0] * 8, [1] * 3 + [0] * 5), "fewer than 6 refusals"),
     ],
@@ -351,6 +374,27 @@ def test_the_verdict_follows_from_the_refusals(refusals, said):
     ):
         assert f"{count} {condition}" in text
     assert verdicts(found[:2]) == []
+
+
+def test_of_several_answers_the_prompts_that_change_give_the_direction():
+    def of_samples(condition, refused):
+        records = tuple(
+            AnswerRecord(str(prompt), place < n, {}, 5, "0" * 64, sample=place)
+            for prompt, n in enumerate(refused)
+            for place in range(10)
+        )
+        return Answered(condition, "harmful", Evaluation(records))
+
+    before, after = [10] + [0] * 9, [0] + [1] * 9
+    (text,) = verdicts(
+        [
+            of_samples("unsteered, m = 1", before),
+            of_samples("circuit, m = 0", after),
+            of_samples("random control, m = 0", before),
+        ]
+    )
+    assert "10 were refusals unsteered, 9 with circuit" in text
+    assert "gives more refusals than chance explains, prompt by prompt" in text
 
 
 def test_each_circuit_is_judged_beside_the_control_that_follows_it():
@@ -533,6 +577,8 @@ def test_a_circuits_caveats_are_left_out_where_another_result_answers_them():
     for text in ("none shows that they cause anything", "shuffled labels", "from 8 prompts a side",
                  "2 of 3 neurons lie in the last quarter", "No hash of the weights"):  # fmt: skip
         assert text in alone
+    for unsteered in (answered([1] * 8, "unsteered, m = 1"), answered([1] * 8, "random control")):
+        assert "none shows that they cause anything" in caveats(late, labels=(unsteered,))
     with_all = caveats(late, **results.evidence(), labels=report_results.answers())
     assert with_all == (
         "No hash of the weights was kept, so it is unknown on which weights of a model it was "

@@ -92,6 +92,17 @@ def test_a_versioned_file_refuses_them(value, tmp_path):
     assert not (tmp_path / "file.json").exists()
 
 
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_versioned_file_holds_numbers_of_numpy_and_refuses_other_objects(checksum, tmp_path):
+    file = VersionedJson("test", 1, "test", cna_lens.InputError, "make it again", checksum)
+    file.save(tmp_path / "numpy.json", {"k": np.int64(2), "share": np.float32(0.5)})
+    file.save(tmp_path / "python.json", {"k": 2, "share": 0.5})
+    texts = {(tmp_path / f"{name}.json").read_text() for name in ("numpy", "python")}
+    assert len(texts) == 1
+    with pytest.raises(cna_lens.InputError, match=r"this test holds what no file holds: .*\{1\}"):
+        file.save(tmp_path / "set.json", {"value": {1}})
+
+
 def test_a_mean_with_infinite_values_has_no_interval():
     assert cna_lens.bootstrap_mean([1.0, math.inf, None]) == cna_lens.Estimate(
         math.inf, None, None, 2, 1

@@ -42,6 +42,20 @@ def test_a_file_cut_off_at_any_byte_keeps_every_whole_line_and_continues(path):
         assert path.read_bytes().splitlines(keepends=True) == lines
 
 
+def test_work_that_depends_on_less_is_other_work(path):
+    reopened(path, seed=0).add("a", {"value": 1})
+    with pytest.raises(InputError, match="holds a study with seed 0, this one has None"):
+        reopened(path)
+
+
+def test_a_record_cannot_have_the_journals_own_entry(path):
+    journal = reopened(path)
+    with pytest.raises(InputError, match="entry \"key\", 'b'"):
+        journal.add("a", {"key": "b"})
+    assert not journal
+    assert not reopened(path)
+
+
 @pytest.mark.parametrize("changes", [{"limit": 4}, {"seed": 0}])
 def test_other_work_is_refused_and_the_file_stays_unchanged(path, changes):
     reopened(path).add("a", {"value": 1})

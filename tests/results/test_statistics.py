@@ -48,6 +48,17 @@ def test_a_confidence_outside_zero_to_one_is_refused(confidence):
         wilson([True], confidence)
 
 
+@pytest.mark.parametrize("outcome", [1.5, -1.0, math.nan])
+def test_an_outcome_that_is_no_share_is_refused(outcome):
+    for tested in (
+        lambda: wilson([0.5, outcome]),
+        lambda: mcnemar([True, outcome], [False, False]),
+        lambda: mcnemar([True, False], [False, outcome]),
+    ):
+        with pytest.raises(InputError, match=f"outcome 1 is {outcome}, expected True, False, or"):
+            tested()
+
+
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(InputError, match="at least one outcome"):
         wilson([])

@@ -1,11 +1,12 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from cna_lens import InputError, Layout, Neuron, NeuronScores
+from cna_lens import Circuit, InputError, Layout, Neuron, NeuronScores
 
 # Few different values, so that ties are common.
 SCORES = st.lists(st.integers(-4, 4), min_size=1, max_size=12)
@@ -124,6 +125,41 @@ def test_the_circuit_records_how_it_was_chosen():
 def test_an_invalid_selection_is_refused(arguments, telling):
     with pytest.raises(InputError, match=telling):
         scored([1.0, 2.0, 3.0, 4.0], (2, 2)).top(**arguments)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"k": np.int64(2), "layers": np.array([0, 1]), "max_per_layer": np.int64(1)},
+        {"k": 2, "layers": torch.tensor([1, 0, 1]), "max_per_layer": 1},
+    ],
+)
+def test_numbers_of_numpy_and_torch_choose_as_pythons_own(arguments, tmp_path):
+    scores = scored([1.0, 2.0, 3.0, 4.0], (2, 2))
+    circuit = scores.top(**arguments)
+    assert circuit == scores.top(k=2, layers=[0, 1], max_per_layer=1)
+    circuit.save(tmp_path / "circuit.json")
+    assert Circuit.load(tmp_path / "circuit.json") == circuit
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("arguments", "telling"),
+    [
+        ({"k": 1, "layers": [1.0]}, r"layers is \[1.0\], expected several whole numbers"),
+        ({"k": 1, "layers": "01"}, "layers is '01', expected several whole numbers"),
+        ({"fraction": "0.1"}, "fraction is '0.1', expected a share"),
+    ],
+)
+def test_settings_of_another_type_are_refused(arguments, telling):
+    with pytest.raises(InputError, match=telling):
+        scored([1.0, 2.0], (1, 1)).top(**arguments)
+
+
+def test_the_median_of_two_magnitudes_lies_between_them():
+    ((*_, median, _),) = scored([1.0, -3.0])._summary().table.rows
+    assert median.text == "2"
 
 
 @pytest.mark.usefixtures("without_type_checks")
