@@ -24,6 +24,10 @@ MIRROR ?=
 # The tests start many processes, and each would compile torch and Transformers again: 30 s.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Run-time checks of types take a third of the time of tests on tiny models, so that `test-core`
+# alone has them, as plain pytest does.
+export JAXTYPING_DISABLE := 1
+
 .PHONY: setup demo reproduce-smollm2 notebooks docs test test-core test-browser test-notebooks \
 	test-ray test-long test-inspect test-signing test-tl3 test-locked test-oldest test-newest lock renewed resolve lint format clean
 
@@ -51,7 +55,8 @@ docs: setup
 test: setup
 	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks and not ray and not long'
 
-# The method itself on tiny models, in three minutes.
+# The method itself on tiny models, with checks of types and shapes, in three minutes.
+test-core: export JAXTYPING_DISABLE := 0
 test-core: setup
 	$(VENV)/bin/$(PYTEST) -m core
 

@@ -244,9 +244,10 @@ def without_type_checks():
     """Turn off the tests' run-time type checks, as for users, to test wrong arguments."""
     import jaxtyping
 
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture
