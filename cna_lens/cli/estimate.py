@@ -71,7 +71,11 @@ def _from_disk(needs: Requirements, memory: float | None, disk: float | None) ->
     if read and disk is None and needs.dtype == needs.file_dtype:
         disk = disk_rate(Path(needs.model)) / GIB
     seconds = None if not read or disk is None else read / GIB / disk
-    return {"memory": free, "read_in_each_pass": read, "disk_gib": disk, "read_seconds": seconds}
+    found = {"memory": free, "read_in_each_pass": read, "disk_gib": disk, "read_seconds": seconds}
+    if read:
+        decoding = needs.decoding_from_disk
+        found |= {"decoding": decoding, "generation": needs.weights + needs.cache + decoding}
+    return found
 
 
 def print_record(needs: dict[str, Any]) -> None:

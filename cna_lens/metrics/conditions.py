@@ -15,6 +15,8 @@ from cna_lens.results.files import json_text, write_atomically
 
 UNSTEERED = "unsteered"
 CONTROL = "random control"
+UNNAMED = "answers"
+"""The condition of answers of which none is known, as in a file of `Evaluation.save`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def load_labels(path: Path) -> tuple[Answered, ...]:
     for number, line in enumerate(lines, start=1):
         try:
             entry: dict[str, Any] = json.loads(line)
-            place = str(entry.pop("condition", "answers")), str(entry.pop("kind", "given"))
+            place = str(entry.pop("condition", UNNAMED)), str(entry.pop("kind", "given"))
             grouped.setdefault(place, []).append(AnswerRecord.from_record(entry))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"line {number} of {path} is no record of an answer") from error

@@ -58,6 +58,8 @@ class Requirements:
         cache: keys and values of prompts and answers, and of one layer again while it grows.
         decoding: the maximum of what generation holds beside the cache: one pass, while it reads
             prompts and the answers' part of the cache is still empty, or the logits of a step.
+        decoding_from_disk: the same for a model that is read from the disk in each pass, which
+            reads all prompts of a batch in one.
         flops: floating-point operations of discovery.
         file_dtype: precision of the model's files; None where the configuration does not say.
         slower: the slow way that the installed libraries force, and why; None where shapes alone
@@ -77,6 +79,7 @@ class Requirements:
     batch: int
     cache: int
     decoding: int
+    decoding_from_disk: int
     flops: float
     file_dtype: str | None = None
     slower: str | None = None
@@ -187,12 +190,14 @@ def requirements(
     budget = CPU_TOKENS if on_cpu else GPU_TOKENS
     tokens = min(prompts * length, max(length, budget))
     answers = min(prompts, CPU_ANSWERS if on_cpu else GPU_ANSWERS)
-    # As `Request` reads prompts: in several passes, where these can be joined.
-    reading = answers * length
+    # As `Request` reads prompts: in several passes, where these can be joined, and in one where
+    # each pass reads weights from the disk.
+    reading = from_disk = answers * length
     if obstacle is None and sliding_window(blueprint) is None:
         reading = min(reading, max(length + new_tokens, budget))
     per_token = bytes_per_token(blueprint, length)
     cached = cache_bytes_per_token(blueprint)
+    answers_to_come = answers * new_tokens * cached
     logits = 2 * answers * int(cast("Any", blueprint).cfg.d_vocab) * dtype.itemsize
     read = 2 * (tokens // length) * layout.n_neurons * dtype.itemsize
     computing = n_parameters - n_at_the_ends - _idle(blueprint, str(model))
@@ -209,7 +214,8 @@ def requirements(
         statistics=_VECTORS * torch.float64.itemsize * layout.n_neurons,
         batch=tokens * per_token + read,
         cache=answers * (length + new_tokens) * cached * (layout.n_layers + 1) // layout.n_layers,
-        decoding=max(reading * per_token - answers * new_tokens * cached, logits),
+        decoding=max(reading * per_token - answers_to_come, logits),
+        decoding_from_disk=max(from_disk * per_token - answers_to_come, logits),
         flops=2.0 * computing * prompts * length,
         file_dtype=file_dtype,
         slower=None if obstacle is None else without_a_cache(obstacle),

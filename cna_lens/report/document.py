@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from cna_lens.errors import InputError
 from cna_lens.metrics.answer_labels import Evaluation
-from cna_lens.metrics.conditions import Answered
+from cna_lens.metrics.conditions import UNNAMED, Answered
 from cna_lens.report.answers import answers_section
 from cna_lens.report.circuits import STEERED_ANSWERS, circuit_section
 from cna_lens.report.comparisons import comparison_section
@@ -149,9 +149,7 @@ def _makers(kinds: Collection[str] = ()) -> dict[type, Callable[[str, Any], Sect
         Run: run_section,
         Circuit: lambda name, circuit: circuit_section(name, circuit, kinds),
         tuple: answers_section,
-        Evaluation: lambda name, found: answers_section(
-            name, (Answered("answers", "given", found),)
-        ),
+        Evaluation: lambda name, found: answers_section(name, (Answered(UNNAMED, "given", found),)),
         Comparison: comparison_section,
         Evidence: evidence_section,
         SavedEvidence: evidence_section,
@@ -164,7 +162,7 @@ def _kind(result: Result) -> str:
     if isinstance(result, Evidence | SavedEvidence):
         return kind_of(result)
     if isinstance(result, tuple) and any(
-        not (each.is_unsteered or each.is_control) for each in result
+        not (each.is_unsteered or each.is_control or each.condition == UNNAMED) for each in result
     ):
         return STEERED_ANSWERS
     return type(result).__name__

@@ -72,7 +72,7 @@ def read_results(paths: Iterable[str | Path]) -> Found:
     every file that holds no result.
 
     A file of a folder is called by the folder's name and its own, or by its whole path where
-    another is called so too.
+    another is called so too. A file that is named twice is read once.
 
     Args:
         paths: files and folders.

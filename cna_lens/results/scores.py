@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from operator import index
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
@@ -171,7 +172,7 @@ class NeuronScores(Summarized):
                         Cell.of(layer),
                         Cell.of(len(values)),
                         Cell.of(float(values.min()), "+.3g"),
-                        Cell.of(float(values.abs().quantile(0.5))),
+                        Cell.of(float(np.median(values.abs().numpy()))),
                         Cell.of(float(values.max()), "+.3g"),
                     )
                     for layer, values in enumerate(self.by_layer())

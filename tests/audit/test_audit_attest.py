@@ -116,7 +116,7 @@ def test_refusals_that_are_lost_behind_the_first_token_are_found(
     assert check.statistic == pytest.approx(n_lost / 16)
     assert check.p_value == pytest.approx(0.2**n_lost)
     assert (found.verdict, found.exit_code) == (verdict, code)
-    assert found.score == pytest.approx(n_lost / 16 / 0.2)
+    assert found.score == pytest.approx(n_lost / 16 / 0.2, abs=1e-5)
     assert found.kind is None
     assert "Of answers they read only whether the first words" in found.limits[0]
 

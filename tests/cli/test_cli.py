@@ -355,9 +355,11 @@ def test_a_report_with_a_model_shows_its_tokens(run, found, folder, prompts, tmp
     )  # fmt: skip
     assert code == 0
     assert page.read_text().count('data-circuitsvis="') == 2
+    other = path.with_name("other.json")
+    other.write_bytes(path.read_bytes())
     for arguments, telling in (
         ([path, "--model", folder], "need both --model and --prompts"),
-        ([path, path, "--model", folder, "--prompts", prompts[0]], "there are 2 circuits"),
+        ([path, other, "--model", folder, "--prompts", prompts[0]], "there are 2 circuits"),
         ([prompts[0]], "is none of circuits"),
         (["nowhere"], "nowhere does not exist"),
     ):

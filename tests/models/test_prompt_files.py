@@ -197,7 +197,7 @@ def test_a_parquet_file_is_read(tmp_path):
 def test_standard_input_has_one_prompt_a_line(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("One, two?\n\nGröße vier.\n"))
     assert read_prompts("-") == ["One, two?", "Größe vier."]
-    piped = b"\xef\xbb\xbf" + "One, two?\r\n\r\nGröße vier.".encode()
+    piped = b"\xef\xbb\xbf" + "One, two?\r\n\rGröße vier.".encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(piped), "latin-1"))
     assert read_prompts("-") == ["One, two?", "Größe vier."]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))

@@ -13,6 +13,8 @@ from quantised_linear import (
 )
 
 import cna_lens
+from cna_lens.models.inside import projections
+from cna_lens.models.inside.projections import DownProjection
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30], [40, 41]]
 NEGATIVE = [[33, 34, 35], [36, 37]]
@@ -84,3 +86,45 @@ def test_steering_and_ranking_by_weights_are_refused_with_the_reason(model, kind
         pass
     with pytest.raises(cna_lens.ModelError, match=f"{KINDS[kind]}; output_weighted needs"):
         find(model, rank="output_weighted")
+
+
+class _OwnLinear(torch.nn.Linear):
+    """Counts its calls, and multiplies its output by a factor."""
+
+    calls = 0
+    factor = 1.0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * self.factor
+
+
+def of_own_linear(dtype=torch.float32, factor=1.0):
+    torch.manual_seed(0)
+    layer = _OwnLinear(512, 64, dtype=dtype)
+    layer.factor = factor
+    return layer, DownProjection(layer.weight, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_layers_own_forward_pass_is_tried_in_every_precision_and_once(dtype):
+    layer, projection = of_own_linear(dtype)
+    assert projections._only_multiplies(layer, projection)
+    assert projections._only_multiplies(layer, projection)
+    assert layer.calls == 1
+    layer, projection = of_own_linear(dtype, 1.05)
+    assert not projections._only_multiplies(layer, projection)
+
+
+def test_another_forward_pass_or_other_weights_are_tried_anew():
+    layer, projection = of_own_linear()
+    assert projections._only_multiplies(layer, projection)
+    layer.forward = lambda x: torch.zeros(len(x), 64)
+    assert not projections._only_multiplies(layer, projection)
+
+
+def test_a_layer_without_numbers_is_not_called():
+    layer, _ = of_own_linear()
+    layer.weight = torch.nn.Parameter(torch.zeros(1).expand(64, 512))
+    assert projections._only_multiplies(layer, DownProjection(layer.weight, 1))
+    assert layer.calls == 0

@@ -76,15 +76,16 @@ def test_llama_8b_has_the_parameters_and_the_circuit_of_the_paper(config):
 def test_generation_reads_long_prompts_in_passes_as_large_as_the_budget(config):
     def decoding(**fields):
         path = config(**(LLAMA_8B | {"num_hidden_layers": 2} | fields))
-        return cna_lens.requirements("8B", config=path, dtype=torch.bfloat16, length=4096).decoding
+        return cna_lens.requirements("8B", config=path, dtype=torch.bfloat16, length=4096)
 
     a_block = 2 * (8 * 4096 + 4 * 14336) + 4 * 3 * 32 * 4096
     answers = 200 * 64 * 2 * 2 * 8 * 128 * 2
-    assert decoding() == 32_768 * a_block - answers
+    assert decoding().decoding == 32_768 * a_block - answers
+    assert decoding().decoding_from_disk == 200 * 4096 * a_block - answers
     # Prompts of a model with a window cannot be read in several passes.
     windowed = {"model_type": "mistral", "sliding_window": 1024}
     windowed |= {"architectures": ["MistralForCausalLM"], "head_dim": 128}
-    assert decoding(**windowed) == 200 * 4096 * a_block - answers
+    assert decoding(**windowed).decoding == 200 * 4096 * a_block - answers
 
 
 @pytest.mark.parametrize("family", tiny_moe.FAMILIES)
@@ -130,7 +131,8 @@ def needs_of(embedding, blocks, last, *, statistics=0, batch=0, cache=0, decodin
     return cna_lens.Requirements(
         model="x", dtype="float32", device="cuda", n_parameters=1, n_neurons=1, k=1,
         weights=embedding + sum(blocks) + last, embedding=embedding, blocks=tuple(blocks),
-        statistics=statistics, batch=batch, cache=cache, decoding=decoding, flops=1.0,
+        statistics=statistics, batch=batch, cache=cache, decoding=decoding,
+        decoding_from_disk=decoding, flops=1.0,
     )  # fmt: skip
 
 

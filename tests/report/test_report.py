@@ -24,6 +24,7 @@ from cna_lens import (
 )
 from cna_lens.errors import CircuitFileError
 from cna_lens.metrics import Answered, AnswerRecord, Evaluation, label, load_labels, save_labels
+from cna_lens.metrics.conditions import UNNAMED
 from cna_lens.report import (
     Run,
     Section,
@@ -569,7 +570,7 @@ def test_caveats_of_answers_follow_from_their_numbers():
     assert "There is no control" in alone
 
 
-def test_a_circuits_caveats_are_left_out_where_another_result_answers_them():
+def test_a_circuits_caveats_are_left_out_where_another_result_answers_them(tmp_path):
     late = Circuit((Neuron(3, 0), Neuron(3, 1), Neuron(0, 0)), (3.0, -2.0, 1.0), Layout((4,) * 4))
     record = PromptRecord(8, "0" * 64)
     late = replace(late, provenance=Provenance("a model", positive=record, negative=record))
@@ -577,8 +578,12 @@ def test_a_circuits_caveats_are_left_out_where_another_result_answers_them():
     for text in ("none shows that they cause anything", "shuffled labels", "from 8 prompts a side",
                  "2 of 3 neurons lie in the last quarter", "No hash of the weights"):  # fmt: skip
         assert text in alone
-    for unsteered in (answered([1] * 8, "unsteered, m = 1"), answered([1] * 8, "random control")):
+    for name in ("unsteered, m = 1", "random control", UNNAMED):
+        unsteered = answered([1] * 8, name)
         assert "none shows that they cause anything" in caveats(late, labels=(unsteered,))
+    unsteered.evaluation.save(tmp_path / "labels.jsonl")
+    saved = load_labels(tmp_path / "labels.jsonl")
+    assert "none shows that they cause anything" in caveats(late, labels=saved)
     with_all = caveats(late, **results.evidence(), labels=report_results.answers())
     assert with_all == (
         "No hash of the weights was kept, so it is unknown on which weights of a model it was "

@@ -158,8 +158,9 @@ def test_settings_of_another_type_are_refused(arguments, telling):
 
 
 def test_the_median_of_two_magnitudes_lies_between_them():
-    ((*_, median, _),) = scored([1.0, -3.0])._summary().table.rows
-    assert median.text == "2"
+    for values, expected in (([1.0, -3.0], "2"), ([math.inf, -math.inf], "inf")):
+        ((*_, median, _),) = scored(values)._summary().table.rows
+        assert median.text == expected
 
 
 @pytest.mark.usefixtures("without_type_checks")

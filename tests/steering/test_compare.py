@@ -21,6 +21,7 @@ from cna_lens import (
     matched_random,
 )
 from cna_lens.metrics import Evaluation, compression_ratio, kl_per_token, label, ngram_quality
+from cna_lens.steering.comparison import identity
 
 PROMPTS = PromptSet("words", "to compare on", ("w5 w6 w7", "w8 w9", "w3"), ("w4 w5", "w6 w6 w7"))
 CIRCUIT = Circuit((Neuron(0, 1), Neuron(1, 3), Neuron(1, 7)), (1.0, 1.0, -1.0), Layout((24, 24)))
@@ -259,6 +260,12 @@ def test_autoencoders_of_different_weights_places_or_settings_are_told_apart(cha
         compare(chat, [other], path=path)
         before, finished = finished, path.read_text()
         assert finished != before
+
+
+def test_autoencoders_whose_place_nobody_can_steer_are_told_apart_too():
+    places = ("blocks.1.ln2.hook_normalized", "blocks.0.ln2.hook_normalized", None)
+    found = {identity.fingerprint(tiny.autoencoder(place)) for place in places}
+    assert len(found) == 3
 
 
 def test_a_file_of_other_prompts_is_refused(chat, methods, tmp_path):

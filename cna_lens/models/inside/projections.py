@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Float64
@@ -17,6 +18,9 @@ from cna_lens.models.inside.experts import SHARED_PARTS, experts_of
 from cna_lens.models.inside.sites import neuron_sites
 from cna_lens.results.layout import Layout
 from cna_lens.results.neurons import MLP, Experts
+
+_multiplying: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], bool]] = WeakKeyDictionary()
+"""Of each layer that was tried: its weights and forward pass, and whether it only multiplies."""
 
 
 def layout_of(model: HookedModel) -> Layout | None:
@@ -185,8 +189,23 @@ def _only_multiplies(module: nn.Module, projection: DownProjection) -> bool:
 
     weight = projection.weight
     known = type(module).forward in (nn.Linear.forward, Conv1D.forward)
-    if weight.is_meta or (known and "forward" not in vars(module)):
+    if (known and "forward" not in vars(module)) or not _has_numbers(weight):
         return True
+    state = weight.data_ptr(), id(vars(module).get("forward"))
+    if (tried := _multiplying.get(module)) is None or tried[0] != state:
+        tried = _multiplying[module] = state, _multiplies(module, projection)
+    return tried[1]
+
+
+def _has_numbers(weight: Tensor) -> bool:
+    """Whether every number has a place in memory, unlike those of a model of shapes alone."""
+    size = weight.numel() * weight.element_size()
+    return not weight.is_meta and weight.untyped_storage().nbytes() >= size
+
+
+def _multiplies(module: nn.Module, projection: DownProjection) -> bool:
+    """Call a layer on one vector, and compare what it gives with the product."""
+    weight = projection.weight
     x = torch.arange(projection.width, device=weight.device).cos().to(weight.dtype)[None]
     with torch.no_grad(), _in_own_precision(weight.device.type):
         expected = x @ weight.movedim(projection.neuron_dim, 0)
@@ -202,8 +221,10 @@ def _only_multiplies(module: nn.Module, projection: DownProjection) -> bool:
         # Of a layer that cannot be called alone, nobody knows what it computes.
         except Exception:
             return False
-    # Far above rounding, and far below another computation.
-    allowed = max(torch.finfo(weight.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+    # Above the rounding of one product, and below any other computation of which the precision of
+    # the weights tells.
+    eps = torch.finfo(weight.dtype).eps
+    allowed = 4 * eps if eps > 1e-6 else torch.finfo(torch.float32).eps ** 0.5
     return bool(error <= allowed * expected.double().norm())
 
 

@@ -218,9 +218,10 @@ def _standard_input() -> str:
     if not hasattr(sys.stdin, "buffer"):
         return sys.stdin.read()
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"standard input cannot be read as UTF-8: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _lines(text: str) -> list[object]:

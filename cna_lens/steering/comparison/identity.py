@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cna_lens.errors import InputError
-from cna_lens.steering.methods.sae.autoencoder import SparseAutoencoder, place_of
+from cna_lens.steering.methods.sae.autoencoder import SparseAutoencoder
 
 
 def fingerprint(value: object) -> str:
@@ -45,7 +45,8 @@ def fingerprint(value: object) -> str:
             leaf("module", repr(part).encode())
             add(part.state_dict())
             if isinstance(part, SparseAutoencoder):
-                add(place_of(part))
+                metadata = getattr(part.cfg, "metadata", None)
+                add(getattr(metadata, "hook_name", None))
                 add(_settings(part.cfg))
         elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
             leaf(type(part).__name__, str(len(part)).encode())
