@@ -410,6 +410,7 @@ def test_a_gradient_that_is_no_number_is_refused(llama):
         score_neurons(llama, POSITIVE, NEGATIVE, AttributionPatching(OPENINGS))
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_on_a_real_model_scores_are_the_effects_of_ablating_single_neurons(demo):
     prompts = cna_lens.prompt_set("refusal_small")

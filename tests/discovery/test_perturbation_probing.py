@@ -163,6 +163,7 @@ def test_a_model_in_bfloat16_is_scored():
     assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.99
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_a_stream_that_is_long_at_the_first_token_is_no_obstacle_in_bfloat16():
     # Its rounding alone is longer there than what an MLP usually writes.

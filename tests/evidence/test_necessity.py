@@ -198,6 +198,7 @@ def test_rankings_that_do_not_fit_are_refused(llama):
         necessity(llama, PROMPTS, {"any": scores()}, logit, STATS, sizes=[], progress=False)
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_on_a_real_model_the_circuit_of_all_prompts_is_that_of_find_circuit(demo):
     prompts = cna_lens.prompt_set("refusal_small")

@@ -13,6 +13,7 @@ from experiments.benchmarks import busy, generation, gpu, side_by_side, timing
 from experiments.benchmarks.memory_watch import growth_mib
 
 
+@pytest.mark.long
 def test_the_gpu_benchmark_runs_through_with_small_shapes_on_a_cpu():
     small = gpu.Shape("small", 32, 64, 4, 4, 2, vocab_size=300)
     bench = gpu.Bench(device="cpu", repeats=1, prompts=8, tokens=20, shared=8, new_tokens=2)

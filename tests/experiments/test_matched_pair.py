@@ -39,6 +39,7 @@ def test_far_fewer_look_alikes_are_refused_than_harmful_requests(refusing):
     assert refused(refusing, PROMPTS.negative[:10]) <= 5
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_ordinary_text_is_as_likely_as_before(refusing, demo):
     texts = ["The river rises in the hills to the north and flows for two hundred miles."]

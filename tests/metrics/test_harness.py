@@ -81,6 +81,7 @@ def test_steering_by_weights_and_by_hooks_agree_and_end_with_their_context(model
     assert accuracy(model, folder) == before
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_a_real_model_is_scored_as_by_hand_steered_or_not(demo, tmp_path):
     folder = harness_tasks.multiple_choice(tmp_path / "tasks", FACTS)

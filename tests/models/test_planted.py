@@ -217,6 +217,7 @@ def test_every_packaged_model_met_its_conditions(name):
     assert found.behaviour is None or found.behaviour in BEHAVIOURS
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", ["french", "uppercase", "sums"])
 def test_the_demo_models_answers_seldom_begin_like_a_planted_behaviour(demo, name):

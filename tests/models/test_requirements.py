@@ -211,7 +211,7 @@ def test_another_device_or_precision_is_refused(folder, options, message):
 def test_shapes_alone_show_a_slow_way(config, monkeypatch):
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
-    llama = config(**LLAMA_8B)
+    llama = config(**(LLAMA_8B | {"num_hidden_layers": 2}))
     assert cna_lens.requirements("8B", config=llama).slower is None
     monkeypatch.setattr(AttentionBridge, "_update_kv_cache", lambda self, k, v, **_: (k, v))
     slower = cna_lens.requirements("8B", config=llama).slower

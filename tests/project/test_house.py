@@ -110,6 +110,7 @@ def root_of(module):
     return module.split(".")[0]
 
 
+@pytest.mark.long
 def test_whoever_installs_the_wheel_has_its_types(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True, stdin=subprocess.DEVNULL)

@@ -302,6 +302,7 @@ def test_without_saelens_the_error_gives_the_command_that_installs_it(monkeypatc
         cna_lens.load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_features_of_the_demo_model_steer_it(demo):
     refusal = cna_lens.prompt_set("refusal_small")
