@@ -13,7 +13,8 @@ MIB = 2**20
 def growth_mib(run: Callable[[], object], *, mapped: bool = True) -> float:
     """The growth of resident memory to its highest value during a run.
 
-    It is sampled every 2 ms, and once more while what the function returns is still held.
+    It is sampled every 2 ms, and once more while what the function returns is still held. Memory
+    that the process had freed and kept counts as before: a process of its own keeps little.
 
     Args:
         run: the function.
