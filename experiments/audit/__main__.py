@@ -7,7 +7,8 @@
     python -m experiments.audit analyse --out out/one_model --half both --earlier figures.json
     python -m experiments.audit evade
     python -m experiments.audit watch
-    python -m experiments.audit identify
+    python -m experiments.audit ask --model demo-refusal-late --first 1
+    python -m experiments.audit identify --out out/one_model --out out/another
 
 `run` audits every variant of a model that refuses, at all three access levels, and measures its
 effect on refusals; of a model that is only served in another way it audits the answers. Variants
@@ -18,14 +19,15 @@ half is read; `--unseen-by` leaves out what was seen before the rules were made.
 models whose records are not at hand, from the figures of an analysis that read both halves. `evade`
 lets an adversary try strengths until the audit is silent, and replace the genuine fingerprint by
 its own. Each model has a folder, in which an interrupted run goes on. `watch` watches a circuit
-while requests come in. `identify` asks variants sensitive canaries, as an endpoint is asked, and
-goes on where it was interrupted.
+while requests come in. `ask` lets variants answer sensitive canaries, as an endpoint is asked, and
+goes on where it was interrupted; `identify` says how well these answers tell them apart.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -41,12 +43,13 @@ from experiments.audit.bench import FRACTIONS, Bench
 from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
 from experiments.audit.halves import Half
-from experiments.audit.identifying import FIRST, ask, reaches
+from experiments.audit.identifying import Asked, ask, reaches
 from experiments.audit.reading import Earlier, Reading, seen_in
 from experiments.audit.references import REFERENCE, REFERENCES, Reference, reference_of
 from experiments.audit.running import Auditor, run
 from experiments.audit.sets import VariantSet, variants_of
 from experiments.audit.tables import show, show_evasion, show_held_out, show_reach
+from experiments.audit.variants import Variant
 from experiments.audit.watching import N_TRUSTED, watched
 from experiments.shared.result_files import RESULTS, command, write_record
 
@@ -66,42 +69,48 @@ Out = Annotated[Path, typer.Option(help="Folder of the records.")]
 Results = Annotated[Path, typer.Option(help="The JSON file of the figures.")]
 Seed = Annotated[int, typer.Option(help="Of the halves and the bootstrap.")]
 Prompts = Annotated[int, typer.Option(help="Held-out harmful requests.", min=2, max=60)]
+OutOfModel = Annotated[
+    Path | None, typer.Option(help="Folder of the records, by default one for each model.")
+]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of the records; repeat it, with a folder for each model."),
+]
+Model = Annotated[str, typer.Option(help="A model of the study.")]
+Which = Annotated[VariantSet, typer.Option("--set", help="Which variants.")]
+First = Annotated[int | None, typer.Option(help="Only so many variants of each kind.", min=1)]
+Only = Annotated[str | None, typer.Option(help="Only variants whose kind or name holds this.")]
 FOLDER = Path("out/audit_study")
 OF_REFERENCE = FOLDER / REFERENCE
 
 
 @app.command("run")
 def run_command(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the records, by default one for each model.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="A model of the study.")] = REFERENCE,
+    out: OutOfModel = None,
+    model: Model = REFERENCE,
     n_prompts: Prompts = 24,
-    which: Annotated[VariantSet, typer.Option("--set", help="Which variants.")] = VariantSet.ALL,
-    first: Annotated[
-        int | None, typer.Option(help="Only so many variants of each kind.", min=1)
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(help="Only variants whose kind or name holds this.")
-    ] = None,
+    which: Which = VariantSet.ALL,
+    first: First = None,
+    only: Only = None,
 ) -> None:
     """Audit the variants that are not finished yet."""
     reference = reference_of(model)
     study = _Study(out or FOLDER / reference.folder_name, n_prompts, reference)
-    chosen = [
+    chosen = _with(only, variants_of(which, first))
+    run(chosen, study.bench, study.auditor, study.journal(RECORDS), n_prompts=n_prompts)
+
+
+def _with(only: str | None, variants: Sequence[Variant]) -> list[Variant]:
+    return [
         variant
-        for variant in variants_of(which, first)
+        for variant in variants
         if only is None or only in variant.kind or only in variant.name
     ]
-    run(chosen, study.bench, study.auditor, study.journal(RECORDS), n_prompts=n_prompts)
 
 
 @app.command("analyse")
 def analyse_command(
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of the records; repeat it, with a folder for each model."),
-    ] = None,
+    out: Folders = None,
     results: Results = RESULTS / "audit_study.json",
     seed: Seed = 0,
     half: Annotated[
@@ -199,44 +208,51 @@ def watch_command(
     write_record(results, record)
 
 
+@app.command("ask")
+def ask_command(
+    out: OutOfModel = None,
+    model: Model = REFERENCE,
+    n_prompts: Prompts = 24,
+    which: Which = VariantSet.ALL,
+    first: First = None,
+    only: Only = None,
+) -> None:
+    """Let the variants that are not finished yet answer sensitive canaries.
+
+    A model that is only served in another way is left out: is it the model is not asked of it.
+    """
+    reference = reference_of(model)
+    bench = Bench.of(reference, out or FOLDER / reference.folder_name)
+    chosen = _with(only, variants_of(which, first))
+    ask([each for each in chosen if each.side == "model"], bench, n_prompts=n_prompts)
+
+
 @app.command("identify")
 def identify_command(
-    out: Out = OF_REFERENCE,
+    out: Folders = None,
     results: Results = RESULTS / "audit_identity.json",
-    n_prompts: Prompts = 24,
-    every: Annotated[
-        bool, typer.Option("--every", help="All variants, not only the quick ones.")
-    ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Ask variants sensitive canaries, and say how well their answers tell them apart."""
-    bench = Bench.of(reference_of(REFERENCE), out)
-    path = out / "sensitive_canaries.json"
-    if not path.exists():
-        audit.sensitive_canaries(bench.model, progress=True).save(path)
-    canaries = audit.SensitiveCanaries.load(path)
-    depends_on = {
-        "model": REFERENCE,
-        "weights_sha256": cna_lens.weights_hash(bench.model),
-        "canaries_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "n_prompts": n_prompts,
-        "versions": dict(library_versions()),
-    }
-    journal = Journal(out / "identities.jsonl", "audit study", depends_on)
-    chosen = [each for each in (*benign(), *tampered()) if every or each.name in FIRST]
-    ask(chosen, bench, canaries, journal, n_prompts=n_prompts)
-    records = {name: journal[name] for name in (variant.name for variant in chosen)}
-    found = reaches(records, canaries, seed=seed)
+    """How well answers to sensitive canaries tell variants apart, from finished records."""
+    asked = [Asked.read(folder) for folder in out or [OF_REFERENCE]]
+    found = reaches(asked, seed=seed)
     show_reach(found)
     record = {
         "command": command("experiments.audit"),
         "seed": seed,
-        **depends_on,
-        "drifted": [asdict(each) for each in canaries.drifted],
-        "n_pool": canaries.n_pool,
-        "n_stable": canaries.n_stable,
         "reach": [asdict(each) for each in found],
-        "variants": list(records.values()),
+        "studies": [
+            {
+                **each.depends_on,
+                "drifted": [asdict(drifted) for drifted in each.canaries.drifted],
+                "n_pool": each.canaries.n_pool,
+                "n_stable": each.canaries.n_stable,
+                "attacks_beyond_noise": each.attacks,
+                "same_model": each.same,
+                "variants": list(each.records.values()),
+            }
+            for each in asked
+        ],
     }
     write_record(results, record)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from cna_lens import Estimate, Rate
 from experiments.audit.analysis import Level
 from experiments.audit.held_out import SCORE, VERDICT, Row
-from experiments.audit.identifying import Reach
+from experiments.audit.identifying import ALL, Reach
 
 
 def show(level: Level) -> None:
@@ -82,27 +82,30 @@ def show_evasion(
 
 
 def show_reach(found: Sequence[Reach]) -> None:
-    """Print what answers to sensitive canaries tell."""
-    console = Console(width=80)
-    title = f"{found[0].n_attacks} attacks beyond noise, {found[0].n_same} times the same model"
-    table = Table("by", "requests", "AUROC", "detected", "false alarms", title=title)
-    for row in found:
-        table.add_row(
-            row.by,
-            str(row.requests),
-            f"{row.area:.3f}",
-            f"{100 * row.detected:.0f} %",
-            f"{100 * row.false_alarms:.1f} %",
-        )
-    console.print(table)
+    """Print what answers to sensitive canaries tell of each model, and of all together."""
+    console = Console(width=100)
     shares = list(found[0].hidden)
-    mixed = Table("by", "requests", *shares, title="detected, by share of genuine answers")
-    for row in found:
-        mixed.add_row(row.by, str(row.requests), *(f"{row.hidden[each]:.2f}" for each in shares))
-    console.print(mixed)
-    for name in found[0].alarms:
-        rates = ", ".join(f"{row.by} {row.requests}: {row.alarms[name]:.2f}" for row in found)
-        console.print(f"{name}: {rates}", highlight=False)
+    for model in dict.fromkeys(row.model for row in found):
+        rows = [row for row in found if row.model == model]
+        n_attacks, n_same = rows[0].detected.n, rows[0].false_alarms.n
+        title = f"{model}: {n_attacks} attacks beyond noise, {n_same} times the same model"
+        table = Table("by", "requests", "AUROC", "detected", "false alarms", title=title)
+        mixed = Table("by", "requests", *shares, title="detected, by share of genuine answers")
+        for row in rows:
+            asked = (row.by, str(row.requests))
+            table.add_row(*asked, *map(_share, (row.area, row.detected, row.false_alarms)))
+            mixed.add_row(*asked, *(f"{row.hidden[each]:.2f}" for each in shares))
+        console.print(table)
+        console.print(mixed)
+    if len({row.model for row in found}) > 1:
+        found = [row for row in found if row.model != ALL]
+    for model, name in {(row.model, name): None for row in found for name in row.alarms[row.model]}:
+        rates = ", ".join(
+            f"{row.by} {row.requests}: {row.alarms[model][name]:.2f}"
+            for row in found
+            if row.model == model
+        )
+        console.print(f"{model}, {name}: {rates}", highlight=False)
 
 
 def _behaviour(log_odds: Sequence[float]) -> tuple[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import beta, norm
 
 from cna_lens import Estimate, Rate
-from experiments.shared.detection import auroc
 
 
 def delong_variance(tampered: Sequence[float], benign: Sequence[float]) -> float:
@@ -27,14 +28,23 @@ def delong_variance(tampered: Sequence[float], benign: Sequence[float]) -> float
         tampered: at least two scores.
         benign: at least two scores.
     """
-    differences = np.subtract.outer(np.asarray(tampered), np.asarray(benign))
-    ordered = (differences > 0) + 0.5 * (differences == 0)
+    return _variance(_ordered(tampered, benign))
+
+
+def _ordered(tampered: ArrayLike, benign: ArrayLike) -> Any:
+    """For each pair, whether the tampered score exceeds the benign one, averaged over rows."""
+    above, below = np.atleast_2d(tampered), np.atleast_2d(benign)
+    differences = above[:, :, None] - below[:, None, :]
+    return ((differences > 0) + 0.5 * (differences == 0)).mean(0)
+
+
+def _variance(ordered: Any) -> float:
     m, n = ordered.shape
     return float(ordered.mean(1).var(ddof=1) / m + ordered.mean(0).var(ddof=1) / n)
 
 
 def area_with_interval(
-    tampered: Sequence[float], benign: Sequence[float], *, confidence: float = 0.95
+    tampered: ArrayLike, benign: ArrayLike, *, confidence: float = 0.95
 ) -> Estimate:
     r"""The area with DeLong's interval for its logit, which is never narrower than chance allows.
 
@@ -48,13 +58,22 @@ def area_with_interval(
     >>> print(area_with_interval([3.0, 4.0, 5.0], [0.0, 1.0, 2.0]))
     1 [0.292, 1] n=6
 
+    Args:
+        tampered: a score for each variant, or a row of scores for each repetition; the area is then
+            the mean of those of the repetitions.
+        benign: likewise, with as many rows.
+        confidence: confidence level of the interval.
+
     Raises:
         ValueError: one side is empty.
     """
-    value = auroc(tampered, benign)
-    k, n = min(len(tampered), len(benign)), len(tampered) + len(benign)
+    ordered = _ordered(tampered, benign)
+    k, n = min(ordered.shape), sum(ordered.shape)
+    if k == 0:
+        raise ValueError("an area needs scores on both sides")
+    value = float(ordered.mean())
     tail = (1 - confidence) / 2
-    variance = delong_variance(tampered, benign) if k > 1 else 0.0
+    variance = _variance(ordered) if k > 1 else 0.0
     if variance == 0:
         return Estimate(value, *_clopper_pearson(value, k, tail), n)
     reach = float(norm.isf(tail)) * math.sqrt(variance) / (value * (1 - value))

@@ -43,9 +43,24 @@ def test_delongs_interval_is_normal_for_the_logit():
     area = auroc(tampered, benign)
     error = 1.959964 * math.sqrt(delong_variance(tampered, benign)) / (area * (1 - area))
     odds = math.log(area / (1 - area))
-    assert found.value == area
+    assert found.value == pytest.approx(area)
     assert math.log(found.low / (1 - found.low)) == pytest.approx(odds - error, abs=1e-5)
     assert math.log(found.high / (1 - found.high)) == pytest.approx(odds + error, abs=1e-5)
+
+
+def test_the_area_of_repetitions_is_the_mean_of_their_areas():
+    rng = random.Random(1)
+    tampered = [[rng.randrange(8) for _ in range(6)] for _ in range(5)]
+    benign = [[rng.randrange(6) for _ in range(7)] for _ in range(5)]
+    areas = [auroc(t, b) for t, b in zip(tampered, benign, strict=True)]
+    found = area_with_interval(tampered, benign)
+    assert found.value == pytest.approx(sum(areas) / 5)
+    assert found.n == 13
+    assert area_with_interval(tampered[:1] * 3, benign[:1] * 3) == area_with_interval(
+        tampered[0], benign[0]
+    )
+    with pytest.raises(ValueError, match="both sides"):
+        area_with_interval([], benign[0])
 
 
 def test_an_interval_does_not_collapse_where_the_sides_do_not_overlap():
