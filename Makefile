@@ -55,16 +55,18 @@ docs: setup
 test: setup
 	$(VENV)/bin/$(PYTEST) -m 'not browser and not notebooks and not ray and not long'
 
-# The method itself on tiny models, with checks of types and shapes, in three minutes.
+# The method itself on tiny models, with checks of types and shapes.
+test-core: TESTS = core
 test-core: export JAXTYPING_DISABLE := 0
 test-core: setup
-	$(VENV)/bin/$(PYTEST) -m core
+	$(VENV)/bin/$(PYTEST) -m '$(TESTS)'
 
 # The views in Chromium, which must be installed.
 test-browser: setup
 	$(VENV)/bin/pytest -m browser
 
-# The tests that take longest: the demo, the matched pair, the bench, the paper on tiny models, pages.
+# The tests that take longest: the demo, the matched pair, the bench, the paper on tiny models, pages,
+# and further values of tests of which `make test` tries a few.
 test-long: setup
 	$(VENV)/bin/$(PYTEST) -m long
 
@@ -87,7 +89,7 @@ test-notebooks: setup
 	$(VENV)/bin/$(PYTEST) -m notebooks
 
 # The tests that run a model, on the last TransformerLens that has HookedTransformer, and those that
-# need it: that class, and SAELens. TESTS=core leaves it at the method itself.
+# need it: that class, and SAELens. TESTS='core and not long' leaves it at the method itself.
 test-tl3: TESTS = not browser and not notebooks
 test-tl3: $(VENV_TL3)/.package
 	$(VENV_TL3)/bin/$(PYTEST) -m '$(TESTS)'

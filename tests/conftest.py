@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import config, install_import_hook
+
+# Types and shapes are checked at run time, unless JAXTYPING_DISABLE says that they are not.
+if not config.jaxtyping_disable:
+    install_import_hook("cna_lens", "beartype.beartype")
 
 # At the end of the path: cna_lens must be the installed one, experiments are found here.
 sys.path.append(str(Path(__file__).parents[1]))

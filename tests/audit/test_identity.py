@@ -327,6 +327,7 @@ def refusing(guarded, guarded_canaries, fingerprint):
     return replace(fingerprint, refused=(True,) * 16 + (False,) * 16), script, own
 
 
+@pytest.mark.long
 def test_the_two_questions_are_answered_apart(server, guarded_canaries, refusing):
     fingerprint, script, own = refusing
     server.script = script

@@ -130,6 +130,7 @@ def test_bad_input_exits_with_2_and_one_message(watch, arguments, message):
     assert "Traceback" not in errors
 
 
+@pytest.mark.long
 def test_metrics_are_served_while_requests_run_and_an_alarm_does_not_end_them(
     watch, monkeypatch, chat_model, asked, capsys
 ):

@@ -546,7 +546,10 @@ def test_help_loads_no_library_of_models_and_sets_how_threads_wait(arguments):
 
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({"OMP_WAIT_POLICY": "PASSIVE"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+    [
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "None"),
+        pytest.param({"GOMP_SPINCOUNT": "7"}, "7", marks=pytest.mark.long),
+    ],
     ids=["policy", "count"],
 )
 def test_a_users_own_setting_of_waiting_threads_stays(given, spins):

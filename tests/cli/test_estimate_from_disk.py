@@ -84,8 +84,13 @@ def test_files_in_another_precision_are_not_read_while_the_model_runs(run, confi
     assert "Each pass" not in text
 
 
-@pytest.mark.parametrize("option", ["--memory", "--disk", "--tflops"])
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--memory", value) for value in ("0", "-1", "nan", "inf")),
+        *(("--disk", "nan"), ("--tflops", "0")),
+    ],
+)
 def test_a_memory_or_rate_that_cannot_be_is_refused_before_anything_is_measured(
     run, config, monkeypatch, option, value
 ):
@@ -129,6 +134,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(run, config, monkeypatch):
     assert "give it with --disk" in " ".join(errors.split())
 
 
+@pytest.mark.long
 def test_the_memory_of_this_machine_and_the_rate_of_its_disk_are_measured(
     run, config, monkeypatch, tmp_path
 ):

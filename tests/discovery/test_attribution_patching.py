@@ -63,8 +63,8 @@ def one_neuron(flat):
     ("metric", "definition", "position"),
     [
         (OPENINGS, log_odds, -1),
-        (LogitDifference(target=11, foil=12), difference, -1),
-        (OPENINGS, log_odds, -2),
+        pytest.param(LogitDifference(target=11, foil=12), difference, -1, marks=pytest.mark.long),
+        pytest.param(OPENINGS, log_odds, -2, marks=pytest.mark.long),
     ],
     ids=["log-odds", "logit difference", "at the token before the last"],
 )
@@ -121,7 +121,15 @@ BEGINNING = [20, 21, 22, 23, 24]
 @pytest.mark.parametrize("beginning", [[], BEGINNING], ids=["", "after a common beginning"])
 @pytest.mark.parametrize(
     ("family", "position"),
-    [("llama", -1), ("gemma3", -1), ("gpt2", -1), ("llama", -2), ("gemma3", -2), ("qwen2", 1)],
+    [
+        ("llama", -1),
+        *(
+            pytest.param(family, position, marks=pytest.mark.long)
+            for family, position in [
+                *(("gemma3", -1), ("gpt2", -1), ("llama", -2), ("gemma3", -2), ("qwen2", 1)),
+            ]
+        ),
+    ],
 )
 def test_integrated_gradients_of_a_layer_sum_to_the_effect_of_setting_it_to_its_means(
     family, position, beginning
@@ -213,6 +221,7 @@ def steep():
     return hf
 
 
+@pytest.mark.long
 def test_integrated_gradients_that_miss_the_layers_effects_are_told(caplog):
     hf = steep()
     baseline = reference.activations(hf, NEGATIVE).mean(0).split(tiny.WIDTH)

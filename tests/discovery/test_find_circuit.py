@@ -16,7 +16,7 @@ def find(model, positive=POSITIVE, negative=NEGATIVE, **options):
     return cna_lens.find_circuit(model, positive, negative, **options)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     strategies.families,
     strategies.prompt_sets(),

@@ -142,6 +142,7 @@ def test_the_neurons_it_puts_first_lower_the_metric_most_together(llama):
         assert effect(llama, rest.top(k=k)) < 0
 
 
+@pytest.mark.long
 def test_a_heavy_divergence_chooses_neurons_that_change_other_prompts_less(llama):
     def changed(weight):
         mask = replace(MASK, kl_weight=weight)
@@ -180,6 +181,7 @@ def test_means_replace_activations_where_asked(llama):
     assert "replacement='mean'" in mean.provenance.rank
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypatch):
     whole = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
     kept = replace(MASK, checkpoints=tmp_path / "masks")

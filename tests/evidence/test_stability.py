@@ -1,6 +1,7 @@
 """Circuits of resampled prompts, against rank and top on the prompts of each resample."""
 
 import pytest
+import runs
 import torch
 from hypothesis import given, settings, strategies as st
 from kept import kept, noise
@@ -41,7 +42,7 @@ def slow_circuits(rows, resamples, selection, widths):
             yield sorted(layout.flat_all(circuit).tolist())
 
 
-@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("paired", runs.every([False, True], quick=("False",)))
 @pytest.mark.parametrize(
     "selection",
     [

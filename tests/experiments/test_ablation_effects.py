@@ -36,6 +36,7 @@ def test_a_correlation_lies_inside_its_interval():
     assert found["high"] - found["low"] == pytest.approx(4 * 0.5 / 300**0.5, rel=0.4)
 
 
+@pytest.mark.long
 def test_groups_agree_with_scores_that_are_their_effects(chat_model, monkeypatch):
     positive, negative = ["w5 w6", "w7", "w8 w9 w4"], ["w3", "w9 w5"]
     means = cna_lens.collect(chat_model, negative)

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import runs
 from typer.testing import CliRunner
 
 from cna_lens import InputError
@@ -98,7 +99,9 @@ def test_models_that_are_left_out_by_hand():
     assert {held_out for _, held_out, _, _ in rows} == {"kind", "model", "kind and model"}
 
 
-@pytest.mark.parametrize("held_out", ["kind", "model", "kind and model"])
+@pytest.mark.parametrize(
+    "held_out", runs.every(["kind", "model", "kind and model"], quick=("kind and model",))
+)
 def test_a_threshold_never_sees_what_is_held_out(held_out):
     found = two_models()
     before = rows_of(found)["score", held_out, "all", "all"].thresholds

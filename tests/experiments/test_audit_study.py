@@ -90,6 +90,7 @@ def test_there_are_at_least_sixty_of_each_side_and_no_two_share_a_name():
     assert [{variant.tampered for variant in side} for side in sides] == [{False}, {True}]
 
 
+@pytest.mark.long
 def test_every_variant_leaves_weights_hooks_and_outputs_as_they_were(bench):
     before = logits(bench.model)
     weights = cna_lens.weights_hash(bench.model)

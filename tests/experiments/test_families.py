@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import families
 import pytest
+import runs
 import torch
 
 import cna_lens
@@ -13,10 +14,11 @@ from experiments.families.tiny_models import NEGATIVE, POSITIVE
 
 REACHABLE = [family for family in families.RUNNABLE if family.reachable]
 REFUSED = [family for family in families.RUNNABLE if not family.reachable]
+USUAL = ("GPT-2", "Llama", "Qwen2", "Gemma 3")
 
 
 @pytest.mark.parametrize("check", checks.CHECKS)
-@pytest.mark.parametrize("family", REACHABLE, ids=str)
+@pytest.mark.parametrize("family", runs.every(REACHABLE, quick=USUAL), ids=str)
 def test_a_family_is_read_and_steered_like_the_plain_model(family, check):
     outcome = families.found(family)
     if family.name in families.MAY_NOT_RUN and outcome.refused:

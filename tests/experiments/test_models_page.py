@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import families
+import pytest
 
 from experiments.families.families import FAMILIES
 from experiments.families.mixtures import MIXTURES
@@ -9,6 +10,7 @@ from experiments.families.page import page
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
+@pytest.mark.long
 def test_the_page_of_models_agrees_with_the_checks():
     """If this fails, `python -m experiments.families` writes the page again."""
     found = {family: families.found(family) for family in FAMILIES}

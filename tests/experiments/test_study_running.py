@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 import pytest
+import runs
 from processes import child
 
 from cna_lens import InputError
@@ -48,7 +49,7 @@ def records(path):
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", runs.every(range(6), quick=("0", "1")))
 def test_a_run_killed_again_and_again_at_random_moments_loses_nothing(tmp_path, seed):
     path = tmp_path / "records.jsonl"
     draw = random.Random(seed)

@@ -108,6 +108,7 @@ def test_a_run_does_not_depend_on_the_random_state_before_it(llama, folder):
     assert results[0] == results[1]
 
 
+@pytest.mark.long
 def test_progress_is_shown_only_on_request(llama, folder, capfd):
     run_lm_eval(llama, ["choice", "exact"], include_path=folder, batch_size="auto")
     assert capfd.readouterr() == ("", "")

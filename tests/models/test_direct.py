@@ -4,6 +4,7 @@ import threading
 from contextlib import nullcontext
 
 import pytest
+import runs
 import tiny
 import torch
 from transformers import AutoModelForCausalLM
@@ -94,7 +95,7 @@ def passes(monkeypatch):
 
 
 @pytest.mark.parametrize("steering", STEERINGS)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", runs.every(tiny.FAMILIES, quick=("gpt2", "gemma3")))
 def test_answers_are_those_through_the_bridge(models, family, steering, through_the_bridge):
     model = models[family]
     unsteered = answers(model)

@@ -151,6 +151,7 @@ def test_hashes_versions_and_commands_stand_only_at_the_end(shown):
         assert text not in before
 
 
+@pytest.mark.long
 def test_the_same_results_give_the_same_file(drawn, whole):
     assert whole.html() == make_report(everything(), title="A report").html()
 

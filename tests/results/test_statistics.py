@@ -1,6 +1,8 @@
 import math
+from fractions import Fraction
 from statistics import NormalDist
 
+import jaxtyping
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -143,3 +145,12 @@ def test_shares_are_compared_by_the_sign_test():
     # Four prompts have a smaller share, one has a greater one, and one has the same.
     assert mcnemar(before, after) == mcnemar([True] * 4 + [False] * 2, [False] * 5 + [True])
     assert mcnemar([False, *before], [False, *after]) == mcnemar(before, after)
+
+
+def test_types_are_checked_unless_the_environment_says_otherwise():
+    confidence = Fraction(9, 10)
+    if jaxtyping.config.jaxtyping_disable:
+        assert wilson([True, False], confidence) == wilson([True, False], 0.9)
+    else:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            wilson([True, False], confidence)

@@ -241,6 +241,7 @@ def test_another_circuit_of_the_same_name_is_not_taken_for_the_first(chat, metho
     )
 
 
+@pytest.mark.long
 def test_autoencoders_of_different_weights_places_or_settings_are_told_apart(chat, tmp_path):
     def method(seed=0, hook="blocks.1.hook_resid_post", **settings):
         sae = tiny.autoencoder(hook, seed=seed)

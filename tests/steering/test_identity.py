@@ -100,6 +100,7 @@ def test_functions_that_call_themselves_and_others_are_known():
     assert of_callable(counting("x")) != of_callable(counting("y"))
 
 
+@pytest.mark.long
 def test_another_process_gives_the_same_identity():
     # Its sets have another order, which must not show.
     code = (

@@ -91,9 +91,9 @@ def greedy(model, prompt, places=lambda p: slice(None), scale=1.0, stops=(2,)):
 @pytest.mark.parametrize(
     ("positions", "places"),
     [
-        ("all", lambda p: slice(None)),
+        pytest.param("all", lambda p: slice(None), marks=pytest.mark.long),
         ("from_last_prompt", lambda p: slice(p - 1, None)),
-        ("generated", lambda p: slice(p, None)),
+        pytest.param("generated", lambda p: slice(p, None), marks=pytest.mark.long),
     ],
 )
 def test_answers_keep_to_their_own_prompts_anchor(model, positions, places):

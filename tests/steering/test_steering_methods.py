@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import reference
+import runs
 import tiny
 import torch
 from steered import IDS, LAYOUT, NEGATIVE, POSITIVE, logits, plain
@@ -138,7 +139,7 @@ def test_another_model_can_be_allowed(llama, models, make):
 
 
 @methods
-@pytest.mark.parametrize("positions", SCOPES)
+@pytest.mark.parametrize("positions", runs.every(SCOPES, quick=("all", "from_last_prompt")))
 def test_batched_generation_is_that_of_one_prompt_at_a_time(llama, make, positions):
     with make(llama, positions=positions).at(llama):
         batched = cna_lens.generate(llama, PROMPTS, max_new_tokens=8)

@@ -341,6 +341,7 @@ assert "matplotlib.pyplot" not in sys.modules
 """
 
 
+@pytest.mark.long
 def test_only_viz_needs_the_extra_and_it_says_so_and_leaves_pyplot_alone():
     answer = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert answer.stdout == (
