@@ -16,9 +16,10 @@ from typing import Any
 from cna_lens.cli.render import progress_console
 from cna_lens.errors import JudgeError
 from cna_lens.metrics.answer_labels import Evaluation
+from cna_lens.metrics.answer_texts import forget_answers
 from cna_lens.metrics.compliance import labels_sha256
 from cna_lens.metrics.conditions import Answered, save_labels
-from cna_lens.metrics.evaluation import UnjudgedError, evaluate, forget_answers
+from cna_lens.metrics.evaluation import UnjudgedError, evaluate
 from cna_lens.metrics.judging.judge import Judge
 from cna_lens.models.hooked_model import HookedModel, model_name
 from cna_lens.models.inside.weights import weights_hash

@@ -1,15 +1,11 @@
 from .answer_labels import AnswerRecord as AnswerRecord, Evaluation as Evaluation
+from .answer_texts import write_answers as write_answers
 from .behaviours import BEHAVIOURS as BEHAVIOURS, Behaviour as Behaviour
 from .compliance import complies as complies, no_answer as no_answer
 from .conditions import Answered as Answered, load_labels as load_labels, save_labels as save_labels
 from .endpoint.replies import Missing as Missing
 from .endpoint.settings import Endpoint as Endpoint
-from .evaluation import (
-    UnjudgedError as UnjudgedError,
-    evaluate as evaluate,
-    label as label,
-    write_answers as write_answers,
-)
+from .evaluation import UnjudgedError as UnjudgedError, evaluate as evaluate, label as label
 from .first_token import (
     REFUSAL_OPENINGS as REFUSAL_OPENINGS,
     LogitDifference as LogitDifference,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from cna_lens.errors import GenerationInterrupted, InputError, JudgeError
 from cna_lens.metrics.answer_labels import AnswerRecord, Evaluation
+from cna_lens.metrics.answer_texts import prompt_id, read_answers, sha256_of, write_answers
 from cna_lens.metrics.compliance import complies, no_answer
 from cna_lens.metrics.judging.judge import Judge, check_judge, judge as judge_answers
 from cna_lens.metrics.quality import compression_ratio, ngram_quality
@@ -25,7 +23,6 @@ from cna_lens.models.prompts.reasoning_formats import ReasoningFormat
 from cna_lens.models.running.batching import BatchSize, is_whole
 from cna_lens.models.running.generation import finished_answers
 from cna_lens.models.running.request import check_settings
-from cna_lens.results.files import write_atomically
 from cna_lens.results.journal import Journal
 
 Score = Callable[[str], float | None]
@@ -36,11 +33,6 @@ SCORES: Mapping[str, Score] = {
     "compression_ratio": compression_ratio,
 }
 """The default scores of an answer."""
-
-NOTICE = (
-    "This file holds the full text of model answers, kept because keep_text was asked for. It may "
-    "hold harmful text: do not publish it, and delete it when you are done."
-)
 
 
 class UnjudgedError(JudgeError):
@@ -263,7 +255,7 @@ class _Finished:
 
     def _is_of(self, place: int, record: AnswerRecord) -> bool:
         """Whether a record is of this answer, and has all labels that are asked for."""
-        of_prompt = record.prompt_id == _prompt_id(self.asked[place])
+        of_prompt = record.prompt_id == prompt_id(self.asked[place])
         if not of_prompt or record.sample != place % self.samples:
             return False
         if record.scores.keys() != self.scores.keys():
@@ -275,7 +267,7 @@ class _Finished:
 
     def take_texts(self, path: Path) -> None:
         """Take texts from a file of `write_answers`, and forget records that have none there."""
-        kept = _read_answers(path) if self.records else {}
+        kept = read_answers(path) if self.records else {}
         for place, record in list(self.records.items()):
             if (text := kept.get((record.prompt_id, record.sha256))) is None:
                 del self.records[place]
@@ -302,11 +294,11 @@ class _Finished:
         self._keep(
             place,
             AnswerRecord(
-                prompt_id=_prompt_id(prompt),
+                prompt_id=prompt_id(prompt),
                 refused=refused,
                 scores={name: score(answer) for name, score in self.scores.items()},
                 words=len(answer.split()),
-                sha256=_sha256(answer),
+                sha256=sha256_of(answer),
                 complied=complied,
                 no_answer=not refused and is_empty,
                 judge=self.judge.model if self.judge is not None and by_judge else None,
@@ -363,47 +355,6 @@ class _Finished:
         return f"{self.condition}: {place}"
 
 
-def write_answers(path: str | Path, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
-    """Write answers with their prompts as JSON lines; the first line warns of their content."""
-    rows: list[dict[str, Any]] = [{"notice": NOTICE}]
-    rows += [
-        {"prompt_id": _prompt_id(prompt), "prompt": _plain(prompt), "answer": answer}
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    # Token ids may be integers of NumPy.
-    lines = [json.dumps(row, ensure_ascii=False, default=int) for row in rows]
-    write_atomically(Path(path), "".join(f"{line}\n" for line in lines))
-
-
-def forget_answers(folder: Path) -> list[str]:
-    """Delete the files of `write_answers` in a folder, and return their names."""
-    found = [path for path in sorted(folder.glob("answers-*.jsonl")) if _holds_answers(path)]
-    for path in found:
-        path.unlink()
-    return [path.name for path in found]
-
-
-def _holds_answers(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.readline().rstrip(b"\n") == json.dumps({"notice": NOTICE}).encode()
-
-
-def _read_answers(path: Path) -> dict[tuple[str, str], str]:
-    """Read a file of `write_answers`: texts by the prompt's id and the text's hash."""
-    if not path.exists():
-        return {}
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        _, *rows = map(json.loads, lines)
-        return {(row["prompt_id"], _sha256(row["answer"])): row["answer"] for row in rows}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no file of answers; give another path, or delete that file"
-        ) from error
-
-
 def _requests_to_judge(prompts: Sequence[Prompt]) -> list[str]:
     requests: list[str] = []
     for place, prompt in enumerate(prompts):
@@ -458,19 +409,3 @@ def _check_names(scores: Mapping[str, Score]) -> None:
             f"a score is called {clashing[0]!r}, which is a label of every answer; give it another "
             "name"
         )
-
-
-def _prompt_id(prompt: Prompt) -> str:
-    if isinstance(prompt, str):
-        return _sha256(prompt)[:16]
-    # Token ids may be integers of NumPy.
-    text = json.dumps(_plain(prompt), sort_keys=True, default=int)
-    return _sha256(text)[:16]
-
-
-def _plain(prompt: Prompt) -> Any:
-    return prompt.tolist() if isinstance(prompt, Tensor) else prompt
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -343,7 +343,7 @@ def test_token_ids_of_numpy_are_those_of_python(chat_model, tmp_path):
 
 def test_only_texts_with_our_notice_are_deleted(tmp_path):
     from cna_lens.metrics import write_answers
-    from cna_lens.metrics.evaluation import forget_answers
+    from cna_lens.metrics.answer_texts import forget_answers
 
     write_answers(tmp_path / "answers-circuit.jsonl", ["a"], ["b"])
     (tmp_path / "answers-mine.jsonl").write_bytes(b"\xff\xfe")

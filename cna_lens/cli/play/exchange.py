@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cna_lens.cli.play.settings import Settings
-from cna_lens.metrics.evaluation import NOTICE
+from cna_lens.metrics.answer_texts import NOTICE
 from cna_lens.metrics.refusal.rules import is_refusal
 from cna_lens.results.files import write_atomically
 
