@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import config, install_import_hook
+
+# A busy machine is no error of what is tested.
+settings.register_profile("without deadlines", settings(), deadline=None)
+settings.load_profile("without deadlines")
 
 # Types and shapes are checked at run time, unless JAXTYPING_DISABLE says that they are not.
 if not config.jaxtyping_disable:
