@@ -8,10 +8,6 @@ import torch
 from hypothesis import settings
 from jaxtyping import config, install_import_hook
 
-# A busy machine is no error of what is tested.
-settings.register_profile("without deadlines", settings(), deadline=None)
-settings.load_profile("without deadlines")
-
 # Types and shapes are checked at run time, unless JAXTYPING_DISABLE says that they are not.
 if not config.jaxtyping_disable:
     install_import_hook("cna_lens", "beartype.beartype")
@@ -23,6 +19,10 @@ from canary_models import CANARIES, refusing
 
 import cna_lens
 from cna_lens.models import HookedModel
+
+# A busy machine is no error of what is tested.
+settings.register_profile("without deadlines", settings(), deadline=None)
+settings.load_profile("without deadlines")
 
 # Load every public name: tests patch modules by their place in the package, which exists only once
 # something has asked for it.
@@ -136,6 +136,7 @@ CORE = {
         "keep_all",
         "learned_mask",
         "magnitude_anchor",
+        "memory_budgets",
         "mixtures",
         "moments",
         "necessity",

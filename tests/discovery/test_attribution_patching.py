@@ -179,6 +179,18 @@ def test_integrated_gradients_compute_the_tokens_before_the_one_to_read_once(lla
     assert many - few == (passes - 1) * padded
 
 
+@pytest.mark.filterwarnings("ignore:integrated gradients with:cna_lens.CnaLensWarning")
+def test_tokens_before_the_one_to_read_are_not_steered_as_the_prompts_last(llama, monkeypatch):
+    ranking = AttributionPatching(OPENINGS, steps=2)
+    neurons = tuple(cna_lens.Neuron(0, index) for index in range(8))
+    circuit = cna_lens.Circuit(neurons, (1.0,) * 8, cna_lens.Layout((tiny.WIDTH,) * 2))
+    with cna_lens.steer(llama, circuit, -40.0, positions="last_prompt"):
+        found = score_neurons(llama, POSITIVE, NEGATIVE, ranking).values
+        monkeypatch.setattr(gradients.GradientBatch, "from_read", lambda batch: [batch])
+        whole = score_neurons(llama, POSITIVE, NEGATIVE, ranking).values
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [None, 6], ids=["no cache", "a short window"])
 def test_a_model_without_a_cache_integrates_gradients_over_whole_prompts(monkeypatch, window):
     ranking = AttributionPatching(OPENINGS, steps=3)

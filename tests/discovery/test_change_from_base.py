@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import cna_lens
-from cna_lens import ChangeFromBase, InputError, ModelError, score_neurons
+from cna_lens import ChangeFromBase, Circuit, InputError, Layout, ModelError, Neuron, score_neurons
+from cna_lens.models import hook_name
 from cna_lens.models.prompts.encoding import encode
 
 POSITIVE = [[5, 6, 7], [8, 9, 3, 4, 30], [40, 41]]
@@ -58,6 +59,28 @@ def test_scores_are_root_mean_square_changes_along_the_models_own_answers(chat_m
         alone.values, by_definition(hf, base, ids, [[]] * 3), rtol=1e-4, atol=1e-6
     )
     assert not torch.allclose(alone.values, expected, rtol=1e-2)
+
+
+def test_steering_is_at_the_prompts_last_token_and_not_at_the_answers(chat_model):
+    model = tiny.boot(tuned(chat_model.original_model))
+    model.tokenizer = chat_model.tokenizer
+    ids = list(encode(model, ["w5 w6"]).ids[0])
+    ranking = ChangeFromBase(tiny.boot(copy.deepcopy(chat_model.original_model)), answer_tokens=3)
+
+    def at_last(activation, hook):
+        activation = activation.clone()
+        activation[:, len(ids) - 1 : len(ids), :8] *= -20.0
+        return activation
+
+    def scored():
+        return score_neurons(model, [ids], NEGATIVE, ranking).values
+
+    with model.hooks(fwd_hooks=[(hook_name(0), at_last)]):
+        expected = scored()
+    circuit = Circuit(tuple(Neuron(0, i) for i in range(8)), (1.0,) * 8, Layout((tiny.WIDTH,) * 2))
+    with cna_lens.steer(model, circuit, -20.0, positions="last_prompt"):
+        torch.testing.assert_close(scored(), expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(scored(), expected, rtol=1e-2)
 
 
 def test_neurons_of_the_first_layer_that_did_not_change_score_zero():

@@ -4,6 +4,8 @@ import torch
 
 import cna_lens
 import cna_lens.discovery.collection
+from cna_lens.discovery.activations.experts import ExpertReadout
+from cna_lens.discovery.activations.reader import Readout
 
 PROMPTS = [[5, 6, 7], [8, 9, 3], [40, 41, 42], [50, 5, 51], [33, 34, 35], [6, 6, 6], [7, 8, 9]]
 
@@ -92,6 +94,34 @@ def test_one_prompt_that_is_not_finite_is_enough(llama):
         pytest.raises(cna_lens.ActivationError, match="layer 1;"),
     ):
         cna_lens.collect(llama, PROMPTS)
+
+
+def readout(*names):
+    """Read the second token of a batch of one row of two."""
+    one = torch.tensor([0]), torch.tensor([1])
+    return Readout(names, *one, (1, 2), ExpertReadout((), torch.tensor([1])))
+
+
+def test_a_hook_point_that_fires_twice_is_named():
+    reading = readout("first", "second")
+    hook = dict(reading.fwd_hooks())["first"]
+    hook(torch.zeros(1, 2, 3), hook=None)
+    with pytest.raises(cna_lens.ModelError, match=r"^first fired twice in one forward pass"):
+        hook(torch.zeros(1, 2, 3), hook=None)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 3), (1, 2)])
+def test_a_hook_point_with_another_shape_is_named(shape):
+    hook = dict(readout("first", "second").fwd_hooks())["first"]
+    with pytest.raises(cna_lens.ModelError, match=r"first holds a tensor .*pos \(1, 2\)"):
+        hook(torch.zeros(shape), hook=None)
+
+
+def test_hook_points_that_never_fire_are_named():
+    reading = readout("first", None, "second", "third")
+    dict(reading.fwd_hooks())["second"](torch.zeros(1, 2, 3), hook=None)
+    with pytest.raises(cna_lens.ModelError, match=r"never fired: first, third$"):
+        reading.reading()
 
 
 @pytest.mark.parametrize("position", [3, -4, 100])

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -14,10 +15,13 @@ import torch
 import cna_lens
 from cna_lens import (
     ActivationError,
+    Circuit,
     InputError,
+    Layout,
     LearnedMask,
     LogitDifference,
     ModelError,
+    Neuron,
     SquaredAttribution,
 )
 from cna_lens.discovery.rankings import learned_mask, mask_training as module
@@ -60,11 +64,18 @@ def test_the_gradient_of_a_mask_takes_in_that_its_threshold_moves():
     )
 
 
+def steered(model):
+    """Steer eight neurons at the last token of each prompt."""
+    neurons = tuple(Neuron(0, index) for index in range(8))
+    circuit = Circuit(neurons, (1.0,) * 8, Layout((tiny.WIDTH,) * 2))
+    return cna_lens.steer(model, circuit, -20.0, positions="last_prompt")
+
+
 def loss_by_definition(model, settings, mask, positive, negative, means):
     """The clamped difference of logits, and the weighted divergence, one prompt at a time."""
 
-    def logits(ids, hooks=()):
-        with model.hooks(fwd_hooks=list(hooks)):
+    def logits(ids, n_prompt, hooks=()):
+        with model.hooks(fwd_hooks=list(hooks)), cna_lens.prompt_lengths([n_prompt]):
             return model(torch.tensor([ids]))[0]
 
     def ablate(activation, hook):
@@ -74,12 +85,12 @@ def loss_by_definition(model, settings, mask, positive, negative, means):
         return activation * (1 - share) + share * other
 
     hooks = [(hook_name(layer), ablate) for layer in range(2)]
-    last = [logits(ids, hooks)[-1] for ids in positive]
+    last = [logits(ids, len(ids), hooks)[-1] for ids in positive]
     shown = [max((each[5] - each[6]).item(), settings.floor) for each in last]
     changed = []
     for each in negative:
         before, after = (
-            logits(each.ids, hooks_there)[each.n_prompt - 1 :].log_softmax(-1)
+            logits(each.ids, each.n_prompt, hooks_there)[each.n_prompt - 1 :].log_softmax(-1)
             for hooks_there in ((), hooks)
         )
         changed.append((before.exp() * (before - after)).sum(-1).mean().item())
@@ -87,18 +98,26 @@ def loss_by_definition(model, settings, mask, positive, negative, means):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"replacement": "mean"}, {"floor": 0.0}, {"kl_weight": 9.0}]
+    ("change", "steering"),
+    [
+        ({}, nullcontext),
+        ({}, steered),
+        ({"replacement": "mean"}, nullcontext),
+        ({"floor": 0.0}, nullcontext),
+        ({"kl_weight": 9.0}, nullcontext),
+    ],
 )
-def test_the_loss_is_that_of_the_equation(llama, monkeypatch, change):
+def test_the_loss_is_that_of_the_equation(llama, monkeypatch, change, steering):
     seen, loss, settings = [], module._Training._loss, replace(MASK, steps=4, **change)
-    means = cna_lens.collect(llama, NEGATIVE).mean
+    with steering(llama):
+        means = cna_lens.collect(llama, NEGATIVE).mean
 
     # The model has no tokenizer: these stand for answers.
     def answered(model, prompts, n_tokens):
         found = []
         for ids in prompts:
             whole = (*ids, 7, 3)
-            with torch.no_grad():
+            with torch.no_grad(), cna_lens.prompt_lengths([len(ids)]):
                 log_probs = model(torch.tensor([whole]))[0, len(ids) - 1 :].log_softmax(-1)
             found.append(module._Answered(whole, len(ids), log_probs))
         return found
@@ -113,7 +132,8 @@ def test_the_loss_is_that_of_the_equation(llama, monkeypatch, change):
 
     monkeypatch.setattr(module, "_answered", answered)
     monkeypatch.setattr(module._Training, "_loss", watched)
-    cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings)
+    with steering(llama):
+        cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, settings)
     assert len(seen) == 4
     for found, expected in seen:
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -211,15 +231,16 @@ def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypa
     changed = copy.deepcopy(llama)
     with torch.no_grad():
         next(iter(changed.parameters())).add_(0.1)
-    for model, prompts, ranking in (
-        (changed, POSITIVE, kept),
-        (llama, POSITIVE[1:], kept),
-        (llama, POSITIVE, replace(kept, kl_weight=2.0)),
+    for model, positive, negative, ranking in (
+        (changed, POSITIVE, NEGATIVE, kept),
+        (llama, POSITIVE[1:], NEGATIVE, kept),
+        (llama, POSITIVE, NEGATIVE[1:], kept),
+        (llama, POSITIVE, NEGATIVE, replace(kept, kl_weight=2.0)),
     ):
         steps.clear()
-        cna_lens.score_neurons(model, prompts, NEGATIVE, ranking)
+        cna_lens.score_neurons(model, positive, negative, ranking)
         assert len(steps) == 40
-    assert len(list((tmp_path / "masks").iterdir())) == 4
+    assert len(list((tmp_path / "masks").iterdir())) == 5
 
 
 def test_a_folder_of_checkpoints_may_be_a_text(llama, tmp_path):
@@ -254,13 +275,17 @@ def test_weights_keep_their_gradients_and_whether_they_want_one(llama):
     assert {n: (each.requires_grad, each.grad) for n, each in parameters.items()} == before
 
 
-def test_the_divergence_is_taken_along_the_unchanged_models_answers(chat_model):
+@pytest.mark.parametrize("steering", [nullcontext, steered])
+def test_the_divergence_is_taken_along_the_unchanged_models_answers(chat_model, steering):
     texts = ["w3 w4", "w6", "w8 w9"]
     ids = cna_lens.models.encode(chat_model, texts).ids
-    for answered, prompt in zip(module._answered(chat_model, ids, 3), ids, strict=True):
+    with steering(chat_model):
+        found = module._answered(chat_model, ids, 3)
+    for answered, prompt in zip(found, ids, strict=True):
         assert answered.ids[: answered.n_prompt] == tuple(prompt)
         assert len(answered.log_probs) == len(answered.ids) - answered.n_prompt + 1
-        with torch.no_grad():
+        stated = cna_lens.prompt_lengths([answered.n_prompt])
+        with torch.no_grad(), steering(chat_model), stated:
             logits = chat_model(torch.tensor([answered.ids]))[0, answered.n_prompt - 1 :]
         torch.testing.assert_close(answered.log_probs, logits.log_softmax(-1), rtol=1e-4, atol=1e-5)
         greedy = logits.argmax(-1).tolist()[:-1]

@@ -3,6 +3,7 @@
 import itertools
 import math
 import runpy
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -62,8 +63,8 @@ class Oracle(Ranking):
         return collected.scored(self, values)
 
 
-@pytest.fixture(scope="module")
-def few():
+@contextmanager
+def few_prompts():
     """The behaviour of the planted model with few prompts, and few sizes."""
     with pytest.MonkeyPatch.context() as patch:
         behaviour = BEHAVIOURS[planting(NAME).behaviour]
@@ -90,13 +91,21 @@ def few():
         yield
 
 
+@pytest.fixture
+def few():
+    with few_prompts():
+        yield
+
+
 @pytest.fixture(scope="module")
-def league(few, tmp_path_factory):
+def league(tmp_path_factory):
     rankings = [Oracle(), RandomScores()]
     journal = tmp_path_factory.mktemp("bench") / "tuning"
-    return bench_rankings(
-        rankings, split="tuning", models=[NAME], n_half_samples=2, journal=journal, device="cpu"
-    ), journal
+    with few_prompts():
+        found = bench_rankings(
+            rankings, split="tuning", models=[NAME], n_half_samples=2, journal=journal, device="cpu"
+        )
+    return found, journal
 
 
 @pytest.mark.long

@@ -397,5 +397,6 @@ def test_threads_that_answer_at_once_leave_no_hook_behind():
             thread.start()
         for thread in threads:
             thread.join()
+        assert found == [expected] * 3
         assert not carries_hooks(model)
         assert cna_lens.generate(model, [[5, 6, 7]], **ANSWER) == expected

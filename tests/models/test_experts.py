@@ -1,7 +1,7 @@
 """Neurons of routed experts: their contribution to the output is read, beside dense layers."""
 
 import dataclasses
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 import reference
@@ -22,6 +22,8 @@ from cna_lens import (
     rank,
     steer,
 )
+from cna_lens.discovery.activations.experts import ExpertReadout
+from cna_lens.models.inside.sites import sparse_sites
 from experiments.families import plain_experts
 from experiments.families.mixtures import EXPERTS
 
@@ -166,12 +168,13 @@ def test_logits_are_bit_identical_where_nothing_is_steered(family, models, imple
                 assert model.original_model.get_experts_implementation() == {"": implementation}
                 assert torch.equal(model(TOKENS), logits)
                 seen = []
-                point = f"blocks.2.mlp.experts.{0}.hook_post"
-                with model.hooks(fwd_hooks=[(point, lambda a, hook: seen.append(a.shape))]):
+                points = [f"blocks.2.mlp.experts.{expert}.hook_post" for expert in range(EXPERTS)]
+                look = [(point, lambda a, hook: seen.append(a.shape)) for point in points]
+                with model.hooks(fwd_hooks=look):
                     assert torch.equal(model(TOKENS), logits)
             collect(model, PROMPTS)
             assert torch.equal(model(TOKENS), logits)
-        assert {shape[-1] for shape in seen} <= {tiny_moe.WIDTH}
+        assert {shape[-1] for shape in seen} == {tiny_moe.WIDTH}
         assert set(model.hook_dict) == names
         assert reference.hooks(model) == hooks
     finally:
@@ -213,6 +216,28 @@ def test_no_hook_stays_after_an_exception(models):
     assert set(model.hook_dict) == names
     assert reference.hooks(model) == hooks
     assert not any(point.ctx for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("part", ["routed", "shared"])
+def test_experts_of_which_only_a_part_ran_are_named(models, part):
+    model = models["qwen2_moe"]
+    readout = ExpertReadout(sparse_sites(model), torch.tensor([0]))
+    hooks = readout.fwd_hooks() if part == "shared" else []
+    reading = readout.reading() if part == "routed" else nullcontext()
+    with torch.no_grad(), expert_hooks(model), reading, model.hooks(fwd_hooks=hooks):
+        model(TOKENS)
+    with pytest.raises(ModelError, match=r"the experts of layer 0 never ran"):
+        readout.layers()
+
+
+def test_experts_that_never_or_twice_ran_are_named(mixtral):
+    readout = ExpertReadout(sparse_sites(mixtral), torch.tensor([0]))
+    with pytest.raises(ModelError, match="the experts of layer 0 never ran"):
+        readout.layers()
+    with torch.no_grad(), expert_hooks(mixtral), readout.reading():
+        mixtral(TOKENS)
+        with pytest.raises(ModelError, match="ran twice in one forward pass"):
+            mixtral(TOKENS)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])

@@ -4,6 +4,7 @@ import tiny
 import torch
 
 import cna_lens
+from cna_lens.models.running import request
 
 PROMPTS = [[5, 6, 7, 8, 9], [30, 31], [40, 41, 42], [50, 51, 52, 53, 54, 55, 56], [33], [7, 3]]
 NEW = 12
@@ -12,6 +13,12 @@ NEW = 12
 @pytest.fixture
 def fresh():
     return tiny.bridge("llama")
+
+
+@pytest.fixture
+def in_one_pass(monkeypatch):
+    """One pass reads a whole batch, whatever a pass costs here."""
+    monkeypatch.setattr(request, "cost_of_passes", lambda *_: (10_000, 10_000))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,7 @@ def test_an_interrupt_keeps_finished_answers_and_leaves_no_hook(fresh, uncut):
     assert reference.hooks(fresh) == before
 
 
+@pytest.mark.usefixtures("in_one_pass")
 def test_an_interrupt_within_a_batch_keeps_the_answers_that_had_ended(fresh, uncut):
     stops = some_stops(uncut)
     fresh.original_model.generation_config.eos_token_id = list(stops)
@@ -167,6 +175,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(llama, uncut, rows):
 
 
 @pytest.mark.filterwarnings("ignore:a batch of:cna_lens.CnaLensWarning")
+@pytest.mark.usefixtures("in_one_pass")
 @pytest.mark.parametrize("at", [2, 5, NEW])
 def test_running_out_of_memory_midway_loses_no_answer(fresh, uncut, at):
     stops = some_stops(uncut)

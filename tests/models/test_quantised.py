@@ -121,6 +121,10 @@ def test_another_forward_pass_or_other_weights_are_tried_anew():
     assert projections._only_multiplies(layer, projection)
     layer.forward = lambda x: torch.zeros(len(x), 64)
     assert not projections._only_multiplies(layer, projection)
+    layer, projection = of_own_linear()
+    assert projections._only_multiplies(layer, projection)
+    layer.weight, layer.factor = torch.nn.Parameter(layer.weight.detach().clone()), 1.05
+    assert not projections._only_multiplies(layer, DownProjection(layer.weight, 1))
 
 
 def test_a_layer_without_numbers_is_not_called():

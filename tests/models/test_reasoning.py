@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from reasoner import CLOSE, OPEN, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
+from reasoner import CLOSE, NEW_LINE, NEXT, OPEN, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
 
 import cna_lens
 from cna_lens import ChatSettings, InputError, ReasoningFormat, generate, with_reasoning
@@ -108,6 +108,11 @@ def test_reasoning_that_the_prompt_opens_is_ended_too(model):
     assert with_reasoning(model, [[7, OPEN]]) == expected
     begun = [{"role": "user", "content": "w7"}, {"role": "assistant", "content": "<think> w9 w52"}]
     assert with_reasoning(model, [begun]) == [(7, OPEN, 9, 52, CLOSE)]
+
+
+def test_white_space_behind_the_closing_marker_belongs_to_the_prompt():
+    model = reasoner({**NEXT, CLOSE: NEW_LINE, NEW_LINE: 21})
+    assert with_reasoning(model, ["w8"]) == [(8, OPEN, 52, CLOSE, NEW_LINE)]
 
 
 def test_an_empty_answer_begins_behind_the_reasoning(model):

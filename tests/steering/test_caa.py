@@ -284,15 +284,6 @@ def test_a_layer_given_as_a_float_is_that_layer():
     assert isinstance(layer, int)
 
 
-def test_a_hook_point_that_the_model_lacks_is_named(llama):
-    vectors = ControlVectors("hook_resid_post", (5,), torch.ones(1, 16).double(), 6)
-    with (
-        pytest.raises(cna_lens.CnaLensError, match=r"layers|hook point"),
-        VectorAddition(vectors, 1.0).at(llama),
-    ):
-        pass
-
-
 def test_a_hook_on_a_name_that_the_model_lacks_is_refused(llama):
     with (
         pytest.raises(

@@ -11,11 +11,13 @@ import torch
 
 import cna_lens
 from cna_lens import (
+    ChatSettings,
     Circuit,
     FeatureScaling,
     Layout,
     Neuron,
     PromptSet,
+    ReasoningFormat,
     SaeFeatures,
     ablation,
     matched_random,
@@ -210,13 +212,20 @@ def test_a_file_older_than_the_labels_is_read_but_not_gone_on_with(chat, methods
         compare(chat, methods, path=path)
 
 
-def test_labels_by_changed_rules_are_not_mixed_with_earlier_ones(
-    chat, methods, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("name", "told_by", "changed"),
+    [
+        ("labels_sha256", "labels_sha256", "changed"),
+        ("versions", "library_versions", (("torch", "0.1"),)),
+    ],
+)
+def test_rows_by_changed_rules_or_libraries_are_not_mixed_with_earlier_ones(
+    chat, methods, tmp_path, monkeypatch, name, told_by, changed
 ):
     path = tmp_path / "comparison.jsonl"
     compare(chat, methods, path=path)
-    monkeypatch.setattr("cna_lens.steering.comparison.run.labels_sha256", lambda: "changed")
-    with pytest.raises(cna_lens.InputError, match="labels_sha256"):
+    monkeypatch.setattr(f"cna_lens.steering.comparison.run.{told_by}", lambda: changed)
+    with pytest.raises(cna_lens.InputError, match=f"comparison with {name} "):
         compare(chat, methods, path=path)
 
 
@@ -269,14 +278,6 @@ def test_autoencoders_whose_place_nobody_can_steer_are_told_apart_too():
     assert len(found) == 3
 
 
-def test_a_file_of_other_prompts_is_refused(chat, methods, tmp_path):
-    path = tmp_path / "comparison.jsonl"
-    compare(chat, methods, path=path)
-    other = PromptSet("others", "", ("w9",), ("w4",))
-    with pytest.raises(cna_lens.InputError, match="holds a comparison with"):
-        cna_lens.compare(chat, methods, other, STRENGTHS, {}, path=path, progress=False)
-
-
 def test_a_file_of_something_else_is_refused_and_left_alone(chat, methods, tmp_path):
     path = tmp_path / "notes.jsonl"
     path.write_text('{"prompt": "w5"}\n')
@@ -291,8 +292,12 @@ def test_no_answer_reaches_the_file(chat, methods, tmp_path):
     texts = [*PROMPTS.positive, *PROMPTS.negative]
     stored = path.read_text()
     answers = cna_lens.generate(chat, texts, max_new_tokens=8)
-    assert not any(answer in stored for answer in answers if answer)
-    assert not any(text in stored for text in texts if len(text) > 2)
+    for method in methods:
+        for strength in STRENGTHS:
+            with method.at(chat, strength):
+                answers += cna_lens.generate(chat, texts, max_new_tokens=8)
+    assert len(set(answers)) > len(texts)
+    assert not any(text in stored for text in (*texts, *answers) if len(text) > 2)
 
 
 def test_two_methods_of_one_name_are_refused(chat):
@@ -307,33 +312,35 @@ def test_a_strength_out_of_range_is_refused_before_anything_runs(chat, methods, 
         cna_lens.compare(chat, methods, PROMPTS, [strength], progress=False)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"shows_behaviour": lambda answer: "w4" in answer},
-        {"metrics": {"length": lambda model, prompts: [1.0] * len(prompts)}},
-    ],
-)
-def test_a_file_of_another_measurement_is_refused(chat, methods, tmp_path, changed):
-    path = tmp_path / "comparison.jsonl"
-    settings = {"metrics": {"length": answer_lengths}, "shows_behaviour": shows_w3}
+OTHER_SETTINGS = {
+    "model": lambda: {"model": tiny.bridge("llama", chat=True, name="another")},
+    "weights_sha256": lambda: {"model": tiny.bridge("llama", chat=True, seed=1)},
+    "positive": lambda: {"prompts": replace(PROMPTS, positive=("w9", *PROMPTS.positive))},
+    "negative": lambda: {"prompts": replace(PROMPTS, negative=PROMPTS.negative[:1])},
+    "metrics": lambda: {"metrics": {"length": lambda model, prompts: [1.0] * len(prompts)}},
+    "shows_behaviour": lambda: {"shows_behaviour": lambda answer: "w4" in answer},
+    "reasoning": lambda: {"chat": ChatSettings(reasoning=[ReasoningFormat("w42", "w41")])},
+    "max_new_tokens": lambda: {"max_new_tokens": 5},
+}
 
-    def measured(**settings):
-        return cna_lens.compare(
-            chat,
-            methods[:1],
-            PROMPTS,
-            [1.0],
-            max_new_tokens=4,
-            progress=False,
-            path=path,
-            **settings,
-        )
 
-    first = measured(**settings)
-    assert without_seconds(measured(**settings)) == without_seconds(first)
-    with pytest.raises(cna_lens.InputError, match=f"comparison with {next(iter(changed))}"):
-        measured(**{**settings, **changed})
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_a_file_of_another_measurement_is_refused(chat, methods, tmp_path, name):
+    settings = {
+        "model": chat,
+        "methods": methods[:1],
+        "prompts": PROMPTS,
+        "strengths": [1.0],
+        "metrics": {"length": answer_lengths},
+        "shows_behaviour": shows_w3,
+        "max_new_tokens": 4,
+        "path": tmp_path / "comparison.jsonl",
+        "progress": False,
+    }
+    first = cna_lens.compare(**settings)
+    assert without_seconds(cna_lens.compare(**settings)) == without_seconds(first)
+    with pytest.raises(cna_lens.InputError, match=f"holds a comparison with {name} "):
+        cna_lens.compare(**settings | OTHER_SETTINGS[name]())
 
 
 @pytest.mark.parametrize(

@@ -309,8 +309,9 @@ def test_half_precision_is_steered_as_exactly_as_it_is_computed():
     rounding = (logits_of(half).float() - before).norm()
     with steer(exact, circuit, 0.0, via="weights"):
         expected = logits_of(exact)
-    assert (expected - before).norm() > 3 * rounding
+    assert (expected - before).norm() > 4 * rounding
     for via in ("hooks", "weights"):
         with steer(half, circuit, 0.0, via=via):
-            # It was 0.2 of it with torch 2.13, and 0.99 with torch 2.6.
-            assert (logits_of(half).float() - expected).norm() < 1.25 * rounding
+            # It was 0.2 of it with torch 2.13, and 0.99 with torch 2.6. Without steering it is more
+            # than 3 times it, since what the exact model does moves by more than 4.
+            assert (logits_of(half).float() - expected).norm() < 3 * rounding

@@ -112,11 +112,16 @@ def test_answers_keep_to_their_anchor_when_others_have_left_the_batch(llama, mon
     assert len({len(answer.split()) for answer in answers}) > 3
 
 
-def test_prompts_of_a_batch_that_are_read_in_several_passes_keep_their_anchors(llama):
+def test_prompts_of_a_batch_that_are_read_in_several_passes_keep_their_anchors(llama, monkeypatch):
+    monkeypatch.setattr("cna_lens.models.running.request.cost_of_passes", lambda *_: (0, 1000))
+    passes = []
+    note = [("blocks.0.mlp.hook_post", lambda a, hook: passes.append(tuple(a.shape[:2])))]
     mixed = [[30 + i, 31, 32] for i in range(6)] + [[40 + i, *range(3, 43)] for i in range(6)]
     method = method_of(llama)
     with method.at(llama, 1.0):
-        together = cna_lens.generate(llama, mixed, max_new_tokens=4, batch_size=12)
+        with llama.hooks(fwd_hooks=note):
+            together = cna_lens.generate(llama, mixed, max_new_tokens=4, batch_size=12)
+        assert passes[:2] == [(6, 3), (6, 41)]
         alone = cna_lens.generate(llama, mixed, max_new_tokens=4, batch_size=1)
     assert together == alone
     assert together != cna_lens.generate(llama, mixed, max_new_tokens=4)

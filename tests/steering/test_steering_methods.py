@@ -254,8 +254,9 @@ def test_mean_ablation_takes_the_means_of_statistics(llama):
     assert method.values == tuple(float(stats.mean[LAYOUT.flat(neuron)]) for neuron in CIRCUIT)
 
 
-def test_values_for_neurons_whose_weights_an_outer_context_scales_are_refused(llama):
-    method = cna_lens.mean_ablation(CIRCUIT, VALUES)
+@pytest.mark.parametrize("name", ["mean_ablation", "deviation_scaling", "magnitude_anchor"])
+def test_values_for_neurons_whose_weights_an_outer_context_scales_are_refused(llama, name):
+    method = MAKERS[name](llama)
     with (
         cna_lens.ablation(CIRCUIT, via="weights").at(llama, 0.5),
         pytest.raises(cna_lens.InputError, match="via='hooks'"),

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 # Heads of an even width need an even number of words.
-WORDS = ("<think>", "</think>", "[THINK]", "[/THINK]", "Sorry", "Well", "Yes", "No")
-OPEN, CLOSE, SPECIAL_OPEN, SPECIAL_CLOSE, SORRY = range(64, 69)
+WORDS = ("<think>", "</think>", "[THINK]", "[/THINK]", "Sorry", "\n", "Yes", "No")
+OPEN, CLOSE, SPECIAL_OPEN, SPECIAL_CLOSE, SORRY, NEW_LINE = range(64, 70)
 END = 2
 # After "w5" it reasons between special tokens, after "w8" between plain ones, and after "w7" not at
 # all. Reasoning that comes to "w53" goes round and round, and "w55" ends the turn inside of it.
