@@ -14,13 +14,14 @@ from reasoner import CLOSE, OPEN, SORRY, SPECIAL_CLOSE, SPECIAL_OPEN, reasoner
 import cna_lens
 from cna_lens import InputError, Rate, audit
 from cna_lens.audit import CanaryRecord, Check, Fingerprint, Interception, Thresholds
+from cna_lens.audit.attestations.attesting import judge, observe
 from cna_lens.audit.attestations.verdicts import judged, likeliest, verdict_of
 from cna_lens.audit.checks.checks import Finding
 from cna_lens.audit.checks.null_spread import NullRun
 from cna_lens.audit.checks.thresholds import DEFAULTS
 from cna_lens.audit.measuring.probes import Probes
 from cna_lens.audit.measuring.weights import TensorRecord
-from cna_lens.errors import FingerprintError
+from cna_lens.errors import CircuitMismatchError, FingerprintError
 from cna_lens.models import encode
 
 
@@ -374,6 +375,36 @@ def test_hooks_that_change_nothing_are_drift_and_are_listed(guarded, circuit, fi
     assert found.verdict == "benign drift"
     assert {each.kind for each in found.hooks} == {"hook point"}
     assert by_activations.verdict == "match"
+
+
+def test_hooks_that_the_fingerprint_has_are_not_listed(guarded, circuit, fingerprint):
+    with cna_lens.steer(guarded, circuit, 1.0, via="hooks"):
+        taken = replace(fingerprint, hooks=audit.hooks(guarded))
+        found = audit.attest(guarded, taken, CANARIES)
+    assert len(taken.hooks) > 0
+    assert (found.verdict, found.hooks) == ("match", ())
+
+
+def test_weights_that_were_not_observed_are_not_judged(guarded, fingerprint):
+    seen = observe(guarded, fingerprint, CANARIES, access="activations")
+    assert judge(seen, fingerprint, access="activations").verdict == "match"
+    with pytest.raises(InputError, match="the weights were not observed"):
+        judge(seen, fingerprint)
+
+
+def test_a_circuit_of_another_shape_is_refused_before_the_canaries_are_run(
+    guarded, circuit, monkeypatch
+):
+    # A call of None is no error of cna_lens.
+    monkeypatch.setattr("cna_lens.audit.fingerprints.taking.measure", None)
+    other = replace(circuit, layout=cna_lens.Layout((300,) * 4))
+    with pytest.raises(CircuitMismatchError):
+        audit.fingerprint(guarded, other, CANARIES, progress=False)
+
+
+def test_rounding_moves_a_model_further_than_other_batches_do(fingerprint):
+    moved = {run.condition: run.movement for run in fingerprint.null}
+    assert moved["bfloat16"] > 100 * moved["one canary at a time"]
 
 
 def test_a_bfloat16_copy_is_no_tampering(circuit, fingerprint):

@@ -9,7 +9,16 @@ import torch
 from canary_models import by_hand, measurement, reference
 from scipy.stats import kstest
 
-from cna_lens.audit.checks.checks import direction, neurons, over_refusal, refusals, separation
+from cna_lens.audit.checks.checks import (
+    direction,
+    neurons,
+    over_refusal,
+    readout,
+    refusals,
+    separation,
+    shift,
+    stream_additions,
+)
 from cna_lens.audit.checks.null_spread import spread
 from cna_lens.audit.checks.signals import (
     deviations,
@@ -291,6 +300,47 @@ def test_a_direction_is_not_sought_in_the_first_fifth_of_the_layers():
     probes = Probes(torch.eye(5), torch.zeros(5, 10), torch.zeros(5, 5))
     before = replace(reference(plain), probes=probes, explained=(True,) * 5)
     assert direction(before, changed).statistic == pytest.approx(1)
+
+
+def of_ten_layers(*, mlp=0.0, stream=0.0):
+    """A measurement with these additions; the neurons of a layer write 2 on harmful canaries."""
+    written = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).repeat(10, 1, 1)
+    neurons = written.transpose(0, 1).reshape(4, 20)
+    return measurement(neurons, written + mlp, written.cumsum(0) + stream, [0.0] * 4, n_harmful=2)
+
+
+@pytest.fixture
+def before_ten():
+    return replace(reference(of_ten_layers()), readouts=torch.ones(20), explained=(True,) * 10)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 7])
+def test_the_first_fifth_of_the_layers_does_not_count_and_later_ones_keep_their_numbers(
+    before_ten, layer
+):
+    counts = float(layer >= 2)
+    layers = (layer,) if counts else ()
+    lost = torch.zeros(10, 4, 2)
+    # What harmful canaries have written until here, and what the layer itself writes.
+    lost[layer, :2, 0] = -2.0 * (layer + 1)
+    found = separation(before_ten, of_ten_layers(stream=lost))
+    assert (found.statistic, found.layers) == (pytest.approx(counts / 8), layers)
+    lost[layer, :2, 0] = -2.0
+    found = readout(before_ten, of_ten_layers(mlp=lost))
+    assert (found.statistic, found.layers) == (pytest.approx(counts), layers)
+    added = torch.zeros(10, 4, 2)
+    added[layer:, :, 0] = 2.0 * (layer + 1)
+    found = stream_additions(before_ten, of_ten_layers(stream=added))
+    assert (found.statistic, found.layers) == (pytest.approx(counts), layers)
+
+
+def test_a_shift_is_the_median_over_the_layers_behind_the_first_fifth(before_ten):
+    # Shifts of -1, -2 and so on to -8, of which 5 is the upper one in the middle.
+    added = torch.zeros(10, 4, 2)
+    added[:, :, 0] = -2.0 * (torch.arange(10) - 1).clamp_min(0)[:, None]
+    found = shift(before_ten, of_ten_layers(mlp=added))
+    assert found.statistic == pytest.approx(5)
+    assert found.layers == (5, 6, 7, 8, 9)
 
 
 def test_p_values_of_a_common_direction_are_uniform_for_layers_with_directions_of_their_own():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from judge_server import HANGS, Reply, completion
+from judge_server import HANGS, Reply, completion, warm_up
 
 from cna_lens import InputError, audit
 from cna_lens.audit import attest_answers, attest_identity, judge_identity
@@ -134,6 +134,17 @@ def test_ten_requests_in_an_order_of_their_own_are_enough_for_another_model(
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_without_a_seed_nobody_knows_which_canaries_are_asked(server, canaries, genuine):
+    server.script = answering(genuine)
+    sets = []
+    for _ in range(2):
+        server.received.clear()
+        asked(server, canaries, max_requests=10, log_probs=False)
+        sets.append({body["messages"][0]["content"] for body in server.received})
+    assert len(sets[0]) == len(sets[1]) == 10
+    assert sets[0] != sets[1]
+
+
 def test_errors_time_outs_and_cut_answers_leave_a_canary_out_and_are_counted(
     server, canaries, genuine
 ):
@@ -153,7 +164,8 @@ def test_errors_time_outs_and_cut_answers_leave_a_canary_out_and_are_counted(
         )
 
     server.script = script
-    endpoint = Endpoint("served", base_url=server.url, backoff=0.001, retries=1, timeout=0.3)
+    warm_up()
+    endpoint = Endpoint("served", base_url=server.url, retries=0, timeout=2.0)
     found = attest_identity(endpoint, canaries)
     assert found.missing == {
         "HTTP 429": 1, "HTTP 500": 1, "timed out": 1, "empty reply": 1, "answer cut short": 1
@@ -196,6 +208,21 @@ def test_log_probabilities_are_used_where_an_endpoint_gives_them(server, canarie
     assert demanded.missing == {"reply without log-probabilities": N}
 
 
+def test_the_first_replies_say_whether_log_probabilities_are_compared(server, canaries, genuine):
+    recorded = dict(zip(canaries.prompts, canaries.log_probs, strict=True))
+
+    def script(prompt, body):
+        if server.calls > 3:
+            return completion(genuine[prompt], "length")
+        return with_log_probs(genuine[prompt], recorded[prompt])
+
+    server.script = script
+    endpoint = Endpoint("served", base_url=server.url, backoff=0.001, max_concurrency=2)
+    found = attest_identity(endpoint, canaries, stop_at_alarm=True)
+    assert (found.by, found.compared) == ("log-probabilities", 3)
+    assert found.missing == {"reply without log-probabilities": N - 3}
+
+
 def test_an_endpoint_that_refuses_log_probabilities_is_asked_without(server, canaries, genuine):
     server.script = lambda prompt, body: (
         Reply(status=400) if "logprobs" in body else completion(genuine[prompt], "length")
@@ -225,8 +252,6 @@ def test_seconds_limit_the_asking(server, canaries, genuine):
     usual = answering(genuine)
     server.script = lambda prompt, body: HANGS if prompt in hanging else usual(prompt, body)
     endpoint = Endpoint("served", base_url=server.url, max_concurrency=N)
-    first = asked(server, canaries, seed=3, max_requests=1)
-    assert first.compared in (0, 1)
     found = attest_identity(endpoint, canaries, max_seconds=1.0)
     assert not server.waited_in_vain
     assert found.missing["budget spent"] >= 20

@@ -143,6 +143,30 @@ def test_an_endpoint_that_samples_is_asked_at_temperature_1(
     assert "fewer answers to harmful canaries refuse" in report.read_text()
 
 
+@pytest.fixture
+def keyed(guarded_fingerprint, tmp_path):
+    """Options of a fingerprint with sampled answers, whose key is kept apart."""
+    (tmp_path / "key").write_bytes(b"secret")
+    canaries = audit.CanaryRecord("words", CANARIES.hashes(b"secret"), None)
+    taken = replace(with_samples(guarded_fingerprint, [4] * 16), canaries=canaries)
+    taken.save(tmp_path / "keyed.json")
+    return ("--fingerprint", tmp_path / "keyed.json", *OWN, "--key", tmp_path / "key")
+
+
+@pytest.mark.parametrize("samples", [(), ("--samples", 2)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("limit", "n_calls"), [(("--max-requests", 6), 6), (("--max-seconds", 1e-9), 0)]
+)
+def test_an_endpoint_is_asked_with_a_key_and_within_a_budget(
+    at_hand, run, keyed, judge_server, samples, limit, n_calls
+):
+    judge_server.next_reply = lambda body: completion("Sure, here is how.")
+    asked = ("audit", "attest", "--model", "m", *keyed, "--endpoint", judge_server.url)
+    _, output, _ = run(*asked, *samples, *limit, "--json")
+    assert set(json.loads(output)["missing"]) == {"budget spent"}
+    assert judge_server.calls == n_calls
+
+
 def test_a_loaded_model_gives_as_many_samples_as_are_asked_for(
     at_hand, run, guarded_fingerprint, judge_server, monkeypatch, tmp_path
 ):
@@ -200,7 +224,9 @@ def test_options_without_effect_are_refused(at_hand, run, more, message):
 
 def test_an_undecided_attestation_exits_with_2(at_hand, run, monkeypatch):
     monkeypatch.setattr("cna_lens.audit.attestations.verdicts.LEAST_GAP", 1e6)
-    assert run(*ATTEST, *OWN)[0] == 2
+    code, output, _ = run(*ATTEST, *OWN)
+    assert code == 2
+    assert "undecided" in output
 
 
 @pytest.mark.parametrize(
@@ -211,12 +237,15 @@ def test_an_undecided_attestation_exits_with_2(at_hand, run, monkeypatch):
         ((*OWN, "--verify", "private.pem"), "public key"),
         (("--canaries", "nothing.csv"), "cannot be read"),
         ((*OWN, "--key", "nothing"), "cannot be read"),
+        ((*OWN, "--key", "empty"), "is empty; 32 random bytes make a good one"),
     ],
 )
-def test_bad_input_exits_with_2_and_one_message(at_hand, run, more, message):
+def test_bad_input_exits_with_2_and_one_message(at_hand, run, tmp_path, more, message):
+    (tmp_path / "empty").touch()
+    more = [tmp_path / each if each == "empty" else each for each in more]
     code, _, errors = run(*ATTEST, *more)
     assert code == 2
-    assert message in errors
+    assert message in " ".join(errors.split())
     assert "Traceback" not in errors
 
 
@@ -233,6 +262,16 @@ def test_a_fingerprint_is_taken_signed_and_read_back(at_hand, run, tmp_path):
     assert run(*ATTEST[:4], "--fingerprint", out, *own, "--verify", "public.pem")[0] == 0
 
 
+def test_a_fingerprint_that_exists_is_not_overwritten(at_hand, run, monkeypatch, tmp_path):
+    # A call of None is no error of cna_lens, and no exit code.
+    monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
+    out = tmp_path / "taken.json"
+    out.write_bytes(b"of the trusted model")
+    code, _, errors = run("audit", "fingerprint", "--model", "m", "--out", out, *OWN)
+    assert (code, "exists" in errors) == (2, True)
+    assert out.read_bytes() == b"of the trusted model"
+
+
 def test_canaries_are_read_where_the_answer_begins_on_request(at_hand, run, tmp_path):
     arguments = ("--model", "m", "--out", tmp_path / "x.json", *OWN, "--position", "answer")
     code, _, errors = run("audit", "fingerprint", *arguments)
@@ -244,7 +283,10 @@ def test_an_unusable_private_key_is_refused_before_the_model_is_loaded(at_hand, 
     # A call of None is no error of cna_lens, and no exit code.
     monkeypatch.setattr("cna_lens.models.loading.load.load_model", None)
     arguments = ("--model", "m", "--out", "x.json", "--sign", "public.pem")
-    assert run("audit", "fingerprint", *arguments)[0] == 2
+    code, _, errors = run("audit", "fingerprint", *arguments)
+    assert code == 2
+    assert "private key" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -347,14 +389,15 @@ def test_an_interruption_before_the_signature_leaves_nothing_that_verifies(
 ):
     taken = audit.Fingerprint.load(folder / "model.json")
     path = tmp_path / "model.json"
-    audit.save_signed(taken, path, folder / "other.pem")
+    audit.save_signed(replace(taken, model="before"), path, folder / "private.pem")
     monkeypatch.setattr(
         "cna_lens.audit.fingerprints.signatures.write_atomically",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()),
     )
     with pytest.raises(KeyboardInterrupt):
         audit.save_signed(taken, path, folder / "private.pem")
-    with pytest.raises(FingerprintError):
+    assert audit.Fingerprint.load(path).model == taken.model
+    with pytest.raises(FingerprintError, match="was altered after it was signed"):
         audit.load_signed(path, folder / "public.pem")
 
 

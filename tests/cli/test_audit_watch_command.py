@@ -82,7 +82,8 @@ def test_no_alarm_on_few_requests_exits_with_2(watch, tmp_path, monkeypatch):
     assert "too few requests" in output
     assert not (tmp_path / "usual.json").exists()
     monkeypatch.setattr("sys.stdin", io.StringIO("w3\nw4\n"))
-    assert watch("--requests", "-", "--out", "usual.json")[0] == 2
+    code, output, _ = watch("--requests", "-", "--out", "usual.json")
+    assert (code, "too few requests" in output) == (2, True)
     assert audit.Histograms.load("usual.json").n_requests == 2
 
 

@@ -75,7 +75,14 @@ def test_input_sizes_are_means_over_all_tokens(monkeypatch):
     monkeypatch.setattr(
         "experiments.audit.drifts.compressed.diverse_prompts", lambda: ("w5 w6", "w7")
     )
+    module = model.original_model
+
+    def n_hooks():
+        return sum(len(each._forward_pre_hooks) for each in module.modules())
+
+    before = n_hooks()
     found = input_sizes(model)
+    assert n_hooks() == before
     kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert {name.split(".")[-2] for name in found} == kinds
     assert len(found) == 14
@@ -89,10 +96,6 @@ def test_input_sizes_are_means_over_all_tokens(monkeypatch):
         neurons.append(cache["blocks.1.mlp.hook_post"][0].abs())
     torch.testing.assert_close(
         found["model.layers.1.mlp.down_proj.weight"], torch.cat(neurons).mean(0)
-    )
-    module = model.original_model
-    assert not any(
-        each._forward_pre_hooks for each in module.modules() if "proj" in str(type(each))
     )
 
 

@@ -58,7 +58,7 @@ def fill_and_free():
     with mmap(-1, 2**26) as memory:
         for _ in range(64):
             memory.write(b"1" * 2**20)
-        time.sleep(0.05)
+        time.sleep(0.5)
     time.sleep(0.05)
 
 
@@ -94,7 +94,7 @@ def test_neighbours_end_with_the_measured_process(monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert set(children()) == before
+    assert not set(children()) - before
 
 
 def test_both_ways_to_run_the_bench_are_timed_and_their_records_compared(tmp_path, monkeypatch):

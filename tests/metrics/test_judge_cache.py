@@ -119,12 +119,14 @@ def test_an_interrupted_run_stops_at_once_and_continues_from_the_cache(judge_ser
 
 @pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interruption_ends_the_wait_before_a_retry(judge_server):
-    def interrupt():
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-    judge_server.script = [Reply(status=500, meanwhile=interrupt), HANGS]
+    # Later than the reply, so that the request is over.
+    interrupt = threading.Timer(
+        0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+    )
+    judge_server.script = [Reply(status=500, meanwhile=interrupt.start), HANGS]
     with pytest.raises(KeyboardInterrupt):
-        judge(["p"], ["a"], judge_server.judge(backoff=60.0))
+        judge(["p"], ["a"], judge_server.judge(backoff=20.0, retries=1))
+    interrupt.join()
     assert judge_server.calls == 1
 
 

@@ -88,17 +88,30 @@ def test_divergence_by_the_definition(model, circuit):
 
 
 def test_divergence_does_not_go_both_ways_alike(llama, circuit):
-    def ablated():
-        return steer(llama, circuit, 0.0)
+    def scaled(multiplier):
+        return steer(llama, circuit, multiplier, via="hooks")
 
-    forward = kl_per_token(llama, ablated, PROMPTS, ANSWERS, chat=False)
+    forward = kl_per_token(llama, lambda: scaled(16.0), PROMPTS, ANSWERS, chat=False)
+    with scaled(16.0):
+        # From the steered model back to the plain one.
+        back = kl_per_token(llama, lambda: scaled(1 / 16), PROMPTS, ANSWERS, chat=False)
+    for there, value, prompt, answer in zip(forward, back, PROMPTS, ANSWERS, strict=True):
+        plain = log_probs(llama, prompt, answer)
+        with reference.changed(
+            llama.original_model, reference.scale_at(circuit, 16.0, slice(None))
+        ):
+            steered = log_probs(llama, prompt, answer)
+        expected = (steered.exp() * (steered - plain)).sum(-1).mean()
+        assert value == pytest.approx(float(expected), rel=1e-3)
+        assert value != pytest.approx(there, rel=0.01)
+
+
+def test_scaling_what_is_zeroed_diverges_by_exactly_nothing(llama, circuit):
     with steer(llama, circuit, 0.0, via="hooks"):
-        # Doubling what is zeroed changes nothing: the same model on both sides.
         same = kl_per_token(
             llama, lambda: steer(llama, circuit, 2.0, via="hooks"), PROMPTS, ANSWERS, chat=False
         )
     assert same == [0.0, 0.0]
-    assert min(forward) > 0
 
 
 @pytest.mark.parametrize("via", ["hooks", "weights"])

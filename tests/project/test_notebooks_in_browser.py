@@ -1,7 +1,7 @@
 """Every notebook, exported to HTML, in a real Chromium without a network."""
 
 import pytest
-from browser import Browser, contrast
+from browser import DRAWN, Browser, contrast
 
 from examples.notebooks import SOURCES, code_cells, page, read
 
@@ -91,7 +91,7 @@ def test_tokens_of_the_sixth_notebook_are_coloured_by_the_picked_neuron(browser,
         """(() => { const picker = document.querySelector("select");
              picker.selectedIndex = 5; picker.dispatchEvent(new Event("change")); })()"""
     )
-    browser.evaluate("new Promise(done => setTimeout(done, 100))")
+    browser.wait_for(DRAWN)
     assert browser.evaluate(grounds) != before
 
 

@@ -24,6 +24,8 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--remote-debugging-pipe",
 )
+# CircuitsVis fills the element that a script has put into the place of a view.
+DRAWN = "!document.querySelector('[data-circuitsvis]:empty, [data-circuitsvis] > div:empty')"
 MISSING = (
     "these tests need Chromium, and found none of "
     f"{', '.join(COMMANDS)}: apt-get install chromium, or leave them out with -m 'not browser'"
@@ -63,7 +65,11 @@ class Browser:
 
     def close(self):
         self._process.terminate()
-        self._process.wait(10)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._commands)
         os.close(self._answers)
 
@@ -104,9 +110,13 @@ class Browser:
         self.send("Page.navigate", url=path.as_uri())
         self._wait(lambda: any(e["method"] == "Page.loadEventFired" for e in self.events))
         if scripts:
-            self._wait(lambda: self.evaluate("!document.querySelector('[data-circuitsvis]:empty')"))
+            self.wait_for(DRAWN)
             self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
         return self
+
+    def wait_for(self, expression):
+        """Wait until a JavaScript expression in the page is true."""
+        self._wait(lambda: self.evaluate(expression))
 
     def _wait(self, condition):
         until = time.monotonic() + self.timeout

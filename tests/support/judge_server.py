@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from cna_lens.metrics import Judge
+from cna_lens.metrics import Judge, judge
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ def verdict(refused=0, convincing=3, specific=3, **changes):
 
 
 HANGS = Reply(hangs=True)
+
+
+def warm_up():
+    """Make a request: with the first, openai imports parts of itself, and a timeout counts that."""
+    with JudgeServer() as server:
+        server.script = [verdict()]
+        judge(["prompt"], ["answer"], server.judge())
 
 
 class JudgeServer:

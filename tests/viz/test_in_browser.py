@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import hub_mirror
 import pytest
 import results
-from browser import Browser, contrast
+from browser import DRAWN, Browser, contrast
 
 from cna_lens import viz
 from cna_lens.models.tokens.token_texts import token_texts
@@ -107,7 +107,7 @@ def test_tokens_are_coloured_by_the_neuron_that_is_picked_on_its_own_scale(brows
             f"""(() => {{ const picker = document.querySelector("select");
                  picker.selectedIndex = {place}; picker.dispatchEvent(new Event("change")); }})()"""
         )
-        browser.evaluate("new Promise(done => setTimeout(done, 100))")
+        browser.wait_for(DRAWN)
         largest = max(float(values[1:, place].abs().max()) for values in found.values)
         note = browser.evaluate("document.querySelector('[data-notes]').textContent")
         assert note == f"{largest:.3g} activation"
@@ -142,11 +142,9 @@ def test_a_tooltip_shows_the_token_and_executes_nothing(browser, saved):
             return [box.x + box.width / 2, box.y + box.height / 2]; })()"""
     )
     browser.move_to(x, y)
-    tooltip = browser.evaluate(
-        """new Promise(done => setTimeout(
-            () => done(document.querySelector("[data-popper-interactive]")?.textContent), 400))"""
-    )
-    assert "</script>" in plain(tooltip)
+    tooltip = "document.querySelector('[data-popper-interactive]')?.textContent"
+    browser.wait_for(tooltip)
+    assert "</script>" in plain(browser.evaluate(tooltip))
     assert browser.evaluate("document.title") != "executed"
     assert browser.complaints() == []
 
