@@ -118,7 +118,7 @@ lock: $(VENV_LOCK)/bin/uv
 
 renewed: resolve
 	rm -rf $(VENV) $(VENV_TL3) $(VENV_OLDEST) $(VENV_INSPECT) $(VENV_SIGNING)
-	$(MAKE) test test-inspect test-signing test-tl3 test-oldest
+	$(MAKE) test test-long test-inspect test-signing test-tl3 test-oldest
 
 UV_COMPILE := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml

@@ -182,9 +182,9 @@ def pytest_itemcollected(item):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """With `-m core`, skip the other files: they may import packages that only an extra brings."""
+    """With the core alone, skip other files: they may import packages that only an extra brings."""
     is_test = collection_path.name.startswith("test_") and collection_path.parent.name != "tl3"
-    only_core = config.option.markexpr == "core" and is_test
+    only_core = config.option.markexpr in ("core", "core and not long") and is_test
     return True if only_core and collection_path.name not in CORE else None
 
 

@@ -35,7 +35,7 @@ from typing import Annotated
 import typer
 
 import cna_lens
-from cna_lens import audit
+from cna_lens import InputError, audit
 from cna_lens.results import Journal, library_versions, read_journal
 from experiments.audit.analysis import analysed
 from experiments.audit.attacks import tampered
@@ -43,7 +43,7 @@ from experiments.audit.bench import FRACTIONS, Bench
 from experiments.audit.drifts import benign
 from experiments.audit.evasion import attacks, evade, spoofed
 from experiments.audit.halves import Half
-from experiments.audit.identifying import Asked, ask, reaches
+from experiments.audit.identifying import STUDY, Asked, ask, reaches
 from experiments.audit.reading import Earlier, Reading, seen_in
 from experiments.audit.references import REFERENCE, REFERENCES, Reference, reference_of
 from experiments.audit.running import Auditor, run
@@ -96,11 +96,11 @@ def run_command(
     """Audit the variants that are not finished yet."""
     reference = reference_of(model)
     study = _Study(out or FOLDER / reference.folder_name, n_prompts, reference)
-    chosen = _with(only, variants_of(which, first))
+    chosen = _matching(variants_of(which, first), only)
     run(chosen, study.bench, study.auditor, study.journal(RECORDS), n_prompts=n_prompts)
 
 
-def _with(only: str | None, variants: Sequence[Variant]) -> list[Variant]:
+def _matching(variants: Sequence[Variant], only: str | None) -> list[Variant]:
     return [
         variant
         for variant in variants
@@ -128,7 +128,7 @@ def analyse_command(
 ) -> None:
     """Thresholds, areas, false alarms and time, from finished records."""
     folders = out or [OF_REFERENCE]
-    studies = [read_journal(folder / RECORDS, "audit study") for folder in folders]
+    studies = [read_journal(folder / RECORDS, STUDY) for folder in folders]
     seen = () if unseen_by is None else seen_in(json.loads(unseen_by.read_text(encoding="utf-8")))
     before = None
     if earlier is not None:
@@ -154,7 +154,7 @@ def analyse_command(
             *(
                 {
                     **depends_on,
-                    "evasions": read_journal(path, "audit study")[1] if path.exists() else {},
+                    "evasions": read_journal(path, STUDY)[1] if path.exists() else {},
                 }
                 for (depends_on, _), path in zip(studies, evasions, strict=True)
             ),
@@ -167,7 +167,7 @@ def analyse_command(
 def evade_command(out: Out = OF_REFERENCE, n_prompts: Prompts = 24, seed: Seed = 0) -> None:
     """The strongest attacks that stay below the thresholds that `analyse` chooses."""
     study = _Study(out, n_prompts)
-    _, records = read_journal(out / RECORDS, "audit study")
+    _, records = read_journal(out / RECORDS, STUDY)
     journal = study.journal(EVASIONS)
     for level in analysed(records, seed=seed):
         found = evade(
@@ -219,11 +219,11 @@ def ask_command(
 ) -> None:
     """Let the variants that are not finished yet answer sensitive canaries.
 
-    A model that is only served in another way is left out: is it the model is not asked of it.
+    Variants that are only served in another way are left out: their model is the same.
     """
     reference = reference_of(model)
     bench = Bench.of(reference, out or FOLDER / reference.folder_name)
-    chosen = _with(only, variants_of(which, first))
+    chosen = _matching(variants_of(which, first), only)
     ask([each for each in chosen if each.side == "model"], bench, n_prompts=n_prompts)
 
 
@@ -231,11 +231,13 @@ def ask_command(
 def identify_command(
     out: Folders = None,
     results: Results = RESULTS / "audit_identity.json",
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the orders of the canaries.")] = 0,
 ) -> None:
     """How well answers to sensitive canaries tell variants apart, from finished records."""
     asked = [Asked.read(folder) for folder in out or [OF_REFERENCE]]
     found = reaches(asked, seed=seed)
+    if not found:
+        raise InputError("no attack is beyond noise; ask more variants")
     show_reach(found)
     record = {
         "command": command("experiments.audit"),
@@ -284,7 +286,7 @@ class _Study:
             "samples": 1,
             "versions": dict(library_versions()),
         }
-        return Journal(self.folder / name, "audit study", depends_on)
+        return Journal(self.folder / name, STUDY, depends_on)
 
 
 if __name__ == "__main__":

@@ -121,14 +121,21 @@ class Asked:
         """Read what `ask` left in a model's folder.
 
         Raises:
-            InputError: there is nothing, or it is of other canaries than those of the folder.
+            InputError: the reference or all is missing, or the answers are to other canaries than
+                those of the folder.
         """
         path = folder / CANARIES
-        if not path.is_file():
-            raise InputError(
-                f"{folder} has no {CANARIES}; ask variants with `python -m experiments.audit ask`"
-            )
+        for needed in (path, folder / ANSWERS):
+            if not needed.is_file():
+                raise InputError(
+                    f"there is no {needed}; ask variants with `python -m experiments.audit ask`"
+                )
         depends_on, records = read_journal(folder / ANSWERS, STUDY)
+        if "untouched" not in records:
+            raise InputError(
+                f"{folder / ANSWERS} has no answers of the variant 'untouched', which is the "
+                "reference; ask it with `python -m experiments.audit ask --only untouched`"
+            )
         if depends_on["canaries_sha256"] != _sha256(path):
             raise InputError(
                 f"{folder / ANSWERS} has answers to other canaries than {path} has; remove it, "
@@ -172,15 +179,15 @@ class Asked:
 class Reach:
     """How well answers tell attacks from the same model, over random orders of the canaries.
 
-    The intervals take variants for independent; those of one kind are alike, so that they are too
-    narrow.
+    The intervals take variants for independent; those of one kind or model are alike, so that they
+    are too narrow.
 
     Attributes:
         model: the reference, or "all".
         by: what is compared.
         requests: number of requests.
         area: area under the ROC curve of the share of changed answers, attacks beyond noise
-            against variants that count as the same model.
+            against variants that count as the same model; the mean over the orders.
         detected: share of attacks beyond noise that raise the alarm, over attacks and orders.
         false_alarms: the same share of the variants that count as the same model.
         alarms: the same share for each variant of each model.
@@ -207,7 +214,13 @@ def reaches(asked: Sequence[Asked], *, n_orders: int = N_ORDERS, seed: int = 0) 
         asked: the answers of each model's variants.
         n_orders: number of random orders.
         seed: of the orders.
+
+    Raises:
+        InputError: two are of one model.
     """
+    names = [each.model for each in asked]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two folders are of {twice[0]!r}; give one for each model")
     models = [each for each in asked if each.attacks]
     found: list[Reach] = []
     for by in FIELDS:
@@ -272,7 +285,10 @@ class _Judged:
         ).T
 
     def _answers(self, name: str, genuine: float = 0.0) -> list[tuple[bool, ...]]:
-        """Whether answers are changed; the genuine model answers some requests as expected."""
+        """Whether answers are changed; the genuine model answers some requests as expected.
+
+        A request without a reply is left out, whoever would have answered it.
+        """
         changed = self.asked.records[name][FIELDS[self.by]]
         return [
             tuple(

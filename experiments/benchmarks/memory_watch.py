@@ -14,7 +14,7 @@ def growth_mib(run: Callable[[], object], *, mapped: bool = True) -> float:
     """The growth of resident memory to its highest value during a run.
 
     It is sampled every 2 ms, and once more while what the function returns is still held. Memory
-    that the process had freed and kept counts as before: a process of its own keeps little.
+    that the process freed and kept may be used again, which is no growth: call it in a new process.
 
     Args:
         run: the function.

@@ -177,10 +177,11 @@ def test_a_budget_of_seconds_waits_for_no_reply(server, fingerprint):
     warm_up()
     found = asked(server, fingerprint, max_seconds=2.0)
     assert not server.waited_in_vain
-    assert found.verdict == "tampered"
     assert set(found.missing) == {"budget spent"}
     # More than those that hang may be left out: a busy machine may answer late.
-    assert found.missing["budget spent"] >= 12
+    missing = found.missing["budget spent"]
+    assert missing >= 12
+    assert found.verdict == "tampered" or missing > 12
 
 
 def test_a_budget_of_nothing_is_refused_before_anything_is_sent(server, fingerprint):

@@ -251,9 +251,11 @@ def test_seconds_limit_the_asking(server, canaries, genuine):
     hanging = set(canaries.prompts[20:])
     usual = answering(genuine)
     server.script = lambda prompt, body: HANGS if prompt in hanging else usual(prompt, body)
+    warm_up()
     endpoint = Endpoint("served", base_url=server.url, max_concurrency=N)
-    found = attest_identity(endpoint, canaries, max_seconds=1.0)
+    found = attest_identity(endpoint, canaries, max_seconds=2.0)
     assert not server.waited_in_vain
+    assert found.compared > 0
     assert found.missing["budget spent"] >= 20
 
 
@@ -352,7 +354,6 @@ def refusing(guarded, guarded_canaries, fingerprint):
     return replace(fingerprint, refused=(True,) * 16 + (False,) * 16), script, own
 
 
-@pytest.mark.long
 def test_the_two_questions_are_answered_apart(server, guarded_canaries, refusing):
     fingerprint, script, own = refusing
     server.script = script

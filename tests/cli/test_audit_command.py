@@ -512,7 +512,6 @@ def test_a_key_is_refused_unless_the_signed_folder_is_what_is_loaded(
         assert (found.n_files, source_of(f"./{name}")) == (1, "folder")
 
 
-@pytest.mark.long
 def test_canaries_are_chosen_and_an_endpoint_is_asked_both_questions(
     at_hand, run, guarded, judge_server, tmp_path
 ):

@@ -201,7 +201,6 @@ def test_means_replace_activations_where_asked(llama):
     assert "replacement='mean'" in mean.provenance.rank
 
 
-@pytest.mark.long
 def test_an_interrupted_run_goes_on_to_the_same_scores(llama, tmp_path, monkeypatch):
     whole = cna_lens.score_neurons(llama, POSITIVE, NEGATIVE, MASK)
     kept = replace(MASK, checkpoints=tmp_path / "masks")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+from contextlib import nullcontext
 
 import pytest
 import tiny
@@ -9,12 +11,13 @@ from typer.testing import CliRunner
 
 import cna_lens
 from cna_lens import InputError, Neuron, audit
-from cna_lens.results import Journal
+from cna_lens.results import Journal, read_journal
 from experiments.audit.__main__ import app
 from experiments.audit.bench import Bench
 from experiments.audit.drifts import benign
 from experiments.audit.identifying import ANSWERS, CANARIES, IN_8_BITS, Asked, ask, reaches
 from experiments.audit.references import Reference
+from experiments.audit.serving import Serving
 from experiments.audit.variants import Variant, steered
 from experiments.shared.detection import auroc
 
@@ -121,12 +124,23 @@ def test_answers_that_are_missing_are_left_out(canaries):
     assert (few.detected.value, whole.detected.value, whole.area.value) == (0.0, 0.0, 0.25)
 
 
-def test_the_area_over_orders_is_the_mean_of_their_areas(canaries):
+def test_ten_requests_seldom_put_a_drift_of_a_quarter_before_an_attack_of_half(canaries):
     noisy = RECORDS | {"bf16": record("precision", False, 12, [4.5, 4.5])}
-    (few, *_) = reaches([asked(canaries, noisy)], n_orders=300)
-    # Of ten requests an attack's are changed with a probability of a half, a drift's of .24.
-    assert 0.9 < few.area.value < 1
+    (few, *_) = reaches([asked(canaries, noisy)], n_orders=100)
+    # Of ten of 50 canaries the attack changed 25 and the drift 12 of these, in one order each.
+    draw = random.Random(1)
+    drawn = [draw.sample(range(N), 10) for _ in range(20_000)]
+    pairs = [(sum(at < 25 for at in each), sum(at < 12 for at in each)) for each in drawn]
+    area = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+    # The untouched model, with no change, is the other half of the pairs.
+    some = sum((a > 0) + 0.5 * (a == 0) for a, _ in pairs) / len(pairs)
+    assert few.area.value == pytest.approx((area + some) / 2, abs=0.04)
     assert few.area.low < few.area.value <= few.area.high
+
+
+def test_one_model_is_given_once(canaries):
+    with pytest.raises(InputError, match="two folders are of 'first'"):
+        reaches([asked(canaries), asked(canaries)])
 
 
 def test_an_interrupted_run_goes_on_and_a_changed_model_answers_otherwise(
@@ -158,10 +172,16 @@ def test_an_interrupted_run_goes_on_and_a_changed_model_answers_otherwise(
 
 
 def test_answers_to_other_canaries_are_not_read(canaries, tmp_path):
-    with pytest.raises(InputError, match="ask variants"):
+    with pytest.raises(InputError, match=f"no .*{CANARIES}; ask variants"):
         Asked.read(tmp_path)
     canaries.save(tmp_path / CANARIES)
-    Journal(tmp_path / ANSWERS, "audit study", {"canaries_sha256": "0" * 64}).add("untouched", {})
+    with pytest.raises(InputError, match=f"no .*{ANSWERS}; ask variants"):
+        Asked.read(tmp_path)
+    journal = Journal(tmp_path / ANSWERS, "audit study", {"canaries_sha256": "0" * 64})
+    journal.add("int8", {})
+    with pytest.raises(InputError, match="no answers of the variant 'untouched'"):
+        Asked.read(tmp_path)
+    journal.add("untouched", {})
     with pytest.raises(InputError, match="other canaries"):
         Asked.read(tmp_path)
 
@@ -185,3 +205,47 @@ def test_the_command_writes_the_figures_of_all_folders(canaries, tmp_path):
     assert [each["model"] for each in found["studies"]] == ["first", "second"]
     assert found["studies"][0]["attacks_beyond_noise"] == ["strong"]
     assert len(found["reach"]) == 3 * 4
+
+
+def test_figures_need_an_attack_beyond_noise(canaries, tmp_path):
+    canaries.save(tmp_path / CANARIES)
+    sha256 = hashlib.sha256((tmp_path / CANARIES).read_bytes()).hexdigest()
+    journal = Journal(tmp_path / ANSWERS, "audit study", {"model": "m", "canaries_sha256": sha256})
+    journal.add("untouched", RECORDS["untouched"])
+    results = tmp_path / "figures.json"
+    options = ["--out", str(tmp_path), "--results", str(results)]
+    said = CliRunner().invoke(app, ["identify", *options])
+    assert isinstance(said.exception, InputError)
+    assert not results.exists()
+
+
+def test_the_command_asks_the_models_that_match_canaries_that_it_has_chosen(
+    reference, canaries, tmp_path, monkeypatch
+):
+    chosen = []
+
+    def sensitive_canaries(model, **settings):
+        chosen.append(model)
+        return canaries
+
+    def enter(bench):
+        return nullcontext(bench.model)
+
+    of_the_study = [
+        Variant("untouched", "untouched", False, enter),
+        Variant("one of it", "it", True, enter),
+        Variant("served", "it", True, enter, served=Serving()),
+        Variant("other", "noise", False, enter),
+    ]
+    monkeypatch.setattr(audit, "sensitive_canaries", sensitive_canaries)
+    monkeypatch.setattr("experiments.audit.__main__.variants_of", lambda which, first: of_the_study)
+    monkeypatch.setattr("experiments.audit.references.Reference.load", lambda self: reference)
+    monkeypatch.setattr("experiments.audit.identifying.refusal_log_odds", lambda *_: [1.0, 2.0])
+    options = ["ask", "--model", "demo-refusal-late", "--out", str(tmp_path), "--only", "it"]
+    for _ in range(2):
+        said = CliRunner().invoke(app, options)
+        assert said.exit_code == 0, said.output
+    assert chosen == [reference]
+    _, records = read_journal(tmp_path / ANSWERS, "audit study")
+    assert list(records) == ["one of it"]
+    assert records["one of it"]["tampered"]
