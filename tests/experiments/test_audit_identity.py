@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import tiny
@@ -186,7 +187,8 @@ def test_answers_to_other_canaries_are_not_read(canaries, tmp_path):
         Asked.read(tmp_path)
 
 
-def test_the_command_writes_the_figures_of_all_folders(canaries, tmp_path):
+def test_the_command_writes_the_figures_of_all_folders(canaries, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.audit.__main__.reaches", partial(reaches, n_orders=5))
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
