@@ -134,7 +134,8 @@ class Asked:
         if "untouched" not in records:
             raise InputError(
                 f"{folder / ANSWERS} has no answers of the variant 'untouched', which is the "
-                "reference; ask it with `python -m experiments.audit ask --only untouched`"
+                "reference; ask it with `python -m experiments.audit ask --only untouched --model "
+                f"{depends_on['model']}`"
             )
         if depends_on["canaries_sha256"] != _sha256(path):
             raise InputError(
@@ -259,7 +260,7 @@ def _reach(model: str, judged: Sequence[_Judged]) -> Reach:
 
 
 class _Judged:
-    """The answers of one model's variants in random orders, each sequence judged once."""
+    """The answers of one model's variants in random orders, each variant judged once."""
 
     def __init__(self, asked: Asked, by: By, requests: int, n_orders: int, seed: int) -> None:
         draw = random.Random(seed)
@@ -270,13 +271,18 @@ class _Judged:
         self._orders = [draw.sample(places, requests) for _ in range(n_orders)]
         self._luck = [[draw.random() for _ in order] for order in self._orders]
         self._known: dict[tuple[bool, ...], bool] = {}
+        self._rates: dict[tuple[str, float], float] = {}
 
     def alarms(self, names: Sequence[str], genuine: float = 0.0) -> dict[str, float]:
         """The share of orders in which each variant raises the alarm."""
-        return {
-            name: sum(map(self._alarm, self._answers(name, genuine))) / len(self._orders)
-            for name in names
-        }
+        return {name: self._rate(name, genuine) for name in names}
+
+    def _rate(self, name: str, genuine: float) -> float:
+        key = (name, genuine)
+        if key not in self._rates:
+            alarms = sum(map(self._alarm, self._answers(name, genuine)))
+            self._rates[key] = alarms / len(self._orders)
+        return self._rates[key]
 
     def scores(self, names: Sequence[str]) -> Any:
         """The share of changed answers of each variant, with a row for each order."""

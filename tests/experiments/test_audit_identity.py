@@ -178,9 +178,10 @@ def test_answers_to_other_canaries_are_not_read(canaries, tmp_path):
     canaries.save(tmp_path / CANARIES)
     with pytest.raises(InputError, match=f"no .*{ANSWERS}; ask variants"):
         Asked.read(tmp_path)
-    journal = Journal(tmp_path / ANSWERS, "audit study", {"canaries_sha256": "0" * 64})
+    depends_on = {"model": "of-this-folder", "canaries_sha256": "0" * 64}
+    journal = Journal(tmp_path / ANSWERS, "audit study", depends_on)
     journal.add("int8", {})
-    with pytest.raises(InputError, match="no answers of the variant 'untouched'"):
+    with pytest.raises(InputError, match=r"no answers of .*'untouched'.* --model of-this-folder"):
         Asked.read(tmp_path)
     journal.add("untouched", {})
     with pytest.raises(InputError, match="other canaries"):
